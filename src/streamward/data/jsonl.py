@@ -1,0 +1,106 @@
+"""Labelled rows: one JSON object a line, plain or gzipped."""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamward.errors import InputError
+from streamward.schema import Category, Message, RiskLevel, Role, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled prompt, response or both. A label is None where nobody gave one.
+
+    Attributes:
+        history: Turns before the prompt.
+        categories: Kinds of harm of the judged text; empty means unknown on rows that are not safe.
+        unsafe_start: First character from which the response is harmful, where known.
+        spans: Characters people marked as unsafe, over the response if there is one, else over the prompt; None if
+            nobody marked any.
+        group: Rows that must not be split between training and validation share it.
+        kind: What sort of text it is, e.g. `comment` for social media; empty if unknown.
+    """
+
+    id: str
+    source: str
+    language: str
+    prompt: str
+    response: str | None
+    prompt_label: RiskLevel | None
+    response_label: RiskLevel | None
+    refusal: bool | None = None
+    categories: tuple[Category, ...] = ()
+    unsafe_start: int | None = None
+    spans: tuple[Span, ...] | None = None
+    history: tuple[Message, ...] = ()
+    group: str = ""
+    kind: str = ""
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Read rows of `NAME.jsonl` or `NAME.jsonl.gz`.
+
+    Raises:
+        InputError: The file cannot be read, or a line is not a row; names the line.
+    """
+    source = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse_line(line, where=f"{path}:{number}", source=source)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+
+
+def _parse_line(line: str, *, where: str, source: str) -> Sample:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: must be a JSON object")
+    try:
+        return parse_row(row, source=source)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error.__class__.__name__} in a field of the row") from None
+
+
+def parse_row(row: Mapping[str, Any], *, source: str) -> Sample:
+    """Read one row. Only `prompt` or `response` must be there.
+
+    Raises:
+        ValueError: A label, category or role is unknown, or there is no text.
+        TypeError: A text is not a string.
+    """
+    prompt, response = row.get("prompt"), row.get("response")
+    if prompt is None and response is None:
+        raise ValueError("a row needs a prompt or a response")
+    if not all(text is None or isinstance(text, str) for text in (prompt, response)):
+        raise TypeError("prompt and response must be strings")
+    native = row.get("native") or {}
+    spans = row.get("spans")
+    return Sample(
+        id=str(row.get("id", "")),
+        source=str(row.get("source") or source),
+        language=str(row.get("lang") or ""),
+        prompt=prompt or "",
+        response=response,
+        prompt_label=_level(row.get("prompt_label")),
+        response_label=_level(row.get("response_label")),
+        refusal=row.get("refusal"),
+        categories=tuple(Category(name) for name in row.get("categories") or ()),
+        unsafe_start=row.get("unsafe_start"),
+        spans=None if spans is None else tuple(Span(start, end) for start, end in spans),
+        history=tuple(Message(Role(turn["role"]), turn["content"]) for turn in native.get("history") or ()),
+        group=str(native.get("twin") or ""),
+        kind=str(native.get("kind") or ""),
+    )
+
+
+def _level(name: str | None) -> RiskLevel | None:
+    return None if name is None else RiskLevel(name)

@@ -1,0 +1,51 @@
+"""Every exception a caller may catch, and its stable code."""
+
+from typing import ClassVar
+
+
+class StreamwardError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "internal"  # part of the API: never renamed
+
+
+class ConfigError(StreamwardError, ValueError):
+    """A setting, a policy or a model name is wrong; raised before any work starts."""
+
+    code = "invalid_config"
+
+
+class InputError(StreamwardError, ValueError):
+    """The caller sent something that can never work."""
+
+    code = "invalid_input"
+
+
+class ContextLengthError(InputError):
+    """The text is longer than the model or a limit allows."""
+
+    code = "context_length_exceeded"
+
+
+class StreamClosedError(StreamwardError):
+    """The stream was closed, has expired, or was never opened."""
+
+    code = "stream_closed"
+
+
+class OverloadedError(StreamwardError):
+    """A queue or the KV cache is full; the same call may succeed later."""
+
+    code = "overloaded"
+
+
+class CheckpointError(StreamwardError):
+    """Weights or model files are missing, misnamed or misshapen."""
+
+    code = "invalid_checkpoint"
+
+
+class UpstreamError(StreamwardError):
+    """A remote guard or the guarded model failed or gave an unreadable answer."""
+
+    code = "upstream_failed"

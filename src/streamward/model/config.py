@@ -1,0 +1,302 @@
+"""Shapes and label maps of a checkpoint, read from its `config.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from streamward.errors import CheckpointError
+from streamward.schema import Category, RiskLevel, Side
+
+_FAMILIES = {"qwen3": True, "llama": False}  # name -> has q/k norm
+Label = TypeVar("Label", RiskLevel, Category)
+_ROPE_PLAIN = (None, "default")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a decoder of the Qwen3 or Llama family.
+
+    Attributes:
+        has_qk_norm: RMSNorm over each head of queries and keys (Qwen3).
+        max_positions: Longest sequence the checkpoint was made for, in tokens.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    rope_theta: float
+    rms_norm_eps: float
+    max_positions: int
+    has_tied_embeddings: bool
+    has_qk_norm: bool
+
+    @property
+    def family(self) -> str:
+        """`qwen3` or `llama`, as in `model_type`."""
+        return "qwen3" if self.has_qk_norm else "llama"
+
+
+@dataclass(frozen=True, slots=True)
+class SideLabels:
+    """Order of one side's logits.
+
+    Attributes:
+        risk_levels: Level of each risk logit.
+        categories: Category of each category logit.
+    """
+
+    risk_levels: tuple[RiskLevel, ...]
+    categories: tuple[Category, ...]
+
+
+PUBLISHED_RISK_LEVELS = (RiskLevel.SAFE, RiskLevel.UNSAFE, RiskLevel.CONTROVERSIAL)
+PUBLISHED_RESPONSE_CATEGORIES = (
+    Category.VIOLENT,
+    Category.SEXUAL,
+    Category.SELF_HARM,
+    Category.POLITICAL,
+    Category.PII,
+    Category.COPYRIGHT,
+    Category.ILLEGAL_ACTS,
+    Category.UNETHICAL,
+)
+PUBLISHED_PROMPT_CATEGORIES = (*PUBLISHED_RESPONSE_CATEGORIES, Category.JAILBREAK)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Where one side of a guard draws its lines, on probabilities.
+
+    A token is Unsafe if P(Unsafe) >= `unsafe`; else Controversial if P(Unsafe) + P(Controversial) >= `controversial`.
+    """
+
+    unsafe: float
+    controversial: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """Shape and labels of the token heads.
+
+    Attributes:
+        inner_size: Width between the pre-projection and the label projections.
+        prompt: Labels of the heads read at a prompt's closing token.
+        response: Labels of the heads read at every response token.
+        operating_points: Calibrated lines of each side; a side without one uses the most probable level.
+    """
+
+    inner_size: int
+    prompt: SideLabels
+    response: SideLabels
+    operating_points: Mapping[Side, OperatingPoint]
+
+    def labels(self, side: Side) -> SideLabels:
+        """Return the labels of one side."""
+        return self.prompt if side is Side.PROMPT else self.response
+
+
+def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
+    """Read `config.json`.
+
+    Raises:
+        CheckpointError: It is missing or not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; a checkpoint folder needs config.json") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return raw
+
+
+def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """Read a decoder's shape from Hugging Face's keys.
+
+    Raises:
+        CheckpointError: A key is missing, of the wrong type, or asks for something this decoder does not do.
+    """
+    has_qk_norm = _has_qk_norm(raw)
+    num_heads = _integer(raw, "num_attention_heads")
+    hidden_size = _integer(raw, "hidden_size")
+    config = ModelConfig(
+        vocab_size=_integer(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        num_layers=_integer(raw, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=_integer(raw, "num_key_value_heads", num_heads),
+        head_dim=_integer(raw, "head_dim", hidden_size // num_heads),
+        intermediate_size=_integer(raw, "intermediate_size"),
+        rope_theta=_rope_theta(raw),
+        rms_norm_eps=_number(raw, "rms_norm_eps"),
+        max_positions=_integer(raw, "max_position_embeddings"),
+        has_tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        has_qk_norm=has_qk_norm,
+    )
+    if config.num_heads % config.num_kv_heads:
+        raise CheckpointError(
+            f"config.json: num_attention_heads ({config.num_heads}) must be a multiple of"
+            f" num_key_value_heads ({config.num_kv_heads})"
+        )
+    if config.head_dim % 2:
+        raise CheckpointError(f"config.json: head_dim is {config.head_dim}; rotary embeddings need an even number")
+    return config
+
+
+def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
+    """Read the heads' shape and label maps from the keys of Qwen3Guard-Stream.
+
+    Raises:
+        CheckpointError: A key is missing or a label is unknown.
+    """
+    points = raw.get("streamward", {}).get("operating_points", {})
+    return GuardConfig(
+        inner_size=_integer(raw, "guard_inner_size"),
+        prompt=SideLabels(
+            _labels(raw, "query_risk_level_map", RiskLevel, _integer(raw, "num_query_risk_level")),
+            _labels(raw, "query_category_map", Category, _integer(raw, "num_query_category")),
+        ),
+        response=SideLabels(
+            _labels(raw, "response_risk_level_map", RiskLevel, _integer(raw, "num_risk_level")),
+            _labels(raw, "response_category_map", Category, _integer(raw, "num_category")),
+        ),
+        operating_points={Side(side): _operating_point(side, point) for side, point in points.items()},
+    )
+
+
+def is_stream_checkpoint(raw: Mapping[str, Any]) -> bool:
+    """Whether `config.json` describes a guard with token heads."""
+    return "guard_inner_size" in raw
+
+
+def model_config_keys(config: ModelConfig) -> dict[str, Any]:
+    """Write a decoder's shape as Hugging Face's keys."""
+    return {
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.rms_norm_eps,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.has_tied_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+    }
+
+
+def guard_config_keys(config: GuardConfig) -> dict[str, Any]:
+    """Write heads and label maps as the keys of Qwen3Guard-Stream."""
+    keys: dict[str, Any] = {
+        "architectures": ["Qwen3ForGuardModel"],
+        "guard_inner_size": config.inner_size,
+        "num_risk_level": len(config.response.risk_levels),
+        "num_category": len(config.response.categories),
+        "num_query_risk_level": len(config.prompt.risk_levels),
+        "num_query_category": len(config.prompt.categories),
+        "response_risk_level_map": _label_map(config.response.risk_levels),
+        "response_category_map": _label_map(config.response.categories),
+        "query_risk_level_map": _label_map(config.prompt.risk_levels),
+        "query_category_map": _label_map(config.prompt.categories),
+    }
+    if config.operating_points:
+        keys["streamward"] = {
+            "operating_points": {
+                side.value: {"unsafe": point.unsafe, "controversial": point.controversial}
+                for side, point in config.operating_points.items()
+            }
+        }
+    return keys
+
+
+def _label_map(labels: tuple[RiskLevel, ...] | tuple[Category, ...]) -> dict[str, str]:
+    return {str(index): label.value for index, label in enumerate(labels)}
+
+
+def _has_qk_norm(raw: Mapping[str, Any]) -> bool:
+    model_type = raw.get("model_type")
+    names = [str(model_type).lower(), *(str(name).lower() for name in raw.get("architectures") or [])]
+    for family, has_qk_norm in _FAMILIES.items():
+        if any(name.startswith(family) for name in names):
+            _refuse_variants(raw)
+            return has_qk_norm
+    raise CheckpointError(f"config.json: model_type is {model_type!r}; supported families are {', '.join(_FAMILIES)}")
+
+
+def _refuse_variants(raw: Mapping[str, Any]) -> None:
+    expected = {
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "hidden_act": ("silu", None),
+        "use_sliding_window": (False, None),
+    }
+    for key, allowed in expected.items():
+        if raw.get(key) not in allowed:
+            raise CheckpointError(f"config.json: {key} is {raw[key]!r}; only {allowed[0]!r} is supported")
+
+
+def _rope_theta(raw: Mapping[str, Any]) -> float:
+    parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = parameters.get("rope_type", parameters.get("type"))
+    if kind not in _ROPE_PLAIN:
+        raise CheckpointError(f"config.json: rope type {kind!r} is not supported; only plain rotary embeddings are")
+    return _number({**parameters, **raw}, "rope_theta", 10000.0)
+
+
+def _integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = default if raw.get(key) is None else raw[key]
+    if value is None:
+        raise CheckpointError(f"config.json: {key} is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = raw.get(key, default)
+    if value is None:
+        raise CheckpointError(f"config.json: {key} is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be a positive number")
+    return float(value)
+
+
+def _labels(
+    raw: Mapping[str, Any], key: str, labels: type[Label], count: int
+) -> tuple[Label, ...]:
+    mapping = raw.get(key)
+    if not isinstance(mapping, Mapping):
+        raise CheckpointError(f"config.json: {key} must map {count} logit indices to labels")
+    by_index: dict[int, Label] = {}
+    for left, right in mapping.items():  # published as index -> label; label -> index is read too
+        index, name = (left, right) if str(left).isdigit() else (right, left)
+        try:
+            by_index[int(index)] = labels(name)
+        except ValueError as error:
+            known = ", ".join(label.value for label in labels)
+            raise CheckpointError(f"config.json: {key} has {left!r}: {right!r}; known labels are {known}") from error
+    if sorted(by_index) != list(range(count)) or len(set(by_index.values())) != count:
+        raise CheckpointError(f"config.json: {key} must name each of the logits 0 to {count - 1} once")
+    return tuple(by_index[index] for index in range(count))
+
+
+def _operating_point(side: str, raw: Mapping[str, Any]) -> OperatingPoint:
+    try:
+        return OperatingPoint(float(raw["unsafe"]), float(raw["controversial"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"config.json: streamward.operating_points.{side} needs the numbers unsafe and controversial"
+        ) from error

@@ -1,0 +1,82 @@
+"""The decoder shared by serving and training, and dense attention over padded batches."""
+
+# Shapes: T tokens, packed; D hidden size; H query heads; K key/value heads; d head size; B sequences of S tokens.
+
+import torch
+from torch import Tensor, nn
+
+from streamward.model.config import ModelConfig
+from streamward.model.layers import Attend, DecoderLayer, RMSNorm, Rotation, rotary_table
+
+
+class Decoder(nn.Module):
+    """Token ids to final hidden states. Where keys and values live is the caller's business (`Attend`)."""
+
+    cos_Pr: Tensor
+    sin_Pr: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, index=index) for index in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        cos_Pr, sin_Pr = rotary_table(config)
+        self.register_buffer("cos_Pr", cos_Pr, persistent=False)
+        self.register_buffer("sin_Pr", sin_Pr, persistent=False)
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        """Return the hidden state of each token after the final norm, [T, D].
+
+        Args:
+            ids_T: Token ids, int64, of any number of sequences one after the other.
+            positions_T: Position of each token in its own sequence, int64, below `max_positions`.
+            attend: Attention over each token's own sequence.
+        """
+        hidden_TD: Tensor = self.embed(ids_T)
+        rotation = Rotation(
+            self.cos_Pr[positions_T].unsqueeze(1).to(hidden_TD.dtype),
+            self.sin_Pr[positions_T].unsqueeze(1).to(hidden_TD.dtype),
+        )
+        for layer in self.layers:
+            hidden_TD = layer(hidden_TD, rotation, attend)
+        return self.norm(hidden_TD)  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+class DenseAttention:
+    """Causal attention inside B sequences of S tokens each, nothing before them. Pad on the right.
+
+    Query heads that share a key head are folded into rows: on CPU that trains faster than the fused kernel, whose
+    backward pass dominates at a few hundred tokens.
+    """
+
+    def __init__(self, batch_size: int, *, device: torch.device, length: int) -> None:
+        self.batch_size = batch_size
+        self.hidden_SS = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+
+    def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
+        """Return the attended values, [T, H * d]."""
+        del layer
+        num_kv_heads, head_dim = k_TKd.shape[1:]
+        length = q_THd.shape[0] // self.batch_size
+        q = q_THd.view(self.batch_size, length, num_kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
+        q_NGd = q.reshape(self.batch_size * num_kv_heads, -1, head_dim)
+        k_NSd, v_NSd = self._by_head(k_TKd), self._by_head(v_TKd)
+        scores = torch.bmm(q_NGd, k_NSd.transpose(1, 2)).mul_(head_dim**-0.5)
+        scores = scores.view(*q.shape[:4], length).masked_fill_(self.hidden_SS, float("-inf"))
+        weights_NGS = scores.softmax(dim=-1).view(*q_NGd.shape[:2], length)
+        out = torch.bmm(weights_NGS, v_NSd).view(self.batch_size, num_kv_heads, -1, length, head_dim)
+        return out.permute(0, 3, 1, 2, 4).reshape(q_THd.shape[0], -1)
+
+    def _by_head(self, x_TKd: Tensor) -> Tensor:
+        x_BSKd = x_TKd.view(self.batch_size, -1, *x_TKd.shape[1:])
+        return x_BSKd.transpose(1, 2).flatten(0, 1)
+
+
+def dense_hidden(decoder: Decoder, ids_BS: Tensor) -> Tensor:
+    """Run whole right-padded sequences through a decoder; hidden states [B, S, D]."""
+    batch_size, length = ids_BS.shape
+    positions_T = torch.arange(length, device=ids_BS.device).repeat(batch_size)
+    attend = DenseAttention(batch_size, device=ids_BS.device, length=length)
+    hidden_TD: Tensor = decoder(ids_BS.reshape(-1), positions_T, attend)
+    return hidden_TD.view(batch_size, length, -1)

@@ -1,0 +1,363 @@
+"""Verdict -> Decision: thresholds, consecutive-token rule, actions by level, side and category."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from streamward.errors import ConfigError, InputError, StreamwardError
+from streamward.schema import Action, Category, Decision, RiskLevel, Side, Verdict
+from streamward.settings import Settings
+
+RESPONSE_CONSECUTIVE_TOKENS = 2
+"""Default of `consecutive_tokens` for responses: one token over the line is often noise, two seldom are."""
+
+ALLOWED = Decision(Action.ALLOW)
+"""The decision when nothing crossed the policy's line."""
+
+
+def _possible_without_verdict(action: Action) -> Action:
+    if action is Action.REPLACE:
+        raise ValueError("replace is not possible when the guard failed; use allow, flag or block")
+    return action
+
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+ErrorAction = Annotated[Action, AfterValidator(_possible_without_verdict)]
+
+
+class Thresholds(Settings):
+    """Where the line runs between the risk levels."""
+
+    unsafe: Probability | None = None
+    """Unsafe when P(Unsafe) reaches this. None: when the guard's own operating point says Unsafe."""
+    controversial: Probability | None = None
+    """Else Controversial when P(Unsafe) + P(Controversial) reaches this. None: when the guard says it or worse."""
+
+
+class CategoryPolicy(Settings):
+    """What one category changes; None leaves what its side says."""
+
+    unsafe: Action | None = None
+    """Action when text of this category is Unsafe."""
+    controversial: Action | None = None
+    """Action when text of this category is Controversial."""
+    thresholds: Thresholds = Thresholds()
+    """Lines for this category. They apply where the guard names it: text the guard calls Safe has no category."""
+
+
+_NO_OVERRIDE = CategoryPolicy()
+
+
+class SidePolicy(Settings):
+    """What happens to one side of the conversation."""
+
+    consecutive_tokens: int = Field(default=1, ge=1, strict=True)
+    """Successive tokens that must be over the line. Default: 1 for prompts, 2 for responses."""
+    unsafe: Action = Action.BLOCK
+    """Action when the text is Unsafe."""
+    controversial: Action = Action.BLOCK
+    """Action when the text is Controversial: block in strict, allow in loose."""
+    thresholds: Thresholds = Thresholds()
+    """Lines for all categories; by default the operating point the guard ships with."""
+    categories: Mapping[Category, CategoryPolicy] = {}
+    """Exceptions, by category name."""
+
+    def level(self, verdict: Verdict) -> RiskLevel:
+        """Return the level of one verdict under these thresholds, before any consecutive-token rule."""
+        own, probabilities = self.thresholds, verdict.probabilities
+        special = self._override(verdict.category).thresholds
+        unsafe = own.unsafe if special.unsafe is None else special.unsafe
+        controversial = own.controversial if special.controversial is None else special.controversial
+        if _reaches(verdict, RiskLevel.UNSAFE, probabilities[RiskLevel.UNSAFE], threshold=unsafe):
+            return RiskLevel.UNSAFE
+        if _reaches(verdict, RiskLevel.CONTROVERSIAL, _risk(verdict), threshold=controversial):
+            return RiskLevel.CONTROVERSIAL
+        return RiskLevel.SAFE
+
+    def action(self, level: RiskLevel, category: Category | None) -> Action:
+        """Return what to do about text of this level and category; Safe is always allowed."""
+        special = self._override(category)
+        match level:
+            case RiskLevel.UNSAFE:
+                return special.unsafe or self.unsafe
+            case RiskLevel.CONTROVERSIAL:
+                return special.controversial or self.controversial
+            case RiskLevel.SAFE:
+                return Action.ALLOW
+
+    def _override(self, category: Category | None) -> CategoryPolicy:
+        return _NO_OVERRIDE if category is None else self.categories.get(category, _NO_OVERRIDE)
+
+
+def _reaches(verdict: Verdict, level: RiskLevel, probability: float, *, threshold: float | None) -> bool:
+    if threshold is None:
+        return verdict.risk_level.severity >= level.severity
+    return probability >= threshold
+
+
+def _risk(verdict: Verdict) -> float:
+    return verdict.probabilities[RiskLevel.UNSAFE] + verdict.probabilities[RiskLevel.CONTROVERSIAL]
+
+
+class ErrorActions(Settings):
+    """What happens when the guard cannot judge: allow, flag or block."""
+
+    prompt: ErrorAction = Action.BLOCK
+    """Action when a prompt could not be judged."""
+    response: ErrorAction = Action.BLOCK
+    """Action when a response, or the next token of one, could not be judged."""
+
+
+class Policy(Settings):
+    """What an operator wants done about which risk. Build it from TOML with `Policy.load`."""
+
+    name: str = Field(min_length=1)
+    """Named in results and logs."""
+    version: str = Field(default="1", min_length=1)
+    """Changes whenever the policy does, so that a result can be traced to it."""
+    prompt: SidePolicy = SidePolicy()
+    """What the user may say."""
+    response: SidePolicy = SidePolicy(consecutive_tokens=RESPONSE_CONSECUTIVE_TOKENS)
+    """What the assistant may say."""
+    on_error: ErrorActions = ErrorActions()
+    """What happens when the guard cannot judge; blocks by default."""
+    replacement: str | None = Field(default=None, min_length=1)
+    """What to say instead of the text; needed if any action is replace."""
+
+    @field_validator("response", mode="before")
+    @classmethod
+    def _debounce_responses(cls, response: object) -> object:
+        if isinstance(response, SidePolicy) and "consecutive_tokens" not in response.model_fields_set:
+            return response.model_copy(update={"consecutive_tokens": RESPONSE_CONSECUTIVE_TOKENS})
+        if isinstance(response, Mapping):
+            return {"consecutive_tokens": RESPONSE_CONSECUTIVE_TOKENS, **response}
+        return response
+
+    @model_validator(mode="after")
+    def _has_a_replacement_where_needed(self) -> Self:
+        sides = (self.prompt, self.response)
+        rules: list[SidePolicy | CategoryPolicy] = [*sides]
+        rules += [override for side in sides for override in side.categories.values()]
+        actions = {action for each in rules for action in (each.unsafe, each.controversial)}
+        if Action.REPLACE in actions and self.replacement is None:
+            raise ValueError("an action is replace, so `replacement` must give the message to say instead")
+        return self
+
+    @classmethod
+    def load(cls, source: "str | Path | Policy") -> "Policy":
+        """Return the policy meant.
+
+        Args:
+            source: "strict", "loose", the path of a TOML file, or a policy, which is returned as it is.
+
+        Raises:
+            ConfigError: There is no such policy or file, or a key or value in it is wrong.
+        """
+        if isinstance(source, Policy):
+            return source
+        if not isinstance(source, str | Path):
+            raise ConfigError(f"policy is a {type(source).__name__}; it must be a name, a path or a Policy")
+        if isinstance(source, str) and source in _NAMED:
+            return _NAMED[source]
+        return cls.parse(_read_toml(Path(source)), source=str(source))
+
+    def side(self, side: Side) -> SidePolicy:
+        """Return the part about one side."""
+        return self.prompt if side is Side.PROMPT else self.response
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"policy {str(path)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: bad TOML, bad UTF-8 or a NUL byte in the path
+        raise ConfigError(f"policy {str(path)!r} cannot be read: {error}") from error
+
+
+STRICT = Policy(name="strict")
+"""Blocks Unsafe and Controversial on both sides."""
+
+LOOSE = Policy(
+    name="loose",
+    prompt=SidePolicy(controversial=Action.ALLOW),
+    response=SidePolicy(controversial=Action.ALLOW),
+)
+"""Blocks Unsafe, allows Controversial."""
+
+_NAMED: Mapping[str, Policy] = {policy.name: policy for policy in (STRICT, LOOSE)}
+
+
+class _Snapshot(NamedTuple):
+    """All that one verdict and those before it add up to; one per verdict makes rolling back a deletion."""
+
+    decision: Decision = ALLOWED
+    level: RiskLevel = RiskLevel.SAFE  # most severe held so far
+    unsafe_run: int = 0  # successive verdicts up to this one that are Unsafe
+    risky_run: int = 0  # the same, Controversial or worse
+    verdict: Verdict | None = None
+    first_flagged: Verdict | None = None
+    peak: Verdict | None = None
+    peak_rank: tuple[int, int, float] = (-1, -1, -1.0)
+
+
+_START = _Snapshot()
+
+
+class SideState:
+    """One side of one stream as its verdicts come in.
+
+    A level is held at a token when that token and the `consecutive_tokens - 1` before it all reach it. The category is
+    that of the last of them, and its position is where the text counts as flagged. A token costs the same
+    however many came before; rolling back costs what is rolled back.
+    """
+
+    def __init__(self, policy: Policy, side: Side) -> None:
+        """Start with nothing seen and everything allowed."""
+        self._policy = policy
+        self._side = side
+        self._rules = policy.side(side)
+        self._history: list[_Snapshot] = []
+        self._announced = ALLOWED
+
+    def observe(self, verdict: Verdict) -> Decision:
+        """Take in the next verdict and return the decision so far, which it never makes milder."""
+        self._history.append(self._advance(self._latest, verdict, needed=self._rules.consecutive_tokens))
+        return self.decision
+
+    def finish(self) -> Decision:
+        """Return the decision on the complete text.
+
+        A text of fewer verdicts than `consecutive_tokens` can never hold a level that long, so a run over the whole
+        of it is enough: a one-token response is judged by that token. May be called again, or followed by more.
+        """
+        num_verdicts = len(self._history)
+        if 0 < num_verdicts < self._rules.consecutive_tokens:
+            before = self._history[-2] if num_verdicts > 1 else _START
+            last = self._latest.verdict
+            assert last is not None
+            self._history[-1] = self._advance(before, last, needed=num_verdicts)
+        return self.decision
+
+    def rollback(self, num_verdicts: int) -> None:
+        """Forget all but the first verdicts, as when the end of a text is tokenised anew.
+
+        Everything is as it was after them, save a decision that `announce` has made final.
+
+        Raises:
+            InputError: Not from 0 up to the number of verdicts seen.
+        """
+        if not 0 <= num_verdicts <= len(self._history):
+            raise InputError(f"num_verdicts is {num_verdicts}; it must be from 0 to {len(self._history)}")
+        del self._history[num_verdicts:]
+
+    def announce(self) -> Decision:
+        """Return the decision so far and make it final: the caller acts on it, so no rollback takes it back."""
+        self._announced = self.decision
+        return self._announced
+
+    @property
+    def decision(self) -> Decision:
+        """The decision so far."""
+        current = self._latest.decision
+        return current if current.action.severity > self._announced.action.severity else self._announced
+
+    @property
+    def num_verdicts(self) -> int:
+        """How many verdicts were taken in and not rolled back."""
+        return len(self._history)
+
+    @property
+    def level(self) -> RiskLevel:
+        """The most severe level held so far, whatever its action."""
+        return self._latest.level
+
+    @property
+    def first_flagged_position(self) -> int | None:
+        """Position of the first token at which the action was not allow: the last token of its run."""
+        flagged = self._latest.first_flagged
+        return None if flagged is None else flagged.position
+
+    @property
+    def peak(self) -> Verdict | None:
+        """The verdict that stands for this side; None before the first.
+
+        The first at which the most severe level was held (of these, with the most severe action); if no level was
+        held, the one with the highest P(Unsafe) + P(Controversial).
+        """
+        return self._latest.peak
+
+    @property
+    def _latest(self) -> _Snapshot:
+        return self._history[-1] if self._history else _START
+
+    def _advance(self, before: _Snapshot, verdict: Verdict, *, needed: int) -> _Snapshot:
+        level = self._rules.level(verdict)
+        unsafe_run = before.unsafe_run + 1 if level is RiskLevel.UNSAFE else 0
+        risky_run = before.risky_run + 1 if level is not RiskLevel.SAFE else 0
+        held = RiskLevel.SAFE
+        if unsafe_run >= needed:
+            held = RiskLevel.UNSAFE
+        elif risky_run >= needed:
+            held = RiskLevel.CONTROVERSIAL
+        action = self._rules.action(held, verdict.category)
+        rank = (held.severity, action.severity, _risk(verdict) if held is RiskLevel.SAFE else 0.0)
+        is_first_flag = before.first_flagged is None and action is not Action.ALLOW
+        is_peak = rank > before.peak_rank
+        return _Snapshot(
+            decision=self._decide(before.decision, action, held, verdict),
+            level=max(before.level, held, key=lambda each: each.severity),
+            unsafe_run=unsafe_run,
+            risky_run=risky_run,
+            verdict=verdict,
+            first_flagged=verdict if is_first_flag else before.first_flagged,
+            peak=verdict if is_peak else before.peak,
+            peak_rank=rank if is_peak else before.peak_rank,
+        )
+
+    def _decide(self, before: Decision, action: Action, level: RiskLevel, verdict: Verdict) -> Decision:
+        if action.severity <= before.action.severity:
+            return before
+        position = verdict.position if self._side is Side.RESPONSE else None
+        return _decision(self._policy, self._side, action, level=level, category=verdict.category, position=position)
+
+
+def _decision(
+    policy: Policy, side: Side, action: Action, *, level: RiskLevel, category: Category | None, position: int | None
+) -> Decision:
+    message = policy.replacement if action is Action.REPLACE else None
+    return Decision(action, side, risk_level=level, category=category, position=position, message=message)
+
+
+def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
+    """Return the decision on a whole text that has one verdict, as Gen guards give it."""
+    rules = policy.side(side)
+    level = rules.level(verdict)
+    action = rules.action(level, verdict.category)
+    if action is Action.ALLOW:
+        return ALLOWED
+    return _decision(policy, side, action, level=level, category=verdict.category, position=None)
+
+
+def decide_error(policy: Policy, side: Side, error: StreamwardError) -> Decision:
+    """Return the decision on a text the guard could not judge; it carries the error's code even if allowed."""
+    action = policy.on_error.prompt if side is Side.PROMPT else policy.on_error.response
+    return Decision(action, side, risk_level=None, error=error.code)
+
+
+def combine(prompt: Decision | None, response: Decision | None) -> Decision:
+    """Return the most severe decision, the prompt's on ties; None is a side that was not judged.
+
+    Where both allow, one that says the guard failed is kept, so that it is seen.
+    """
+    decisions = [decision for decision in (prompt, response) if decision is not None]
+    return max(decisions, key=lambda each: (each.action.severity, _is_allowed_unjudged(each)), default=ALLOWED)
+
+
+def _is_allowed_unjudged(decision: Decision) -> bool:
+    return decision.action is Action.ALLOW and decision.error is not None

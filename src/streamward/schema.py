@@ -1,0 +1,194 @@
+"""The words of the product: messages, risk levels, categories, verdicts, decisions. Plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Role(StrEnum):
+    """Who speaks in a conversation."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Side(StrEnum):
+    """Which side of the conversation is judged; each has heads, thresholds and actions of its own."""
+
+    PROMPT = "prompt"
+    RESPONSE = "response"
+
+
+class RiskLevel(StrEnum):
+    """How bad, from least to most severe (Qwen3Guard, arXiv 2510.14276, section 2)."""
+
+    SAFE = "Safe"
+    CONTROVERSIAL = "Controversial"
+    UNSAFE = "Unsafe"
+
+    @property
+    def severity(self) -> int:
+        """0 for Safe, 1 for Controversial, 2 for Unsafe."""
+        return _SEVERITY[self]
+
+
+_SEVERITY: Mapping[RiskLevel, int] = {level: rank for rank, level in enumerate(RiskLevel)}
+
+
+class Category(StrEnum):
+    """Which kind of harm (Qwen3Guard, arXiv 2510.14276, section 2)."""
+
+    VIOLENT = "Violent"
+    ILLEGAL_ACTS = "Non-violent Illegal Acts"
+    SEXUAL = "Sexual Content or Sexual Acts"
+    PII = "PII"
+    SELF_HARM = "Suicide & Self-Harm"
+    UNETHICAL = "Unethical Acts"
+    POLITICAL = "Politically Sensitive Topics"
+    COPYRIGHT = "Copyright Violation"
+    JAILBREAK = "Jailbreak"
+
+
+class Action(StrEnum):
+    """What the caller should do, from least to most severe."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    REPLACE = "replace"
+    BLOCK = "block"
+
+    @property
+    def severity(self) -> int:
+        """0 for allow up to 3 for block."""
+        return _ACTION_SEVERITY[self]
+
+
+_ACTION_SEVERITY: Mapping[Action, int] = {action: rank for rank, action in enumerate(Action)}
+
+
+class Span(NamedTuple):
+    """Half-open range of characters (code points) in the caller's text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said.
+        reasoning: An assistant's thoughts before the answer; rendered between `<think>` and `</think>`.
+    """
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard says at one token.
+
+    Attributes:
+        position: Index of the token among the tokens judged on this side, 0-based.
+        risk_level: The level at the guard's operating point (the most probable one if it states none).
+        probabilities: Probability of each level; they sum to 1.
+        category: The most probable kind of harm; None when the level is safe.
+        span: Characters of the caller's text that the token covers; None on a prompt's closing token.
+    """
+
+    position: int
+    risk_level: RiskLevel
+    probabilities: Mapping[RiskLevel, float]
+    category: Category | None = None
+    span: Span | None = None
+
+
+class FirstFlagged(NamedTuple):
+    """Where a text first crossed the policy's line."""
+
+    position: int
+    """Index of the token, 0-based."""
+    char: int
+    """Index of the token's first character in the caller's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the guard says of one whole prompt or response.
+
+    Attributes:
+        risk_level: The most severe level that held for as many successive tokens as the policy asks.
+        category: The kind of harm at that point; None when the level is safe.
+        probabilities: Probability of each level at that point, or where risk was highest if the level is safe.
+        refusal: Whether the response declines to help; None where the guard does not say.
+        windows: Number of overlapping windows the text was judged in; 1 unless it exceeds the context.
+        verdicts: One per judged token: all of a response, the closing one of each window of a prompt.
+        first_flagged: Where the policy's line was first crossed; None if it never was, or has no place.
+    """
+
+    risk_level: RiskLevel
+    category: Category | None
+    probabilities: Mapping[RiskLevel, float]
+    refusal: bool | None = None
+    windows: int = 1
+    verdicts: tuple[Verdict, ...] = ()
+    first_flagged: FirstFlagged | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy concludes.
+
+    Attributes:
+        action: What the caller should do.
+        side: Which side caused it; None when everything is allowed.
+        risk_level: The level that caused it; None when the guard failed.
+        category: The kind of harm that caused it.
+        position: Token of the response at which it became final; None for prompts and whole-text guards.
+        message: What to say instead, for `replace`.
+        error: Code of the error, when the guard could not judge.
+    """
+
+    action: Action
+    side: Side | None = None
+    risk_level: RiskLevel | None = RiskLevel.SAFE
+    category: Category | None = None
+    position: int | None = None
+    message: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One newly judged token of a stream, and what follows from it.
+
+    Attributes:
+        verdict: The token's verdict.
+        decision: The stream's decision up to and including this token. It never becomes milder.
+        side: Which side the token belongs to.
+    """
+
+    verdict: Verdict
+    decision: Decision
+    side: Side = Side.RESPONSE
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a moderation returns.
+
+    Attributes:
+        decision: The policy's conclusion over everything judged.
+        prompt: Judgement of the last user turn; None if there was none.
+        response: Judgement of the last assistant turn; None if there was none.
+    """
+
+    decision: Decision
+    prompt: Judgement | None = None
+    response: Judgement | None = None

@@ -1,0 +1,108 @@
+"""A labelled row as token ids with a target for the prompt and one for each response token."""
+
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from streamward.data.jsonl import Sample
+from streamward.schema import Category, RiskLevel, Side
+
+LATE_HALF_WEIGHT = 0.25  # of the early tokens of an unsafe response whose onset nobody marked
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one position should say.
+
+    Attributes:
+        side: Whose heads are read.
+        position: Index of the token in the example.
+        level: The right level.
+        weight: Share of this position in the row's loss; a side's weights sum to 1.
+        categories: Acceptable categories; empty means unknown.
+    """
+
+    side: Side
+    position: int
+    level: RiskLevel
+    weight: float
+    categories: tuple[Category, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of one row and what to learn from it."""
+
+    ids: tuple[int, ...]
+    targets: tuple[Target, ...]
+    weight: float
+    source: str
+
+
+def encode_turns(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], int, list[tuple[int, int]]]:
+    """Encode a row as the embedded template renders it.
+
+    Returns:
+        The ids without the response, the position of the prompt's closing token, and the response's tokens as
+        (id, first character).
+    """
+    start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
+    newline = tokenizer.encode("\n").ids
+    ids: list[int] = []
+    closing = 0
+    for role, text in (*((turn.role.value, turn.content) for turn in sample.history), ("user", sample.prompt)):
+        ids += [start, *tokenizer.encode(f"{role}\n{text}").ids, end]
+        closing = len(ids) - 1
+        ids += newline
+    if sample.response is None:
+        return ids, closing, []
+    header = "assistant\n"
+    encoding = tokenizer.encode(header + sample.response)
+    ids.append(start)
+    response: list[tuple[int, int]] = []
+    for token_id, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+        if last <= len(header):
+            ids.append(token_id)
+        else:
+            response.append((token_id, first - len(header)))
+    return ids, closing, response
+
+
+def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tokens: int) -> Example | None:
+    """Turn a row into an example; None if it carries no label or nothing of it fits."""
+    ids, closing, response = encode_turns(tokenizer, sample)
+    targets: list[Target] = []
+    if closing >= max_tokens - 8:  # keep the beginning of a long prompt, and its closing token
+        ids = [*ids[: max_tokens - 1], ids[closing]]
+        closing, response = max_tokens - 1, []
+    if sample.prompt_label is not None:
+        categories = sample.categories if sample.prompt_label is not RiskLevel.SAFE else ()
+        targets.append(Target(Side.PROMPT, closing, sample.prompt_label, 1.0, categories))
+    response = response[: max_tokens - len(ids)]
+    if sample.response_label is not None and response:
+        targets += _response_targets(sample, response, offset=len(ids))
+        ids = ids + [token_id for token_id, _ in response]
+    elif not targets:
+        return None
+    return Example(tuple(ids), tuple(targets), weight, sample.source)
+
+
+def _response_targets(sample: Sample, response: list[tuple[int, int]], *, offset: int) -> list[Target]:
+    assert sample.response_label is not None
+    onset = sample.unsafe_start
+    if onset is None and sample.spans:
+        onset = sample.spans[0].start
+    labels: list[tuple[RiskLevel, float]] = []
+    for index, (_, char) in enumerate(response):
+        if sample.response_label is RiskLevel.SAFE:
+            labels.append((RiskLevel.SAFE, 1.0))
+        elif onset is not None:
+            labels.append((sample.response_label if char >= onset else RiskLevel.SAFE, 1.0))
+        else:
+            labels.append((sample.response_label, 1.0 if index * 2 >= len(response) else LATE_HALF_WEIGHT))
+    total = sum(weight for _, weight in labels)
+    known = tuple(category for category in sample.categories if category is not Category.JAILBREAK)
+    return [
+        Target(Side.RESPONSE, offset + index, level, weight / total, () if level is RiskLevel.SAFE else known)
+        for index, (level, weight) in enumerate(labels)
+    ]

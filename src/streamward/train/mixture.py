@@ -1,0 +1,92 @@
+"""Draws rows from the sources of a run and splits off validation by group."""
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from streamward.data.jsonl import Sample, read_samples
+from streamward.errors import ConfigError
+from streamward.schema import RiskLevel
+from streamward.train.config import SourceConfig, StreamTrainConfig
+
+
+class Row(NamedTuple):
+    """A row and what it counts in the loss."""
+
+    sample: Sample
+    weight: float
+    file: str
+
+
+class Split(NamedTuple):
+    """Rows to learn from and rows held back. No group is in both."""
+
+    train: list[Row]
+    validation: list[Row]
+
+
+def draw(config: StreamTrainConfig) -> Split:
+    """Read, sample and split every source of a run; the same seed draws the same rows.
+
+    Raises:
+        ConfigError: A source has no row left.
+        InputError: A file cannot be read.
+    """
+    split = Split([], [])
+    for source in config.sources:
+        rows = list(_draw_source(config, source))
+        if not rows:
+            raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
+        for row in rows:
+            held_back = is_held_back(row.sample, fraction=config.validation_fraction)
+            (split.validation if held_back else split.train).append(row)
+    return split
+
+
+def is_held_back(sample: Sample, *, fraction: float) -> bool:
+    """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
+    key = f"{sample.language}/{sample.group}" if sample.group else (sample.prompt or sample.response or "")
+    digest = hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 < fraction
+
+
+def _draw_source(config: StreamTrainConfig, source: SourceConfig) -> Iterable[Row]:
+    samples = [
+        moved
+        for sample in read_samples(config.data_root / source.file)
+        if not source.languages or sample.language in source.languages
+        if (moved := _move(sample, source.use)) is not None
+    ]
+    if source.max_rows is not None and source.max_rows < len(samples):
+        samples = random.Random(f"{config.seed}/{source.file}").sample(samples, source.max_rows)  # noqa: S311
+    return (Row(sample, source.weight, source.file) for sample in samples)
+
+
+def _move(sample: Sample, use: str) -> Sample | None:
+    group = sample.group or sample.prompt  # a moved text stays on its row's side of the split
+    if use == "prompt-as-response":
+        if sample.prompt_label is None:
+            return None
+        return dataclasses.replace(
+            sample,
+            prompt="",
+            response=sample.prompt,
+            prompt_label=None,
+            response_label=sample.prompt_label,
+            group=group,
+        )
+    if use == "response-as-prompt":
+        if sample.response is None or sample.response_label is not RiskLevel.SAFE:
+            return None
+        return dataclasses.replace(
+            sample,
+            prompt=sample.response,
+            response=None,
+            prompt_label=RiskLevel.SAFE,
+            response_label=None,
+            spans=None,
+            group=group,
+        )
+    return sample if sample.prompt_label is not None or sample.response_label is not None else None
