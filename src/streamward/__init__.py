@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         UpstreamError,
     )
     from streamward.loading import load
-    from streamward.moderation import Moderator
+    from streamward.moderation.moderator import Moderator
     from streamward.policy import Policy
     from streamward.schema import (
         Action,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "loading": ("load",),
-    "moderation": ("Moderator",),
+    "moderation.moderator": ("Moderator",),
     "policy": ("Policy",),
     "errors": (
         "CheckpointError",

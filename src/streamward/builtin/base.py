@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streamward.builtin.gguf_tokenizer import smollm2_tokenizer
 from streamward.errors import CheckpointError
 from streamward.model.config import ModelConfig, model_config_keys
 
@@ -87,6 +86,8 @@ def staging_folder(folder: Path) -> Path:
 
 
 def _install(folder: Path) -> None:
+    from streamward.builtin.gguf_tokenizer import smollm2_tokenizer  # needs gguf: see _read_tensors
+
     gguf_path = find_gguf()
     staged = staging_folder(folder)
     save_file(_read_tensors(gguf_path), staged / "model.safetensors", metadata={"format": "pt"})

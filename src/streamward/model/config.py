@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,12 +89,14 @@ class GuardConfig:
         prompt: Labels of the heads read at a prompt's closing token.
         response: Labels of the heads read at every response token.
         operating_points: Calibrated lines of each side; a side without one uses the most probable level.
+        window_tokens: Longest text the guard was made to judge at once; None for all its positions.
     """
 
     inner_size: int
     prompt: SideLabels
     response: SideLabels
-    operating_points: Mapping[Side, OperatingPoint]
+    operating_points: Mapping[Side, OperatingPoint] = field(default_factory=dict)
+    window_tokens: int | None = None
 
     def labels(self, side: Side) -> SideLabels:
         """Return the labels of one side."""
@@ -158,7 +160,8 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
     Raises:
         CheckpointError: A key is missing or a label is unknown.
     """
-    points = raw.get("streamward", {}).get("operating_points", {})
+    own = raw.get("streamward", {})
+    points = own.get("operating_points", {})
     return GuardConfig(
         inner_size=_integer(raw, "guard_inner_size"),
         prompt=SideLabels(
@@ -170,6 +173,7 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
             _labels(raw, "response_category_map", Category, _integer(raw, "num_category")),
         ),
         operating_points={Side(side): _operating_point(side, point) for side, point in points.items()},
+        window_tokens=_integer(own, "window_tokens") if "window_tokens" in own else None,
     )
 
 
@@ -212,14 +216,15 @@ def guard_config_keys(config: GuardConfig) -> dict[str, Any]:
         "query_risk_level_map": _label_map(config.prompt.risk_levels),
         "query_category_map": _label_map(config.prompt.categories),
     }
+    own: dict[str, Any] = {}
     if config.operating_points:
-        keys["streamward"] = {
-            "operating_points": {
-                side.value: {"unsafe": point.unsafe, "controversial": point.controversial}
-                for side, point in config.operating_points.items()
-            }
+        own["operating_points"] = {
+            side.value: {"unsafe": point.unsafe, "controversial": point.controversial}
+            for side, point in config.operating_points.items()
         }
-    return keys
+    if config.window_tokens is not None:
+        own["window_tokens"] = config.window_tokens
+    return {**keys, "streamward": own} if own else keys
 
 
 def _label_map(labels: tuple[RiskLevel, ...] | tuple[Category, ...]) -> dict[str, str]:

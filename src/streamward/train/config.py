@@ -48,6 +48,8 @@ class StreamTrainConfig(Settings):
     output_root: Path = Path("runs")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     lora: LoraConfig = LoraConfig()
+    window_tokens: int = Field(default=1024, gt=64)
+    """Longest text the finished guard judges at once; longer ones are judged in overlapping windows."""
     max_tokens: int = Field(default=512, gt=8)
     """Tokens of one row; a longer row keeps its beginning."""
     batch_tokens: int = Field(default=4096, gt=0)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamward.builtin.adapter import merge_update
 from streamward.model.decoder import Decoder
 
 TARGETS = ("qkv", "out", "gate_up", "down")
@@ -52,9 +53,3 @@ def merge_lora(decoder: Decoder) -> None:
         merge_update(module.base.weight, module.lora_a, module.lora_b, scale=module.scale)
         parent, _, attribute = name.rpartition(".")
         setattr(decoder.get_submodule(parent), attribute, module.base)
-
-
-@torch.no_grad()
-def merge_update(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> None:
-    """Add scale * B A to a weight in place, computed in float32."""
-    weight.copy_((weight.float() + scale * (lora_b.float() @ lora_a.float())).to(weight.dtype))

@@ -1,0 +1,100 @@
+"""What training adds to a base: low-rank updates of its projections, and heads. One safetensors file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from streamward.errors import CheckpointError
+from streamward.model.config import ModelConfig, guard_config_keys, model_config_keys, parse_guard_config, read_config
+from streamward.model.decoder import Decoder
+from streamward.model.guard_model import GuardModel
+
+ADAPTER_FILE = "adapter.safetensors"
+HEAD_PREFIXES = ("prompt_heads.", "response_heads.")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Low-rank updates and heads by name in `GuardModel`.
+
+    Attributes:
+        base: Name of the base the updates belong to.
+        scale: alpha / rank of the updates (Hu et al., arXiv 2106.09685).
+        tensors: `decoder.layers.N.NAME.lora_a` [rank, in], `.lora_b` [out, rank], and the heads' weights.
+    """
+
+    base: str
+    scale: float
+    tensors: Mapping[str, Tensor]
+
+
+def save_adapter(folder: Path, adapter: Adapter, *, model: GuardModel) -> None:
+    """Write `adapter.safetensors` (float16 updates, float32 heads) and `config.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (tensor if name.startswith(HEAD_PREFIXES) else tensor.half()).detach().contiguous()
+        for name, tensor in adapter.tensors.items()
+    }
+    save_file(tensors, folder / ADAPTER_FILE)
+    keys: dict[str, Any] = {**model_config_keys(model.decoder.config), **guard_config_keys(model.guard_config)}
+    keys["streamward"] = {**keys.get("streamward", {}), "base": adapter.base, "adapter_scale": adapter.scale}
+    (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read an adapter.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the config names no base.
+    """
+    own = read_config(folder).get("streamward", {})
+    try:
+        tensors = load_file(folder / ADAPTER_FILE)
+        return Adapter(str(own["base"]), float(own["adapter_scale"]), tensors)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / ADAPTER_FILE} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json: streamward needs base and adapter_scale") from error
+
+
+def build_guard(folder: Path, base: Decoder, *, model_config: ModelConfig) -> GuardModel:
+    """Make the guard of an adapter's folder over its base.
+
+    Args:
+        folder: Holds the adapter and its config.
+        base: With at least as many layers as the guard; its tensors are copied.
+        model_config: Shape of the guard's decoder.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown or of another shape.
+    """
+    adapter = load_adapter(folder)
+    model = GuardModel(model_config, parse_guard_config(read_config(folder)))
+    wanted = model.decoder.state_dict().keys()
+    model.decoder.load_state_dict({name: value for name, value in base.state_dict().items() if name in wanted})
+    heads = {name: value for name, value in adapter.tensors.items() if name.startswith(HEAD_PREFIXES)}
+    try:
+        missing = set(model.load_state_dict(heads, strict=False).missing_keys)
+        for name in sorted(name for name in adapter.tensors if name.endswith(".lora_a")):
+            module = name.removesuffix(".lora_a")
+            lora_b = adapter.tensors[f"{module}.lora_b"]
+            merge_update(model.get_parameter(f"{module}.weight"), adapter.tensors[name], lora_b, scale=adapter.scale)
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{folder / ADAPTER_FILE} does not fit its config: {error}") from error
+    left = sorted(name for name in missing if name.startswith(HEAD_PREFIXES))
+    if left:
+        raise CheckpointError(f"{folder / ADAPTER_FILE} lacks {left[0]}")
+    return model
+
+
+@torch.no_grad()
+def merge_update(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> None:
+    """Add scale * B A to a weight in place, computed in float32."""
+    weight.copy_((weight.float() + scale * (lora_b.float() @ lora_a.float())).to(weight.dtype))

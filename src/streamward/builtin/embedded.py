@@ -1,0 +1,74 @@
+"""The guards this package carries: adapters over the embedded base, merged once and kept in the cache."""
+
+import dataclasses
+import hashlib
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+
+from streamward.builtin.adapter import ADAPTER_FILE, build_guard
+from streamward.builtin.base import BASE_CONFIG, cache_folder, install_folder, prepare_base, staging_folder
+from streamward.errors import ConfigError
+from streamward.model.checkpoint import load_gen, save_checkpoint
+from streamward.model.config import parse_model_config, read_config
+
+DEFAULT_GUARD = "stream-135m"
+_LAYOUT_VERSION = b"1"  # raise it when prepared folders change in a way the adapter's hash does not show
+
+
+def embedded_guards() -> list[str]:
+    """Return the names of the guards that ship with the package."""
+    with as_file(files("streamward.builtin")) as folder:
+        return sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_FILE}"))
+
+
+def guard_folder(name: str) -> Path:
+    """Return the folder of an embedded guard's adapter, config and card.
+
+    Raises:
+        ConfigError: There is no guard of this name.
+    """
+    names = embedded_guards()
+    if name not in names:
+        raise ConfigError(f"there is no embedded guard {name!r}; there are {', '.join(names)}")
+    with as_file(files("streamward.builtin")) as folder:
+        return folder / name
+
+
+def prepare_guard(name: str) -> Path:
+    """Return an embedded guard as a checkpoint folder in the published layout.
+
+    The first call merges the adapter into the base (some seconds); later ones find the folder in the cache.
+
+    Raises:
+        ConfigError: There is no guard of this name.
+        CheckpointError: The base or the adapter is missing or damaged.
+    """
+    source = guard_folder(name)
+    return prepare_adapter(source)
+
+
+def prepare_adapter(source: Path) -> Path:
+    """Merge an adapter's folder into the base it names; the result is kept in the cache by content."""
+    digest = hashlib.sha256(_LAYOUT_VERSION)
+    for file in (ADAPTER_FILE, "config.json"):
+        digest.update((source / file).read_bytes())
+    folder = cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
+    if not folder.exists():
+        _merge(source, folder)
+    return folder
+
+
+def _merge(source: Path, folder: Path) -> None:
+    raw = read_config(source)
+    base_folder = prepare_base()
+    config = dataclasses.replace(BASE_CONFIG, num_layers=parse_model_config(raw).num_layers)
+    base = load_gen(base_folder, dtype=torch.bfloat16).decoder
+    model = build_guard(source, base, model_config=config).to(torch.bfloat16)
+    staged = staging_folder(folder)
+    save_checkpoint(model, staged)
+    shutil.copy(base_folder / "tokenizer.json", staged)
+    shutil.copy(Path(__file__).parent / "chat_template.jinja", staged)
+    install_folder(staged, folder)

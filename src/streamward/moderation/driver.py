@@ -1,0 +1,88 @@
+"""Runs one engine for many threads: whoever waits for verdicts does the next step for everybody."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from streamward.engine.engine import Engine, StepOutput
+from streamward.errors import StreamClosedError
+from streamward.schema import Side
+
+
+class EngineDriver:
+    """Feeds an engine from any number of threads.
+
+    Each caller queues its tokens and then steps the engine until they are judged. While one thread steps, the others
+    queue, so that the next step takes the tokens of all of them together.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._step_lock = threading.Lock()
+        self._inbox: dict[int, list[StepOutput]] = defaultdict(list)
+        self._is_closed = False
+
+    @contextmanager
+    def temporary_stream(self) -> Iterator[int]:
+        """Open a stream for the time of a `with` block."""
+        stream_id = self.open()
+        try:
+            yield stream_id
+        finally:
+            self.close_stream(stream_id)
+
+    def open(self) -> int:
+        """Open a stream.
+
+        Raises:
+            OverloadedError: Too many streams are open.
+            StreamClosedError: The driver was closed.
+        """
+        if self._is_closed:
+            raise StreamClosedError("the moderator is closed; load the guard again")
+        return self.engine.open()
+
+    def close_stream(self, stream_id: int) -> None:
+        """Close a stream and forget what it has not read."""
+        self.engine.close(stream_id)
+        self._inbox.pop(stream_id, None)
+
+    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+        """Add tokens to a stream and wait until they are read.
+
+        Args:
+            stream_id: From `open`.
+            token_ids: Any number of ids; they are queued in parts so that no queue grows without bound.
+            side: Whose heads judge these tokens; None if they are only context.
+
+        Returns:
+            The outputs of the judged tokens, in order; none for context.
+
+        Raises:
+            OverloadedError: The cache or the queue is full. Tokens before the failing part stay in the stream.
+            ContextLengthError: The stream would exceed the engine's limit.
+            InputError: An id is out of range.
+        """
+        outputs: list[StepOutput] = []
+        part_size = self.engine.config.max_batch_tokens
+        for start in range(0, len(token_ids), part_size):
+            self.engine.extend(stream_id, token_ids[start : start + part_size], read=side)
+            outputs += self._drain(stream_id)
+        return outputs
+
+    def truncate(self, stream_id: int, length: int) -> None:
+        """Drop a stream's tokens from `length` on."""
+        self.engine.truncate(stream_id, length)
+
+    def close(self) -> None:
+        """Refuse new streams; open ones go on."""
+        self._is_closed = True
+
+    def _drain(self, stream_id: int) -> list[StepOutput]:
+        while self.engine.num_queued(stream_id):
+            with self._step_lock:
+                if self.engine.num_queued(stream_id):
+                    for output in self.engine.step():
+                        self._inbox[output.stream_id].append(output)
+        return self._inbox.pop(stream_id, [])

@@ -1,0 +1,177 @@
+"""One response being judged while it is generated."""
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from streamward.errors import InputError, StreamClosedError
+from streamward.moderation.response_judge import ResponseJudge
+from streamward.policy import Policy, SideState, combine
+from streamward.schema import Action, Decision, Event, FirstFlagged, Judgement, Result, RiskLevel, Side, Span, Verdict
+from streamward.text_stream import Edit, TextStream
+
+Piece = str | bytes | Sequence[int]
+
+
+class GuardStream:
+    """Takes a response piece by piece and says after each what to do about it. From `Moderator.stream`.
+
+    May be fed from several threads, one piece at a time. Close it, or use it in a `with` block: it holds cache.
+    """
+
+    def __init__(
+        self,
+        text: TextStream,
+        judge: ResponseJudge,
+        *,
+        policy: Policy,
+        prompt: Judgement | None,
+        prompt_decision: Decision | None,
+        on_close: Callable[[], None],
+    ) -> None:
+        """Made by the moderator, which has read the prompt already."""
+        self.prompt = prompt
+        """Judgement of the user's turn; None if there was none."""
+        self._text = text
+        self._judge = judge
+        self._rules = policy.side(Side.RESPONSE)
+        self._state = SideState(policy, Side.RESPONSE)
+        self._prompt_decision = prompt_decision
+        self._on_close = on_close
+        self._verdicts: list[Verdict] = []
+        self._num_valid = 0  # verdicts that belong to the text's present tokens
+        self._result: Result | None = None
+        self._is_closed = False
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        """Return the stream; it is closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self.close()
+
+    @property
+    def decision(self) -> Decision:
+        """What to do by all that was seen so far, the prompt included. Never becomes milder."""
+        return combine(self._prompt_decision, self._state.decision)
+
+    @property
+    def checked_chars(self) -> int:
+        """Characters from the start that were judged and are not over the policy's line.
+
+        Tokens that are over the line but too few for the policy to act are not counted until the next ones show them
+        harmless or the text is finished.
+        """
+        with self._lock:
+            if self._result is not None and not self._is_stopped:
+                return self._text.num_chars
+            return self._clear_end()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens judged so far."""
+        return len(self._verdicts)
+
+    def feed(self, piece: Piece) -> list[Event]:
+        """Judge the next piece of the response.
+
+        Args:
+            piece: Text, UTF-8 bytes or token ids of the guard's own tokenizer. May end anywhere, even inside a
+                character.
+
+        Returns:
+            One event for each newly judged token; none if the piece completed no token. When a piece changes how the
+            end of the text is tokenised, positions seen before come again.
+
+        Raises:
+            StreamClosedError: The stream is closed or finished.
+            InputError: The piece is of another type, or a token id is out of range. Nothing was taken in.
+            OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
+        """
+        with self._lock:
+            if self._is_closed or self._result is not None:
+                raise StreamClosedError("the stream is finished or closed; open another one")
+            return self._apply(self._take(piece))
+
+    def finish(self) -> Result:
+        """Judge what is left (half a character, say) and return the whole result. Closes the stream.
+
+        Raises:
+            StreamClosedError: The stream was closed before.
+        """
+        with self._lock:
+            if self._result is None:
+                if self._is_closed:
+                    raise StreamClosedError("the stream is closed; nothing can be finished")
+                self._apply(self._text.finish())
+                self._state.finish()
+                self._result = Result(self.decision, self.prompt, self._judgement())
+                self.close()
+            return self._result
+
+    def close(self) -> None:
+        """Free what the stream holds. May be called again."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._on_close()
+
+    def _take(self, piece: Piece) -> Edit:
+        if isinstance(piece, str | bytes):
+            return self._text.feed(piece)
+        if isinstance(piece, Sequence) and all(type(item) is int for item in piece):
+            return self._text.feed_ids(piece)
+        raise InputError(f"a piece is of type {type(piece).__name__}; it must be str, bytes or a list of token ids")
+
+    def _apply(self, edit: Edit) -> list[Event]:
+        keep = min(edit.keep, self._num_valid)
+        new_ids, new_spans = edit.new_ids, edit.new_spans
+        if keep < edit.keep:  # an earlier piece was taken in but could not be judged
+            new_ids, new_spans = self._text.ids[keep:], self._text.spans[keep:]
+        self._num_valid = keep
+        fresh = self._judge.replace(keep, new_ids, spans=new_spans)
+        self._state.rollback(keep)
+        self._verdicts[keep:] = fresh
+        self._num_valid = keep + len(fresh)
+        events = []
+        for verdict in fresh:
+            self._state.observe(verdict)
+            events.append(Event(verdict, combine(self._prompt_decision, self._state.announce())))
+        return events
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._state.decision.action.severity >= Action.REPLACE.severity
+
+    def _clear_end(self) -> int:
+        limit = self._state.decision.position
+        verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
+        for verdict in reversed(verdicts):
+            level = self._rules.level(verdict)
+            if self._rules.action(level, verdict.category).severity < Action.REPLACE.severity:
+                return _end(verdict.span)
+        return 0
+
+    def _judgement(self) -> Judgement:
+        peak = self._state.peak
+        if peak is None:
+            return Judgement(RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0})
+        position = self._state.first_flagged_position
+        span = None if position is None else self._verdicts[position].span
+        return Judgement(
+            risk_level=self._state.level,
+            category=None if self._state.level is RiskLevel.SAFE else peak.category,
+            probabilities=peak.probabilities,
+            windows=self._judge.num_windows,
+            verdicts=tuple(self._verdicts),
+            first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
+        )
+
+
+def _end(span: Span | None) -> int:
+    return 0 if span is None else span.end

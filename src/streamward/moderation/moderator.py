@@ -1,0 +1,184 @@
+"""The moderator: conversations in, results out; whole texts and streams, sync and async."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol, Self
+
+from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
+from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
+from streamward.moderation.guard_stream import GuardStream
+from streamward.policy import Policy, combine, decide_error
+from streamward.schema import Result, Side
+
+BatchItem = Mapping[str, object]
+_ITEM_KEYS = frozenset({"prompt", "response", "messages"})
+DEFAULT_MAX_CHARS = 1_000_000
+
+
+class Guard(Protocol):
+    """A model behind a moderator."""
+
+    def judge(self, conversation: Conversation, policy: Policy) -> Result:
+        """Judge a whole conversation.
+
+        Raises:
+            UpstreamError: The model is elsewhere and failed.
+            CheckpointError: The model gave no usable answer.
+        """
+        ...
+
+    def open_stream(self, conversation: Conversation, policy: Policy) -> GuardStream:
+        """Read a conversation's context and wait for the response.
+
+        Raises:
+            InputError: This kind of guard judges whole texts only.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the guard holds."""
+        ...
+
+
+class Moderator:
+    """A guard under a policy. From `streamward.load`. Thread-safe; close it, or use it in a `with` block."""
+
+    def __init__(
+        self, guard: Guard, *, policy: Policy, max_chars: int = DEFAULT_MAX_CHARS, max_workers: int = 8
+    ) -> None:
+        """Put a guard under a policy.
+
+        Args:
+            guard: Owned by the moderator from now on.
+            policy: What follows from a verdict.
+            max_chars: Longest conversation accepted, in characters.
+            max_workers: Conversations of a batch, or asynchronous calls, that are judged together.
+        """
+        self.policy = policy
+        self.max_chars = max_chars
+        self._guard = guard
+        self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="streamward")
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        """Return the moderator; it is closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the moderator."""
+        self.close()
+
+    def moderate(
+        self,
+        prompt: str | None = None,
+        response: str | None = None,
+        messages: Sequence[MessageLike] | None = None,
+    ) -> Result:
+        """Judge a prompt, a response, or both; or the last turns of a conversation.
+
+        Args:
+            prompt: What the user said.
+            response: What the assistant said; judged in the light of the prompt, if there is one.
+            messages: Instead of both: a conversation. Judged are its last user turn and, if it ends with one, its
+                last assistant turn; what is before is context.
+
+        Returns:
+            The judgements and the decision. A guard that fails gives the decision of the policy's `on_error`, with
+            the error's code.
+
+        Raises:
+            InputError: Nothing to judge was given, or something of the wrong kind.
+            ContextLengthError: The text is longer than `max_chars`.
+            OverloadedError: There is no room at present.
+            StreamClosedError: The moderator is closed.
+        """
+        return self._judge(self._read(prompt, response, messages))
+
+    def moderate_batch(self, items: Sequence[BatchItem]) -> list[Result]:
+        """Judge many conversations together.
+
+        Args:
+            items: Mappings with the arguments of `moderate`.
+
+        Returns:
+            Their results, in the same order.
+
+        Raises:
+            InputError: An item is wrong; names it. Nothing was judged.
+        """
+        conversations = [self._read_item(item, index=index) for index, item in enumerate(items)]
+        return list(self._pool.map(self._judge, conversations))
+
+    async def amoderate(
+        self,
+        prompt: str | None = None,
+        response: str | None = None,
+        messages: Sequence[MessageLike] | None = None,
+    ) -> Result:
+        """Like `moderate`, without blocking the event loop."""
+        conversation = self._read(prompt, response, messages)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, conversation)
+
+    def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> GuardStream:
+        """Start judging a response while it is generated.
+
+        Args:
+            prompt: What the user said. Neither prompt nor messages: the response is judged by itself.
+            messages: Instead of it: the conversation up to the user's last turn.
+
+        Raises:
+            InputError: The conversation ends with an assistant's turn, or this guard cannot stream.
+            ContextLengthError: The context is longer than `max_chars`.
+            OverloadedError: There is no room at present.
+        """
+        return self._guard.open_stream(self._read_context(prompt, messages), self.policy)
+
+    def astream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> AsyncGuardStream:
+        """Like `stream`, for `async with`; the context is read on entering."""
+        conversation = self._read_context(prompt, messages)
+        return AsyncGuardStream(lambda: self._guard.open_stream(conversation, self.policy), executor=self._pool)
+
+    def close(self) -> None:
+        """Refuse further work and free the model. May be called again."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._pool.shutdown()
+            self._guard.close()
+
+    def _judge(self, conversation: Conversation) -> Result:
+        try:
+            return self._guard.judge(conversation, self.policy)
+        except (UpstreamError, CheckpointError) as error:
+            prompt = decide_error(self.policy, Side.PROMPT, error) if conversation.has_prompt else None
+            response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None
+            return Result(combine(prompt, response))
+
+    def _read(
+        self, prompt: str | None, response: str | None, messages: Sequence[MessageLike] | None
+    ) -> Conversation:
+        if self._is_closed:
+            raise StreamClosedError("the moderator is closed; load the guard again")
+        return read_conversation(prompt=prompt, response=response, messages=messages, max_chars=self.max_chars)
+
+    def _read_context(self, prompt: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
+        if prompt is None and messages is None:
+            if self._is_closed:
+                raise StreamClosedError("the moderator is closed; load the guard again")
+            return Conversation((), None)
+        conversation = self._read(prompt, None, messages)
+        if conversation.response is not None:
+            raise InputError("the conversation ends with an assistant's turn; a stream judges the one that comes next")
+        return conversation
+
+    def _read_item(self, item: BatchItem, *, index: int) -> Conversation:
+        if not isinstance(item, Mapping) or not item.keys() <= _ITEM_KEYS:
+            raise InputError(f"item {index} must be a mapping with the keys {', '.join(sorted(_ITEM_KEYS))} only")
+        try:
+            return self._read(item.get("prompt"), item.get("response"), item.get("messages"))  # type: ignore[arg-type]  # checked there
+        except InputError as error:
+            raise type(error)(f"item {index}: {error}") from error

@@ -1,0 +1,92 @@
+"""Judges the growing tokens of one response in one engine stream."""
+
+from collections.abc import Sequence
+
+from streamward.moderation.driver import EngineDriver
+from streamward.moderation.verdicts import VerdictReader
+from streamward.moderation.window import Windows
+from streamward.schema import Side, Span, Verdict
+
+_UNKNOWN = -1
+OVERLAP_SHARE = 4  # a quarter of a window is read again as context of the next
+
+
+class ResponseJudge:
+    """Keeps the cache of one response in step with its token ids, sliding over overlapping windows."""
+
+    def __init__(
+        self, driver: EngineDriver, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
+    ) -> None:
+        """Take over a stream that has read its context and nothing else.
+
+        Args:
+            driver: Where the stream is open.
+            reader: Of the response heads.
+            stream_id: The stream; its owner closes it.
+            context_length: Tokens of the context.
+            window_tokens: Most tokens the stream may hold; more than the context.
+        """
+        size = window_tokens - context_length
+        self._driver = driver
+        self._reader = reader
+        self._stream_id = stream_id
+        self._context_length = context_length
+        self._windows = Windows(size, size // OVERLAP_SHARE)
+        self._window = 0  # the window in the cache
+        self._end = 0  # position after the last token in the cache; _UNKNOWN after a failed read
+        self._ids: list[int] = []
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens judged and not dropped."""
+        return len(self._ids)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows the response was judged in."""
+        return self._windows.index(max(0, len(self._ids) - 1)) + 1
+
+    def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
+        """Keep the first tokens, drop the others, judge new ones behind them.
+
+        Args:
+            keep: Tokens to keep.
+            new_ids: Ids of the new tokens.
+            spans: Their characters.
+
+        Returns:
+            One verdict of each new token.
+
+        Raises:
+            OverloadedError: No room at present. What was judged before this call stays judged, and the same call
+                may be made again.
+        """
+        del self._ids[keep:]
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(new_ids):
+            done = len(verdicts)
+            position = keep + done
+            window = self._windows.index(position)
+            self._place(window, position)
+            part = new_ids[done : done + self._windows.end(window) - position]
+            self._end = _UNKNOWN  # until the read below has succeeded
+            for output in self._driver.read(self._stream_id, part, side=Side.RESPONSE):
+                first = keep + len(verdicts)
+                rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
+                verdicts += self._reader.read(output, first_position=first, spans=rows)
+            self._ids += part
+            self._end = position + len(part)
+        return verdicts
+
+    def _place(self, window: int, position: int) -> None:
+        """Make the cache hold the context and the window's tokens before `position`."""
+        start = self._windows.start(window)
+        if window == self._window and position <= self._end:
+            if position < self._end:
+                self._driver.truncate(self._stream_id, self._context_length + position - start)
+        else:
+            self._end = _UNKNOWN
+            self._driver.truncate(self._stream_id, self._context_length)
+            self._window = window
+            self._driver.read(self._stream_id, self._ids[start:position], side=None)
+        self._end = position

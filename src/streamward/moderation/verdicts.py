@@ -1,0 +1,55 @@
+"""Head probabilities of the engine as verdicts."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from streamward.engine.engine import StepOutput
+from streamward.errors import CheckpointError
+from streamward.model.config import GuardConfig, OperatingPoint, SideLabels
+from streamward.schema import Category, RiskLevel, Side, Span, Verdict
+
+
+class VerdictReader:
+    """Reads the outputs of one side's heads."""
+
+    def __init__(self, config: GuardConfig, side: Side) -> None:
+        self._labels: SideLabels = config.labels(side)
+        self._point = config.operating_points.get(side)
+
+    def read(self, output: StepOutput, *, first_position: int, spans: Sequence[Span | None]) -> list[Verdict]:
+        """Make one verdict of each judged token.
+
+        Args:
+            output: Of consecutive tokens of this side.
+            first_position: Position of its first token.
+            spans: Characters of each token, one for each row of the output.
+
+        Raises:
+            CheckpointError: A probability is not a number; the guard cannot judge.
+        """
+        if not bool(torch.isfinite(output.risk_probs).all()):
+            raise CheckpointError("the guard's heads gave probabilities that are no numbers; its weights are damaged")
+        categories = output.category_probs.argmax(dim=-1).tolist()
+        rows = zip(output.risk_probs.tolist(), categories, spans, strict=True)
+        return [
+            self._verdict(risk, self._labels.categories[category], first_position + offset, span)
+            for offset, (risk, category, span) in enumerate(rows)
+        ]
+
+    def _verdict(self, risk: list[float], category: Category, position: int, span: Span | None) -> Verdict:
+        by_level = dict(zip(self._labels.risk_levels, risk, strict=True))
+        probabilities = {level: by_level.get(level, 0.0) for level in RiskLevel}
+        level = level_at(probabilities, self._point)
+        return Verdict(position, level, probabilities, None if level is RiskLevel.SAFE else category, span)
+
+
+def level_at(probabilities: Mapping[RiskLevel, float], point: OperatingPoint | None) -> RiskLevel:
+    """Return the level at an operating point; the most probable one without."""
+    if point is None:
+        return max(probabilities, key=lambda level: probabilities[level])
+    if probabilities[RiskLevel.UNSAFE] >= point.unsafe:
+        return RiskLevel.UNSAFE
+    if probabilities[RiskLevel.UNSAFE] + probabilities[RiskLevel.CONTROVERSIAL] >= point.controversial:
+        return RiskLevel.CONTROVERSIAL
+    return RiskLevel.SAFE
