@@ -55,5 +55,5 @@ def joint_loss(
         weight = response_weight if side is Side.RESPONSE else 1.0
         total = total + weight * (loss.risk + category_weight * loss.category)
         share = float(targets.weights_N.sum())
-        parts[f"{side.value}_risk"] = float(loss.risk) / share
+        parts[f"{side.value}_risk"] = loss.risk.item() / share
     return total / batch.num_examples, parts

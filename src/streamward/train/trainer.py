@@ -80,7 +80,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        return {"loss": float(loss), **parts}
+        return {"loss": loss.item(), **parts}
 
     def _rate(self, step: int) -> float:
         if step < self.config.warmup_steps:

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from streamward.schema import RiskLevel, Side
+from streamward.train.batching import SideTargets, collate, plan_batches
+from streamward.train.examples import Example, Target
+from streamward.train.loss import joint_loss, side_loss
+from streamward.model.decoder import dense_hidden
+from streamward.schema import Category
+from tests.train.tiny import GUARD_CONFIG, tiny_guard
+
+EXAMPLES = [
+    Example(
+        (1, 2, 3, 4, 5),
+        (
+            Target(Side.PROMPT, 2, RiskLevel.UNSAFE, 1.0, (Category.VIOLENT, Category.JAILBREAK)),
+            Target(Side.RESPONSE, 3, RiskLevel.SAFE, 0.5),
+            Target(Side.RESPONSE, 4, RiskLevel.UNSAFE, 0.5, (Category.VIOLENT,)),
+        ),
+        1.0,
+        "a",
+    ),
+    Example((7, 8), (Target(Side.PROMPT, 1, RiskLevel.SAFE, 1.0),), 0.5, "b"),
+]
+
+
+def test_the_joint_loss_of_a_fixed_batch_stays_what_it_was() -> None:
+    model = tiny_guard()
+    batch = collate(EXAMPLES, GUARD_CONFIG)
+    hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
+    loss, _ = joint_loss(model, hidden, batch, category_weight=0.3, response_weight=1.0)
+    assert loss.item() == pytest.approx(1.453921, abs=1e-4)
+
+
+def test_the_category_is_not_asked_for_where_it_is_unknown() -> None:
+    targets = SideTargets(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]), torch.zeros(1, 8))
+    assert float(side_loss(torch.zeros(1, 3), torch.randn(1, 8), targets).category) == 0.0
+
+
+def test_any_of_several_acceptable_categories_is_right() -> None:
+    targets = SideTargets(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]), torch.tensor([[1.0, 1.0, 0.0]]))
+    sure = torch.tensor([[0.0, 20.0, 0.0]])
+    assert float(side_loss(torch.zeros(1, 3), sure, targets).category) == pytest.approx(1.453921, abs=1e-4)
+
+
+def test_a_batch_never_pads_beyond_its_limit_and_loses_no_example() -> None:
+    lengths = [5, 90, 17, 64, 3, 33, 90, 12]
+    plan = plan_batches(lengths, max_tokens=100, seed=1)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    assert all(max(lengths[index] for index in batch) * len(batch) <= 100 for batch in plan)

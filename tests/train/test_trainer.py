@@ -1,0 +1,80 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamward.schema import RiskLevel, Side
+from streamward.train.config import SourceConfig, StreamTrainConfig
+from streamward.train.examples import Example, Target
+from streamward.train.trainer import Trainer, trained_tensors
+from streamward.train.lora import add_lora
+from streamward.model.guard_model import GuardModel
+from tests.train.tiny import tiny_guard
+
+
+def config(**changes: object) -> StreamTrainConfig:
+    values = {
+        "name": "tiny",
+        "data_root": Path(),
+        "sources": (SourceConfig(file="none.jsonl"),),
+        "batch_tokens": 16,
+        "warmup_steps": 2,
+        "lr": 0.01,
+        "head_lr": 0.01,
+        "epochs": 8.0,
+        "checkpoint_minutes": 1e-9,
+    }
+    return StreamTrainConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def examples() -> list[Example]:
+    """Rows that begin with token 1 are unsafe, with token 2 safe."""
+    levels = (RiskLevel.UNSAFE, RiskLevel.SAFE)
+    return [
+        Example((1 + index % 2, 10 + index, 5), (Target(Side.PROMPT, 2, levels[index % 2], 1.0),), 1.0, "made")
+        for index in range(16)
+    ]
+
+
+def adapted_guard() -> GuardModel:
+    model = tiny_guard()
+    add_lora(model.decoder, rank=4, alpha=8)
+    return model
+
+
+def test_training_learns_what_separates_the_rows(tmp_path: Path) -> None:
+    model = adapted_guard()
+    trainer = Trainer(config(), model=model, examples=examples(), folder=tmp_path)
+    first = trainer._optimise(examples())["loss"]
+    trainer.run()
+    assert trainer._optimise(examples())["loss"] < first / 4
+
+
+def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "whole")
+    whole.run()
+    interrupted = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "cut")
+    optimise = interrupted._optimise
+
+    def fail_at_step_16(batch: Sequence[Example]) -> dict[str, float]:
+        if interrupted.step == 16:
+            raise KeyboardInterrupt
+        return optimise(batch)
+
+    monkeypatch.setattr(interrupted, "_optimise", fail_at_step_16)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    second = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "cut")
+    second.run()
+    expected = trained_tensors(whole.model)
+    for name, tensor in trained_tensors(second.model).items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def test_changed_settings_start_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path).save()
+    trainer = Trainer(config(lr=0.02), model=adapted_guard(), examples=examples(), folder=tmp_path)
+    trainer._resume()
+    assert trainer.step == 0
+    assert "settings changed" in caplog.text
