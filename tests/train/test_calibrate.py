@@ -1,9 +1,9 @@
 import pytest
+import torch
 
 from streamward.schema import RiskLevel, Side
 from streamward.train.calibrate import operating_point
 from streamward.train.scoring import Score, held_peak
-import torch
 
 
 def score(example: int, risky: float, level: RiskLevel) -> Score:

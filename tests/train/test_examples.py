@@ -37,9 +37,7 @@ def test_the_prompt_is_read_at_its_closing_token() -> None:
 
 def test_history_comes_before_the_prompt() -> None:
     tokenizer = byte_tokenizer()
-    example = make_example(
-        tokenizer, replaced(history=(Message(Role.SYSTEM, "Be kind."),)), weight=1.0, max_tokens=200
-    )
+    example = make_example(tokenizer, replaced(history=(Message(Role.SYSTEM, "Be kind."),)), weight=1.0, max_tokens=200)
     assert example is not None
     text = tokenizer.decode(list(example.ids), skip_special_tokens=False)
     assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
@@ -69,12 +67,13 @@ def test_a_row_without_labels_teaches_nothing() -> None:
     )
 
 
-def test_a_long_prompt_keeps_its_closing_token() -> None:
+@pytest.mark.parametrize("num_chars", [*range(80, 100), 500])
+def test_a_long_prompt_keeps_its_closing_token(num_chars: int) -> None:
     tokenizer = byte_tokenizer()
-    example = make_example(tokenizer, replaced(prompt="x" * 500), weight=1.0, max_tokens=100)
+    example = make_example(tokenizer, replaced(prompt="x" * num_chars), weight=1.0, max_tokens=100)
     assert example is not None
-    assert len(example.ids) == 100
-    assert example.ids[-1] == tokenizer.token_to_id("<|im_end|>")
+    assert len(example.ids) <= 100
+    assert example.ids[example.targets[0].position] == tokenizer.token_to_id("<|im_end|>")
 
 
 def test_special_tokens_typed_in_a_row_are_text() -> None:

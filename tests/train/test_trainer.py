@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.examples import Example, Target
-from streamward.train.trainer import Trainer, trained_tensors
 from streamward.train.lora import add_lora
-from streamward.model.guard_model import GuardModel
+from streamward.train.trainer import Trainer, trained_tensors
 from tests.train.tiny import tiny_guard
 
 

@@ -129,7 +129,7 @@ def _read_tensors(gguf_path: Path) -> dict[str, Tensor]:
             values = _unpermute(values, BASE_CONFIG.num_heads)
         elif name.endswith("k_proj.weight"):
             values = _unpermute(values, BASE_CONFIG.num_kv_heads)
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+        tensors[name] = torch.from_numpy(np.array(values)).to(torch.bfloat16)
     return tensors
 
 

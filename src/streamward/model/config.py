@@ -205,7 +205,6 @@ def model_config_keys(config: ModelConfig) -> dict[str, Any]:
 def guard_config_keys(config: GuardConfig) -> dict[str, Any]:
     """Write heads and label maps as the keys of Qwen3Guard-Stream."""
     keys: dict[str, Any] = {
-        "architectures": ["Qwen3ForGuardModel"],
         "guard_inner_size": config.inner_size,
         "num_risk_level": len(config.response.risk_levels),
         "num_category": len(config.response.categories),
@@ -233,11 +232,11 @@ def _label_map(labels: tuple[RiskLevel, ...] | tuple[Category, ...]) -> dict[str
 
 def _has_qk_norm(raw: Mapping[str, Any]) -> bool:
     model_type = raw.get("model_type")
-    names = [str(model_type).lower(), *(str(name).lower() for name in raw.get("architectures") or [])]
-    for family, has_qk_norm in _FAMILIES.items():
-        if any(name.startswith(family) for name in names):
-            _refuse_variants(raw)
-            return has_qk_norm
+    for name in (model_type, *(raw.get("architectures") or ())):
+        for family, has_qk_norm in _FAMILIES.items():
+            if str(name).lower().startswith(family):
+                _refuse_variants(raw)
+                return has_qk_norm
     raise CheckpointError(f"config.json: model_type is {model_type!r}; supported families are {', '.join(_FAMILIES)}")
 
 
@@ -279,9 +278,7 @@ def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> f
     return float(value)
 
 
-def _labels(
-    raw: Mapping[str, Any], key: str, labels: type[Label], count: int
-) -> tuple[Label, ...]:
+def _labels(raw: Mapping[str, Any], key: str, labels: type[Label], count: int) -> tuple[Label, ...]:
     mapping = raw.get(key)
     if not isinstance(mapping, Mapping):
         raise CheckpointError(f"config.json: {key} must map {count} logit indices to labels")

@@ -21,7 +21,11 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index=index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        cos_Pr, sin_Pr = rotary_table(config)
+        self.fill_rotary_table()
+
+    def fill_rotary_table(self) -> None:
+        """Compute cosines and sines anew: after construction on the meta device they hold nothing."""
+        cos_Pr, sin_Pr = rotary_table(self.config)
         self.register_buffer("cos_Pr", cos_Pr, persistent=False)
         self.register_buffer("sin_Pr", sin_Pr, persistent=False)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from streamward.model.config import ModelConfig
 
 
-
 class Rotation(NamedTuple):
     """Cosines and sines of each token's position, [T, 1, d / 2]."""
 

@@ -160,7 +160,9 @@ class GuardStream:
     def _judgement(self) -> Judgement:
         peak = self._state.peak
         if peak is None:
-            return Judgement(RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0})
+            return Judgement(
+                RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
+            )
         position = self._state.first_flagged_position
         span = None if position is None else self._verdicts[position].span
         return Judgement(

@@ -158,9 +158,7 @@ class Moderator:
             response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None
             return Result(combine(prompt, response))
 
-    def _read(
-        self, prompt: str | None, response: str | None, messages: Sequence[MessageLike] | None
-    ) -> Conversation:
+    def _read(self, prompt: str | None, response: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
         if self._is_closed:
             raise StreamClosedError("the moderator is closed; load the guard again")
         return read_conversation(prompt=prompt, response=response, messages=messages, max_chars=self.max_chars)

@@ -42,7 +42,7 @@ class Batch:
 
 def plan_batches(lengths: Sequence[int], *, max_tokens: int, seed: int) -> list[list[int]]:
     """Group examples of similar length so that none pads beyond `max_tokens`, in random order."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index] // 8, chance.random()))
     batches: list[list[int]] = []
     current: list[int] = []

@@ -10,7 +10,9 @@ from streamward.train.scoring import Score
 _STEPS = 200
 
 
-def operating_point(scores: Sequence[Score], *, ordinary: Collection[int], max_false_positive_rate: float) -> OperatingPoint:
+def operating_point(
+    scores: Sequence[Score], *, ordinary: Collection[int], max_false_positive_rate: float
+) -> OperatingPoint:
     """Choose one side's lines: the best F1 that stops no more ordinary traffic than allowed.
 
     `controversial` separates Safe from the rest; `unsafe`, never below it, separates Unsafe from the rest.

@@ -73,16 +73,19 @@ def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tok
     ids, closing, response = encode_turns(tokenizer, sample)
     targets: list[Target] = []
     if closing >= max_tokens - 8:  # keep the beginning of a long prompt, and its closing token
-        ids = [*ids[: max_tokens - 1], ids[closing]]
-        closing, response = max_tokens - 1, []
+        kept = min(closing, max_tokens - 1)
+        ids = [*ids[:kept], ids[closing]]
+        closing, response = kept, []
     if sample.prompt_label is not None:
         categories = sample.categories if sample.prompt_label is not RiskLevel.SAFE else ()
         targets.append(Target(Side.PROMPT, closing, sample.prompt_label, 1.0, categories))
-    response = response[: max_tokens - len(ids)]
+    response = response[: max(0, max_tokens - len(ids))]
     if sample.response_label is not None and response:
         targets += _response_targets(sample, response, offset=len(ids))
         ids = ids + [token_id for token_id, _ in response]
-    elif not targets:
+    else:
+        ids = ids[: closing + 1]
+    if not targets:
         return None
     return Example(tuple(ids), tuple(targets), weight, sample.source)
 

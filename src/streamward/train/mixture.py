@@ -60,7 +60,7 @@ def _draw_source(config: StreamTrainConfig, source: SourceConfig) -> Iterable[Ro
         if (moved := _move(sample, source.use)) is not None
     ]
     if source.max_rows is not None and source.max_rows < len(samples):
-        samples = random.Random(f"{config.seed}/{source.file}").sample(samples, source.max_rows)  # noqa: S311
+        samples = random.Random(f"{config.seed}/{source.file}").sample(samples, source.max_rows)
     return (Row(sample, source.weight, source.file) for sample in samples)
 
 

@@ -147,9 +147,7 @@ def _side_report(scores: Sequence[Score], point: OperatingPoint, *, rows: Sequen
     return {
         "operating_point": {"unsafe": point.unsafe, "controversial": point.controversial},
         "all": _figures(count_at(scores, point.controversial), scores),
-        "by_file": {
-            file: _figures(count_at(own, point.controversial), own) for file, own in sorted(by_file.items())
-        },
+        "by_file": {file: _figures(count_at(own, point.controversial), own) for file, own in sorted(by_file.items())},
     }
 
 

@@ -1,0 +1,82 @@
+"""`streamward.load`: from a name to a moderator."""
+
+from pathlib import Path
+
+import torch
+
+from streamward.builtin.adapter import ADAPTER_FILE
+from streamward.builtin.embedded import embedded_guards, prepare_adapter, prepare_guard
+from streamward.engine.config import EngineConfig
+from streamward.engine.engine import Engine
+from streamward.errors import CheckpointError
+from streamward.generative.local import LocalGenGuard
+from streamward.hub import fetch
+from streamward.model.checkpoint import load_gen, load_stream
+from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.model.packing import pack_linears, serving_dtype
+from streamward.moderation.moderator import DEFAULT_MAX_CHARS, Guard, Moderator
+from streamward.moderation.stream_guard import StreamGuard
+from streamward.moderation.whole_text import WholeTextAdapter
+from streamward.policy import Policy
+from streamward.tokenizer import GuardTokenizer
+
+
+def load(
+    name: str | Path = "stream-135m",
+    *,
+    policy: str | Path | Policy = "strict",
+    engine: EngineConfig | None = None,
+    dtype: torch.dtype | None = None,
+    max_chars: int = DEFAULT_MAX_CHARS,
+) -> Moderator:
+    """Load a guard and put it under a policy.
+
+    Args:
+        name: An embedded guard, a checkpoint's folder, a Hugging Face Hub id (`org/name`) or a ModelScope id
+            (`modelscope:org/name`).
+        policy: `strict`, `loose`, a TOML file or a policy.
+        engine: Limits of the engine; the defaults suit one machine.
+        dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
+        max_chars: Longest conversation accepted, in characters.
+
+    Raises:
+        ConfigError: There is no such policy, or the hub's package is not installed.
+        CheckpointError: There is no such guard, or its files are damaged.
+    """
+    chosen = Policy.load(policy)  # before the seconds that weights take
+    folder = find_checkpoint(name)
+    return Moderator(load_guard(folder, engine=engine, dtype=dtype), policy=chosen, max_chars=max_chars)
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Return the folder of a guard's checkpoint, prepared or fetched if need be.
+
+    Raises:
+        ConfigError: The hub's package is not installed.
+        CheckpointError: There is no such guard, or it cannot be fetched.
+    """
+    if isinstance(name, str) and name in embedded_guards():
+        return prepare_guard(name)
+    path = Path(name)
+    if path.is_dir():
+        return prepare_adapter(path) if (path / ADAPTER_FILE).exists() else path
+    if isinstance(name, str) and "/" in name and not path.is_absolute():
+        return fetch(name)
+    raise CheckpointError(
+        f"there is no guard {str(name)!r}; give one of {', '.join(embedded_guards())}, a folder, or a hub id (org/name)"
+    )
+
+
+def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch.dtype | None = None) -> Guard:
+    """Load a checkpoint's folder as a guard without a policy.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    tokenizer = GuardTokenizer.from_folder(folder)
+    chosen = serving_dtype() if dtype is None else dtype
+    if not is_stream_checkpoint(read_config(folder)):
+        return WholeTextAdapter(LocalGenGuard(load_gen(folder, dtype=chosen), tokenizer))
+    model = load_stream(folder, dtype=chosen)
+    pack_linears(model)
+    return StreamGuard(tokenizer, Engine(engine or EngineConfig(), model=model))

@@ -1,0 +1,189 @@
+"""Checkpoint folders: safetensors in, modules out, and back. Published layouts of Qwen3Guard-Stream and -Gen."""
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from streamward.errors import CheckpointError
+from streamward.model.config import (
+    guard_config_keys,
+    model_config_keys,
+    parse_guard_config,
+    parse_model_config,
+    read_config,
+)
+from streamward.model.decoder import Decoder
+from streamward.model.guard_model import CausalLM, GuardModel
+from streamward.model.weights import Slot, decoder_slots, head_slots, lm_head_slot, part
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_SHOWN_NAMES = 5
+
+
+def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
+    """Load a Stream guard.
+
+    An `lm_head.weight` is left aside: the heads do not need it.
+
+    Raises:
+        CheckpointError: A file or tensor is missing, unknown, misshapen or damaged; names it and what was expected.
+    """
+    raw = read_config(folder)
+    config, guard = parse_model_config(raw), parse_guard_config(raw)
+    with torch.device("meta"):
+        model = GuardModel(config, guard)
+    slots = [*decoder_slots(config), *head_slots(config, guard)]
+    _fill(model, folder, slots, unused={lm_head_slot(config).published}, dtype=dtype)
+    return model
+
+
+def load_gen(folder: Path, *, dtype: torch.dtype) -> CausalLM:
+    """Load a Gen guard, or any causal language model of the two families.
+
+    Raises:
+        CheckpointError: As for `load_stream`.
+    """
+    config = parse_model_config(read_config(folder))
+    with torch.device("meta"):
+        model = CausalLM(config)
+    slots, unused = [*decoder_slots(config)], set[str]()
+    if config.has_tied_embeddings:
+        unused = {lm_head_slot(config).published}
+    else:
+        slots.append(lm_head_slot(config))
+    _fill(model, folder, slots, unused=unused, dtype=dtype)
+    if config.has_tied_embeddings:
+        model.lm_head.weight = model.decoder.embed.weight
+    return model
+
+
+def save_checkpoint(model: GuardModel | CausalLM, folder: Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Write weights and `config.json` in the published layout; the tokenizer is the caller's to copy.
+
+    Args:
+        model: In the dtype to be saved.
+        folder: Made if it does not exist.
+        max_shard_bytes: Above this the weights are split over several files with an index.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.decoder.config
+    slots = [*decoder_slots(config)]
+    keys: dict[str, Any] = model_config_keys(config)
+    if isinstance(model, GuardModel):
+        slots += head_slots(config, model.guard_config)
+        keys |= guard_config_keys(model.guard_config)
+    elif not config.has_tied_embeddings:
+        slots.append(lm_head_slot(config))
+    kind = "ForGuardModel" if isinstance(model, GuardModel) else "ForCausalLM"
+    keys["architectures"] = [f"{'Qwen3' if config.has_qk_norm else 'Llama'}{kind}"]
+    keys["torch_dtype"] = str(model.decoder.embed.weight.dtype).removeprefix("torch.")
+    parameters = dict(model.named_parameters())
+    tensors = {slot.published: part(parameters[slot.module].detach(), slot).contiguous() for slot in slots}
+    _write_shards(tensors, folder, max_shard_bytes=max_shard_bytes)
+    (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.clone()
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / SINGLE_FILE, metadata={"format": "pt"})
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _fill(model: nn.Module, folder: Path, slots: Iterable[Slot], *, unused: set[str], dtype: torch.dtype) -> None:
+    """Give a model on the meta device its weights, one tensor at a time."""
+    parameters = dict(model.named_parameters())
+    for name in {slot.module for slot in slots}:
+        owner, _, attribute = name.rpartition(".")
+        values = nn.Parameter(torch.empty(parameters[name].shape, dtype=dtype, device="cpu"), requires_grad=False)
+        setattr(model.get_submodule(owner), attribute, values)
+        parameters[name] = values
+    with ExitStack() as stack:
+        tensors = _open(folder, stack)
+        _check_names(tensors.keys(), slots, unused=unused, folder=folder)
+        for slot in slots:
+            part(parameters[slot.module].data, slot).copy_(_read(tensors[slot.published], slot, folder))
+    for module in model.modules():
+        if isinstance(module, Decoder):
+            module.fill_rotary_table()
+    model.eval()
+
+
+def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:  # Any: safetensors' open files are untyped
+    """Map each tensor's name to the open file that holds it."""
+    found: dict[str, Any] = {}
+    for path in _weight_files(folder):
+        try:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} is missing; {INDEX_FILE} names it") from error
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        for name in file.keys():  # noqa: SIM118  # not a mapping
+            if name in found:
+                raise CheckpointError(f"{path}: {name} is in two files of the checkpoint")
+            found[name] = file
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
+    index = folder / INDEX_FILE
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors is read"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} must be JSON with a weight_map of tensor names to files") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{index} names {outside[0]!r}; files must lie in the checkpoint's folder")
+    return [folder / name for name in names]
+
+
+def _check_names(found: Iterable[str], slots: Iterable[Slot], *, unused: set[str], folder: Path) -> None:
+    names, expected = set(found), {slot.published for slot in slots}
+    for kind, left in (("lacks", expected - names), ("has unknown", names - expected - unused)):
+        if left:
+            shown = ", ".join(sorted(left)[:_SHOWN_NAMES])
+            more = f" and {len(left) - _SHOWN_NAMES} more" if len(left) > _SHOWN_NAMES else ""
+            raise CheckpointError(f"{folder} {kind} {len(left)} of {len(expected)} tensors: {shown}{more}")
+
+
+def _read(file: Any, slot: Slot, folder: Path) -> Tensor:  # Any: see _open
+    try:
+        shape = tuple(file.get_slice(slot.published).get_shape())
+        if shape != slot.shape:
+            raise CheckpointError(f"{folder}: {slot.published} has shape {list(shape)}; expected {list(slot.shape)}")
+        tensor: Tensor = file.get_tensor(slot.published)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder}: {slot.published} cannot be read: {error}") from error
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{folder}: {slot.published} is of {tensor.dtype}; expected floating-point numbers")
+    return tensor
