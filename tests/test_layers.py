@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "schema"},
     {"settings"},
     {"policy", "tokenizer", "model", "client", "observability"},
-    {"engine", "data", "generative", "builtin"},
+    {"engine", "data", "generative", "builtin", "text_stream"},
     {"moderation", "hub"},
     {"loading"},
     {ROOT},
@@ -27,7 +27,7 @@ LAYERS = (
     {"config", "cli"},
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer"}}  # no text and no event loop there
+BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "schema", "settings"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
 TORCH_FREE = FOUNDATION | {"policy"}

@@ -58,8 +58,7 @@ class TextStream:
             InputError: An id is out of range; nothing was appended.
         """
         pieces = [self._tokenizer.token_bytes(token_id) for token_id in ids]
-        before = self._append(self._flush_text())
-        self._settle_all()
+        before = self._append(self._pending_text())
         spans: list[Span] = []
         for piece in pieces:
             text, self._id_bytes = _decode_prefix(self._id_bytes + piece)
@@ -67,20 +66,23 @@ class TextStream:
             self.num_chars += len(text)
             end = self.num_chars + bool(self._id_bytes)
             spans.append(Span(start, max(end, start + 1)))
-        self.ids += ids
-        self.spans += spans
-        self._settle_all()
-        return Edit(before.keep, before.new_ids + list(ids), before.new_spans + spans)
+        return self._append_settled(before, ids, spans)
+
+    def feed_frame(self, ids: Sequence[int]) -> Edit:
+        """Append tokens of the template's own, which cover no characters. What was fed before is settled by that."""
+        before = self.finish()
+        return self._append_settled(before, ids, [Span(self.num_chars, self.num_chars)] * len(ids))
 
     def finish(self) -> Edit:
         """Take what is half a character for U+FFFD. The text may still grow afterwards."""
-        return self._append(self._flush_text())
-
-    def _flush_text(self) -> str:
-        text = self._decoder.decode(b"", final=True) + clean_text(self._surrogate)
-        self._surrogate = ""
         if self._id_bytes:
             self._flush_ids()
+        return self._append(self._pending_text())
+
+    def _pending_text(self) -> str:
+        """Take out the character that text has begun."""
+        text = self._decoder.decode(b"", final=True) + clean_text(self._surrogate)
+        self._surrogate = ""
         return text
 
     def _join_surrogates(self, piece: str) -> str:
@@ -104,6 +106,12 @@ class TextStream:
         self.spans[self._tail_token :] = spans
         self._settle(encoded)
         return Edit(keep, encoded.ids[same:], spans[same:])
+
+    def _append_settled(self, before: Edit, ids: Sequence[int], spans: list[Span]) -> Edit:
+        self.ids += ids
+        self.spans += spans
+        self._settle_all()
+        return Edit(before.keep, before.new_ids + list(ids), before.new_spans + spans)
 
     def _flush_ids(self) -> None:
         """Take the character that token ids have begun for a whole one; their spans count it already."""

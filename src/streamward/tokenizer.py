@@ -163,7 +163,7 @@ class GuardTokenizer:
         turns = [_EMPTY_PROMPT, Message(Role.ASSISTANT, "answer", "thought")]
         header = self._render_text(turns[:1], is_open=True, has_reasoning=True)
         whole = self._render_text(turns, is_open=False, has_reasoning=True)
-        found = re.fullmatch(f"(.*)\ue0001r\ue001(.*)\ue0001c\ue001.*", whole.removeprefix(header), re.DOTALL)
+        found = re.fullmatch("(.*)\ue0001r\ue001(.*)\ue0001c\ue001.*", whole.removeprefix(header), re.DOTALL)
         if found is None or not whole.startswith(header):
             raise InputError("this guard's chat template has no place for reasoning")
         before, after = (tuple(self._encode_template(text)) for text in found.groups())

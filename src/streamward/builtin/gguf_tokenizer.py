@@ -1,7 +1,7 @@
 """Rebuilds the Hugging Face tokenizer of SmolLM2 from the metadata of its GGUF file."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -58,4 +58,4 @@ def _read_metadata(gguf_path: Path) -> _Metadata:
         values = {name: fields[f"tokenizer.ggml.{name}"].contents() for name in _Metadata.__annotations__}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f"{gguf_path} cannot be read as a GGUF file with a tokenizer: {error}") from error
-    return _Metadata(**values)  # type: ignore[typeddict-item]  # the GGUF format fixes the types of these fields
+    return cast(_Metadata, values)  # the GGUF format fixes the types of these fields

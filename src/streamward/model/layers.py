@@ -1,6 +1,7 @@
 """One decoder layer with fused projections, and rotary positions."""
 
-# Shapes: T tokens, packed; D hidden size; H query heads; K key/value heads; d head size; F intermediate size; P positions.
+# Shapes: T tokens, packed; D hidden size; H query heads; K key/value heads; d head size; F intermediate size;
+# P positions.
 
 from typing import NamedTuple, Protocol
 

@@ -24,14 +24,19 @@ class AsyncGuardStream:
 
     async def __aenter__(self) -> Self:
         """Open the stream: the prompt is judged."""
-        self._inner = await self._run(self._open)
+        opening = asyncio.get_running_loop().run_in_executor(self._executor, self._open)
+        try:
+            self._inner = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the stream, also on cancellation."""
-        self._stream.close()
+        await asyncio.shield(self._run(self._stream.close))  # waits in a thread for a piece still being judged
 
     @property
     def prompt(self) -> Judgement | None:
@@ -53,6 +58,11 @@ class AsyncGuardStream:
         stream = self._stream
         return await self._run(lambda: stream.feed(piece))
 
+    async def feed_reasoning(self, piece: Piece) -> list[Event]:
+        """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
+        stream = self._stream
+        return await self._run(lambda: stream.feed_reasoning(piece))
+
     async def finish(self) -> Result:
         """Judge what is left and return the whole result; see `GuardStream.finish`."""
         return await self._run(self._stream.finish)
@@ -65,3 +75,8 @@ class AsyncGuardStream:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _close_opened(opening: "asyncio.Future[GuardStream]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

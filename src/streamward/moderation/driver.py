@@ -9,6 +9,9 @@ from streamward.engine.engine import Engine, StepOutput
 from streamward.errors import StreamClosedError
 from streamward.schema import Side
 
+Segment = tuple[Sequence[int], Side | None]
+"""Token ids, and whose heads judge them; None if they are only context."""
+
 
 class EngineDriver:
     """Feeds an engine from any number of threads.
@@ -64,12 +67,23 @@ class EngineDriver:
             ContextLengthError: The stream would exceed the engine's limit.
             InputError: An id is out of range.
         """
+        return self.read_segments(stream_id, [(token_ids, side)])
+
+    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+        """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
         outputs: list[StepOutput] = []
-        part_size = self.engine.config.max_batch_tokens
-        for start in range(0, len(token_ids), part_size):
-            self.engine.extend(stream_id, token_ids[start : start + part_size], read=side)
-            outputs += self._drain(stream_id)
-        return outputs
+        most = room = self.engine.config.max_batch_tokens
+        for token_ids, side in segments:
+            start = 0
+            while start < len(token_ids):
+                if not room:
+                    outputs += self._drain(stream_id)
+                    room = most
+                part = token_ids[start : start + room]
+                self.engine.extend(stream_id, part, read=side)
+                start += len(part)
+                room -= len(part)
+        return outputs + self._drain(stream_id)
 
     def truncate(self, stream_id: int, length: int) -> None:
         """Drop a stream's tokens from `length` on."""

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +12,30 @@ from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import Policy, SideState, combine
 from streamward.schema import Action, Decision, Event, FirstFlagged, Judgement, Result, RiskLevel, Side, Span, Verdict
 from streamward.text_stream import Edit, TextStream
+from streamward.tokenizer import ReasoningFrame
 
 Piece = str | bytes | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningTokens:
+    """How a template marks reasoning in the turn that is judged.
+
+    Attributes:
+        frame: What it writes around reasoning; None if it has no place for any.
+        num_without: Tokens at the end of the context that say there is none.
+    """
+
+    frame: ReasoningFrame | None
+    num_without: int
+
+
+class _Phase(Enum):
+    """What the stream has been fed so far."""
+
+    NOTHING = auto()
+    REASONING = auto()
+    ANSWER = auto()
 
 
 class GuardStream:
@@ -28,6 +52,7 @@ class GuardStream:
         policy: Policy,
         prompt: Judgement | None,
         prompt_decision: Decision | None,
+        reasoning: ReasoningTokens,
         on_close: Callable[[], None],
     ) -> None:
         """Made by the moderator, which has read the prompt already."""
@@ -38,6 +63,8 @@ class GuardStream:
         self._rules = policy.side(Side.RESPONSE)
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
+        self._reasoning = reasoning
+        self._phase = _Phase.NOTHING
         self._on_close = on_close
         self._verdicts: list[Verdict] = []
         self._num_valid = 0  # verdicts that belong to the text's present tokens
@@ -94,9 +121,37 @@ class GuardStream:
             OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
         """
         with self._lock:
-            if self._is_closed or self._result is not None:
-                raise StreamClosedError("the stream is finished or closed; open another one")
-            return self._apply(self._take(piece))
+            self._check_open()
+            _check_piece(piece)
+            events = self._end_reasoning() if self._phase is _Phase.REASONING else []
+            self._phase = _Phase.ANSWER
+            return events + self._apply(self._take(piece))
+
+    def feed_reasoning(self, piece: Piece) -> list[Event]:
+        """Judge the next piece of what the assistant thinks before its answer.
+
+        Positions and characters are counted through reasoning and answer. Tokens that the chat template puts around
+        the reasoning are judged too; their spans are empty.
+
+        Raises:
+            StreamClosedError: The stream is closed or finished.
+            InputError: The answer has begun, or the guard's template has no place for reasoning; else as `feed`.
+            OverloadedError: As `feed`.
+        """
+        with self._lock:
+            self._check_open()
+            _check_piece(piece)
+            frame = self._reasoning.frame
+            if frame is None:
+                raise InputError("this guard's chat template has no place for reasoning; feed the answer only")
+            if self._phase is _Phase.ANSWER:
+                raise InputError("the answer has begun; reasoning comes before it")
+            events: list[Event] = []
+            if self._phase is _Phase.NOTHING:
+                self._judge.drop_context(self._reasoning.num_without)
+                self._phase = _Phase.REASONING
+                events = self._apply(self._text.feed_frame(frame.before))
+            return events + self._apply(self._take(piece))
 
     def finish(self) -> Result:
         """Judge what is left (half a character, say) and return the whole result. Closes the stream.
@@ -108,6 +163,8 @@ class GuardStream:
             if self._result is None:
                 if self._is_closed:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
+                if self._phase is _Phase.REASONING:
+                    self._end_reasoning()
                 self._apply(self._text.finish())
                 self._state.finish()
                 self._result = Result(self.decision, self.prompt, self._judgement())
@@ -121,12 +178,17 @@ class GuardStream:
                 self._is_closed = True
                 self._on_close()
 
+    def _check_open(self) -> None:
+        if self._is_closed or self._result is not None:
+            raise StreamClosedError("the stream is finished or closed; open another one")
+
     def _take(self, piece: Piece) -> Edit:
-        if isinstance(piece, str | bytes):
-            return self._text.feed(piece)
-        if isinstance(piece, Sequence) and all(type(item) is int for item in piece):
-            return self._text.feed_ids(piece)
-        raise InputError(f"a piece is of type {type(piece).__name__}; it must be str, bytes or a list of token ids")
+        return self._text.feed(piece) if isinstance(piece, str | bytes) else self._text.feed_ids(piece)
+
+    def _end_reasoning(self) -> list[Event]:
+        assert self._reasoning.frame is not None
+        self._phase = _Phase.ANSWER
+        return self._apply(self._text.feed_frame(self._reasoning.frame.after))
 
     def _apply(self, edit: Edit) -> list[Event]:
         keep = min(edit.keep, self._num_valid)
@@ -173,6 +235,12 @@ class GuardStream:
             verdicts=tuple(self._verdicts),
             first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
         )
+
+
+def _check_piece(piece: object) -> None:
+    is_text = isinstance(piece, str | bytes)
+    if not is_text and not (isinstance(piece, Sequence) and all(type(item) is int for item in piece)):
+        raise InputError(f"a piece is of type {type(piece).__name__}; it must be str, bytes or a list of token ids")
 
 
 def _end(span: Span | None) -> int:

@@ -46,6 +46,12 @@ class ResponseJudge:
         """Windows the response was judged in."""
         return self._windows.index(max(0, len(self._ids) - 1)) + 1
 
+    def drop_context(self, num_tokens: int) -> None:
+        """Forget the last tokens of the context. Only before anything was judged."""
+        assert not self._ids, "the context is fixed once tokens were judged"
+        self._context_length -= num_tokens
+        self._driver.truncate(self._stream_id, self._context_length)
+
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         """Keep the first tokens, drop the others, judge new ones behind them.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from streamward.data.jsonl import Sample
+from streamward.errors import ConfigError
 from streamward.schema import Category, RiskLevel, Side
 
 LATE_HALF_WEIGHT = 0.25  # of the early tokens of an unsafe response whose onset nobody marked
@@ -46,7 +47,7 @@ def encode_turns(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], int, 
         The ids without the response, the position of the prompt's closing token, and the response's tokens as
         (id, first character).
     """
-    start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
+    start, end = _marker(tokenizer, "<|im_start|>"), _marker(tokenizer, "<|im_end|>")
     newline = tokenizer.encode("\n").ids
     ids: list[int] = []
     closing = 0
@@ -66,6 +67,13 @@ def encode_turns(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], int, 
         else:
             response.append((token_id, first - len(header)))
     return ids, closing, response
+
+
+def _marker(tokenizer: Tokenizer, marker: str) -> int:
+    token_id = tokenizer.token_to_id(marker)
+    if token_id is None:
+        raise ConfigError(f"the base's tokenizer lacks {marker}; only bases with ChatML markers can be trained")
+    return token_id
 
 
 def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tokens: int) -> Example | None:

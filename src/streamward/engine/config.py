@@ -1,0 +1,24 @@
+"""Limits of an engine."""
+
+from pydantic import Field
+
+from streamward.settings import Settings
+
+
+class EngineConfig(Settings):
+    """Limits of one engine."""
+
+    max_streams: int = Field(default=1024, gt=0)
+    """Streams open at the same time."""
+    max_batch_tokens: int = Field(default=512, gt=0)
+    """Tokens of one step, over all streams."""
+    max_queued_tokens: int = Field(default=65536, gt=0)
+    """Tokens waiting for a step, over all streams."""
+    max_stream_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of one stream; by default what the checkpoint was made for."""
+    page_tokens: int = Field(default=64, gt=0)
+    """Tokens of one page of the KV cache."""
+    kv_cache_bytes: int = Field(default=2 * 2**30, gt=0)
+    """Size of the KV cache. Memory is taken from the system as pages are first used."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of a step; None leaves torch's own choice."""

@@ -1,0 +1,63 @@
+"""Which pages of the KV cache are free, shared or taken."""
+
+import re
+from collections.abc import Sequence
+
+from streamward.errors import OverloadedError
+
+_FREE, _TAKEN = 1, 0
+_FREE_RUN = re.compile(b"\x01+")
+
+
+class PagePool:
+    """Hands out pages so that a stream's lie side by side where possible; attention then needs no copy.
+
+    A new stream starts in the middle of the longest free run, which leaves it and its neighbours room to grow.
+    """
+
+    def __init__(self, num_pages: int) -> None:
+        """Start with every page free."""
+        self._is_free = bytearray([_FREE]) * num_pages
+        self._num_users = [0] * num_pages
+        self.num_free = num_pages
+
+    def take(self, count: int, *, after: int | None) -> list[int]:
+        """Take pages, following page `after` where those are free.
+
+        Raises:
+            OverloadedError: Fewer pages are free. None was taken.
+        """
+        if count > self.num_free:
+            raise OverloadedError(f"the KV cache has {self.num_free} free pages; {count} are needed")
+        pages: list[int] = []
+        for _ in range(count):
+            after = self._next(after)
+            self._is_free[after] = _TAKEN
+            self._num_users[after] = 1
+            pages.append(after)
+        self.num_free -= count
+        return pages
+
+    def share(self, pages: Sequence[int]) -> None:
+        """Count one more user of each page."""
+        for page in pages:
+            self._num_users[page] += 1
+
+    def is_shared(self, page: int) -> bool:
+        """Whether more than one stream reads a page."""
+        return self._num_users[page] > 1
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Count one user less of each page; the last one frees it."""
+        for page in pages:
+            self._num_users[page] -= 1
+            if self._num_users[page] == 0:
+                self._is_free[page] = _FREE
+                self.num_free += 1
+
+    def _next(self, after: int | None) -> int:
+        if after is not None and after + 1 < len(self._is_free) and self._is_free[after + 1]:
+            return after + 1
+        longest = max(_FREE_RUN.finditer(self._is_free), key=lambda run: run.end() - run.start())
+        whole = longest.end() - longest.start() == len(self._is_free)
+        return longest.start() if whole else (longest.start() + longest.end()) // 2

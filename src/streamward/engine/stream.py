@@ -1,0 +1,61 @@
+"""One stream's tokens and what is known of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from streamward.schema import Side
+
+
+@dataclass(slots=True)
+class Stream:
+    """Tokens of one conversation, in the order they came.
+
+    Attributes:
+        token_ids: Every token, judged or not; kept so that an evicted stream can be read again.
+        sides: Whose heads judge each token; None for context.
+        num_cached: Tokens whose keys and values are in the cache.
+        num_judged: Tokens that a step has read at least once; their verdicts were given.
+        pages: Pages in the cache, in order; they hold `num_cached` tokens and have room for all while some wait.
+        last_step: When it was last read, in steps of the engine.
+    """
+
+    id: int
+    token_ids: list[int] = field(default_factory=list)
+    sides: list[Side | None] = field(default_factory=list)
+    num_cached: int = 0
+    num_judged: int = 0
+    pages: list[int] = field(default_factory=list)
+    last_step: int = 0
+
+    @property
+    def num_unjudged(self) -> int:
+        """Tokens that wait for a step."""
+        return len(self.token_ids) - self.num_judged
+
+    @property
+    def num_unread(self) -> int:
+        """Tokens the next steps must read, the evicted ones among them; 0 while none waits for a verdict."""
+        return len(self.token_ids) - self.num_cached if self.num_unjudged else 0
+
+    def slots(self, start: int, end: int, *, page_tokens: int) -> list[int]:
+        """Return where the tokens from start to end are in the cache."""
+        return [
+            self.pages[position // page_tokens] * page_tokens + position % page_tokens for position in range(start, end)
+        ]
+
+    def has_adjacent_pages(self) -> bool:
+        """Whether the pages lie side by side."""
+        return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
+
+
+def shares(demands: Sequence[int], *, total: int) -> list[int]:
+    """Divide a step's tokens: nobody gets more than he asks for, and what he leaves goes to the others.
+
+    Short appends are so never starved by a long prompt.
+    """
+    granted = [0] * len(demands)
+    waiting = sorted(range(len(demands)), key=lambda index: demands[index])
+    for rank, index in enumerate(waiting):
+        granted[index] = min(demands[index], total // (len(waiting) - rank))
+        total -= granted[index]
+    return granted

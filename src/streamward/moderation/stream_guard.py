@@ -1,0 +1,242 @@
+"""Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streamward.engine.engine import Engine
+from streamward.errors import ConfigError, InputError
+from streamward.moderation.conversation import Conversation
+from streamward.moderation.driver import EngineDriver, Segment
+from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
+from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
+from streamward.moderation.verdicts import VerdictReader
+from streamward.moderation.window import Windows
+from streamward.policy import Policy, SideState
+from streamward.schema import Decision, FirstFlagged, Judgement, Message, Result, RiskLevel, Role, Side, Span, Verdict
+from streamward.text_stream import TextStream
+from streamward.tokenizer import GuardTokenizer, Rendered
+
+CONTEXT_SHARE = 2  # the context of a response takes at most half of a window
+_MIN_PROMPT_TOKENS = 16  # of a prompt in each of its windows, besides the template and the system's turn
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A judged user turn."""
+
+    judgement: Judgement
+    decision: Decision
+
+
+class StreamGuard:
+    """A guard that judges the prompt at its closing token and the response at every token. Thread-safe.
+
+    A text longer than the guard's window is judged in overlapping windows. Of a conversation that does not fit, the
+    oldest turns are left out first, then the beginning of the user's last turn (as context of the response only: as a
+    prompt all of it is judged).
+    """
+
+    def __init__(self, tokenizer: GuardTokenizer, engine: Engine) -> None:
+        """Take over an engine.
+
+        Raises:
+            ConfigError: The guard's window does not hold its own template.
+        """
+        config = engine.model.guard_config
+        self._tokenizer = tokenizer
+        self._driver = EngineDriver(engine)
+        self._readers = {side: VerdictReader(config, side) for side in Side}
+        self._window_tokens = min(config.window_tokens or engine.max_stream_tokens, engine.max_stream_tokens)
+        self._reasoning = _reasoning_tokens(tokenizer)
+        needed = CONTEXT_SHARE * (len(tokenizer.render([], is_open=True).ids) + _MIN_PROMPT_TOKENS)
+        if self._window_tokens < needed:
+            raise ConfigError(f"max_stream_tokens is {self._window_tokens}; this guard needs at least {needed}")
+
+    @property
+    def engine(self) -> Engine:
+        """Where the tokens are read."""
+        return self._driver.engine
+
+    @property
+    def tokenizer(self) -> GuardTokenizer:
+        """The checkpoint's tokenizer."""
+        return self._tokenizer
+
+    def judge(self, conversation: Conversation, policy: Policy) -> Result:
+        """Judge a whole conversation; the same verdicts as in a stream.
+
+        Raises:
+            InputError: The chat template refuses the conversation.
+            OverloadedError: There is no room at present.
+            CheckpointError: The heads give no numbers.
+        """
+        if conversation.response is None:
+            with self._driver.temporary_stream() as stream_id:
+                prompt = self._read_prompt(stream_id, conversation.context, policy)
+            return Result(prompt.decision, prompt.judgement)
+        with self.open_stream(conversation, policy) as stream:
+            if conversation.response.reasoning is not None:
+                stream.feed_reasoning(conversation.response.reasoning)
+            stream.feed(conversation.response.content)
+            return stream.finish()
+
+    def open_stream(self, conversation: Conversation, policy: Policy) -> GuardStream:
+        """Read a conversation's context, judge its prompt and wait for the response.
+
+        Raises:
+            InputError: The chat template refuses the conversation.
+            OverloadedError: There is no room at present.
+            CheckpointError: The heads give no numbers.
+        """
+        stream_id = self._driver.open()
+        try:
+            return self._start(stream_id, conversation, policy)
+        except BaseException:
+            self._driver.close_stream(stream_id)
+            raise
+
+    def close(self) -> None:
+        """Refuse new streams; open ones go on."""
+        self._driver.close()
+
+    def _start(self, stream_id: int, conversation: Conversation, policy: Policy) -> GuardStream:
+        limit = self._window_tokens // CONTEXT_SHARE
+        context = self._tokenizer.render(conversation.context, is_open=True)
+        prompt: _Prompt | None = None
+        if len(context.ids) <= limit:
+            prompt = self._read_context(stream_id, context, policy, has_prompt=conversation.has_prompt)
+        else:
+            if conversation.has_prompt:
+                with self._driver.temporary_stream() as other:
+                    prompt = self._read_prompt(other, conversation.context, policy)
+            context = self._shortened(conversation.context, limit)
+            self._driver.read(stream_id, context.ids, side=None)
+        judge = ResponseJudge(
+            self._driver,
+            self._readers[Side.RESPONSE],
+            stream_id=stream_id,
+            context_length=len(context.ids),
+            window_tokens=self._window_tokens,
+        )
+        return GuardStream(
+            TextStream(self._tokenizer),
+            judge,
+            policy=policy,
+            prompt=None if prompt is None else prompt.judgement,
+            prompt_decision=None if prompt is None else prompt.decision,
+            reasoning=self._reasoning,
+            on_close=lambda: self._driver.close_stream(stream_id),
+        )
+
+    def _read_context(self, stream_id: int, context: Rendered, policy: Policy, *, has_prompt: bool) -> _Prompt | None:
+        """Read a context that fits; its prompt is judged on the way."""
+        position = context.prompt_position
+        if not has_prompt or position is None:
+            self._driver.read(stream_id, context.ids, side=None)
+            return None
+        ids, end = context.ids, position + 1
+        return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy)
+
+    def _read_prompt(self, stream_id: int, context: Sequence[Message], policy: Policy) -> _Prompt:
+        """Judge the user's last turn, which the context ends with, in as many windows as it needs."""
+        rendered = self._fitting(context, self._window_tokens)
+        position = rendered.prompt_position
+        assert position is not None, "a context with a prompt ends with a user's turn"
+        if position < self._window_tokens:
+            return _judged([self._read_closing(stream_id, rendered.ids[: position + 1])], policy)
+        before, content, after = _split(rendered)
+        size = self._window_tokens - len(before) - len(after)
+        windows = Windows(size, size // OVERLAP_SHARE)
+        verdicts = []
+        for index in range(windows.index(len(content) - 1) + 1):
+            part = slice(windows.start(index), windows.end(index))
+            spans = [span for _, span in content[part]]
+            ids = [*before, *(token_id for token_id, _ in content[part]), *after]
+            self._driver.truncate(stream_id, 0)
+            span = Span(spans[0].start, spans[-1].end)
+            verdicts.append(self._read_closing(stream_id, ids, index=index, span=span))
+        return _judged(verdicts, policy)
+
+    def _read_closing(
+        self, stream_id: int, ids: Sequence[int], *, after: Sequence[int] = (), index: int = 0, span: Span | None = None
+    ) -> Verdict:
+        """Read a rendered prompt, judge it at its last token, the closing one, and read what follows."""
+        segments: list[Segment] = [(ids[:-1], None), (ids[-1:], Side.PROMPT), (after, None)]
+        (output,) = self._driver.read_segments(stream_id, segments)
+        (verdict,) = self._readers[Side.PROMPT].read(output, first_position=index, spans=[span])
+        return verdict
+
+    def _fitting(self, context: Sequence[Message], limit: int) -> Rendered:
+        """Render a context, without its oldest turns as far as needed; the system's turn stays as long as possible."""
+        head = list(context[:1]) if context and context[0].role is Role.SYSTEM else []
+        turns = list(context[len(head) :])
+        rendered = self._tokenizer.render([*head, *turns], is_open=True)
+        while len(rendered.ids) > limit and len(turns) > 1:
+            del turns[0]
+            rendered = self._tokenizer.render([*head, *turns], is_open=True)
+        if head and len(rendered.ids) > limit and self._frame_length(rendered) + _MIN_PROMPT_TOKENS > limit:
+            rendered = self._tokenizer.render(turns, is_open=True)
+        return rendered
+
+    def _shortened(self, context: Sequence[Message], limit: int) -> Rendered:
+        """Render a context that fits: what is left of a long last turn is its end."""
+        rendered = self._fitting(context, limit)
+        excess = len(rendered.ids) - limit
+        if excess <= 0:
+            return rendered
+        owned = _last_owned(rendered)
+        dropped = set(owned[:excess])
+        kept = [index for index in range(len(rendered.ids)) if index not in dropped]
+        return Rendered(
+            [rendered.ids[index] for index in kept],
+            [rendered.owners[index] for index in kept],
+            [rendered.spans[index] for index in kept],
+            None,
+        )
+
+    @staticmethod
+    def _frame_length(rendered: Rendered) -> int:
+        return len(rendered.ids) - len(_last_owned(rendered))
+
+
+def _last_owned(rendered: Rendered) -> list[int]:
+    """Return the indices of the tokens that hold text of the last message."""
+    last = max((owner for owner in rendered.owners if owner is not None), default=None)
+    return [index for index, owner in enumerate(rendered.owners) if owner == last and owner is not None]
+
+
+def _split(rendered: Rendered) -> tuple[list[int], list[tuple[int, Span]], list[int]]:
+    """Split a rendered prompt into what is before its text, its text's tokens, and the rest up to the closing one."""
+    owned = _last_owned(rendered)
+    content = [(rendered.ids[index], rendered.spans[index] or Span(0, 0)) for index in owned]
+    assert rendered.prompt_position is not None
+    return rendered.ids[: owned[0]], content, rendered.ids[owned[-1] + 1 : rendered.prompt_position + 1]
+
+
+def _judged(verdicts: Sequence[Verdict], policy: Policy) -> _Prompt:
+    state = SideState(policy, Side.PROMPT)
+    for verdict in verdicts:
+        state.observe(verdict)
+    decision = state.finish()
+    peak = state.peak
+    assert peak is not None, "a prompt has at least one verdict"
+    position = state.first_flagged_position
+    span = None if position is None else verdicts[position].span
+    judgement = Judgement(
+        risk_level=state.level,
+        category=None if state.level is RiskLevel.SAFE else peak.category,
+        probabilities=peak.probabilities,
+        windows=len(verdicts),
+        verdicts=tuple(verdicts),
+        first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
+    )
+    return _Prompt(judgement, decision)
+
+
+def _reasoning_tokens(tokenizer: GuardTokenizer) -> ReasoningTokens:
+    try:
+        frame = tokenizer.reasoning_frame()
+    except InputError:
+        return ReasoningTokens(None, 0)
+    without = len(tokenizer.render([], is_open=True).ids)
+    return ReasoningTokens(frame, without - len(tokenizer.render([], is_open=True, has_reasoning=True).ids))
