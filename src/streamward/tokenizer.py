@@ -287,11 +287,11 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def _byte_letters() -> Mapping[str, int]:
+def byte_letters() -> Mapping[str, int]:
     """Map the letters of byte-level BPE to bytes (GPT-2's table: printable bytes stand for themselves)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
 
 
-_BYTE_OF = _byte_letters()
+_BYTE_OF = byte_letters()

@@ -67,7 +67,7 @@ def random_model(*, window_tokens: int | None = None, seed: int = 0) -> GuardMod
     )
     model = GuardModel(config, GuardConfig(16, *labels, window_tokens=window_tokens))
     for heads in (model.prompt_heads, model.response_heads):
-        torch.nn.init.normal_(heads.risk.weight, std=1.0)
+        torch.nn.init.normal_(heads.risk.get_parameter("weight"), std=1.0)
     return model.eval()
 
 

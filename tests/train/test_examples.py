@@ -24,7 +24,7 @@ def levels(sample: Sample) -> str:
 
 
 def replaced(**changes: object) -> Sample:
-    return Sample(**({name: getattr(UNSAFE_REPLY, name) for name in Sample.__slots__} | changes))  # type: ignore[arg-type]
+    return Sample(**({name: getattr(UNSAFE_REPLY, name) for name in Sample.__slots__} | changes))
 
 
 def test_the_prompt_is_read_at_its_closing_token() -> None:

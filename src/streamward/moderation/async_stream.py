@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,11 +24,12 @@ class AsyncGuardStream:
 
     async def __aenter__(self) -> Self:
         """Open the stream: the prompt is judged."""
-        opening = asyncio.get_running_loop().run_in_executor(self._executor, self._open)
+        opening = self._executor.submit(self._open)
         try:
-            self._inner = await asyncio.shield(opening)
+            self._inner = await asyncio.shield(asyncio.wrap_future(opening))
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
+            opening.cancel()
+            opening.add_done_callback(_close_opened)  # in its thread: the event loop may be gone by then
             raise
         return self
 
@@ -77,6 +78,6 @@ class AsyncGuardStream:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
 
-def _close_opened(opening: "asyncio.Future[GuardStream]") -> None:
+def _close_opened(opening: Future[GuardStream]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
-from streamward.errors import InputError, StreamClosedError
+from streamward.errors import ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import Policy, SideState, combine
 from streamward.schema import Action, Decision, Event, FirstFlagged, Judgement, Result, RiskLevel, Side, Span, Verdict
@@ -53,6 +53,7 @@ class GuardStream:
         prompt: Judgement | None,
         prompt_decision: Decision | None,
         reasoning: ReasoningTokens,
+        max_chars: int,
         on_close: Callable[[], None],
     ) -> None:
         """Made by the moderator, which has read the prompt already."""
@@ -64,6 +65,7 @@ class GuardStream:
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
         self._reasoning = reasoning
+        self._max_chars = max_chars
         self._phase = _Phase.NOTHING
         self._on_close = on_close
         self._verdicts: list[Verdict] = []
@@ -118,11 +120,12 @@ class GuardStream:
         Raises:
             StreamClosedError: The stream is closed or finished.
             InputError: The piece is of another type, or a token id is out of range. Nothing was taken in.
+            ContextLengthError: The response would exceed the moderator's `max_chars`. Nothing was taken in.
             OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
         """
         with self._lock:
             self._check_open()
-            _check_piece(piece)
+            self._check_piece(piece)
             events = self._end_reasoning() if self._phase is _Phase.REASONING else []
             self._phase = _Phase.ANSWER
             return events + self._apply(self._take(piece))
@@ -140,7 +143,7 @@ class GuardStream:
         """
         with self._lock:
             self._check_open()
-            _check_piece(piece)
+            self._check_piece(piece)
             frame = self._reasoning.frame
             if frame is None:
                 raise InputError("this guard's chat template has no place for reasoning; feed the answer only")
@@ -181,6 +184,19 @@ class GuardStream:
     def _check_open(self) -> None:
         if self._is_closed or self._result is not None:
             raise StreamClosedError("the stream is finished or closed; open another one")
+
+    def _check_piece(self, piece: object) -> None:
+        if isinstance(piece, bytes):
+            num_new = len(piece.decode(errors="ignore"))
+        elif isinstance(piece, str) or (isinstance(piece, Sequence) and all(type(item) is int for item in piece)):
+            num_new = len(piece)
+        else:
+            raise InputError(f"a piece is of type {type(piece).__name__}; it must be str, bytes or a list of token ids")
+        if self._text.num_chars + num_new > self._max_chars:
+            raise ContextLengthError(
+                f"the response would have {self._text.num_chars + num_new} characters; "
+                f"at most {self._max_chars} are accepted (max_chars)"
+            )
 
     def _take(self, piece: Piece) -> Edit:
         return self._text.feed(piece) if isinstance(piece, str | bytes) else self._text.feed_ids(piece)
@@ -235,12 +251,6 @@ class GuardStream:
             verdicts=tuple(self._verdicts),
             first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
         )
-
-
-def _check_piece(piece: object) -> None:
-    is_text = isinstance(piece, str | bytes)
-    if not is_text and not (isinstance(piece, Sequence) and all(type(item) is int for item in piece)):
-        raise InputError(f"a piece is of type {type(piece).__name__}; it must be str, bytes or a list of token ids")
 
 
 def _end(span: Span | None) -> int:

@@ -30,8 +30,8 @@ class Guard(Protocol):
         """
         ...
 
-    def open_stream(self, conversation: Conversation, policy: Policy) -> GuardStream:
-        """Read a conversation's context and wait for the response.
+    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> GuardStream:
+        """Read a conversation's context and wait for the response, of at most so many characters.
 
         Raises:
             InputError: This kind of guard judges whole texts only.
@@ -54,7 +54,7 @@ class Moderator:
         Args:
             guard: Owned by the moderator from now on.
             policy: What follows from a verdict.
-            max_chars: Longest conversation accepted, in characters.
+            max_chars: Longest conversation accepted, in characters; for a stream, the longest response too.
             max_workers: Conversations of a batch, or asynchronous calls, that are judged together.
         """
         self.policy = policy
@@ -136,12 +136,12 @@ class Moderator:
             ContextLengthError: The context is longer than `max_chars`.
             OverloadedError: There is no room at present.
         """
-        return self._guard.open_stream(self._read_context(prompt, messages), self.policy)
+        return self._open_stream(self._read_context(prompt, messages))
 
     def astream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> AsyncGuardStream:
         """Like `stream`, for `async with`; the context is read on entering."""
         conversation = self._read_context(prompt, messages)
-        return AsyncGuardStream(lambda: self._guard.open_stream(conversation, self.policy), executor=self._pool)
+        return AsyncGuardStream(lambda: self._open_stream(conversation), executor=self._pool)
 
     def close(self) -> None:
         """Refuse further work and free the model. May be called again."""
@@ -149,6 +149,9 @@ class Moderator:
             self._is_closed = True
             self._pool.shutdown()
             self._guard.close()
+
+    def _open_stream(self, conversation: Conversation) -> GuardStream:
+        return self._guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
 
     def _judge(self, conversation: Conversation) -> Result:
         try:

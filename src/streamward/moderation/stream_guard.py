@@ -1,5 +1,6 @@
 """Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class StreamGuard:
             stream.feed(conversation.response.content)
             return stream.finish()
 
-    def open_stream(self, conversation: Conversation, policy: Policy) -> GuardStream:
+    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int = sys.maxsize) -> GuardStream:
         """Read a conversation's context, judge its prompt and wait for the response.
 
         Raises:
@@ -90,7 +91,7 @@ class StreamGuard:
         """
         stream_id = self._driver.open()
         try:
-            return self._start(stream_id, conversation, policy)
+            return self._start(stream_id, conversation, policy, max_chars)
         except BaseException:
             self._driver.close_stream(stream_id)
             raise
@@ -99,7 +100,7 @@ class StreamGuard:
         """Refuse new streams; open ones go on."""
         self._driver.close()
 
-    def _start(self, stream_id: int, conversation: Conversation, policy: Policy) -> GuardStream:
+    def _start(self, stream_id: int, conversation: Conversation, policy: Policy, max_chars: int) -> GuardStream:
         limit = self._window_tokens // CONTEXT_SHARE
         context = self._tokenizer.render(conversation.context, is_open=True)
         prompt: _Prompt | None = None
@@ -125,6 +126,7 @@ class StreamGuard:
             prompt=None if prompt is None else prompt.judgement,
             prompt_decision=None if prompt is None else prompt.decision,
             reasoning=self._reasoning,
+            max_chars=max_chars,
             on_close=lambda: self._driver.close_stream(stream_id),
         )
 
