@@ -25,6 +25,7 @@ LAYERS = (
     {"gateway", "evals", "bench"},
     {"server", "train"},
     {"config", "cli"},
+    {"__main__"},
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there

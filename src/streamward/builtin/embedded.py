@@ -50,15 +50,24 @@ def prepare_guard(name: str) -> Path:
     return prepare_adapter(source)
 
 
+def is_prepared(name: str) -> bool:
+    """Whether an embedded guard was merged already."""
+    return _prepared_folder(guard_folder(name)).exists()
+
+
 def prepare_adapter(source: Path) -> Path:
     """Merge an adapter's folder into the base it names; the result is kept in the cache by content."""
-    digest = hashlib.sha256(_LAYOUT_VERSION)
-    for file in (ADAPTER_FILE, "config.json"):
-        digest.update((source / file).read_bytes())
-    folder = cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
+    folder = _prepared_folder(source)
     if not folder.exists():
         _merge(source, folder)
     return folder
+
+
+def _prepared_folder(source: Path) -> Path:
+    digest = hashlib.sha256(_LAYOUT_VERSION)
+    for file in (ADAPTER_FILE, "config.json"):
+        digest.update((source / file).read_bytes())
+    return cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
 
 
 def _merge(source: Path, folder: Path) -> None:

@@ -21,4 +21,4 @@ class EngineConfig(Settings):
     kv_cache_bytes: int = Field(default=2 * 2**30, gt=0)
     """Size of the KV cache. Memory is taken from the system as pages are first used."""
     threads: int | None = Field(default=None, gt=0)
-    """CPU threads of a step; None leaves torch's own choice."""
+    """CPU threads of a step; None takes torch's number, and fewer while other processes hold cores."""

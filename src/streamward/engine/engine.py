@@ -1,7 +1,9 @@
 """Many streams of tokens, one batched forward pass a step, one paged KV cache. No text."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -13,6 +15,7 @@ from streamward.engine.attention import KVCache, PagedAttention, Part
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.stream import Stream, shares
+from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.guard_model import GuardModel
 from streamward.schema import Side
@@ -61,28 +64,30 @@ class Engine:
         """Reserve the cache.
 
         Raises:
-            ConfigError: A limit does not fit the model.
+            ConfigError: A limit does not fit the model or the cache.
         """
         self.config = config
         self._model = model
         self._lock = threading.RLock()
         self._streams: dict[int, Stream] = {}
         self._next_id = 0
-        self._num_steps = 0
+        self._num_turns = 0
+        self._num_queued = 0
         shape = model.decoder.config
-        self.max_stream_tokens = config.max_stream_tokens or shape.max_positions
-        if self.max_stream_tokens > shape.max_positions:
-            raise ConfigError(
-                f"max_stream_tokens is {config.max_stream_tokens}; the model has {shape.max_positions} positions"
-            )
         weight = model.decoder.embed.weight
         num_pages = config.kv_cache_bytes // (KVCache.bytes_per_token(shape, weight.dtype) * config.page_tokens)
         if num_pages < 1:
             raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}; not one page of {config.page_tokens} fits")
+        num_slots = num_pages * config.page_tokens
+        self.max_stream_tokens = config.max_stream_tokens or min(shape.max_positions, num_slots)
+        if self.max_stream_tokens > min(shape.max_positions, num_slots):
+            raise ConfigError(
+                f"max_stream_tokens is {config.max_stream_tokens}; the model has {shape.max_positions} positions and"
+                f" the KV cache room for {num_slots} tokens"
+            )
         self._pool = PagePool(num_pages)
-        self._cache = KVCache(shape, num_slots=num_pages * config.page_tokens, dtype=weight.dtype, device=weight.device)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        self._cache = KVCache(shape, num_slots=num_slots, dtype=weight.dtype, device=weight.device)
+        self._governor = ThreadGovernor(torch.get_num_threads()) if weight.device.type == "cpu" else None
 
     @property
     def model(self) -> GuardModel:
@@ -98,6 +103,11 @@ class Engine:
     def num_free_pages(self) -> int:
         """Pages of the cache that no stream holds."""
         return self._pool.num_free
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens of all streams that wait for a step."""
+        return self._num_queued
 
     @_locked
     def open(self) -> int:
@@ -123,15 +133,18 @@ class Engine:
 
         Raises:
             StreamClosedError: The stream was closed or never opened.
-            InputError: No ids, or one is out of range.
+            InputError: No ids, one is no whole number or out of range, or `read` is no side.
             ContextLengthError: The stream would exceed `max_stream_tokens`.
             OverloadedError: The queue or the cache is full. As with the others, nothing was queued.
         """
         stream = self._stream(stream_id)
+        if read is not None and not isinstance(read, Side):
+            raise InputError(f"read is of type {type(read).__name__}; give a Side, or None for context")
         self._check(stream, token_ids)
         self._reserve(stream, len(stream.token_ids) + len(token_ids))
         stream.token_ids += token_ids
         stream.sides += [read] * len(token_ids)
+        self._num_queued += len(token_ids)
 
     @_locked
     def step(self) -> list[StepOutput]:
@@ -143,12 +156,16 @@ class Engine:
         waiting = [stream for stream in self._streams.values() if stream.num_unread]
         if not waiting:
             return []
-        waiting.sort(key=lambda stream: stream.last_step)
+        waiting.sort(key=lambda stream: stream.last_turn)
         granted = shares([stream.num_unread for stream in waiting], total=self.config.max_batch_tokens)
         batch = [(stream, count) for stream, count in zip(waiting, granted, strict=True) if count]
-        hidden_TD = self._forward(batch)
-        self._num_steps += 1
-        return self._read_heads(batch, hidden_TD)
+        with self._threads():
+            outputs = self._read_heads(batch, self._forward(batch))
+        for stream, count in batch:  # last of all: a pass that fails has judged nothing
+            self._num_queued -= stream.advance(count)
+            self._num_turns += 1
+            stream.last_turn = self._num_turns
+        return outputs
 
     @_locked
     def truncate(self, stream_id: int, length: int) -> None:
@@ -159,12 +176,12 @@ class Engine:
             InputError: Not from 0 up to the stream's length.
         """
         stream = self._stream(stream_id)
-        if not 0 <= length <= len(stream.token_ids):
-            raise InputError(f"length is {length}; it must be from 0 to {len(stream.token_ids)}")
-        del stream.token_ids[length:], stream.sides[length:]
-        stream.num_cached = min(stream.num_cached, length)
-        stream.num_judged = min(stream.num_judged, length)
-        kept = self._pages_for(stream.num_cached)
+        if type(length) is not int or not 0 <= length <= len(stream.token_ids):
+            raise InputError(f"length is {length!r}; it must be a whole number from 0 to {len(stream.token_ids)}")
+        self._num_queued -= stream.num_unjudged
+        stream.truncate(length)
+        self._num_queued += stream.num_unjudged
+        kept = self._pages_for(length if stream.num_unjudged else stream.num_cached)
         self._pool.release(stream.pages[kept:])
         del stream.pages[kept:]
 
@@ -183,7 +200,7 @@ class Engine:
         other = self._streams[self.open()]
         other.token_ids, other.sides = list(stream.token_ids), list(stream.sides)
         other.num_cached, other.num_judged = stream.num_cached, stream.num_judged
-        other.pages = list(stream.pages)
+        other.pages, other.last_turn = list(stream.pages), stream.last_turn
         self._pool.share(other.pages)
         return other.id
 
@@ -193,6 +210,7 @@ class Engine:
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self._pool.release(stream.pages)
+            self._num_queued -= stream.num_unjudged
 
     @_locked
     def length(self, stream_id: int) -> int:
@@ -212,6 +230,11 @@ class Engine:
         """
         return self._stream(stream_id).num_unjudged
 
+    def _threads(self) -> AbstractContextManager[None]:
+        if self.config.threads is not None:
+            return fixed_threads(self.config.threads)
+        return nullcontext() if self._governor is None else self._governor.step()
+
     def _stream(self, stream_id: int) -> Stream:
         try:
             return self._streams[stream_id]
@@ -220,14 +243,19 @@ class Engine:
 
     def _check(self, stream: Stream, token_ids: Sequence[int]) -> None:
         vocab_size = self._model.decoder.config.vocab_size
+        if not isinstance(token_ids, Sequence):
+            raise InputError(f"token_ids is of type {type(token_ids).__name__}; give a list of whole numbers")
         if not token_ids:
             raise InputError("token_ids is empty; give at least one id")
+        for token_id in token_ids:
+            if type(token_id) is not int:
+                raise InputError(f"a token id is of type {type(token_id).__name__}; ids must be whole numbers")
         if min(token_ids) < 0 or max(token_ids) >= vocab_size:
             raise InputError(f"a token id is out of range; ids must be from 0 to {vocab_size - 1}")
         length = len(stream.token_ids) + len(token_ids)
         if length > self.max_stream_tokens:
             raise ContextLengthError(f"the stream would have {length} tokens; at most {self.max_stream_tokens} fit")
-        queued = sum(each.num_unjudged for each in self._streams.values()) + len(token_ids)
+        queued = self._num_queued + len(token_ids)
         if queued > self.config.max_queued_tokens:
             raise OverloadedError(
                 f"{queued} tokens would be queued; max_queued_tokens is {self.config.max_queued_tokens}; try later"
@@ -237,38 +265,47 @@ class Engine:
         return -(-num_tokens // self.config.page_tokens)
 
     def _reserve(self, stream: Stream, length: int) -> None:
-        """Give a stream pages for `length` tokens of its own to write to."""
+        """Give a stream pages for `length` tokens, of its own from the next one on."""
+        self._make_room(stream, length)
         page_tokens = self.config.page_tokens
-        partial = stream.num_cached % page_tokens
-        must_copy = bool(partial) and self._pool.is_shared(stream.pages[stream.num_cached // page_tokens])
-        missing = self._pages_for(length) - len(stream.pages)
-        self._make_room(missing + must_copy, keep=stream)
-        if must_copy:
-            index = stream.num_cached // page_tokens
+        index, num_kept = divmod(stream.num_cached, page_tokens)
+        if num_kept and self._pool.num_users(stream.pages[index]) > 1:
             shared = stream.pages[index]
             (own,) = self._pool.take(1, after=stream.pages[index - 1] if index else None)
-            self._cache.copy(
-                slice(shared * page_tokens, shared * page_tokens + partial),
-                slice(own * page_tokens, own * page_tokens + partial),
-            )
+            source, target = shared * page_tokens, own * page_tokens
+            self._cache.copy(slice(source, source + num_kept), slice(target, target + num_kept))
             self._pool.release([shared])
             stream.pages[index] = own
-        if missing > 0:
-            stream.pages += self._pool.take(missing, after=stream.pages[-1] if stream.pages else None)
+        missing = self._pages_for(length) - len(stream.pages)
+        stream.pages += self._pool.take(missing, after=stream.pages[-1] if stream.pages else None)
 
-    def _make_room(self, num_pages: int, *, keep: Stream) -> None:
-        """Evict streams that wait for nothing, the longest unused first, until enough pages are free."""
-        if num_pages <= self._pool.num_free:
+    def _make_room(self, stream: Stream, length: int) -> None:
+        """Evict streams that wait for nothing, the longest unused first, until `_reserve` finds enough free pages."""
+        if self._num_missing(stream, length) <= self._pool.num_free:
             return
-        idle = [each for each in self._streams.values() if each.pages and not each.num_unjudged and each is not keep]
-        for stream in sorted(idle, key=lambda each: each.last_step):
-            self._pool.release(stream.pages)
-            stream.pages, stream.num_cached = [], 0
-            if num_pages <= self._pool.num_free:
+        idle = [each for each in self._streams.values() if each.pages and not each.num_unjudged and each is not stream]
+        users = Counter(page for each in idle for page in each.pages)
+        num_evictable = sum(self._pool.num_users(page) == count for page, count in users.items())
+        needed = self._num_missing(stream, length, evicted=users)
+        if needed > self._pool.num_free + num_evictable:
+            raise OverloadedError(
+                f"the KV cache has {self._pool.num_free} free pages and {num_evictable} that idle streams hold;"
+                f" {needed} are needed; try again later"
+            )
+        for other in sorted(idle, key=lambda each: each.last_turn):
+            self._pool.release(other.pages)
+            other.pages, other.num_cached = [], 0
+            if self._num_missing(stream, length) <= self._pool.num_free:
                 return
-        raise OverloadedError(
-            f"the KV cache has {self._pool.num_free} free pages; {num_pages} are needed; try again later"
-        )
+
+    def _num_missing(self, stream: Stream, length: int, *, evicted: Mapping[int, int] | None = None) -> int:
+        """Count the pages `_reserve` takes, if the users of pages in `evicted` were gone."""
+        missing = self._pages_for(length) - len(stream.pages)
+        index, num_kept = divmod(stream.num_cached, self.config.page_tokens)
+        if num_kept:
+            page = stream.pages[index]
+            missing += self._pool.num_users(page) - (evicted or {}).get(page, 0) > 1
+        return missing
 
     @torch.inference_mode()
     def _forward(self, batch: Sequence[tuple[Stream, int]]) -> Tensor:
@@ -279,7 +316,7 @@ class Engine:
         parts: list[Part] = []
         for stream, count in batch:
             start, end = stream.num_cached, stream.num_cached + count
-            parts.append(Part(slice(len(ids), len(ids) + count), self._part_slots(stream, end), start))
+            parts.append(Part(slice(len(ids), len(ids) + count), self._part_slots(stream, end)))
             ids += stream.token_ids[start:end]
             positions += range(start, end)
             slots += stream.slots(start, end, page_tokens=page_tokens)
@@ -294,7 +331,8 @@ class Engine:
         if stream.has_adjacent_pages():
             first = stream.pages[0] * self.config.page_tokens
             return slice(first, first + end)
-        return torch.tensor(stream.slots(0, end, page_tokens=self.config.page_tokens))
+        slots = stream.slots(0, end, page_tokens=self.config.page_tokens)
+        return torch.tensor(slots, device=self._model.decoder.embed.weight.device)
 
     @torch.inference_mode()
     def _read_heads(self, batch: Sequence[tuple[Stream, int]], hidden_TD: Tensor) -> list[StepOutput]:
@@ -305,9 +343,6 @@ class Engine:
                 first_row = offset + start - stream.num_cached
                 runs[side].append((stream, start, range(first_row, first_row + end - start)))
             offset += count
-            stream.num_cached += count
-            stream.num_judged = max(stream.num_judged, stream.num_cached)
-            stream.last_step = self._num_steps
         outputs: list[StepOutput] = []
         for side, found in runs.items():
             if found:

@@ -30,8 +30,8 @@ class PagePool:
         if count > self.num_free:
             raise OverloadedError(f"the KV cache has {self.num_free} free pages; {count} are needed")
         pages: list[int] = []
-        for _ in range(count):
-            after = self._next(after)
+        for left in range(count, 0, -1):
+            after = self._next(after, left)
             self._is_free[after] = _TAKEN
             self._num_users[after] = 1
             pages.append(after)
@@ -43,9 +43,9 @@ class PagePool:
         for page in pages:
             self._num_users[page] += 1
 
-    def is_shared(self, page: int) -> bool:
-        """Whether more than one stream reads a page."""
-        return self._num_users[page] > 1
+    def num_users(self, page: int) -> int:
+        """Return how many streams read a page."""
+        return self._num_users[page]
 
     def release(self, pages: Sequence[int]) -> None:
         """Count one user less of each page; the last one frees it."""
@@ -55,9 +55,11 @@ class PagePool:
                 self._is_free[page] = _FREE
                 self.num_free += 1
 
-    def _next(self, after: int | None) -> int:
+    def _next(self, after: int | None, count: int) -> int:
         if after is not None and after + 1 < len(self._is_free) and self._is_free[after + 1]:
             return after + 1
         longest = max(_FREE_RUN.finditer(self._is_free), key=lambda run: run.end() - run.start())
-        whole = longest.end() - longest.start() == len(self._is_free)
-        return longest.start() if whole else (longest.start() + longest.end()) // 2
+        start, end = longest.span()
+        if end - start == len(self._is_free):
+            return start
+        return max(start, min((start + end) // 2, end - count))

@@ -16,7 +16,7 @@ class Stream:
         num_cached: Tokens whose keys and values are in the cache.
         num_judged: Tokens that a step has read at least once; their verdicts were given.
         pages: Pages in the cache, in order; they hold `num_cached` tokens and have room for all while some wait.
-        last_step: When it was last read, in steps of the engine.
+        last_turn: Number of its last turn in a step, counted over all streams; the lowest waited longest.
     """
 
     id: int
@@ -25,7 +25,7 @@ class Stream:
     num_cached: int = 0
     num_judged: int = 0
     pages: list[int] = field(default_factory=list)
-    last_step: int = 0
+    last_turn: int = 0
 
     @property
     def num_unjudged(self) -> int:
@@ -36,6 +36,19 @@ class Stream:
     def num_unread(self) -> int:
         """Tokens the next steps must read, the evicted ones among them; 0 while none waits for a verdict."""
         return len(self.token_ids) - self.num_cached if self.num_unjudged else 0
+
+    def advance(self, count: int) -> int:
+        """Take note that a step has read the next tokens; return how many it read for the first time."""
+        self.num_cached += count
+        num_new = max(0, self.num_cached - self.num_judged)
+        self.num_judged += num_new
+        return num_new
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on; the pages are the caller's to free."""
+        del self.token_ids[length:], self.sides[length:]
+        self.num_cached = min(self.num_cached, length)
+        self.num_judged = min(self.num_judged, length)
 
     def slots(self, start: int, end: int, *, page_tokens: int) -> list[int]:
         """Return where the tokens from start to end are in the cache."""
@@ -51,10 +64,11 @@ class Stream:
 def shares(demands: Sequence[int], *, total: int) -> list[int]:
     """Divide a step's tokens: nobody gets more than he asks for, and what he leaves goes to the others.
 
-    Short appends are so never starved by a long prompt.
+    Short appends are so never starved by a long prompt. Of more than `total` the first in line get one token each, so
+    callers put those that waited longest first.
     """
     granted = [0] * len(demands)
-    waiting = sorted(range(len(demands)), key=lambda index: demands[index])
+    waiting = sorted(range(min(len(demands), total)), key=lambda index: demands[index])
     for rank, index in enumerate(waiting):
         granted[index] = min(demands[index], total // (len(waiting) - rank))
         total -= granted[index]

@@ -1,8 +1,8 @@
 """Checkpoint folders: safetensors in, modules out, and back. Published layouts of Qwen3Guard-Stream and -Gen."""
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from streamward.model.weights import Slot, decoder_slots, head_slots, lm_head_sl
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _SHOWN_NAMES = 5
+_DTYPES = ("BF16", "F16", "F32", "F64")  # as safetensors spells them
 
 
 def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
@@ -38,10 +39,11 @@ def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
     """
     raw = read_config(folder)
     config, guard = parse_model_config(raw), parse_guard_config(raw)
-    with torch.device("meta"):
-        model = GuardModel(config, guard)
     slots = [*decoder_slots(config), *head_slots(config, guard)]
-    _fill(model, folder, slots, unused={lm_head_slot(config).published}, dtype=dtype)
+    with _opened(folder, slots, unused={lm_head_slot(config).published}) as files:
+        with torch.device("meta"):
+            model = GuardModel(config, guard)
+        _fill(model, files, slots, dtype=dtype)
     return model
 
 
@@ -52,14 +54,15 @@ def load_gen(folder: Path, *, dtype: torch.dtype) -> CausalLM:
         CheckpointError: As for `load_stream`.
     """
     config = parse_model_config(read_config(folder))
-    with torch.device("meta"):
-        model = CausalLM(config)
     slots, unused = [*decoder_slots(config)], set[str]()
     if config.has_tied_embeddings:
         unused = {lm_head_slot(config).published}
     else:
         slots.append(lm_head_slot(config))
-    _fill(model, folder, slots, unused=unused, dtype=dtype)
+    with _opened(folder, slots, unused=unused) as files:
+        with torch.device("meta"):
+            model = CausalLM(config)
+        _fill(model, files, slots, dtype=dtype)
     if config.has_tied_embeddings:
         model.lm_head.weight = model.decoder.embed.weight
     return model
@@ -102,6 +105,7 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
         size += tensor.nbytes
     if len(shards) == 1:
         save_file(shards[0], folder / SINGLE_FILE, metadata={"format": "pt"})
+        (folder / INDEX_FILE).unlink(missing_ok=True)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
@@ -110,9 +114,10 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / SINGLE_FILE).unlink(missing_ok=True)  # one of an earlier save would be read instead
 
 
-def _fill(model: nn.Module, folder: Path, slots: Iterable[Slot], *, unused: set[str], dtype: torch.dtype) -> None:
+def _fill(model: nn.Module, files: Mapping[str, Any], slots: Sequence[Slot], *, dtype: torch.dtype) -> None:
     """Give a model on the meta device its weights, one tensor at a time."""
     parameters = dict(model.named_parameters())
     for name in {slot.module for slot in slots}:
@@ -120,15 +125,33 @@ def _fill(model: nn.Module, folder: Path, slots: Iterable[Slot], *, unused: set[
         values = nn.Parameter(torch.empty(parameters[name].shape, dtype=dtype, device="cpu"), requires_grad=False)
         setattr(model.get_submodule(owner), attribute, values)
         parameters[name] = values
-    with ExitStack() as stack:
-        tensors = _open(folder, stack)
-        _check_names(tensors.keys(), slots, unused=unused, folder=folder)
-        for slot in slots:
-            part(parameters[slot.module].data, slot).copy_(_read(tensors[slot.published], slot, folder))
+    for slot in slots:
+        try:
+            part(parameters[slot.module].data, slot).copy_(files[slot.published].get_tensor(slot.published))
+        except SafetensorError as error:
+            raise CheckpointError(f"{slot.published} cannot be read: {error}") from error
     for module in model.modules():
         if isinstance(module, Decoder):
             module.fill_rotary_table()
     model.eval()
+
+
+@contextmanager
+def _opened(folder: Path, slots: Sequence[Slot], *, unused: set[str]) -> Iterator[Mapping[str, Any]]:
+    """Open a checkpoint's files and check every tensor's name, shape and dtype before any memory is taken."""
+    with ExitStack() as stack:
+        files = _open(folder, stack)
+        _check_names(files.keys(), slots, unused=unused, folder=folder)
+        for slot in slots:
+            stored = files[slot.published].get_slice(slot.published)
+            shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+            if shape != slot.shape:
+                raise CheckpointError(
+                    f"{folder}: {slot.published} has shape {list(shape)}; expected {list(slot.shape)}"
+                )
+            if dtype not in _DTYPES:
+                raise CheckpointError(f"{folder}: {slot.published} is of {dtype}; expected one of {', '.join(_DTYPES)}")
+        yield files
 
 
 def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:  # Any: safetensors' open files are untyped
@@ -161,7 +184,7 @@ def _weight_files(folder: Path) -> list[Path]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} must be JSON with a weight_map of tensor names to files") from error
-    outside = [name for name in names if Path(name).name != name]
+    outside = [name for name in names if Path(name).name != name or name in ("", "..")]
     if outside:
         raise CheckpointError(f"{index} names {outside[0]!r}; files must lie in the checkpoint's folder")
     return [folder / name for name in names]
@@ -174,16 +197,3 @@ def _check_names(found: Iterable[str], slots: Iterable[Slot], *, unused: set[str
             shown = ", ".join(sorted(left)[:_SHOWN_NAMES])
             more = f" and {len(left) - _SHOWN_NAMES} more" if len(left) > _SHOWN_NAMES else ""
             raise CheckpointError(f"{folder} {kind} {len(left)} of {len(expected)} tensors: {shown}{more}")
-
-
-def _read(file: Any, slot: Slot, folder: Path) -> Tensor:  # Any: see _open
-    try:
-        shape = tuple(file.get_slice(slot.published).get_shape())
-        if shape != slot.shape:
-            raise CheckpointError(f"{folder}: {slot.published} has shape {list(shape)}; expected {list(slot.shape)}")
-        tensor: Tensor = file.get_tensor(slot.published)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder}: {slot.published} cannot be read: {error}") from error
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"{folder}: {slot.published} is of {tensor.dtype}; expected floating-point numbers")
-    return tensor

@@ -1,6 +1,8 @@
 """Shapes and label maps of a checkpoint, read from its `config.json`."""
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,12 @@ from streamward.schema import Category, RiskLevel, Side
 _FAMILIES = {"qwen3": True, "llama": False}  # name -> has q/k norm
 Label = TypeVar("Label", RiskLevel, Category)
 _ROPE_PLAIN = (None, "default")
+_ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}  # all that plain embeddings can have
+_QWEN3_HEAD_DIM = 128  # where config.json does not say; Llama's is hidden_size / num_attention_heads
+_MAX_SIZE = 2**31 - 1
+_MAX_NUMBER = 1e30
+_MAX_LAYERS = 1024
+_MAX_POSITIONS = 2**20  # the rotary table is made for all of them: half a gigabyte at a head size of 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON values
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; a checkpoint folder needs config.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
@@ -133,15 +141,15 @@ def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     config = ModelConfig(
         vocab_size=_integer(raw, "vocab_size"),
         hidden_size=hidden_size,
-        num_layers=_integer(raw, "num_hidden_layers"),
+        num_layers=_integer(raw, "num_hidden_layers", at_most=_MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=_integer(raw, "num_key_value_heads", num_heads),
-        head_dim=_integer(raw, "head_dim", hidden_size // num_heads),
+        head_dim=_integer(raw, "head_dim", _QWEN3_HEAD_DIM if has_qk_norm else hidden_size // num_heads),
         intermediate_size=_integer(raw, "intermediate_size"),
         rope_theta=_rope_theta(raw),
         rms_norm_eps=_number(raw, "rms_norm_eps"),
-        max_positions=_integer(raw, "max_position_embeddings"),
-        has_tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        max_positions=_integer(raw, "max_position_embeddings", at_most=_MAX_POSITIONS),
+        has_tied_embeddings=_truth(raw, "tie_word_embeddings"),
         has_qk_norm=has_qk_norm,
     )
     if config.num_heads % config.num_kv_heads:
@@ -160,8 +168,13 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
     Raises:
         CheckpointError: A key is missing or a label is unknown.
     """
-    own = raw.get("streamward", {})
-    points = own.get("operating_points", {})
+    own = _table(raw, "streamward")
+    points = _table(own, "operating_points")
+    unknown = sorted(points.keys() - {side.value for side in Side})
+    if unknown:
+        raise CheckpointError(
+            f"config.json: streamward.operating_points has {unknown[0]!r}; sides are prompt, response"
+        )
     return GuardConfig(
         inner_size=_integer(raw, "guard_inner_size"),
         prompt=SideLabels(
@@ -231,10 +244,11 @@ def _label_map(labels: tuple[RiskLevel, ...] | tuple[Category, ...]) -> dict[str
 
 
 def _has_qk_norm(raw: Mapping[str, Any]) -> bool:
-    model_type = raw.get("model_type")
-    for name in (model_type, *(raw.get("architectures") or ())):
+    model_type, architectures = raw.get("model_type"), raw.get("architectures")
+    for name in (model_type, *(architectures if isinstance(architectures, list) else ())):
         for family, has_qk_norm in _FAMILIES.items():
-            if str(name).lower().startswith(family):
+            # `qwen3`, `Qwen3ForCausalLM`, `Qwen3ForGuardModel`; but `qwen3_moe` and `llama4` are other models.
+            if re.fullmatch(rf"{family}(_?guard.*|for[a-z]+)?", str(name), re.IGNORECASE):
                 _refuse_variants(raw)
                 return has_qk_norm
     raise CheckpointError(f"config.json: model_type is {model_type!r}; supported families are {', '.join(_FAMILIES)}")
@@ -246,34 +260,70 @@ def _refuse_variants(raw: Mapping[str, Any]) -> None:
         "mlp_bias": (False, None),
         "hidden_act": ("silu", None),
         "use_sliding_window": (False, None),
+        "partial_rotary_factor": (1.0, None),
     }
     for key, allowed in expected.items():
         if raw.get(key) not in allowed:
             raise CheckpointError(f"config.json: {key} is {raw[key]!r}; only {allowed[0]!r} is supported")
+    layer_types = raw.get("layer_types") or ["full_attention"]
+    other = (
+        [kind for kind in layer_types if kind != "full_attention"] if isinstance(layer_types, list) else [layer_types]
+    )
+    if other:
+        raise CheckpointError(f"config.json: layer_types has {other[0]!r}; only 'full_attention' is supported")
 
 
 def _rope_theta(raw: Mapping[str, Any]) -> float:
-    parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = parameters.get("rope_type", parameters.get("type"))
-    if kind not in _ROPE_PLAIN:
-        raise CheckpointError(f"config.json: rope type {kind!r} is not supported; only plain rotary embeddings are")
-    return _number({**parameters, **raw}, "rope_theta", 10000.0)
+    thetas = [] if raw.get("rope_theta") is None else [_number(raw, "rope_theta")]
+    for key in ("rope_parameters", "rope_scaling"):
+        parameters = _table(raw, key)
+        kind = parameters.get("rope_type", parameters.get("type"))
+        if kind not in _ROPE_PLAIN:
+            raise CheckpointError(f"config.json: rope type {kind!r} is not supported; only plain rotary embeddings are")
+        unknown = sorted(parameters.keys() - _ROPE_KEYS)
+        if unknown or parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            name = unknown[0] if unknown else "partial_rotary_factor"
+            raise CheckpointError(
+                f"config.json: {key} has {name} = {parameters[name]!r}; only plain rotary embeddings are supported"
+            )
+        if "rope_theta" in parameters:
+            thetas.append(_number(parameters, "rope_theta"))
+    if len(set(thetas)) > 1:
+        raise CheckpointError(f"config.json: rope_theta is given as {thetas[0]} and as {thetas[1]}; expected one value")
+    return thetas[0] if thetas else 10000.0
 
 
-def _integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = default if raw.get(key) is None else raw[key]
+def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
     if value is None:
-        raise CheckpointError(f"config.json: {key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"config.json: {key} is {value!r}; it must be a whole number of at least 1")
+        return {}
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be an object")
     return value
 
 
-def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    value = raw.get(key, default)
+def _truth(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key, False)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be true or false")
+    return value
+
+
+def _integer(raw: Mapping[str, Any], key: str, default: int | None = None, *, at_most: int = _MAX_SIZE) -> int:
+    value = default if raw.get(key) is None else raw[key]
     if value is None:
         raise CheckpointError(f"config.json: {key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= at_most:
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be a whole number from 1 to {at_most}")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str) -> float:
+    value = raw.get(key)
+    if value is None:
+        raise CheckpointError(f"config.json: {key} is missing")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < _MAX_NUMBER:  # false for NaN too
         raise CheckpointError(f"config.json: {key} is {value!r}; it must be a positive number")
     return float(value)
 
@@ -286,18 +336,21 @@ def _labels(raw: Mapping[str, Any], key: str, labels: type[Label], count: int) -
     for left, right in mapping.items():  # published as index -> label; label -> index is read too
         index, name = (left, right) if str(left).isdigit() else (right, left)
         try:
-            by_index[int(index)] = labels(name)
+            by_index[int(str(index))] = labels(name)
         except ValueError as error:
             known = ", ".join(label.value for label in labels)
             raise CheckpointError(f"config.json: {key} has {left!r}: {right!r}; known labels are {known}") from error
-    if sorted(by_index) != list(range(count)) or len(set(by_index.values())) != count:
+    if len(set(by_index.values())) != count or sorted(by_index) != list(range(len(by_index))):
         raise CheckpointError(f"config.json: {key} must name each of the logits 0 to {count - 1} once")
     return tuple(by_index[index] for index in range(count))
 
 
 def _operating_point(side: str, raw: Mapping[str, Any]) -> OperatingPoint:
     try:
-        return OperatingPoint(float(raw["unsafe"]), float(raw["controversial"]))
+        point = OperatingPoint(float(raw["unsafe"]), float(raw["controversial"]))
+        if math.isnan(point.unsafe) or math.isnan(point.controversial):
+            raise ValueError("no verdict is over a line that is not a number")
+        return point
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"config.json: streamward.operating_points.{side} needs the numbers unsafe and controversial"

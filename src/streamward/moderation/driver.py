@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from streamward.engine.engine import Engine, StepOutput
-from streamward.errors import StreamClosedError
+from streamward.errors import StreamClosedError, StreamwardError
 from streamward.schema import Side
 
 Segment = tuple[Sequence[int], Side | None]
@@ -48,8 +48,9 @@ class EngineDriver:
 
     def close_stream(self, stream_id: int) -> None:
         """Close a stream and forget what it has not read."""
-        self.engine.close(stream_id)
-        self._inbox.pop(stream_id, None)
+        with self._step_lock:
+            self.engine.close(stream_id)
+            self._inbox.pop(stream_id, None)
 
     def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are read.
@@ -63,7 +64,7 @@ class EngineDriver:
             The outputs of the judged tokens, in order; none for context.
 
         Raises:
-            OverloadedError: The cache or the queue is full. Tokens before the failing part stay in the stream.
+            OverloadedError: The cache or the queue is full. The stream is as it was.
             ContextLengthError: The stream would exceed the engine's limit.
             InputError: An id is out of range.
         """
@@ -71,6 +72,16 @@ class EngineDriver:
 
     def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
+        length = self.engine.length(stream_id)
+        try:
+            return self._read_segments(stream_id, segments)
+        except StreamClosedError:
+            raise
+        except StreamwardError:
+            self._undo(stream_id, length)
+            raise
+
+    def _read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         outputs: list[StepOutput] = []
         most = room = self.engine.config.max_batch_tokens
         for token_ids, side in segments:
@@ -94,9 +105,14 @@ class EngineDriver:
         self._is_closed = True
 
     def _drain(self, stream_id: int) -> list[StepOutput]:
-        while self.engine.num_queued(stream_id):
-            with self._step_lock:
-                if self.engine.num_queued(stream_id):
-                    for output in self.engine.step():
-                        self._inbox[output.stream_id].append(output)
-        return self._inbox.pop(stream_id, [])
+        while True:
+            with self._step_lock:  # outputs are handed over under the same lock, so none is missed
+                if not self.engine.num_queued(stream_id):
+                    return self._inbox.pop(stream_id, [])
+                for output in self.engine.step():
+                    self._inbox[output.stream_id].append(output)
+
+    def _undo(self, stream_id: int, length: int) -> None:
+        with self._step_lock:
+            self.engine.truncate(stream_id, length)
+            self._inbox.pop(stream_id, None)

@@ -40,6 +40,8 @@ class StreamTrainConfig(Settings):
     """Name of the guard, also of its folder below `output_root`."""
     base: str = "SmolLM2-135M-Instruct"
     """The embedded base, or a folder in Hugging Face layout."""
+    init: Path | None = None
+    """Folder of a guard trained before, of the same shape, whose weights this run starts from."""
     num_layers: int | None = Field(default=None, gt=0)
     """Layers of the base to keep, from the bottom; all by default."""
     inner_size: int = Field(default=256, gt=0)

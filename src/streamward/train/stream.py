@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from streamward.builtin.adapter import Adapter, save_adapter
+from streamward.builtin.adapter import Adapter, load_adapter, save_adapter
 from streamward.builtin.base import BASE_NAME, prepare_base
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts
@@ -65,6 +65,8 @@ def train(config_path: Path) -> Path:
     split = draw(config)
     learnt, held_back = (_encode(tokenizer, rows, config) for rows in split)
     model = new_model(base_folder, config)
+    if config.init is not None:
+        start_from(config.init, model)
     trainer = Trainer(config, model=model, examples=learnt.examples, folder=folder)
     trainer.run()
     write_guard(folder, model, held_back, config=config, seconds=trainer.seconds, learnt=learnt)
@@ -93,6 +95,20 @@ def new_model(base_folder: Path, config: StreamTrainConfig) -> GuardModel:
     model.decoder.to(torch.bfloat16)
     add_lora(model.decoder, rank=config.lora.rank, alpha=config.lora.alpha)
     return model
+
+
+def start_from(folder: Path, model: GuardModel) -> None:
+    """Give a model in training the updates and heads of a guard trained before.
+
+    Raises:
+        CheckpointError: There is none in the folder.
+        ConfigError: It has another shape.
+    """
+    tensors = load_adapter(folder).tensors
+    wanted = trained_tensors(model)
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ConfigError(f"the guard in {folder} has other layers, rank or heads than this run")
+    model.load_state_dict(tensors, strict=False)
 
 
 def write_guard(

@@ -1,0 +1,7 @@
+"""`python -m streamward`."""
+
+import sys
+
+from streamward.cli.main import main
+
+sys.exit(main())

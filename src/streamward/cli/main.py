@@ -1,0 +1,67 @@
+"""The `streamward` command: parses arguments, runs a command, turns errors into exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from streamward.cli import bench, models, moderate, policy, train, watch
+from streamward.cli.common import ExitCode, say
+from streamward.errors import ConfigError, InputError, StreamwardError
+
+_DESCRIPTION = """\
+Judges what people ask a language model and what it answers, also while the answer is being written.
+
+  streamward moderate "How do I bake bread?"             judge a prompt
+  streamward moderate --prompt P --response R --json     judge an answer to a prompt, as JSON
+  llm "Hello" | streamward watch --prompt "Hello"        pass on an answer as far as it is harmless
+  streamward models list                                 what guards there are
+"""
+_EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."
+_COMMANDS = (moderate, watch, models, policy, train, bench)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (InputError, ConfigError) as error:
+        say(str(error))
+        return ExitCode.BAD_INPUT
+    except StreamwardError as error:
+        say(str(error))
+        return ExitCode.FAILURE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILURE
+    except OSError as error:
+        say(f"{error.strerror or type(error).__name__}: {error.filename or 'input or output'}")
+        return ExitCode.FAILURE
+    except Exception as error:  # a defect of ours: its text could hold what is being judged
+        if os.environ.get("STREAMWARD_DEBUG"):
+            raise
+        say(f"unexpected {type(error).__name__}; set STREAMWARD_DEBUG=1 to see where it comes from")
+        return ExitCode.FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="streamward",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"streamward {version('streamward')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser

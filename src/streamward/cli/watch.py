@@ -1,0 +1,104 @@
+"""`streamward watch`: pass on a stream as far as it was judged and released."""
+
+import argparse
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+
+from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, say
+from streamward.moderation.guard_stream import GuardStream
+from streamward.schema import Action, Decision
+
+_READ_BYTES = 65536
+_EXAMPLES = """\
+examples:
+  llm "Tell me a story" | streamward watch --prompt "Tell me a story"
+  tail -f answer.txt | streamward watch --policy loose
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "watch",
+        help="pass on a stream as far as it is harmless",
+        description=(
+            "Reads an answer on standard input while it is written, and writes to standard output what was judged and"
+            " released. Stops at a block with exit code 3."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prompt", metavar="P", help="what the answer is an answer to; judged too")
+    add_guard_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge standard input and pass it on."""
+    with load(arguments) as guard, guard.stream(prompt=arguments.prompt) as stream:
+        gate = _Gate(stream)
+        if is_stopped(stream.decision):
+            return gate.stop(stream.decision)
+        for piece in _pieces():
+            stream.feed(piece)
+            gate.take(piece)
+            if is_stopped(stream.decision):
+                return gate.stop(stream.decision)
+            gate.release()
+        decision = stream.finish().decision
+        gate.take(b"", is_last=True)
+        if is_stopped(decision):
+            return gate.stop(decision)
+        gate.release()
+        return exit_code(decision)
+
+
+def is_stopped(decision: Decision) -> bool:
+    """Whether nothing more may be passed on."""
+    return decision.action in (Action.BLOCK, Action.REPLACE)
+
+
+def _pieces() -> Iterator[bytes]:
+    """Yield standard input as it arrives."""
+    while piece := os.read(sys.stdin.fileno(), _READ_BYTES):
+        yield piece
+
+
+class _Gate:
+    """Holds text back until the stream has released it."""
+
+    def __init__(self, stream: GuardStream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self._num_released = 0
+
+    def take(self, piece: bytes, *, is_last: bool = False) -> None:
+        """Hold a piece that was fed to the stream."""
+        self._held += self._decoder.decode(piece, is_last)
+
+    def release(self) -> None:
+        """Write what may be shown."""
+        count = max(0, self._stream.checked_chars - self._num_released)
+        text, self._held = self._held[:count], self._held[count:]
+        self._num_released += len(text)
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
+    def stop(self, decision: Decision) -> ExitCode:
+        """Write the last that may be shown, then why there is no more."""
+        self.release()
+        if decision.message is not None:
+            sys.stdout.buffer.write(decision.message.encode() + b"\n")
+            sys.stdout.buffer.flush()
+        if decision.error is not None:
+            say(f"stopped: the guard could not judge ({decision.error})")
+            return ExitCode.FAILURE
+        what = f"{decision.risk_level}, {decision.category}" if decision.category else str(decision.risk_level)
+        if decision.position is None:
+            say(f"blocked before the answer began: the prompt is {what}")
+        else:
+            say(f"stopped after {self._num_released} characters, at token {decision.position}: {what}")
+        return ExitCode.BLOCKED
