@@ -93,8 +93,9 @@ def _read_item(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _read_messages(path: str) -> object:
+    data = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(data)
     except ValueError as error:
         raise InputError(f"{path!r} is not JSON; it must hold a list of messages with role and content") from error
 
@@ -173,7 +174,7 @@ def _print_row(arguments: argparse.Namespace, row: Row, answer: Result | Streamw
 
 def _print(arguments: argparse.Namespace, result: Result, label: dict[str, object]) -> None:
     if arguments.json:
-        print(json.dumps({**label, **result_json(result, has_verdicts=arguments.verdicts)}, ensure_ascii=False))
+        print(json.dumps({**label, **result_json(result, has_verdicts=arguments.verdicts)}))
     else:
         show_result(result, title=f"line {label['line']}" if label else None)
 

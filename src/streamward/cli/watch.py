@@ -5,10 +5,13 @@ import codecs
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, say
-from streamward.moderation.guard_stream import GuardStream
 from streamward.schema import Action, Decision
+
+if TYPE_CHECKING:
+    from streamward.moderation.guard_stream import GuardStream
 
 _READ_BYTES = 65536
 _EXAMPLES = """\
@@ -69,7 +72,7 @@ def _pieces() -> Iterator[bytes]:
 class _Gate:
     """Holds text back until the stream has released it."""
 
-    def __init__(self, stream: GuardStream) -> None:
+    def __init__(self, stream: "GuardStream") -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""

@@ -229,10 +229,13 @@ class GuardStream:
     def _clear_end(self) -> int:
         limit = self._state.decision.position
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
+        held: Span | None = None  # of the first token over the line behind the last clear one
         for verdict in reversed(verdicts):
             level = self._rules.level(verdict)
             if self._rules.action(level, verdict.category).severity < Action.REPLACE.severity:
-                return _end(verdict.span)
+                end = _end(verdict.span)
+                return end if held is None else min(end, held.start)  # they may share a character
+            held = verdict.span
         return 0
 
     def _judgement(self) -> Judgement:
