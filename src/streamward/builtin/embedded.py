@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from streamward.builtin.adapter import ADAPTER_FILE, build_guard
-from streamward.builtin.base import BASE_CONFIG, cache_folder, install_folder, prepare_base, staging_folder
+from streamward.builtin.adapter import ADAPTER_FILE, build_guard, load_adapter
+from streamward.builtin.base import BASE_NAME, cache_folder, install_folder, prepare_base, staging_folder
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
 from streamward.model.config import parse_model_config, read_config
@@ -71,9 +71,11 @@ def _prepared_folder(source: Path) -> Path:
 
 
 def _merge(source: Path, folder: Path) -> None:
-    raw = read_config(source)
-    base_folder = prepare_base()
-    config = dataclasses.replace(BASE_CONFIG, num_layers=parse_model_config(raw).num_layers)
+    adapter = load_adapter(source)
+    base_folder = prepare_base() if adapter.base == BASE_NAME else Path(adapter.base)
+    raw = read_config(base_folder)
+    num_layers = parse_model_config(read_config(source)).num_layers
+    config = dataclasses.replace(parse_model_config(raw), num_layers=num_layers)
     base = load_gen(base_folder, dtype=torch.bfloat16).decoder
     model = build_guard(source, base, model_config=config).to(torch.bfloat16)
     staged = staging_folder(folder)
