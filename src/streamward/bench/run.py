@@ -55,7 +55,7 @@ def main_bench(*, shape: str = "0.6b", quick: bool = False, json_path: Path | No
     Raises:
         InputError: There is no such shape.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {_versions()}")
     bench = _Bench(shape, repeats=5 if quick else 15)
     records = []
@@ -65,7 +65,7 @@ def main_bench(*, shape: str = "0.6b", quick: bool = False, json_path: Path | No
         _add(table, record)
     console.print(table)
     for line in [*_ratios(records), bench.contention()]:
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if json_path is not None:
         json_path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
 

@@ -19,7 +19,6 @@ from streamward.model.config import (
     parse_model_config,
     read_config,
 )
-from streamward.model.decoder import Decoder
 from streamward.model.guard_model import CausalLM, GuardModel
 from streamward.model.weights import Slot, decoder_slots, head_slots, lm_head_slot, part
 
@@ -130,9 +129,6 @@ def _fill(model: nn.Module, files: Mapping[str, Any], slots: Sequence[Slot], *, 
             part(parameters[slot.module].data, slot).copy_(files[slot.published].get_tensor(slot.published))
         except SafetensorError as error:
             raise CheckpointError(f"{slot.published} cannot be read: {error}") from error
-    for module in model.modules():
-        if isinstance(module, Decoder):
-            module.fill_rotary_table()
     model.eval()
 
 

@@ -18,13 +18,13 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = _embedding(config)
         self.layers = nn.ModuleList(DecoderLayer(config, index=index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.fill_rotary_table()
 
     def fill_rotary_table(self) -> None:
-        """Compute cosines and sines anew: after construction on the meta device they hold nothing."""
+        """Compute cosines and sines anew: `to_empty` leaves them without values."""
         cos_Pr, sin_Pr = rotary_table(self.config)
         self.register_buffer("cos_Pr", cos_Pr, persistent=False)
         self.register_buffer("sin_Pr", sin_Pr, persistent=False)
@@ -45,6 +45,13 @@ class Decoder(nn.Module):
         for layer in self.layers:
             hidden_TD = layer(hidden_TD, rotation, attend)
         return self.norm(hidden_TD)  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+def _embedding(config: ModelConfig) -> nn.Embedding:
+    """Make an embedding; on the meta device without initial values, which would load torch's compiler (2 seconds)."""
+    weight = torch.empty(config.vocab_size, config.hidden_size)
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(weight if weight.is_meta else weight.normal_(), freeze=False)
+    return embedding
 
 
 class DenseAttention:

@@ -82,8 +82,10 @@ class DecoderLayer(nn.Module):
 
 def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Return cosines and sines [P, d / 2] in float32 (Su et al., arXiv 2104.09864)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), config.rope_theta**-exponents)
+    device = "cpu"  # whatever the default: it has to hold values, also while a model is built on the meta device
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    positions = torch.arange(config.max_positions, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, config.rope_theta**-exponents)
     return angles.cos(), angles.sin()
 
 
