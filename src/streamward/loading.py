@@ -1,5 +1,6 @@
 """`streamward.load`: from a name to a moderator."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from streamward.builtin.adapter import ADAPTER_FILE
 from streamward.builtin.embedded import embedded_guards, prepare_adapter, prepare_guard
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.errors import CheckpointError
+from streamward.errors import CheckpointError, ConfigError
 from streamward.generative.local import LocalGenGuard
 from streamward.hub import fetch
 from streamward.model.checkpoint import load_gen, load_stream
@@ -16,9 +17,12 @@ from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.model.packing import pack_linears, serving_dtype
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.moderation.whole_text import WholeTextAdapter
+from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
 from streamward.policy import Policy
 from streamward.tokenizer import GuardTokenizer
+
+API_KEY_ENV = "STREAMWARD_API_KEY"
+"""Environment variable with the key of an endpoint."""
 
 
 def load(
@@ -32,8 +36,9 @@ def load(
     """Load a guard and put it under a policy.
 
     Args:
-        name: An embedded guard, a checkpoint's folder, a Hugging Face Hub id (`org/name`) or a ModelScope id
-            (`modelscope:org/name`).
+        name: An embedded guard, a checkpoint's folder, a Hugging Face Hub id (`org/name`), a ModelScope id
+            (`modelscope:org/name`), or a Gen guard behind an OpenAI-compatible endpoint (`http://host/v1#model`; its
+            key, if it needs one, is taken from the environment variable STREAMWARD_API_KEY).
         policy: `strict`, `loose`, a TOML file or a policy.
         engine: Limits of the engine; the defaults suit one machine.
         dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
@@ -44,8 +49,17 @@ def load(
         CheckpointError: There is no such guard, or its files are damaged.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
+    if isinstance(name, str) and name.startswith(("http://", "https://")):
+        return Moderator(_endpoint(name), policy=chosen, max_chars=max_chars)
     folder = find_checkpoint(name)
     return Moderator(load_guard(folder, engine=engine, dtype=dtype), policy=chosen, max_chars=max_chars)
+
+
+def _endpoint(name: str) -> Guard:
+    base_url, _, model = name.partition("#")
+    if not model:
+        raise ConfigError("an endpoint's address needs the guard's name there: http://host/v1#model")
+    return remote_guard(base_url, model, api_key_env=API_KEY_ENV if API_KEY_ENV in os.environ else None)
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -76,7 +90,9 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
     tokenizer = GuardTokenizer.from_folder(folder)
     chosen = serving_dtype() if dtype is None else dtype
     if not is_stream_checkpoint(read_config(folder)):
-        return WholeTextAdapter(LocalGenGuard(load_gen(folder, dtype=chosen), tokenizer))
+        lm = load_gen(folder, dtype=chosen)
+        pack_linears(lm)
+        return WholeTextAdapter(LocalGenGuard(lm, tokenizer))
     model = load_stream(folder, dtype=chosen)
     pack_linears(model)
     return StreamGuard(tokenizer, Engine(engine or EngineConfig(), model=model))

@@ -1,24 +1,65 @@
 """Where a Gen guard is served, and how patiently it is asked."""
 
-from pydantic import Field, SecretStr
+import os
+from typing import Self
 
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from streamward.errors import ConfigError
 from streamward.settings import Settings
 
 
 class RemoteConfig(Settings):
     """A Gen guard behind an OpenAI-compatible endpoint (vLLM, SGLang, Ollama, OVHcloud AI Endpoints)."""
 
-    base_url: str = Field(min_length=1, pattern="^https?://")
-    """Up to and including `/v1`."""
+    model_config = ConfigDict(hide_input_in_errors=True)  # a key in the wrong place would be shown
+
+    base_url: str = Field(min_length=1, pattern=r"^https?://[^/\s@?#]+(/[^\s@?#]*)?$")
+    """Up to and including `/v1`. No user, password or query in it: keys have their own settings."""
     model: str = Field(min_length=1)
     """Name of the guard there."""
     api_key: SecretStr | None = None
     """Sent as a bearer token."""
-    timeout: float = Field(default=30.0, gt=0)
-    """Seconds for one try."""
+    api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """Instead of it: the environment variable that holds it."""
+    timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """For each part of one try: connecting, sending, waiting for the next bytes of the answer."""
     max_retries: int = Field(default=2, ge=0)
     """Further tries after a timeout, a lost connection, status 429 or 5xx."""
-    backoff: float = Field(default=0.5, ge=0)
-    """Seconds before the first further try; doubles each time. A server's Retry-After is kept, up to `timeout`."""
+    backoff_s: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    """Wait before the first further try; doubles each time. A server's Retry-After is kept, up to `timeout_s`."""
     max_tokens: int = Field(default=64, gt=0)
     """Of the guard's answer; it has three short lines."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not _is_header_value(key.get_secret_value()):
+            raise ValueError("must be printable ASCII without spaces, and not empty")
+        return key
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ValueError("give api_key or api_key_env, not both")
+        return self
+
+    def secret(self) -> SecretStr | None:
+        """Return the key given or named; None if there is neither.
+
+        Raises:
+            ConfigError: The environment variable is not set or holds no key.
+        """
+        if self.api_key_env is None:
+            return self.api_key
+        key = os.environ.get(self.api_key_env, "")
+        if not _is_header_value(key):
+            raise ConfigError(
+                f"the environment variable {self.api_key_env} (api_key_env) must hold a key:"
+                " printable ASCII without spaces"
+            )
+        return SecretStr(key)
+
+
+def _is_header_value(key: str) -> bool:
+    return bool(key) and all("!" <= letter <= "~" for letter in key)

@@ -7,7 +7,7 @@ from streamward.errors import UpstreamError
 from streamward.schema import Category, RiskLevel
 
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FIELD = re.compile(r"^\s*(safety|categories|category|refusal)\s*:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_FIELD = re.compile(r"\s*(safety|categories|category|refusal)\s*:(.*)", re.IGNORECASE)
 _LEVELS = {level.value.lower(): level for level in RiskLevel}
 _CATEGORIES = {category.value.lower(): category for category in Category}
 _REFUSALS = {"yes": True, "no": False}
@@ -38,33 +38,48 @@ def parse_answer(text: str) -> Answer:
     Raises:
         UpstreamError: A line is missing, unknown or there twice with different values. Says which, not the text.
     """
-    fields = _read_fields(_REASONING.sub("", text))
+    fields = _read_fields(_without_reasoning(text))
     if "safety" not in fields:
         raise UpstreamError("the guard's answer has no Safety line")
-    level = _LEVELS.get(fields["safety"].lower())
+    level = _LEVELS.get(fields["safety"])
     if level is None:
         raise UpstreamError(f"the guard's Safety line is unknown; it must be one of {', '.join(RiskLevel)}")
-    if "categories" not in fields and level is not RiskLevel.SAFE:
-        raise UpstreamError(f"the guard's answer is {level} without a Categories line")
-    refusal = fields.get("refusal", "").lower()
-    if refusal and refusal not in _REFUSALS:
+    categories = _parse_categories(fields.get("categories"), level)
+    refusal = fields.get("refusal")
+    if refusal is not None and refusal not in _REFUSALS:
         raise UpstreamError("the guard's Refusal line is unknown; it must be Yes or No")
-    return Answer(level, _parse_categories(fields.get("categories", NO_CATEGORY)), _REFUSALS.get(refusal))
+    return Answer(level, categories, None if refusal is None else _REFUSALS[refusal])
+
+
+def _without_reasoning(text: str) -> str:
+    answer = _REASONING.sub("", text, count=1)
+    if "<think>" in answer:  # cut off while it thought: a level named there is no answer
+        raise UpstreamError("the guard's answer ends within its reasoning; it may need more max_tokens")
+    return answer
 
 
 def _read_fields(text: str) -> dict[str, str]:
+    """Return the value of each line, in lower case."""
     fields: dict[str, str] = {}
-    for name, value in _FIELD.findall(text):
-        key = "categories" if name.lower() == "category" else name.lower()
-        if fields.setdefault(key, value).lower() != value.lower():
-            raise UpstreamError(f"the guard's answer has two {name.capitalize()} lines that differ")
+    for line in text.splitlines():
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            continue
+        name, value = found[1].lower(), " ".join(found[2].lower().split())
+        key = "categories" if name == "category" else name
+        if fields.setdefault(key, value) != value:
+            raise UpstreamError(f"the guard's answer has two {key.capitalize()} lines that differ")
     return fields
 
 
-def _parse_categories(value: str) -> tuple[Category, ...]:
+def _parse_categories(value: str | None, level: RiskLevel) -> tuple[Category, ...]:
     """Split at commas and compare whole names: `Violent` is also part of `Non-violent Illegal Acts`."""
-    names = [name.strip().rstrip(".").lower() for name in value.split(",") if name.strip()]
-    if names == [NO_CATEGORY.lower()] or not names:
+    if not value:
+        if level is RiskLevel.SAFE:
+            return ()
+        raise UpstreamError(f"the guard's answer is {level} without a Categories line")
+    names = [name.strip() for name in value.rstrip(".").split(",")]
+    if names == [NO_CATEGORY.lower()]:
         return ()
     unknown = sum(name not in _CATEGORIES for name in names)
     if unknown:

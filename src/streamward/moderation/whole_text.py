@@ -3,20 +3,62 @@
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from streamward.errors import InputError
+from streamward.errors import CheckpointError, InputError, UpstreamError
+from streamward.generative.config import RemoteConfig
 from streamward.generative.judgement import GenGuard, GenJudgement
+from streamward.generative.remote import RemoteGenGuard
 from streamward.moderation.conversation import Conversation
-from streamward.policy import Policy, combine, decide
-from streamward.schema import Category, Decision, Judgement, Message, Result, RiskLevel, Side, Verdict
+from streamward.policy import Policy, combine, decide, decide_error
+from streamward.schema import Action, Category, Decision, Judgement, Message, Result, RiskLevel, Side, Verdict
+
+
+def remote_guard(
+    base_url: str,
+    model: str,
+    *,
+    api_key: str | None = None,
+    api_key_env: str | None = None,
+    timeout_s: float = 30.0,
+    max_retries: int = 2,
+) -> "WholeTextAdapter":
+    """Return a Gen guard behind an OpenAI-compatible endpoint, for a `Moderator`. Nothing is asked yet.
+
+    Args:
+        base_url: Up to and including `/v1`.
+        model: Name of the guard there.
+        api_key: Sent as a bearer token.
+        api_key_env: Instead of it: the environment variable that holds it.
+        timeout_s: As in `RemoteConfig`.
+        max_retries: Further tries after a timeout, a lost connection, status 429 or 5xx.
+
+    Raises:
+        ConfigError: A value is wrong, or the environment variable holds no key.
+    """
+    values = {
+        "base_url": base_url,
+        "model": model,
+        "api_key": api_key,
+        "api_key_env": api_key_env,
+        "timeout_s": timeout_s,
+        "max_retries": max_retries,
+    }
+    return WholeTextAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
 
 
 class _Side(NamedTuple):
-    judgement: Judgement
+    """One side judged; no judgement if the guard failed."""
+
+    judgement: Judgement | None
     decision: Decision
 
 
 class WholeTextAdapter:
-    """Judges the last user turn and the last assistant turn, each as a whole."""
+    """Judges the last user turn and the last assistant turn, each as a whole.
+
+    A remote guard states a level without probabilities: they are 1 for that level and 0 for the others, so thresholds
+    between them change nothing. An assistant's reasoning is judged like a response of its own, because templates leave
+    it out; the worse of the two counts.
+    """
 
     def __init__(self, guard: GenGuard) -> None:
         """Take over a guard."""
@@ -25,9 +67,11 @@ class WholeTextAdapter:
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation.
 
+        A side on which the guard fails has no judgement and the decision of the policy's `on_error`; what was found on
+        the other side still counts.
+
         Raises:
-            UpstreamError: The guard runs elsewhere and failed, or its answer cannot be read.
-            CheckpointError: The guard's weights are damaged.
+            InputError: The template refuses the conversation.
             ContextLengthError: The conversation does not fit.
         """
         prompt = response = None
@@ -52,12 +96,36 @@ class WholeTextAdapter:
         self._guard.close()
 
     def _judge_side(self, side: Side, messages: Sequence[Message], policy: Policy) -> _Side:
-        found = self._guard.judge(messages)
-        categories: Sequence[Category | None] = found.categories or (None,)
-        verdicts = [Verdict(0, found.risk_level, found.probabilities, category) for category in categories]
-        decided = [(decide(policy, side, verdict), verdict) for verdict in verdicts]
-        decision, verdict = max(decided, key=lambda pair: pair[0].action.severity)  # the first of equals
-        return _Side(_judgement(found, policy.side(side).level(verdict), verdict.category), decision)
+        *before, last = messages
+        judged = [self._judge_last(side, messages, policy)]
+        if last.reasoning:
+            judged.append(self._judge_last(side, [*before, Message(last.role, last.reasoning)], policy))
+        return max(judged, key=_severity)  # the first of equals: the answer, not the thoughts
+
+    def _judge_last(self, side: Side, messages: Sequence[Message], policy: Policy) -> _Side:
+        try:
+            return _decided(self._guard.judge(messages), side, policy)
+        except (UpstreamError, CheckpointError) as error:
+            return _Side(None, decide_error(policy, side, error))
+
+
+def _decided(found: GenJudgement, side: Side, policy: Policy) -> _Side:
+    """Decide about each category named; the most severe action says which one is reported."""
+    is_safe = found.risk_level is RiskLevel.SAFE
+    categories: Sequence[Category | None] = (None,) if is_safe else found.categories or (None,)
+    sides = []
+    for category in categories:
+        verdict = Verdict(0, found.risk_level, found.probabilities, category)
+        level = policy.side(side).level(verdict)
+        sides.append(_Side(_judgement(found, level, category), decide(policy, side, verdict)))
+    return max(sides, key=_severity)  # the first of equals
+
+
+def _severity(side: _Side) -> tuple[int, bool, int]:
+    """Rank by action, then by level; text allowed without a judgement is not hidden behind text judged safe."""
+    judgement, decision = side
+    is_allowed_unjudged = decision.action is Action.ALLOW and judgement is None
+    return decision.action.severity, is_allowed_unjudged, -1 if judgement is None else judgement.risk_level.severity
 
 
 def _judgement(found: GenJudgement, level: RiskLevel, category: Category | None) -> Judgement:
