@@ -32,3 +32,11 @@ def test_unsafe_is_never_easier_to_reach_than_controversial() -> None:
 @pytest.mark.parametrize(("run", "peak"), [(1, 0.9), (2, 0.6), (9, 0.1)])
 def test_a_peak_must_hold_for_a_run_of_tokens(run: int, peak: float) -> None:
     assert held_peak(torch.tensor([0.1, 0.9, 0.3, 0.6, 0.7]), run=run) == pytest.approx(peak)
+
+
+def test_safe_rows_of_any_kind_can_move_the_line_up_too() -> None:
+    scores = [score(index, 0.6, RiskLevel.SAFE) for index in range(2)]
+    scores += [score(index, 0.5 + index / 20, RiskLevel.UNSAFE) for index in range(2, 9)]
+    free = operating_point(scores, ordinary=(), max_false_positive_rate=0.02)
+    bound = operating_point(scores, ordinary=(), max_false_positive_rate=0.02, max_safe_rate=0.2)
+    assert free.controversial <= 0.6 < bound.controversial

@@ -14,7 +14,7 @@ class SourceConfig(Settings):
     """One data file of the mixture."""
 
     file: str
-    """File name below `data_root`, `.jsonl` or `.jsonl.gz`."""
+    """File below `data_root`, or below the working directory if it begins with `./`: `.jsonl` or `.jsonl.gz`."""
     max_rows: int | None = Field(default=None, gt=0)
     """Rows drawn at random; all by default."""
     weight: float = Field(default=1.0, gt=0)
@@ -24,6 +24,13 @@ class SourceConfig(Settings):
     use: Literal["as-is", "prompt-as-response", "response-as-prompt"] = "as-is"
     """Whether to move the text to the other side: marked comments teach the response heads where harm starts,
     harmless answers teach the prompt heads what harmless prose looks like."""
+
+    learn: bool = True
+    """Whether to learn from its rows; else only those held back are used, for the operating point."""
+
+    def path(self, data_root: Path) -> Path:
+        """Return where the file is."""
+        return Path(self.file) if self.file.startswith("./") else data_root / self.file
 
 
 class LoraConfig(Settings):
@@ -66,8 +73,10 @@ class StreamTrainConfig(Settings):
     response_loss_weight: float = Field(default=1.0, ge=0)
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
     """Groups held back for thresholds and reporting."""
-    max_false_positive_rate: float = Field(default=0.02, gt=0, lt=1)
+    max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """On held-back ordinary traffic, at the operating point."""
+    max_false_stop_rate: float = Field(default=0.03, gt=0, lt=1)
+    """On all held-back safe responses, at the operating point: a false alarm there cuts an answer short."""
     ordinary_sources: tuple[str, ...] = ()
     """Files whose held-back safe rows stand for ordinary traffic."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)

@@ -35,13 +35,19 @@ def draw(config: StreamTrainConfig) -> Split:
         InputError: A file cannot be read.
     """
     split = Split([], [])
+    seen: set[tuple[str, str, str | None]] = set()  # a file may be a source twice
     for source in config.sources:
         rows = list(_draw_source(config, source))
         if not rows:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
         for row in rows:
-            held_back = is_held_back(row.sample, fraction=config.validation_fraction)
-            (split.validation if held_back else split.train).append(row)
+            key = (row.file, row.sample.prompt, row.sample.response)
+            if not is_held_back(row.sample, fraction=config.validation_fraction):
+                if source.learn:
+                    split.train.append(row)
+            elif key not in seen:
+                seen.add(key)
+                split.validation.append(row)
     return split
 
 
@@ -55,7 +61,7 @@ def is_held_back(sample: Sample, *, fraction: float) -> bool:
 def _draw_source(config: StreamTrainConfig, source: SourceConfig) -> Iterable[Row]:
     samples = [
         moved
-        for sample in read_samples(config.data_root / source.file)
+        for sample in read_samples(source.path(config.data_root))
         if not source.languages or sample.language in source.languages
         if (moved := _move(sample, source.use)) is not None
     ]

@@ -132,7 +132,12 @@ def write_guard(
         own = by_side(scores, side)
         if not own:
             raise ConfigError(f"no held-back row has a {side.value} label; add a source that has")
-        points[side] = operating_point(own, ordinary=ordinary, max_false_positive_rate=config.max_false_positive_rate)
+        points[side] = operating_point(
+            own,
+            ordinary=ordinary,
+            max_false_positive_rate=config.max_false_positive_rate,
+            max_safe_rate=config.max_false_stop_rate if side is Side.RESPONSE else 1.0,
+        )
         report["held_back"][side.value] = _side_report(own, points[side], rows=held_back.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
     save_adapter(folder, adapter, model=model)

@@ -1,0 +1,69 @@
+"""Which rows are learnt from and which are held back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamward.errors import ConfigError
+from streamward.train.config import SourceConfig, StreamTrainConfig
+from streamward.train.mixture import Split, draw
+
+
+def write(path: Path, count: int, **changes: object) -> None:
+    rows = [
+        {
+            "id": str(index),
+            "lang": "en",
+            "prompt": f"prompt {index}",
+            "prompt_label": "Safe",
+            "categories": [],
+            **changes,
+        }
+        for index in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def split(folder: Path, *sources: SourceConfig) -> Split:
+    return draw(StreamTrainConfig(name="x", data_root=folder, sources=sources, validation_fraction=0.25))
+
+
+def prompts(rows) -> list[str]:
+    return sorted(row.sample.prompt for row in rows)
+
+
+def test_a_source_that_is_not_learnt_from_gives_its_held_back_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200)
+    learnt = split(tmp_path, SourceConfig(file="a.jsonl"))
+    unlearnt = split(tmp_path, SourceConfig(file="a.jsonl", learn=False))
+    assert unlearnt.train == []
+    assert prompts(unlearnt.validation) == prompts(learnt.validation)
+    assert 20 < len(learnt.validation) < 80
+
+
+def test_a_file_named_twice_is_held_back_once(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200)
+    once = split(tmp_path, SourceConfig(file="a.jsonl"))
+    twice = split(tmp_path, SourceConfig(file="a.jsonl", max_rows=100), SourceConfig(file="a.jsonl", learn=False))
+    assert prompts(twice.validation) == prompts(once.validation)
+    assert not set(prompts(twice.train)) & set(prompts(twice.validation))
+
+
+def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 50, native={"twin": "t1"})
+    found = split(tmp_path, SourceConfig(file="a.jsonl"))
+    assert not found.train or not found.validation
+
+
+def test_a_file_may_lie_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    write(tmp_path / "here" / "a.jsonl", 20)
+    monkeypatch.chdir(tmp_path)
+    assert split(Path("/nowhere"), SourceConfig(file="./here/a.jsonl")).train
+
+
+def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 5)
+    with pytest.raises(ConfigError, match=r"a\.jsonl: no row is left"):
+        split(tmp_path, SourceConfig(file="a.jsonl", languages=("fr",)))
