@@ -36,7 +36,7 @@ def test_a_peak_must_hold_for_a_run_of_tokens(run: int, peak: float) -> None:
 
 def test_safe_rows_of_any_kind_can_move_the_line_up_too() -> None:
     scores = [score(index, 0.6, RiskLevel.SAFE) for index in range(2)]
-    scores += [score(index, 0.5 + index / 20, RiskLevel.UNSAFE) for index in range(2, 9)]
+    scores += [score(index, 0.3 + index / 20, RiskLevel.UNSAFE) for index in range(2, 9)]
     free = operating_point(scores, ordinary=(), max_false_positive_rate=0.02)
     bound = operating_point(scores, ordinary=(), max_false_positive_rate=0.02, max_safe_rate=0.2)
     assert free.controversial <= 0.6 < bound.controversial
