@@ -75,8 +75,10 @@ class StreamTrainConfig(Settings):
     """Groups held back for thresholds and reporting."""
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """On held-back ordinary traffic, at the operating point."""
-    max_false_stop_rate: float = Field(default=0.03, gt=0, lt=1)
-    """On all held-back safe responses, at the operating point: a false alarm there cuts an answer short."""
+    max_safe_prompt_rate: float = Field(default=0.08, gt=0, lt=1)
+    """Share of all held-back safe prompts, look-alikes of harmful ones among them, that may be flagged."""
+    max_safe_response_rate: float = Field(default=0.05, gt=0, lt=1)
+    """The same for responses, where a false alarm cuts an answer short."""
     ordinary_sources: tuple[str, ...] = ()
     """Files whose held-back safe rows stand for ordinary traffic."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)

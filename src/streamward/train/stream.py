@@ -136,7 +136,7 @@ def write_guard(
             own,
             ordinary=ordinary,
             max_false_positive_rate=config.max_false_positive_rate,
-            max_safe_rate=config.max_false_stop_rate if side is Side.RESPONSE else 1.0,
+            max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
         )
         report["held_back"][side.value] = _side_report(own, points[side], rows=held_back.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
