@@ -2,11 +2,14 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
+from streamward.engine.attention import KVCache
 from streamward.errors import StreamClosedError
+from streamward.model.attention import round_size
 from streamward.schema import Side
 from tests.engine.harness import (
     MAX_POSITIONS,
@@ -207,3 +210,22 @@ def test_an_engine_made_in_inference_mode_serves_outside_of_it() -> None:
     fork = judge.fork(source)
     judge.feed(fork, random_ids(5, seed=2))
     judge.check()
+
+
+def test_lengths_are_rounded_so_that_few_kernels_are_compiled() -> None:
+    """oneDNN compiles and keeps a kernel for every new shape; with every length there is, memory would grow."""
+    assert len({round_size(size) for size in range(1, 513)}) < 25
+    assert all(0 <= round_size(size) - size < max(4, size / 2) for size in range(1, 2000))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's memory counters")
+def test_an_unused_cache_takes_no_memory() -> None:
+    def resident_pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    config = random_guard().decoder.config
+    before = resident_pages()
+    cache = KVCache(config, num_slots=2**22, dtype=torch.bfloat16, device=torch.device("cpu"))
+    taken = (resident_pages() - before) * 4096
+    assert taken < 0.1 * sum(tensor.nbytes for tensor in cache.keys)
+    assert not cache.keys[0][:, :1000].any()

@@ -136,7 +136,9 @@ def paged_hidden(decoder: Decoder, ids: list[int], *, cuts: list[int]) -> Tensor
     slots = torch.randperm(2 * len(ids), generator=torch.Generator().manual_seed(1))[: len(ids)]
     hidden: list[Tensor] = []
     for start, end in pairwise([0, *cuts, len(ids)]):
-        attend = PagedAttention(cache, new_slots_T=slots[start:end], parts=[Part(slice(0, end - start), slots[:end])])
+        attend = PagedAttention(
+            cache, new_slots_T=slots[start:end], parts=[Part(slice(0, end - start), slots[:end], end)]
+        )
         hidden.append(decoder(torch.tensor(ids[start:end]), torch.arange(start, end), attend))
     return torch.cat(hidden)
 

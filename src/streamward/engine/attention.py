@@ -2,9 +2,11 @@
 
 # Shapes: T new tokens of all streams, packed; H query heads; K key/value heads; d head size; S slots of the cache.
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +18,10 @@ class KVCache:
     """Keys and values of every layer, [K, S, d] each. Slot = page * page_tokens + offset."""
 
     def __init__(self, config: ModelConfig, *, num_slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Reserve address space for the cache; the system gives memory as slots are written."""
+        """Reserve address space; the system gives memory as slots are written. Unused slots must hold finite values."""
         shape = (config.num_kv_heads, num_slots, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.keys = [_lazy_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [_lazy_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -39,11 +41,13 @@ class Part:
 
     Attributes:
         rows: Its new tokens among the T of the step.
-        slots: Where all its tokens are in the cache, up to its last new one: a slice if side by side.
+        slots: Its pages in the cache up to the one of its last new token, or more: a slice if side by side.
+        num_seen: Its tokens there, the new ones among them.
     """
 
     rows: slice
     slots: slice | Tensor
+    num_seen: int
 
 
 class PagedAttention:
@@ -58,9 +62,19 @@ class PagedAttention:
     def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
         """Return the attended values, [T, H * d]."""
         keys_KSd, values_KSd = self._cache.keys[layer], self._cache.values[layer]
-        keys_KSd.index_copy_(1, self._new_slots_T, k_TKd.transpose(0, 1))
-        values_KSd.index_copy_(1, self._new_slots_T, v_TKd.transpose(0, 1))
-        out_THd = torch.empty_like(q_THd)
+        num_new = len(self._new_slots_T)  # further rows are padding
+        keys_KSd.index_copy_(1, self._new_slots_T, k_TKd[:num_new].transpose(0, 1))
+        values_KSd.index_copy_(1, self._new_slots_T, v_TKd[:num_new].transpose(0, 1))
+        out_THd = torch.zeros_like(q_THd)
         for part in self._parts:
-            out_THd[part.rows] = attend(q_THd[part.rows], keys_KSd[:, part.slots], values_KSd[:, part.slots])
+            k_KNd, v_KNd = keys_KSd[:, part.slots], values_KSd[:, part.slots]
+            out_THd[part.rows] = attend(q_THd[part.rows], k_KNd, v_KNd, num_seen=part.num_seen)
         return out_THd.flatten(1)
+
+
+def _lazy_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make zeros; on the CPU without touching them, which `torch.zeros` does."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    untouched = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(untouched).view(dtype).view(shape)

@@ -18,7 +18,7 @@ class EngineConfig(Settings):
     """Tokens of one stream; by default what the checkpoint was made for."""
     page_tokens: int = Field(default=64, gt=0)
     """Tokens of one page of the KV cache."""
-    kv_cache_bytes: int = Field(default=2 * 2**30, gt=0)
+    kv_cache_bytes: int = Field(default=2**30, gt=0)
     """Size of the KV cache. Memory is taken from the system as pages are first used."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of a step; None takes torch's number, and fewer while other processes hold cores."""

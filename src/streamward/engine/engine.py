@@ -17,6 +17,7 @@ from streamward.engine.page_pool import PagePool
 from streamward.engine.stream import Stream, shares
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
+from streamward.model.attention import round_size
 from streamward.model.guard_model import GuardModel
 from streamward.schema import Side
 
@@ -316,22 +317,25 @@ class Engine:
         parts: list[Part] = []
         for stream, count in batch:
             start, end = stream.num_cached, stream.num_cached + count
-            parts.append(Part(slice(len(ids), len(ids) + count), self._part_slots(stream, end)))
+            parts.append(Part(slice(len(ids), len(ids) + count), self._part_slots(stream, end), end))
             ids += stream.token_ids[start:end]
             positions += range(start, end)
             slots += stream.slots(start, end, page_tokens=page_tokens)
         device = self._model.decoder.embed.weight.device
         attend = PagedAttention(self._cache, new_slots_T=torch.tensor(slots, device=device), parts=parts)
+        padding = [0] * (round_size(len(ids)) - len(ids))
         hidden_TD: Tensor = self._model.decoder(
-            torch.tensor(ids, device=device), torch.tensor(positions, device=device), attend
+            torch.tensor(ids + padding, device=device), torch.tensor(positions + padding, device=device), attend
         )
         return hidden_TD
 
     def _part_slots(self, stream: Stream, end: int) -> slice | Tensor:
+        page_tokens = self.config.page_tokens
+        length = self._pages_for(end) * page_tokens
         if stream.has_adjacent_pages():
-            first = stream.pages[0] * self.config.page_tokens
-            return slice(first, first + end)
-        slots = stream.slots(0, end, page_tokens=self.config.page_tokens)
+            first = stream.pages[0] * page_tokens
+            return slice(first, first + length)
+        slots = stream.slots(0, length, page_tokens=page_tokens)
         return torch.tensor(slots, device=self._model.decoder.embed.weight.device)
 
     @torch.inference_mode()
@@ -346,11 +350,12 @@ class Engine:
         outputs: list[StepOutput] = []
         for side, found in runs.items():
             if found:
-                rows = torch.tensor([row for _, _, rows in found for row in rows], device=hidden_TD.device)
-                logits = self._model.heads(side)(hidden_TD[rows])
+                rows = [row for _, _, rows in found for row in rows]
+                padding = [0] * (round_size(len(rows)) - len(rows))
+                logits = self._model.heads(side)(hidden_TD[torch.tensor(rows + padding, device=hidden_TD.device)])
                 lengths = [len(rows) for _, _, rows in found]
-                risks = logits.risk_TR.softmax(dim=-1).cpu().split(lengths)
-                categories = logits.category_TC.softmax(dim=-1).cpu().split(lengths)
+                risks = logits.risk_TR[: len(rows)].softmax(dim=-1).cpu().split(lengths)
+                categories = logits.category_TC[: len(rows)].softmax(dim=-1).cpu().split(lengths)
                 for (stream, start, _), risk, category in zip(found, risks, categories, strict=True):
                     outputs.append(StepOutput(stream.id, start, side, risk, category))
         return sorted(outputs, key=lambda output: (output.stream_id, output.position))

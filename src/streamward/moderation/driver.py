@@ -3,6 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from streamward.engine.engine import Engine, StepOutput
@@ -16,13 +17,15 @@ Segment = tuple[Sequence[int], Side | None]
 class EngineDriver:
     """Feeds an engine from any number of threads.
 
-    Each caller queues its tokens and then steps the engine until they are judged. While one thread steps, the others
+    Each caller queues its tokens and then steps the engine until they are judged. While one step runs, the others
     queue, so that the next step takes the tokens of all of them together.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._step_lock = threading.Lock()
+        # One thread for all steps: torch keeps workers and compiled kernels for each thread that computes.
+        self._stepper = ThreadPoolExecutor(1, thread_name_prefix="streamward-engine")
         self._inbox: dict[int, list[StepOutput]] = defaultdict(list)
         self._is_closed = False
 
@@ -109,7 +112,7 @@ class EngineDriver:
             with self._step_lock:  # outputs are handed over under the same lock, so none is missed
                 if not self.engine.num_queued(stream_id):
                     return self._inbox.pop(stream_id, [])
-                for output in self.engine.step():
+                for output in self._stepper.submit(self.engine.step).result():
                     self._inbox[output.stream_id].append(output)
 
     def _undo(self, stream_id: int, length: int) -> None:
