@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from streamward.engine.attention import PagedAttention
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine, StepOutput
 from streamward.model.config import (
@@ -70,9 +71,15 @@ def make_engine(guard: GuardModel, *, num_pages: int = 256, **limits: int) -> En
 
 @contextmanager
 def counted_tokens(*guards: GuardModel) -> Iterator[list[int]]:
-    """Collect the number of tokens of each forward pass."""
+    """Collect the number of tokens of each forward pass of an engine, without padding."""
     counts: list[int] = []
-    hooks = [guard.decoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0]))) for guard in guards]
+
+    def count(_: object, args: tuple[object, ...]) -> None:
+        attend = args[2]
+        assert isinstance(attend, PagedAttention)
+        counts.append(attend.num_new)
+
+    hooks = [guard.decoder.register_forward_pre_hook(count) for guard in guards]
     try:
         yield counts
     finally:

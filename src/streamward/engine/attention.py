@@ -58,13 +58,14 @@ class PagedAttention:
         self._cache = cache
         self._new_slots_T = new_slots_T
         self._parts = parts
+        self.num_new = len(new_slots_T)
+        """New tokens; rows behind them are padding."""
 
     def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
         """Return the attended values, [T, H * d]."""
         keys_KSd, values_KSd = self._cache.keys[layer], self._cache.values[layer]
-        num_new = len(self._new_slots_T)  # further rows are padding
-        keys_KSd.index_copy_(1, self._new_slots_T, k_TKd[:num_new].transpose(0, 1))
-        values_KSd.index_copy_(1, self._new_slots_T, v_TKd[:num_new].transpose(0, 1))
+        keys_KSd.index_copy_(1, self._new_slots_T, k_TKd[: self.num_new].transpose(0, 1))
+        values_KSd.index_copy_(1, self._new_slots_T, v_TKd[: self.num_new].transpose(0, 1))
         out_THd = torch.zeros_like(q_THd)
         for part in self._parts:
             k_KNd, v_KNd = keys_KSd[:, part.slots], values_KSd[:, part.slots]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _MAX_ROWS = 128  # queries of a long chunk are taken in parts, so that scores stay in the CPU's cache
-_ROW_STEPS = ((4, 1), (16, 4), (64, 16), (128, 32), (512, 64))  # up to a size: round up to a multiple
+_ROW_STEPS = ((4, 1), (16, 4), (32, 8), (64, 16), (128, 32), (512, 64))  # up to a size: round up to a multiple
 _KEY_STEPS = ((512, 64), (1024, 128), (2048, 256), (4096, 512), (8192, 1024))
 
 
