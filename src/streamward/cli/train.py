@@ -1,10 +1,35 @@
-"""`streamward train`: train a guard from a config file."""
+"""`streamward train STAGE`: one stage of the recipe, from one config file."""
 
 import argparse
+import importlib
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from streamward.errors import ConfigError
+
+
+class Stage(NamedTuple):
+    """One stage of the recipe.
+
+    Attributes:
+        entry: `module:function`; the function takes the config's path and returns the path of what it wrote.
+        example: Config of a real run, below `configs/train/`.
+    """
+
+    name: str
+    help: str
+    entry: str
+    example: str
+
+
+STAGES = (
+    Stage(
+        "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"
+    ),
+)
+_EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
+_EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -13,19 +38,22 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train", help="train a guard", description="Trains guards. See docs/training.md.", epilog=_EXAMPLE
     )
     stages = parser.add_subparsers(metavar="STAGE", required=True)
-    stream = stages.add_parser("stream", help="a Stream guard: LoRA over a base, and token heads")
-    stream.add_argument("--config", required=True, metavar="FILE", help="TOML; see configs/train/stream-135m.toml")
-    stream.set_defaults(run=_stream)
+    for stage in STAGES:
+        command = stages.add_parser(stage.name, help=stage.help, description=f"Makes {stage.help}.")
+        command.add_argument(
+            "--config", required=True, metavar="FILE", help=f"TOML; see configs/train/{stage.example}.toml"
+        )
+        command.set_defaults(run=_run, stage=stage)
 
 
-_EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"
-
-
-def _stream(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
+    module_name, _, function = arguments.stage.entry.partition(":")
     try:
-        from streamward.train.stream import train
+        module = importlib.import_module(module_name)  # takes seconds, so only the one asked for
     except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
         raise ConfigError(f"training needs {error.name}; run: pip install 'streamward[train]'") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(train(Path(arguments.config)))
+    print(getattr(module, function)(Path(arguments.config)))
     return 0
