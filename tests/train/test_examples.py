@@ -2,7 +2,7 @@ import pytest
 
 from streamward.data.jsonl import Sample
 from streamward.schema import Category, Message, RiskLevel, Role, Side, Span
-from streamward.train.examples import LATE_HALF_WEIGHT, make_example
+from streamward.train.examples import FIRST_HALF_WEIGHT, make_example
 from tests.train.tiny import byte_tokenizer
 
 UNSAFE_REPLY = Sample(
@@ -56,7 +56,15 @@ def test_an_unmarked_unsafe_response_is_unsafe_all_over_but_trusts_its_beginning
     assert example is not None
     weights = [target.weight for target in example.targets if target.side is Side.RESPONSE]
     assert levels(UNSAFE_REPLY) == "UUUUUU"
-    assert weights[0] == pytest.approx(weights[-1] * LATE_HALF_WEIGHT)
+    assert weights[0] == pytest.approx(weights[-1] * FIRST_HALF_WEIGHT)
+    assert sum(weights) == pytest.approx(1.0)
+
+
+def test_a_ramp_trusts_the_end_of_an_unmarked_unsafe_response_most() -> None:
+    example = make_example(byte_tokenizer(), UNSAFE_REPLY, weight=1.0, max_tokens=200, unmarked_onset="ramp")
+    assert example is not None
+    weights = [target.weight for target in example.targets if target.side is Side.RESPONSE]
+    assert weights[0] == pytest.approx(weights[-1] / len(weights) ** 2)
     assert sum(weights) == pytest.approx(1.0)
 
 

@@ -71,6 +71,10 @@ class StreamTrainConfig(Settings):
     """Last part of the run, in which the rate falls linearly to zero; constant before."""
     category_loss_weight: float = Field(default=0.3, ge=0)
     response_loss_weight: float = Field(default=1.0, ge=0)
+    unmarked_onset: Literal["second-half", "ramp"] = "second-half"
+    """What the tokens of an unsafe response count where nobody marked its onset. `second-half`: in the first half a
+    quarter of what they count in the second. `ramp`: the square of their place, from next to nothing at the start, so
+    that the prompt alone does not raise the risk of the answer's first tokens."""
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
     """Groups held back for thresholds and reporting."""
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)

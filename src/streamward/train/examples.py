@@ -1,6 +1,7 @@
 """A labelled row as token ids with a target for the prompt and one for each response token."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenizers import Tokenizer
 
@@ -8,7 +9,8 @@ from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.schema import Category, RiskLevel, Side
 
-LATE_HALF_WEIGHT = 0.25  # of the early tokens of an unsafe response whose onset nobody marked
+FIRST_HALF_WEIGHT = 0.25  # of the early tokens of an unsafe response whose onset nobody marked
+Onset = Literal["second-half", "ramp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,19 @@ def _marker(tokenizer: Tokenizer, marker: str) -> int:
     return token_id
 
 
-def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tokens: int) -> Example | None:
-    """Turn a row into an example; None if it carries no label or nothing of it fits."""
+def make_example(
+    tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tokens: int, unmarked_onset: Onset = "second-half"
+) -> Example | None:
+    """Turn a row into an example; None if it carries no label or nothing of it fits.
+
+    Args:
+        tokenizer: Of the base.
+        sample: The row.
+        weight: What it counts in the loss.
+        max_tokens: Most tokens; a longer row keeps its beginning.
+        unmarked_onset: What the tokens of an unsafe response count where nobody marked its onset; see
+            `StreamTrainConfig.unmarked_onset`.
+    """
     ids, closing, response = encode_turns(tokenizer, sample)
     targets: list[Target] = []
     if closing >= max_tokens - 8:  # keep the beginning of a long prompt, and its closing token
@@ -89,7 +102,7 @@ def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tok
         targets.append(Target(Side.PROMPT, closing, sample.prompt_label, 1.0, categories))
     response = response[: max(0, max_tokens - len(ids))]
     if sample.response_label is not None and response:
-        targets += _response_targets(sample, response, offset=len(ids))
+        targets += _response_targets(sample, response, offset=len(ids), unmarked_onset=unmarked_onset)
         ids = ids + [token_id for token_id, _ in response]
     else:
         ids = ids[: closing + 1]
@@ -98,7 +111,9 @@ def make_example(tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tok
     return Example(tuple(ids), tuple(targets), weight, sample.source)
 
 
-def _response_targets(sample: Sample, response: list[tuple[int, int]], *, offset: int) -> list[Target]:
+def _response_targets(
+    sample: Sample, response: list[tuple[int, int]], *, offset: int, unmarked_onset: Onset
+) -> list[Target]:
     assert sample.response_label is not None
     onset = sample.unsafe_start
     if onset is None and sample.spans:
@@ -110,10 +125,16 @@ def _response_targets(sample: Sample, response: list[tuple[int, int]], *, offset
         elif onset is not None:
             labels.append((sample.response_label if char >= onset else RiskLevel.SAFE, 1.0))
         else:
-            labels.append((sample.response_label, 1.0 if index * 2 >= len(response) else LATE_HALF_WEIGHT))
+            labels.append((sample.response_label, _unmarked_weight(index, len(response), unmarked_onset)))
     total = sum(weight for _, weight in labels)
     known = tuple(category for category in sample.categories if category is not Category.JAILBREAK)
     return [
         Target(Side.RESPONSE, offset + index, level, weight / total, () if level is RiskLevel.SAFE else known)
         for index, (level, weight) in enumerate(labels)
     ]
+
+
+def _unmarked_weight(index: int, length: int, onset: Onset) -> float:
+    if onset == "ramp":
+        return ((index + 1) / length) ** 2
+    return 1.0 if index * 2 >= length else FIRST_HALF_WEIGHT

@@ -147,7 +147,13 @@ def write_guard(
 def _encode(tokenizer: Tokenizer, rows: Sequence[Row], config: StreamTrainConfig) -> Encoded:
     encoded = Encoded([], [])
     for row in rows:
-        example = make_example(tokenizer, row.sample, weight=row.weight, max_tokens=config.max_tokens)
+        example = make_example(
+            tokenizer,
+            row.sample,
+            weight=row.weight,
+            max_tokens=config.max_tokens,
+            unmarked_onset=config.unmarked_onset,
+        )
         if example is not None:
             encoded.rows.append(row)
             encoded.examples.append(example)
