@@ -1,0 +1,193 @@
+"""Labelled rows of benchmark sets, from a data folder."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from streamward.data.jsonl import Sample, parse_row
+from streamward.errors import InputError
+from streamward.evals.layouts import LAYOUTS
+from streamward.evals.predictions import LabelledRow
+from streamward.evals.readers import SUFFIXES, Record, read_records
+from streamward.evals.registry import Kind, SetEntry, cohort_of, set_entries
+from streamward.schema import RiskLevel, Side, Span
+
+_SCHEMA_KEYS = frozenset({"prompt_label", "response_label"})
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """One side of one set, ready to be judged.
+
+    Attributes:
+        name: As in the registry.
+        side: Which side is judged.
+        rows: What is judged.
+        keeps_tokens: Whether the tokens of responses are kept, for stream metrics.
+        disguise: Disguise the texts wear; None for none.
+        sampled_from: Rows of the whole set, where these are a sample.
+    """
+
+    name: str
+    side: Side
+    rows: tuple[LabelledRow, ...]
+    keeps_tokens: bool = False
+    disguise: str | None = None
+    sampled_from: int | None = None
+
+    def sha256(self) -> str:
+        """Return the hash of the rows, labels included."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            label = None if row.label is None else row.label.value
+            facts = [row.id, row.side.value, row.text, row.prompt, label, row.refusal, row.spans, row.language]
+            digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
+
+    def sample(self, most: int, *, seed: str = "streamward") -> "EvalSet":
+        """Return a fixed sample of at most so many rows; the same rows on every machine, in their order."""
+        if len(self.rows) <= most:
+            return self
+
+        def rank(row: LabelledRow) -> bytes:
+            return hashlib.sha256(f"{seed}|{self.name}|{self.side}|{row.id}".encode()).digest()
+
+        chosen = {row.id for row in sorted(self.rows, key=rank)[:most]}
+        rows = tuple(row for row in self.rows if row.id in chosen)
+        return replace(self, rows=rows, sampled_from=self.sampled_from or len(self.rows))
+
+
+def available_sets(folder: Path) -> list[SetEntry]:
+    """Return the sets of the registry that a folder holds.
+
+    Raises:
+        InputError: There is no such folder, or it holds none of them.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is no folder; give one that holds benchmark sets, or `hub`")
+    found = [entry for entry in set_entries() if _files_of(folder, entry.name)]
+    if not found:
+        raise InputError(f"{str(folder)!r} holds no known set; files are called like {set_entries()[0].name}.jsonl.gz")
+    return found
+
+
+def load_set(folder: Path, entry: SetEntry) -> list[EvalSet]:
+    """Read one set: our JSON lines, or files in the published layout.
+
+    Returns:
+        One for each side that is judged.
+
+    Raises:
+        InputError: Files are missing, or a row is not what the layout says. Names file and row, not the text.
+        ConfigError: A package that reads the files is not installed.
+    """
+    paths = _files_of(folder, entry.name)
+    if not paths:
+        raise InputError(f"{str(folder)!r} has no {entry.name} (a file {entry.name}.jsonl.gz, or a folder)")
+    return read_set(paths, entry)
+
+
+def read_set(paths: Sequence[Path], entry: SetEntry) -> list[EvalSet]:
+    """Like `load_set`, from given files."""
+    samples = list(_samples(paths, entry))
+    evals = []
+    for side in entry.sides:
+        rows = tuple(_rows(samples, entry, side, _PICK[side]))
+        evals.append(EvalSet(entry.name, side, rows, entry.keeps_tokens and side is Side.RESPONSE))
+    if entry.streamed_prompts:
+        rows = tuple(_rows(samples, entry, Side.RESPONSE, _streamed_prompt))
+        evals.append(EvalSet(entry.name, Side.RESPONSE, rows, keeps_tokens=True))
+    if not any(each.rows for each in evals):
+        raise InputError(f"{entry.name} holds no row with a label")
+    return [each for each in evals if each.rows]
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Return `NAME.suffix`, else the data files in a folder `NAME`."""
+    single = [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+    if single:
+        return single[:1]
+    inner = folder / name
+    return sorted(path for path in inner.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES))
+
+
+def _samples(paths: Sequence[Path], entry: SetEntry) -> Iterator[tuple[Sample, Mapping[str, Any]]]:
+    number = 0
+    for path in paths:
+        for line, record in enumerate(read_records(path), start=1):
+            try:
+                for row in _read_record(record, entry):
+                    number += 1
+                    yield parse_row({"id": str(number), **row}, source=entry.name), row
+            except InputError:
+                raise
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                what = f"no field {error}" if isinstance(error, KeyError) else error.__class__.__name__
+                raise InputError(f"{path}, row {line}: {what}; is this {entry.name}?") from None
+
+
+def _read_record(record: Record, entry: SetEntry) -> Iterator[Mapping[str, Any]]:
+    if record.keys() >= _SCHEMA_KEYS and "native" in record:  # our schema; `native` is in none of the others
+        return iter([record])
+    if entry.layout is None:
+        return iter([record]) if record.keys() & _SCHEMA_KEYS else _refuse(entry)
+    return LAYOUTS[entry.layout](record)
+
+
+def _refuse(entry: SetEntry) -> Iterator[Mapping[str, Any]]:
+    raise InputError(f"{entry.name}: rows need prompt_label or response_label; this set has no published layout")
+
+
+Pick = Callable[[Sample], tuple[str | None, str | None, RiskLevel | None]]
+
+
+def _prompt(sample: Sample) -> tuple[str | None, str | None, RiskLevel | None]:
+    return sample.prompt or None, None, sample.prompt_label
+
+
+def _response(sample: Sample) -> tuple[str | None, str | None, RiskLevel | None]:
+    return sample.response, sample.prompt or None, sample.response_label
+
+
+def _streamed_prompt(sample: Sample) -> tuple[str | None, str | None, RiskLevel | None]:
+    return (None if sample.spans is None else sample.prompt), None, sample.prompt_label
+
+
+_PICK: Mapping[Side, Pick] = {Side.PROMPT: _prompt, Side.RESPONSE: _response}
+
+
+def _rows(
+    samples: Sequence[tuple[Sample, Mapping[str, Any]]], entry: SetEntry, side: Side, pick: Pick
+) -> Iterator[LabelledRow]:
+    seen: dict[str, int] = {}
+    for sample, record in samples:
+        text, prompt, label = pick(sample)
+        refusal = sample.refusal if side is Side.RESPONSE and pick is _response else None
+        has_span = sample.spans is not None and pick is not _prompt
+        if text is None or (entry.has_labels and label is None and refusal is None and not has_span):
+            continue
+        seen[sample.id] = seen.get(sample.id, 0) + 1
+        kinds: list[Kind] = ["prompt"] if side is Side.PROMPT else ["response"] * (label is not None)
+        kinds += ["refusal"] * (refusal is not None)
+        yield LabelledRow(
+            id=sample.id if seen[sample.id] == 1 else f"{sample.id}#{seen[sample.id]}",
+            side=side,
+            text=text,
+            prompt=prompt,
+            label=label,
+            categories=sample.categories,
+            language=sample.language or "en",
+            refusal=refusal,
+            spans=_spans(sample, pick),
+            unsafe_start=sample.unsafe_start if pick is _response else None,
+            cohort=cohort_of(entry.name, kinds, record.get("native") or {}) if pick is not _streamed_prompt else "ours",
+        )
+
+
+def _spans(sample: Sample, pick: Pick) -> tuple[Span, ...] | None:
+    """Spans are over the response where there is one, else over the prompt."""
+    is_over_response = sample.response is not None
+    return sample.spans if is_over_response == (pick is _response) else None

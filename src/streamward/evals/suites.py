@@ -1,0 +1,53 @@
+"""Suites: which sets are judged, and how much of each."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from streamward.evals.disguises import DISGUISES, disguised
+from streamward.evals.registry import columns_of
+from streamward.evals.sets import EvalSet
+from streamward.schema import Side
+
+QUICK_ROWS = {Side.PROMPT: 100, Side.RESPONSE: 60}
+"""Rows of each set in `quick`: at most five minutes for the embedded guard on two cores."""
+ROBUSTNESS_ROWS = 100
+"""Rows of each set of prompts that are judged again in every disguise."""
+
+
+class Suite(StrEnum):
+    """What `--suite` names."""
+
+    ALL = "all"
+    PUBLISHED = "published"
+    QUICK = "quick"
+    ROBUSTNESS = "robustness"
+
+
+def is_published(set_name: str) -> bool:
+    """Whether a figure was published for rows of this set, or for more or other rows of its source."""
+    return bool(columns_of(set_name))
+
+
+def plan(
+    sets: Sequence[EvalSet], suite: Suite, *, has_robustness: bool = False, max_rows: int | None = None
+) -> list[EvalSet]:
+    """Return what a suite judges of the sets there are, plain texts before disguised ones.
+
+    Args:
+        sets: One for each side of each set.
+        suite: Its name.
+        has_robustness: Whether a fixed sample of the prompts is judged again in disguise. Deltas are over the rows of
+            the disguised set: the plain one may hold more.
+        max_rows: At most so many rows of each set, a fixed sample.
+    """
+    chosen = [each for each in sets if suite is not Suite.PUBLISHED or is_published(each.name)]
+    if suite is Suite.QUICK:
+        chosen = [each.sample(QUICK_ROWS[each.side]) for each in chosen]
+    if suite is Suite.ROBUSTNESS:
+        chosen = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
+    if max_rows is not None:
+        chosen = [each.sample(max_rows) for each in chosen]
+    if suite is Suite.ROBUSTNESS or has_robustness:
+        plain = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
+        chosen += [disguised(each, name) for each in plain for name in DISGUISES]
+    return chosen
