@@ -22,7 +22,7 @@ LAYERS = (
     {"moderation", "hub"},
     {"loading"},
     {ROOT},
-    {"gateway", "evals", "bench"},
+    {"gateway", "evals", "bench", "assistant"},
     {"server", "train"},
     {"config", "cli"},
     {"__main__"},
