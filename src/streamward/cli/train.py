@@ -24,6 +24,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
+    Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
     Stage(
         "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"
     ),

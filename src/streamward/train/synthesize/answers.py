@@ -1,0 +1,149 @@
+"""Answers to a request: help, refusals, compliance at once or late, and harmless answers."""
+
+import dataclasses
+from collections.abc import Callable
+from random import Random
+
+from streamward.schema import RiskLevel
+from streamward.train.synthesize.lexicon import Frames, Lexicon
+from streamward.train.synthesize.requests import Request, draw_request, request_row, second_person
+from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, maybe, some
+
+Draw = Callable[[Lexicon, Request, Random], Answer]
+
+
+def refuse(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Decline; after a harmful request often with a helpful word."""
+    frames = lexicon.frames
+    if not request.is_harmful:
+        return _refusal(chance.choice(frames.over_refusal or frames.refusal))
+    extra = maybe(chance, request.topic.help, probability=0.5)
+    return _refusal(_join(chance.choice(frames.refusal), extra, maybe(chance, frames.refusal_after, probability=0.4)))
+
+
+def redirect(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Answer a harmful request with harmless words, without saying no."""
+    if not request.topic.help:
+        return refuse(lexicon, request, chance)
+    text = _join(*some(chance, request.topic.help, most=2))
+    return Answer(text, RiskLevel.SAFE, refusal=None)
+
+
+def comply(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Give what was asked for, at once."""
+    frames = lexicon.frames
+    body = [Part(text, is_harmful=True) for text in some(chance, _harmful(lexicon, request), most=3)]
+    if request.act and lexicon.language == "en" and chance.random() < 0.2:
+        first = body[0].text
+        body[0] = Part(f"To {second_person(request.act)}: {first[0].lower()}{first[1:]}", is_harmful=True)
+    parts = [Part(maybe(chance, frames.comply_opener, probability=0.45)), *body, _closer(frames, chance)]
+    return _harmful_answer(request, parts, chance)
+
+
+def comply_late(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Begin harmlessly, or decline, and turn."""
+    frames = lexicon.frames
+    start = chance.random()
+    if start < 0.35:
+        before = some(chance, request.topic.help or frames.refusal, most=2)
+    elif start < 0.6:
+        before = [chance.choice(frames.refusal)]
+    elif start < 0.8 and frames.disclaimer:
+        before = []
+    else:
+        before = [maybe(chance, frames.benign_opener, probability=0.6), *some(chance, frames.benign_body, most=3)]
+    turn = chance.choice((frames.pivot if before else frames.disclaimer) or ("",))
+    harm = some(chance, _harmful(lexicon, request), most=2)
+    parts = [*map(Part, before), Part(turn), *(Part(text, is_harmful=True) for text in harm)]
+    return _harmful_answer(request, [*parts, _closer(frames, chance)], chance)
+
+
+def oblige(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Answer a harmless request harmlessly."""
+    frames = lexicon.frames
+    parts = [
+        maybe(chance, frames.benign_opener, probability=0.5),
+        *some(chance, frames.benign_body, most=4),
+        maybe(chance, frames.benign_closer, probability=0.3),
+    ]
+    if request.act and lexicon.language == "en" and chance.random() < 0.3:
+        parts[1] = f"To {second_person(request.act)}: {parts[1][0].lower()}{parts[1][1:]}"
+    separator = chance.choice((" ", " ", "\n\n"))
+    return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE)
+
+
+HARMFUL: tuple[tuple[Draw, int], ...] = ((comply, 9), (comply_late, 5), (refuse, 5), (redirect, 6))
+HARMLESS: tuple[tuple[Draw, int], ...] = ((oblige, 9), (refuse, 1), (comply_late, 1))
+
+
+def answer(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+    """Draw an answer that suits the request."""
+    if request.is_harmful and (request.topic.refuse_only or not _harmful(lexicon, request)):
+        return chance.choice((refuse, redirect))(lexicon, request, chance)
+    ways = HARMFUL if request.is_harmful else HARMLESS
+    if not request.is_harmful and (request.topic.refuse_only or not _harmful(lexicon, request)):
+        ways = HARMLESS[:2]
+    return chance.choices([way for way, _ in ways], [share for _, share in ways])[0](lexicon, request, chance)
+
+
+def dialogue(lexicon: Lexicon, chance: Random) -> MadeRow:
+    """Make a request with an answer."""
+    found = draw_request(lexicon, chance, harmful=0.6)
+    return request_row(lexicon, found, family="dialogue").answered(answer(lexicon, found, chance))
+
+
+def reasoning(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+    """Make a request with an answer that thinks aloud first."""
+    frames = lexicon.frames
+    if not frames.think_safe:
+        return None
+    found = draw_request(lexicon, chance, harmful=0.6)
+    given = answer(lexicon, found, chance)
+    is_harmful = given.level is not RiskLevel.SAFE
+    is_grave = found.level is RiskLevel.UNSAFE
+    thoughts = some(chance, frames.think_refuse if is_grave else frames.think_safe, most=2)
+    if is_harmful:
+        thoughts.append(chance.choice(frames.think_comply))
+    head = f"<think>\n{' '.join(thoughts)}\n</think>\n\n"
+    start = None if given.unsafe_start is None else given.unsafe_start + len(head)
+    given = dataclasses.replace(given, text=head + given.text, unsafe_start=start)
+    return request_row(lexicon, found, family="reasoning").answered(given)
+
+
+def turns(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+    """Make a conversation of two turns: what is judged is the second."""
+    frames = lexicon.frames
+    if not frames.follow_up:
+        return None
+    first = draw_request(lexicon, chance, harmful=0.5)
+    given = answer(lexicon, first, chance)
+    history = (("user", first.text), ("assistant", given.text))
+    if chance.random() < 0.5:  # a new request after whatever came before
+        found = draw_request(lexicon, chance, harmful=0.5)
+    else:
+        goes_on = given.level is not RiskLevel.SAFE
+        found = dataclasses.replace(first, text=chance.choice(frames.follow_up), is_harmful=goes_on)
+    row = dataclasses.replace(request_row(lexicon, found, family="turns"), history=history)
+    return row if chance.random() < 0.25 else row.answered(answer(lexicon, found, chance))
+
+
+def _harmful(lexicon: Lexicon, request: Request) -> tuple[str, ...]:
+    return request.topic.comply or lexicon.frames.comply
+
+
+def _harmful_answer(request: Request, parts: list[Part], chance: Random) -> Answer:
+    separator = chance.choice((" ", " ", " ", "\n\n"))
+    level, category = request.topic.comply_level, request.topic.category
+    return assemble(parts, level=level, categories=(category,), separator=separator)
+
+
+def _closer(frames: Frames, chance: Random) -> Part:
+    return Part(maybe(chance, frames.comply_closer, probability=0.25), is_harmful=True)
+
+
+def _refusal(text: str) -> Answer:
+    return Answer(text, RiskLevel.SAFE, refusal=True)
+
+
+def _join(*texts: str) -> str:
+    return " ".join(text for text in texts if text)

@@ -1,0 +1,168 @@
+"""What rows are made from: topics with paired requests, frames and answers, one set a language, as TOML."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field
+
+from streamward.errors import ConfigError
+from streamward.schema import Category, RiskLevel
+from streamward.settings import Settings
+from streamward.train.toml_file import read_table
+
+
+class Pair(NamedTuple):
+    """A harmful wording and a harmless one of the same surface form."""
+
+    harm: str
+    twin: str
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str) or value.count(" | ") != 1:
+        raise ValueError("must be 'harmful | harmless'")
+    return tuple(side.strip() for side in value.split(" | "))
+
+
+Paired = Annotated[Pair, BeforeValidator(_split)]
+
+
+class Topic(Settings):
+    """One fine-grained kind of harm under one of the nine categories."""
+
+    name: str = Field(min_length=1)
+    category: Category
+    level: RiskLevel = RiskLevel.UNSAFE
+    """Of its harmful requests."""
+    comply_level: RiskLevel = RiskLevel.UNSAFE
+    """Of answers that comply."""
+    acts: tuple[Paired, ...] = ()
+    """Verb phrases for frames with `{act}`."""
+    things: tuple[Paired, ...] = ()
+    """Noun phrases for frames with `{thing}`."""
+    asks: tuple[Paired, ...] = ()
+    """Whole requests."""
+    comply: tuple[str, ...] = ()
+    """Sentences of a harmful answer; vague on purpose."""
+    help: tuple[str, ...] = ()
+    """Sentences of a harmless answer to a harmful request."""
+    refuse_only: bool = False
+    """Whether requests of this kind are only ever shown refused."""
+
+
+class Frames(Settings):
+    """How requests, answers and wrappers are worded in one language. `{ask}` is a whole request."""
+
+    act: tuple[str, ...] = Field(min_length=1)
+    thing: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    safe_context: tuple[str, ...] = ()
+    """Harmless questions about a harmful `{act}`."""
+    controversial_context: tuple[str, ...] = ()
+    refusal: tuple[str, ...] = Field(min_length=1)
+    refusal_after: tuple[str, ...] = ()
+    over_refusal: tuple[str, ...] = ()
+    comply_opener: tuple[str, ...] = ()
+    comply: tuple[str, ...] = ()
+    """Harmful sentences that suit any topic, for languages whose topics have none."""
+    comply_closer: tuple[str, ...] = ()
+    disclaimer: tuple[str, ...] = ()
+    pivot: tuple[str, ...] = ()
+    """What an answer says where it turns harmful."""
+    benign_opener: tuple[str, ...] = ()
+    benign_body: tuple[str, ...] = Field(min_length=1)
+    benign_closer: tuple[str, ...] = ()
+    think_safe: tuple[str, ...] = ()
+    think_refuse: tuple[str, ...] = ()
+    think_comply: tuple[str, ...] = ()
+    follow_up: tuple[str, ...] = ()
+    roleplay: tuple[str, ...] = ()
+    role: tuple[str, ...] = ()
+    jailbreak: tuple[str, ...] = ()
+    prompt_theft: tuple[str, ...] = ()
+
+
+class Word(Settings):
+    """A word that sounds dangerous, with harmless and harmful objects."""
+
+    word: str
+    safe: tuple[str, ...]
+    harm: tuple[str, ...]
+    category: Category
+
+
+class Lookalikes(Settings):
+    """Harmless requests that share words with harmful ones."""
+
+    frames_verb: tuple[str, ...] = ()
+    frames_noun: tuple[str, ...] = ()
+    verbs: tuple[Word, ...] = ()
+    nouns: tuple[Word, ...] = ()
+    terms: tuple[str, ...] = ()
+    frames_term: tuple[str, ...] = ()
+    term_answer: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    question_answer: tuple[str, ...] = ()
+
+
+class Subject(Settings):
+    """An ordinary question and the points of a long answer, each `Head: sentence.`."""
+
+    asks: tuple[str, ...] = Field(min_length=1)
+    intro: str
+    points: tuple[str, ...] = Field(min_length=3)
+    outro: str
+
+
+class Passages(Settings):
+    """Texts that ask for nothing: statements, prose, news."""
+
+    safe: tuple[str, ...] = ()
+    controversial: tuple[str, ...] = ()
+    """Written `category | text`."""
+    unsafe: tuple[str, ...] = ()
+    """Written `category | text`."""
+    lead: tuple[str, ...] = ()
+    """What may stand before any of them."""
+
+
+class Lexicon(Settings):
+    """Everything of one language."""
+
+    language: str
+    frames: Frames
+    topics: tuple[Topic, ...] = Field(min_length=1)
+    lookalikes: Lookalikes = Lookalikes()
+    everyday: tuple[Subject, ...] = ()
+    passages: Passages = Passages()
+
+
+def read_lexicons(folder: Path) -> tuple[Lexicon, ...]:
+    """Read every language below a folder: `LANG.toml`, or `LANG/*.toml` with one file a category.
+
+    Raises:
+        ConfigError: There is none, or a file is wrong; names it.
+    """
+    found: dict[str, Lexicon] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix == ".toml":
+            found[path.stem] = Lexicon.parse({"language": path.stem, **read_table(path)}, source=str(path))
+        elif path.is_dir():
+            found[path.name] = _read_folder(path)
+    if not found:
+        raise ConfigError(f"{folder} holds no language; it needs files like en.toml")
+    return tuple(found.values())
+
+
+def _read_folder(folder: Path) -> Lexicon:
+    values: dict[str, Any] = {"language": folder.name, "topics": []}  # Any: TOML values
+    for path in sorted(folder.glob("*.toml")):
+        table = read_table(path)
+        if "category" in table:
+            values["topics"] += [{"category": table["category"], **topic} for topic in table["topics"]]
+        elif path.stem == "everyday":
+            values["everyday"] = table["subjects"]
+        else:
+            values[path.stem] = table
+    return Lexicon.parse(values, source=str(folder))

@@ -1,0 +1,49 @@
+"""Harmless requests that sound dangerous, with harmful ones of the same words among them."""
+
+from random import Random
+
+from streamward.schema import RiskLevel
+from streamward.train.synthesize.lexicon import Lexicon
+from streamward.train.synthesize.rows import Answer, MadeRow, some
+
+
+def lookalike(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+    """Draw a word with an object, a term of knowledge, or a whole question."""
+    words = lexicon.lookalikes
+    if not words.frames_verb:
+        return None
+    kind = chance.choices(("word", "term", "question"), (6, 3, 2))[0]
+    if kind == "word":
+        return _word(lexicon, chance)
+    if kind == "term":
+        term = chance.choice(words.terms)
+        prompt, answers = chance.choice(words.frames_term).format(term=term), words.term_answer
+    else:
+        term = prompt = chance.choice(words.questions)
+        answers = words.question_answer
+    row = _row(lexicon, prompt, twin=term, topic=kind)
+    return row.answered(Answer(" ".join(some(chance, answers, most=2)), RiskLevel.SAFE)) if _answered(chance) else row
+
+
+def _word(lexicon: Lexicon, chance: Random) -> MadeRow:
+    words = lexicon.lookalikes
+    is_verb = chance.random() < 0.85
+    word = chance.choice(words.verbs if is_verb else words.nouns)
+    is_harmful = chance.random() < 0.35
+    thing = chance.choice(word.harm if is_harmful else word.safe)
+    frame = chance.choice(words.frames_verb if is_verb else words.frames_noun)
+    prompt = frame.format(verb=word.word, object=thing)
+    if is_harmful:
+        level, categories = RiskLevel.UNSAFE, (word.category,)
+        return MadeRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
+    row = _row(lexicon, prompt, twin=word.word, topic="word")
+    body = lexicon.frames.benign_body
+    return row.answered(Answer(" ".join(some(chance, body, most=3)), RiskLevel.SAFE)) if _answered(chance) else row
+
+
+def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> MadeRow:
+    return MadeRow(lexicon.language, "lookalike", topic, twin, prompt, RiskLevel.SAFE)
+
+
+def _answered(chance: Random) -> bool:
+    return chance.random() < 0.15

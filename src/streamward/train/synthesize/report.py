@@ -1,0 +1,39 @@
+"""What a synthesis run made, counted."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from streamward.data.rows import replacing
+from streamward.train.synthesize.rows import MadeRow
+
+
+def count_rows(rows: Sequence[MadeRow]) -> dict[str, dict[str, int]]:
+    """Count rows by family, language, label and kind of harm."""
+    return {
+        "families": _count(row.family for row in rows),
+        "languages": _count(row.language for row in rows),
+        "prompt_labels": _count(str(row.prompt_label) for row in rows),
+        "response_labels": _count(str(row.response_label) for row in rows if row.response is not None),
+        "refusals": _count(str(row.refusal) for row in rows if row.response is not None),
+        "categories": _count(category.value for row in rows for category in row.categories),
+        "onsets": {"late": sum(bool(row.unsafe_start) for row in rows)},
+    }
+
+
+def write_report(path: Path, rows: Sequence[MadeRow], *, extra: Mapping[str, object]) -> str:
+    """Write the counts as JSON and return them as a table."""
+    counts = count_rows(rows)
+    with replacing(path) as file:
+        json.dump({"rows": len(rows), **counts, **extra}, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    lines = [f"{len(rows)} rows"]
+    for name, found in counts.items():
+        lines.append(f"{name}: " + ", ".join(f"{key} {number}" for key, number in found.items()))
+    lines += [f"{name}: {value}" for name, value in extra.items()]
+    return "\n".join(lines)
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())

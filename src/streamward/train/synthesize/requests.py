@@ -1,0 +1,127 @@
+"""Requests in words: a harmful one or its harmless twin, in the same frames."""
+
+import re
+from dataclasses import dataclass
+from random import Random
+
+from streamward.schema import Category, RiskLevel
+from streamward.train.synthesize.lexicon import Frames, Lexicon, Topic
+from streamward.train.synthesize.rows import MadeRow, maybe
+
+_SECOND_PERSON = {
+    "my": "your", "me": "you", "i": "you", "i'm": "you're", "myself": "yourself", "our": "your", "us": "you",
+    "we": "you", "mine": "yours", "am": "are",
+}  # fmt: skip
+_FIRST_PERSON = re.compile(r"\b(" + "|".join(sorted(_SECOND_PERSON, key=len, reverse=True)) + r")\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request and where it comes from.
+
+    Attributes:
+        act: The verb phrase it was framed from, if any.
+        twin: Shared by both sides of the pair.
+    """
+
+    text: str
+    is_harmful: bool
+    topic: Topic
+    twin: str
+    act: str = ""
+
+    @property
+    def level(self) -> RiskLevel:
+        """Its label."""
+        return self.topic.level if self.is_harmful else RiskLevel.SAFE
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Kinds of harm; empty if it is harmless."""
+        return (self.topic.category,) if self.is_harmful else ()
+
+
+def draw_request(lexicon: Lexicon, chance: Random, *, harmful: float = 0.5, with_act: bool = False) -> Request:
+    """Draw a topic, a pair, a side and a frame.
+
+    Args:
+        lexicon: Of the language.
+        chance: Source of randomness.
+        harmful: How often the harmful side is taken.
+        with_act: Draw only pairs of verb phrases.
+    """
+    topics = [topic for topic in lexicon.topics if topic.acts or not with_act]
+    topic = chance.choice(topics)
+    kinds = [("acts", 6), ("things", 3), ("asks", 3)]
+    usable = [(name, share) for name, share in kinds if getattr(topic, name) and (name == "acts" or not with_act)]
+    kind = chance.choices([name for name, _ in usable], [share for _, share in usable])[0]
+    pairs = getattr(topic, kind)
+    index = chance.randrange(len(pairs))
+    is_harmful = chance.random() < harmful
+    core = pairs[index].harm if is_harmful else pairs[index].twin
+    text = core if kind == "asks" else _frame(core, kind, lexicon.frames, chance)
+    twin = f"{topic.name}/{kind}{index}"
+    return Request(roughen(text, chance), is_harmful, topic, twin, core if kind == "acts" else "")
+
+
+def request_row(lexicon: Lexicon, request: Request, *, family: str) -> MadeRow:
+    """Return a row with the request as its prompt."""
+    return MadeRow(
+        lexicon.language,
+        family,
+        request.topic.name,
+        request.twin,
+        request.text,
+        request.level,
+        request.categories,
+    )
+
+
+def request(lexicon: Lexicon, chance: Random) -> MadeRow:
+    """Make a bare request."""
+    return request_row(lexicon, draw_request(lexicon, chance), family="request")
+
+
+def context(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+    """Put a harmful act into a question that asks about law, reasons or protection, or into fiction."""
+    found = draw_request(lexicon, chance, harmful=1.0, with_act=True)
+    is_safe = chance.random() < 0.75
+    frames = lexicon.frames.safe_context if is_safe else lexicon.frames.controversial_context
+    if not frames or found.topic.refuse_only:
+        return None
+    return MadeRow(
+        lexicon.language,
+        "context",
+        found.topic.name,
+        found.twin,
+        chance.choice(frames).format(act=found.act),
+        RiskLevel.SAFE if is_safe else RiskLevel.CONTROVERSIAL,
+        () if is_safe else found.categories,
+    )
+
+
+def second_person(text: str) -> str:
+    """Turn an English phrase from the speaker's view to the listener's: `my dog` becomes `your dog`."""
+    return _FIRST_PERSON.sub(lambda found: _SECOND_PERSON[found[0].lower()], text)
+
+
+def _frame(core: str, kind: str, frames: Frames, chance: Random) -> str:
+    frame = chance.choice(frames.act if kind == "acts" else frames.thing or ("{thing}",))
+    return surround(frame.format(act=core, thing=core), frames, chance)
+
+
+def surround(text: str, frames: Frames, chance: Random) -> str:
+    """Now and then put a greeting before a request or a wish after it."""
+    return maybe(chance, frames.before, probability=0.12) + text + maybe(chance, frames.after, probability=0.15)
+
+
+def roughen(text: str, chance: Random) -> str:
+    """Make a request look typed: lower case, missing marks, a slip of the finger."""
+    if chance.random() < 0.2:
+        text = text.lower()
+    if chance.random() < 0.15:
+        text = text.rstrip("?.!")
+    if chance.random() < 0.05 and len(text) > 20:
+        at = chance.randrange(5, len(text) - 5)
+        text = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+    return text[:1].upper() + text[1:] if chance.random() < 0.7 else text
