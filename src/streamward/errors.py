@@ -49,3 +49,32 @@ class UpstreamError(StreamwardError):
     """A remote guard or the guarded model failed or gave an unreadable answer."""
 
     code = "upstream_failed"
+
+
+class AuthenticationError(StreamwardError):
+    """The API key is missing, wrong or revoked."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(StreamwardError):
+    """The API key is good, but not for this."""
+
+    code = "forbidden"
+
+
+class RateLimitError(StreamwardError):
+    """The key's own limit is reached; the same call may succeed later."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        """Say when to come again."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class AuditError(StreamwardError):
+    """A decision could not be written down, so it must not be acted on."""
+
+    code = "audit_failed"

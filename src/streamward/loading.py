@@ -15,7 +15,7 @@ from streamward.hub import fetch
 from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.model.packing import pack_linears, serving_dtype
-from streamward.moderation.moderator import DEFAULT_MAX_CHARS, Guard, Moderator
+from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
 from streamward.policy import Policy
@@ -32,6 +32,7 @@ def load(
     engine: EngineConfig | None = None,
     dtype: torch.dtype | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
+    max_workers: int = DEFAULT_MAX_WORKERS,
 ) -> Moderator:
     """Load a guard and put it under a policy.
 
@@ -43,6 +44,7 @@ def load(
         engine: Limits of the engine; the defaults suit one machine.
         dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
+        max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
 
     Raises:
         ConfigError: There is no such policy, or the hub's package is not installed.
@@ -50,9 +52,10 @@ def load(
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
     if isinstance(name, str) and name.startswith(("http://", "https://")):
-        return Moderator(_endpoint(name), policy=chosen, max_chars=max_chars)
-    folder = find_checkpoint(name)
-    return Moderator(load_guard(folder, engine=engine, dtype=dtype), policy=chosen, max_chars=max_chars)
+        guard = _endpoint(name)
+    else:
+        guard = load_guard(find_checkpoint(name), engine=engine, dtype=dtype)
+    return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
 
 
 def _endpoint(name: str) -> Guard:

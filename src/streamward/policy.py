@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -111,6 +111,15 @@ class ErrorActions(Settings):
     """Action when a response, or the next token of one, could not be judged."""
 
 
+class Recording(Settings):
+    """Whether a service that logs its decisions keeps the texts they are about."""
+
+    text: Literal["never", "flagged", "always"] = "never"
+    """never: only a hash. flagged: where the action is not allow. always: everything."""
+    days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """How long a text is kept."""
+
+
 class Policy(Settings):
     """What an operator wants done about which risk. Build it from TOML with `Policy.load`."""
 
@@ -124,6 +133,8 @@ class Policy(Settings):
     """What the assistant may say."""
     on_error: ErrorActions = ErrorActions()
     """What happens when the guard cannot judge; blocks by default."""
+    recording: Recording = Recording()
+    """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
 

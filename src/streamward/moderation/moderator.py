@@ -1,6 +1,8 @@
 """The moderator: conversations in, results out; whole texts and streams, sync and async."""
 
 import asyncio
+import copy
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -16,6 +18,7 @@ from streamward.schema import Result, Side
 BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
+DEFAULT_MAX_WORKERS = 8
 
 
 class Guard(Protocol):
@@ -47,7 +50,12 @@ class Moderator:
     """A guard under a policy. From `streamward.load`. Thread-safe; close it, or use it in a `with` block."""
 
     def __init__(
-        self, guard: Guard, *, policy: Policy, max_chars: int = DEFAULT_MAX_CHARS, max_workers: int = 8
+        self,
+        guard: Guard,
+        *,
+        policy: Policy,
+        max_chars: int = DEFAULT_MAX_CHARS,
+        max_workers: int = DEFAULT_MAX_WORKERS,
     ) -> None:
         """Put a guard under a policy.
 
@@ -61,7 +69,8 @@ class Moderator:
         self.max_chars = max_chars
         self._guard = guard
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="streamward")
-        self._is_closed = False
+        self._closed = threading.Event()  # shared with the views that `with_policy` makes
+        self._is_view = False
 
     def __enter__(self) -> Self:
         """Return the moderator; it is closed at the end of the block."""
@@ -143,10 +152,20 @@ class Moderator:
         conversation = self._read_context(prompt, messages)
         return AsyncGuardStream(lambda: self._open_stream(conversation), executor=self._pool)
 
+    def with_policy(self, policy: Policy) -> "Moderator":
+        """Return a moderator over the same guard and threads under another policy.
+
+        It costs nothing. The guard stays this one's: closing the other does nothing, closing this one ends both.
+        """
+        view = copy.copy(self)
+        view.policy = policy
+        view._is_view = True
+        return view
+
     def close(self) -> None:
         """Refuse further work and free the model. May be called again."""
-        if not self._is_closed:
-            self._is_closed = True
+        if not self._is_view and not self._closed.is_set():
+            self._closed.set()
             self._pool.shutdown()
             self._guard.close()
 
@@ -162,13 +181,13 @@ class Moderator:
             return Result(combine(prompt, response))
 
     def _read(self, prompt: str | None, response: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
-        if self._is_closed:
+        if self._closed.is_set():
             raise StreamClosedError("the moderator is closed; load the guard again")
         return read_conversation(prompt=prompt, response=response, messages=messages, max_chars=self.max_chars)
 
     def _read_context(self, prompt: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
         if prompt is None and messages is None:
-            if self._is_closed:
+            if self._closed.is_set():
                 raise StreamClosedError("the moderator is closed; load the guard again")
             return Conversation((), None)
         conversation = self._read(prompt, None, messages)

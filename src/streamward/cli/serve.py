@@ -1,0 +1,118 @@
+"""`streamward serve`: the moderation service."""
+
+import argparse
+import json
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamward.cli.common import ExitCode
+from streamward.errors import ConfigError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from streamward.server.config import ServeConfig
+    from streamward.server.state import ServiceState
+
+_EXAMPLES = """\
+examples:
+  streamward serve
+  streamward serve configs/serve.toml --set listen.port=9000
+  streamward serve configs/serve.toml --print-config
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="start the moderation service",
+        description="Starts the moderation service and gateway. See docs/service.md.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(parser)
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
+    parser.set_defaults(run=run)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the settings file and `--set`."""
+    parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="change a setting, as limits.max_in_flight=64; may be repeated",
+    )
+
+
+def read_config(arguments: argparse.Namespace) -> "ServeConfig":
+    """Read the settings that the options name.
+
+    Raises:
+        ConfigError: A setting is wrong, or the extra `serve` is not installed.
+    """
+    from streamward.server.config import ServeConfig
+
+    path = None if arguments.config is None else Path(arguments.config)
+    return ServeConfig.load(path, changes=arguments.changes)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    config = read_config(arguments)
+    if arguments.print_config:
+        print(json.dumps(config.model_dump(mode="json"), indent=2))
+        return ExitCode.ALLOWED
+    try:
+        from streamward.observability import set_up_logging
+        from streamward.server.state import open_state
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
+    set_up_logging(config.log.level, is_json=config.log.format == "json")
+    state = open_state(config)
+    try:
+        server = _server(config, state)
+        server.run()
+    finally:
+        state.close()
+    return ExitCode.ALLOWED if server.started else ExitCode.FAILURE
+
+
+def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
+    import uvicorn
+
+    from streamward.server.app import create_app
+
+    listen = config.listen
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(config, state=state),
+            host=listen.host,
+            port=listen.port,
+            log_config=None,
+            access_log=False,  # its lines hold paths as they came; ours hold the route
+            http="h11",  # the one whose limit of headers can be set
+            ws="websockets-sansio",
+            ws_max_size=config.limits.max_body_bytes,
+            h11_max_incomplete_event_size=listen.max_header_bytes,
+            limit_concurrency=listen.max_connections,
+            timeout_graceful_shutdown=round(config.limits.drain_s),
+            server_header=False,
+            ssl_certfile=listen.tls_certificate,
+            ssl_keyfile=listen.tls_key,
+            ssl_version=ssl.PROTOCOL_TLS_SERVER,
+        )
+    )
+    stop = server.handle_exit
+
+    def drain_and_stop(sig: int, frame: object) -> None:
+        state.admission.close()
+        stop(sig, frame)  # type: ignore[arg-type]  # a frame, or None
+
+    server.handle_exit = drain_and_stop  # type: ignore[method-assign]  # /ready says so from the first moment on
+    return server

@@ -1,0 +1,135 @@
+"""Logs of one JSON object a line, and metrics for Prometheus. Neither ever holds moderated text, keys or headers."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from streamward.schema import Decision
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_NONE = "none"
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, message, and the facts given as `extra`.
+
+    Of an exception only the classes are told: its text, and the frames' lines, could hold what is being judged.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error_class"] = record.exc_info[0].__name__
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        facts = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _PLAIN)
+        error = ""
+        if record.exc_info and record.exc_info[0] is not None:
+            error = f" ({record.exc_info[0].__name__})"
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        return f"{clock} {record.levelname.lower():7} {record.getMessage()}{error} {facts}".rstrip()
+
+
+def set_up_logging(level: str, *, is_json: bool, stream: TextIO | None = None) -> None:
+    """Send all logs of this process to a stream, standard error by default."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses at level info
+
+
+class Metrics:
+    """What a service counts. Labels come from closed sets, or from the settings."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """Start at zero.
+
+        Args:
+            registry: Where other parts add their own; by default a new one.
+        """
+        self.registry = registry or CollectorRegistry()
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self._requests = counter("requests", "Requests answered", "endpoint", "status")
+        self._request_seconds = histogram("request_seconds", "Time to the end of an answer", "endpoint")
+        self._decisions = counter(
+            "decisions", "Decisions logged", "endpoint", "action", "side", "risk_level", "category"
+        )
+        self._decision_seconds = histogram("decision_seconds", "Time to a decision", "endpoint")
+        self._guard_errors = counter("guard_errors", "Texts the guard could not judge", "endpoint", "code")
+        self._tokens = counter("tokens", "Tokens judged", "endpoint")
+        self._rejected = counter("rejected", "Requests refused before any work", "reason")
+        self._audit_rows = counter("audit_rows", "Decisions written to the log")
+        self._audit_failures = counter("audit_failures", "Decisions that could not be logged", "reason")
+        self._reloads = counter("policy_reloads", "Policies read again", "outcome")
+        self._streams = counter("streams", "Streams fed by callers, by how they ended", "outcome")
+        self.in_flight = gauge("in_flight", "Requests being answered")
+        self.streams_open = gauge("streams_open", "Streams fed by callers that are open")
+        self.buffered_bytes = gauge("buffered_bytes", "Bodies of requests held in memory")
+        self.audit_waiting = gauge("audit_waiting", "Decisions waiting to be written")
+
+    def request_done(self, endpoint: str, *, status: int, seconds: float) -> None:
+        """Count an answered request; `endpoint` is a route's template, never a path as it came."""
+        self._requests.labels(endpoint, str(status)).inc()
+        self._request_seconds.labels(endpoint).observe(seconds)
+
+    def decided(self, decision: Decision, *, endpoint: str, num_tokens: int, seconds: float) -> None:
+        """Count a decision."""
+        labels = (decision.side, decision.risk_level, decision.category)
+        self._decisions.labels(endpoint, decision.action, *(label or _NONE for label in labels)).inc()
+        self._decision_seconds.labels(endpoint).observe(seconds)
+        self._tokens.labels(endpoint).inc(num_tokens)
+        if decision.error is not None:
+            self._guard_errors.labels(endpoint, decision.error).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a request refused before any work: the error's code."""
+        self._rejected.labels(reason).inc()
+
+    def audit_written(self, num_rows: int) -> None:
+        """Count rows on the disk."""
+        self._audit_rows.inc(num_rows)
+
+    def audit_failed(self, num_rows: int, *, reason: str) -> None:
+        """Count rows that could not be written."""
+        self._audit_failures.labels(reason).inc(num_rows)
+
+    def policies_reloaded(self, outcome: str) -> None:
+        """Count a reload: `changed` or `failed`."""
+        self._reloads.labels(outcome).inc()
+
+    def stream_ended(self, outcome: str) -> None:
+        """Count a stream that is over: `closed`, `expired` or `failed`."""
+        self._streams.labels(outcome).inc()
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="streamward", registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, namespace="streamward", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace="streamward", registry=self.registry, buckets=_SECONDS)

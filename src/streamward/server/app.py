@@ -1,0 +1,109 @@
+"""The application: routes, what stands before them, and what runs beside them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from streamward.errors import ConfigError, StreamwardError
+from streamward.server import health
+from streamward.server.config import ServeConfig
+from streamward.server.errors import install_error_handlers
+from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
+from streamward.server.state import ServiceState, open_state
+
+logger = logging.getLogger(__name__)
+
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "retry-after",
+)
+
+
+def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> FastAPI:
+    """Return the service as an ASGI application.
+
+    Args:
+        config: Its settings.
+        state: What it works with, which the caller closes; by default it is opened here, and closed when the
+            application shuts down.
+    """
+    live = state or open_state(config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        tasks = [asyncio.create_task(task) for task in _background(live)]
+        try:
+            yield
+        finally:
+            await live.admission.drain(config.limits.drain_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if state is None:
+                await asyncio.to_thread(live.close)
+
+    app = FastAPI(
+        title="Streamward",
+        version=version("streamward"),
+        description="Moderation service and streaming gateway.",
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.service = live
+    install_error_handlers(app)
+    _add_routes(app)
+    _add_middleware(app, config, live)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for router in (health.router,):
+        app.include_router(router)
+
+
+def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
+    """Put what stands before the routes, innermost first."""
+    app.add_middleware(BodyLimits, config=config.limits, metrics=state.metrics)
+    if config.listen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.listen.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    if config.listen.hosts:
+        app.add_middleware(KnownHosts, hosts=config.listen.hosts)
+    app.add_middleware(RequestContext, metrics=state.metrics)
+
+
+def _background(state: ServiceState) -> list[Coroutine[None, None, None]]:
+    """Return what runs beside the requests."""
+    return [
+        _repeat(lambda: _reload_policies(state), every_s=state.config.policies.reload_s),
+    ]
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], *, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await work()
+        except StreamwardError as error:
+            logger.error("background work failed", extra={"reason": str(error)})
+
+
+async def _reload_policies(state: ServiceState) -> None:
+    with suppress(ConfigError):  # logged and counted there; the former policies stay in force
+        await asyncio.to_thread(state.policies.reload)

@@ -1,0 +1,178 @@
+"""Who calls, what they may do, and whether there is room for it."""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Security
+from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
+
+from streamward.errors import AuthenticationError, ForbiddenError, InputError
+from streamward.server.keys import ApiKey
+from streamward.server.policies import KeptPolicy
+from streamward.server.rates import KeyLimits
+from streamward.server.state import ServiceState, service_state
+
+LOCAL_TENANT = "local"
+SUBPROTOCOL = "streamward"
+"""What a WebSocket speaks."""
+_KEY_SUBPROTOCOL = "streamward-key."  # browsers cannot set headers on a WebSocket
+_BEARER = HTTPBearer(auto_error=False, description="An API key, from `streamward keys create`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        tenant: Whose request it is.
+        key_id: Which key.
+        policy: Policy to judge by; None: the service's default.
+        other_policies: Policies that may be asked for instead; None: any.
+        upstreams: Servers that may be reached through the gateway; None: any.
+        is_admin: Whether it sees every tenant and may use the admin API.
+        limits: What it may do.
+    """
+
+    tenant: str
+    key_id: str
+    policy: str | None
+    other_policies: frozenset[str] | None
+    upstreams: frozenset[str] | None
+    is_admin: bool
+    limits: KeyLimits
+
+    def choose_policy(self, state: ServiceState, wanted: str | None = None) -> KeptPolicy:
+        """Return the policy to judge by.
+
+        Raises:
+            InputError: There is no such policy.
+            ForbiddenError: The key may not ask for it.
+        """
+        own = self.policy or state.config.policies.default
+        if wanted is None or wanted == own:
+            return state.policies.get(own)
+        if self.other_policies is not None and wanted not in self.other_policies:
+            raise ForbiddenError("this key may not ask for that policy")
+        return state.policies.get(wanted)
+
+    def check_upstream(self, name: str) -> None:
+        """Refuse an upstream the key may not reach.
+
+        Raises:
+            ForbiddenError: It may not.
+        """
+        if self.upstreams is not None and name not in self.upstreams:
+            raise ForbiddenError("this key may not reach that upstream")
+
+    def may_see(self, tenant: str) -> bool:
+        """Whether what belongs to a tenant may be shown."""
+        return self.is_admin or tenant == self.tenant
+
+
+async def identify(connection: HTTPConnection) -> Caller:
+    """Return who calls; nothing is counted.
+
+    Raises:
+        AuthenticationError: The key is missing, wrong, revoked or expired.
+        ForbiddenError: A web page of another origin calls.
+        AuditError: Keys cannot be read at present.
+    """
+    state = service_state(connection)
+    _check_origin(connection, state)
+    secret = _secret(connection)
+    auth = state.config.auth
+    defaults = KeyLimits(auth.requests_per_minute, auth.max_concurrent)
+    if secret is None:
+        if auth.required:
+            raise AuthenticationError("an API key is needed; send it as `Authorization: Bearer sw-...`")
+        return Caller(LOCAL_TENANT, LOCAL_TENANT, None, None, None, True, defaults)
+    if state.admin_key is not None and hmac.compare_digest(secret.encode(), state.admin_key.encode()):
+        return Caller("admin", "admin", None, None, None, True, defaults)
+    key = await asyncio.to_thread(state.keys.find, secret)
+    if key is None and auth.required:
+        raise AuthenticationError("the API key is wrong, revoked or expired")
+    if key is None:  # clients such as OpenAI's always send some key
+        return Caller(LOCAL_TENANT, LOCAL_TENANT, None, None, None, True, defaults)
+    return _caller(key, defaults)
+
+
+async def authenticate(connection: HTTPConnection) -> AsyncIterator[Caller]:
+    """Dependency of every route that works for a caller: who calls, counted until the answer's last byte is sent.
+
+    Raises:
+        RateLimitError: The key's limit is reached.
+        OverloadedError: The service has no room, or is stopping.
+        AuthenticationError: As `identify`, and so on.
+    """
+    caller = await identify(connection)
+    state = service_state(connection)
+    connection.state.rate_headers = state.rates.take(caller.key_id, caller.limits)
+    with ExitStack() as stack:
+        stack.enter_context(state.rates.running(caller.key_id, caller.limits))
+        stack.enter_context(state.admission.admitted())
+        yield caller
+
+
+async def admin_only(connection: HTTPConnection) -> Caller:
+    """Dependency of the admin API.
+
+    Raises:
+        ForbiddenError: The key is no admin's.
+        AuthenticationError: As `identify`.
+    """
+    caller = await identify(connection)
+    if not caller.is_admin:
+        raise ForbiddenError("this needs an admin key")
+    return caller
+
+
+CallerNow = Annotated[Caller, Depends(authenticate), Security(_BEARER)]
+"""A caller that is counted: for routes that judge."""
+CallerSeen = Annotated[Caller, Depends(identify), Security(_BEARER)]
+"""A caller that is not counted: for routes that only show something."""
+AdminCaller = Annotated[Caller, Depends(admin_only), Security(_BEARER)]
+"""An admin."""
+
+
+def _caller(key: ApiKey, defaults: KeyLimits) -> Caller:
+    return Caller(
+        tenant=key.tenant,
+        key_id=key.id,
+        policy=key.policy,
+        other_policies=None if key.is_admin else frozenset(key.other_policies),
+        upstreams=None if key.upstreams is None else frozenset(key.upstreams),
+        is_admin=key.is_admin,
+        limits=KeyLimits(
+            key.requests_per_minute or defaults.requests_per_minute, key.max_concurrent or defaults.max_concurrent
+        ),
+    )
+
+
+def _secret(connection: HTTPConnection) -> str | None:
+    """Return the key that was sent: in `Authorization`, in Azure's `api-key`, or in a WebSocket's subprotocols."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    if azure := connection.headers.get("api-key"):
+        return azure
+    offered = [name.strip() for name in connection.headers.get("sec-websocket-protocol", "").split(",")]
+    return next((name.removeprefix(_KEY_SUBPROTOCOL) for name in offered if name.startswith(_KEY_SUBPROTOCOL)), None)
+
+
+def _check_origin(connection: HTTPConnection, state: ServiceState) -> None:
+    """Refuse web pages of other origins: a browser would lend them its place on this machine."""
+    origin = connection.headers.get("origin")
+    if origin is None or origin in state.config.listen.cors_origins:
+        return
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError as error:
+        raise InputError("the header Origin is malformed") from error
+    if not host or host.lower() != connection.headers.get("host", "").lower():
+        raise ForbiddenError("web pages of this origin may not call (listen.cors_origins)")

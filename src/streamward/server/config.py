@@ -1,0 +1,280 @@
+"""Everything about a service that an operator may set. Imports without torch."""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from streamward.engine.config import EngineConfig
+from streamward.errors import ConfigError
+from streamward.settings import Settings
+
+ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class ListenConfig(Settings):
+    """Where the service listens, and to whom it answers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which it may be called (the header Host); empty: any, or this machine's own on a loopback address."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of other origins that may call it, as `https://host:port`."""
+    tls_certificate: Path | None = None
+    """PEM file with the certificate chain."""
+    tls_key: Path | None = None
+    """PEM file with its key."""
+    max_connections: int = Field(default=1024, gt=0)
+    """Connections at the same time; more are answered 503."""
+    max_header_bytes: int = Field(default=16384, ge=1024)
+    """Request line and headers together."""
+
+    @model_validator(mode="after")
+    def _has_both_halves_of_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names by which it may be called; empty: any."""
+        if self.allowed_hosts or not self.is_loopback:
+            return self.allowed_hosts
+        return LOOPBACK_NAMES
+
+
+class LimitsConfig(Settings):
+    """What one request, and all of them together, may take."""
+
+    max_in_flight: int = Field(default=128, gt=0)
+    """Requests judged at the same time, and threads for them; more are answered 503 with Retry-After."""
+    max_body_bytes: int = Field(default=2**21, gt=0)
+    """One request's body, or one WebSocket message."""
+    max_buffered_bytes: int = Field(default=2**27, gt=0)
+    """Bodies of all requests together; more are answered 503 with Retry-After."""
+    max_json_depth: int = Field(default=32, gt=0, le=200)
+    """Objects and lists within each other."""
+    body_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    """For a request's whole body to arrive."""
+    max_chars: int = Field(default=1_000_000, gt=0)
+    """Longest conversation, in characters."""
+    max_inputs: int = Field(default=256, gt=0)
+    """Texts of one call of /v1/moderations."""
+    drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How long requests in flight may go on after a stop was asked for."""
+
+
+class StreamsConfig(Settings):
+    """Streams that callers feed themselves."""
+
+    max_open: int = Field(default=512, gt=0)
+    """Streams open at the same time, over all callers."""
+    max_per_connection: int = Field(default=64, gt=0)
+    """Streams of one WebSocket."""
+    idle_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """A stream not fed for so long is closed."""
+    resume_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How long a stream outlives its WebSocket, to be resumed on another."""
+    max_kept_events: int = Field(default=4096, gt=0)
+    """Events kept of each stream for whoever resumes it."""
+
+
+class AuthConfig(Settings):
+    """Who may call."""
+
+    required: bool = True
+    """Whether an API key is needed. Without keys the service must listen on a loopback address."""
+    admin_key_env: str | None = Field(default=None, pattern=ENV_NAME)
+    """Environment variable with a key for the admin API, besides the admin keys made by `streamward keys`."""
+    cache_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """How long a key is remembered: how late a revocation by another process takes effect."""
+    requests_per_minute: int = Field(default=6000, gt=0)
+    """Of a key that states none."""
+    max_concurrent: int = Field(default=64, gt=0)
+    """Requests and streams at the same time of a key that states none."""
+
+
+class StoreConfig(Settings):
+    """The database of keys, usage and decisions."""
+
+    url: str | None = None
+    """SQLAlchemy URL without a password, SQLite or PostgreSQL (`postgresql+psycopg://user@host/name`). By default a
+    SQLite file in the user's state folder."""
+    url_env: str | None = Field(default=None, pattern=ENV_NAME)
+    """Instead: the environment variable that holds the URL, with its password."""
+    timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """For a lock or a connection."""
+
+    @model_validator(mode="after")
+    def _says_it_once(self) -> Self:
+        if self.url is not None and self.url_env is not None:
+            raise ValueError("give url or url_env, not both")
+        return self
+
+    def secret_url(self) -> SecretStr:
+        """Return the URL.
+
+        Raises:
+            ConfigError: The environment variable is not set.
+        """
+        if self.url_env is not None:
+            return SecretStr(read_secret(self.url_env, setting="store.url_env"))
+        return SecretStr(self.url or f"sqlite:///{state_folder() / 'service.sqlite3'}")
+
+
+class AuditConfig(Settings):
+    """The log of decisions."""
+
+    retention_days: float | None = Field(default=90.0, gt=0, allow_inf_nan=False)
+    """Rows older than this are deleted; None keeps them. How long texts stay is the policy's to say."""
+    hash_key_env: str | None = Field(default=None, pattern=ENV_NAME)
+    """Environment variable with a key: texts are hashed with HMAC-SHA-256, so that nobody can confirm a guess without
+    it. Without: plain SHA-256."""
+    max_waiting: int = Field(default=4096, gt=0)
+    """Rows waiting to be written; more are refused, and their requests with them."""
+    max_batch: int = Field(default=256, gt=0)
+    """Rows written in one transaction."""
+    purge_every_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    """How often old rows and texts are looked for."""
+
+
+class PoliciesConfig(Settings):
+    """What follows from verdicts."""
+
+    folder: Path | None = None
+    """Its `*.toml` files are the policies, besides `strict` and `loose`."""
+    default: str = "strict"
+    """Policy of callers whose key names none."""
+    reload_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """How often the folder is looked at."""
+
+
+class LogConfig(Settings):
+    """Logs. Moderated text, keys and headers are never in them."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe line written."""
+    format: Literal["json", "text"] = "json"
+    """json: one object a line."""
+    opentelemetry: bool = False
+    """Whether every decision is an event `gen_ai.evaluation.result` of the OpenTelemetry SDK (extra `otel`)."""
+
+
+class PageConfig(Settings):
+    """The page at `/`, and the feed of live events behind it."""
+
+    enabled: bool = True
+    """Whether there is a page."""
+    live_text: bool = False
+    """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
+    max_watchers: int = Field(default=32, gt=0)
+    """Subscribers at the same time."""
+
+
+class ServeConfig(Settings):
+    """One service."""
+
+    guard: str = "stream-135m"
+    """Embedded guard, checkpoint folder, hub id, or `http://host/v1#model`."""
+    listen: ListenConfig = ListenConfig()
+    """Where it listens."""
+    limits: LimitsConfig = LimitsConfig()
+    """What requests may take."""
+    engine: EngineConfig = EngineConfig()
+    """Limits of the engine."""
+    streams: StreamsConfig = StreamsConfig()
+    """Streams that callers feed."""
+    auth: AuthConfig = AuthConfig()
+    """Who may call."""
+    policies: PoliciesConfig = PoliciesConfig()
+    """What follows from verdicts."""
+    store: StoreConfig = StoreConfig()
+    """The database."""
+    audit: AuditConfig = AuditConfig()
+    """The log of decisions."""
+    log: LogConfig = LogConfig()
+    """Logs."""
+    page: PageConfig = PageConfig()
+    """The page."""
+
+    @model_validator(mode="after")
+    def _is_not_open_to_the_network(self) -> Self:
+        if not self.auth.required and not self.listen.is_loopback:
+            raise ValueError("auth.required is false, so listen.host must be a loopback address")
+        return self
+
+    @classmethod
+    def load(cls, path: Path | None, *, changes: Iterable[str] = ()) -> "ServeConfig":
+        """Read a TOML file and change single settings.
+
+        Args:
+            path: None: the defaults.
+            changes: As `limits.max_in_flight=64`; values as in TOML, or plain text.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key or value is wrong.
+        """
+        values = {} if path is None else _read_toml(path)
+        for change in changes:
+            _apply(values, change)
+        return cls.parse(values, source="settings" if path is None else str(path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"settings file {str(path)!r} not found") from error
+    except (OSError, ValueError) as error:  # ValueError: bad TOML, bad UTF-8 or a NUL byte in the path
+        raise ConfigError(f"settings file {str(path)!r} cannot be read: {error}") from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    name, separator, text = change.partition("=")
+    *tables, key = name.strip().split(".")
+    if not separator or not key:
+        raise ConfigError(f"{change!r} is no setting; write it as limits.max_in_flight=64")
+    for table in tables:
+        inner = values.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{name.strip()} is no setting: {table} is a value")
+        values = inner
+    try:
+        values[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[key] = text.strip()  # a bare word is text
+
+
+def read_secret(name: str, *, setting: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return a secret from an environment variable.
+
+    Raises:
+        ConfigError: It is not set, or empty.
+    """
+    value = environment.get(name, "")
+    if not value:
+        raise ConfigError(f"the environment variable {name} ({setting}) is not set")
+    return value
+
+
+def state_folder() -> Path:
+    """Where the service keeps its database: `streamward` in the user's state folder."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "streamward"

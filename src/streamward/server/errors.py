@@ -1,0 +1,134 @@
+"""HTTP statuses and WebSocket close codes of our errors. They stand here and nowhere else."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from streamward.errors import (
+    AuditError,
+    AuthenticationError,
+    CheckpointError,
+    ContextLengthError,
+    ForbiddenError,
+    InputError,
+    OverloadedError,
+    RateLimitError,
+    StreamClosedError,
+    StreamwardError,
+    UpstreamError,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+"""What an overloaded service asks of its callers."""
+
+
+class Answer(NamedTuple):
+    """How an error is told."""
+
+    status: int
+    """HTTP status."""
+    close_code: int
+    """WebSocket close code."""
+    kind: str
+    """`type` of OpenAI's error object."""
+
+
+_INTERNAL = Answer(500, 1011, "server_error")
+_ANSWERS: Mapping[type[StreamwardError], Answer] = {
+    AuthenticationError: Answer(401, 1008, "authentication_error"),
+    ForbiddenError: Answer(403, 1008, "permission_error"),
+    RateLimitError: Answer(429, 1013, "rate_limit_error"),
+    ContextLengthError: Answer(413, 1009, "invalid_request_error"),
+    InputError: Answer(400, 1007, "invalid_request_error"),
+    StreamClosedError: Answer(409, 1008, "invalid_request_error"),
+    OverloadedError: Answer(503, 1013, "overloaded_error"),
+    AuditError: Answer(503, 1011, "server_error"),
+    UpstreamError: Answer(502, 1011, "upstream_error"),
+    CheckpointError: Answer(500, 1011, "server_error"),
+}
+_HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 400: "invalid_input"}
+
+
+def answer_for(error: StreamwardError) -> Answer:
+    """Return how an error is told; that of the nearest class in the table."""
+    for kind in type(error).__mro__:
+        if kind in _ANSWERS:
+            return _ANSWERS[kind]
+    return _INTERNAL
+
+
+def error_body(
+    message: str, *, kind: str, code: str | None, param: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """Return an error object in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_headers(error: StreamwardError) -> dict[str, str]:
+    """Return the headers an error comes with."""
+    if isinstance(error, RateLimitError):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if answer_for(error).status == 503:
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, AuthenticationError) else {}
+
+
+def error_response(error: StreamwardError) -> JSONResponse:
+    """Return an error as a response."""
+    answer = answer_for(error)
+    body = error_body(str(error), kind=answer.kind, code=error.code)
+    return JSONResponse(body, answer.status, headers=error_headers(error))
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make routes answer our errors, and the framework's, in one shape."""
+    app.add_exception_handler(StreamwardError, _on_known)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+async def _on_known(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StreamwardError)
+    request.state.error_code = error.code
+    return error_response(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    request.state.error_code = InputError.code
+    found = [(_path(item["loc"]), str(item["msg"])) for item in error.errors()]
+    message = "; ".join(f"{path}: {text}" if path else text for path, text in found[:5])
+    body = error_body(message, kind="invalid_request_error", code=InputError.code, param=found[0][0] or None)
+    return JSONResponse(body, 400)
+
+
+def _path(location: tuple[Any, ...]) -> str:  # Any: pydantic's own type
+    """Name where a value is wrong; keys of the caller's own making are left out, for they are text."""
+    parts = location[1:] if location and location[0] in {"body", "query", "path", "header"} else location
+    return ".".join(str(part) for part in parts if isinstance(part, int) or str(part).isidentifier())[:200]
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, "http_error")
+    request.state.error_code = code
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    body = error_body(str(error.detail), kind=kind, code=code)
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _on_defect(request: Request, error: Exception) -> JSONResponse:
+    """Say that something of ours broke; what it was could hold moderated text, so only its class is logged."""
+    request.state.error_code = StreamwardError.code
+    logger.error("request failed", extra={"error_class": type(error).__name__})
+    body = error_body("an unexpected error; see the service's log", kind=_INTERNAL.kind, code=StreamwardError.code)
+    return JSONResponse(body, _INTERNAL.status)

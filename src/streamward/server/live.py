@@ -1,0 +1,141 @@
+"""A feed of what is being judged at this moment, for whoever watches. Nothing of it is kept."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from streamward.errors import OverloadedError
+from streamward.schema import Action, Category, RiskLevel, Side
+
+_MAX_WAITING = 256
+
+
+class LiveKind(StrEnum):
+    """What happened."""
+
+    OPENED = "opened"
+    TOKENS = "tokens"
+    DECIDED = "decided"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveToken:
+    """A judged token.
+
+    Attributes:
+        text: What it says; empty if the service does not show text.
+        risk_level: Its level at the guard's operating point.
+        unsafe: P(Unsafe).
+        controversial: P(Controversial).
+        category: The kind of harm; None when safe.
+    """
+
+    text: str
+    risk_level: RiskLevel
+    unsafe: float
+    controversial: float
+    category: Category | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEvent:
+    """Something that happened to a stream or a request.
+
+    Attributes:
+        kind: opened: a response begins. tokens: some of it were judged. decided: it is over, and logged.
+        time: When.
+        tenant: Whose it is; others do not see it.
+        endpoint: As in the log of decisions.
+        stream_id: Which stream; the request's id where there is only one.
+        tokens: In order, for `tokens`.
+        start: Position of the first of them: tokens from there on are replaced.
+        action: The decision so far.
+        risk_level: The level that caused it.
+        category: The kind of harm that caused it.
+        side: Which side caused it.
+        latency_ms: For `decided`.
+    """
+
+    kind: LiveKind
+    time: datetime
+    tenant: str
+    endpoint: str
+    stream_id: str
+    tokens: tuple[LiveToken, ...] = ()
+    start: int = 0
+    action: Action = Action.ALLOW
+    risk_level: RiskLevel | None = RiskLevel.SAFE
+    category: Category | None = None
+    side: Side | None = None
+    latency_ms: float | None = None
+
+
+class Watcher:
+    """One subscriber's queue. A watcher that is too slow loses the oldest events, never holds up the service."""
+
+    def __init__(self, tenant: str | None) -> None:
+        """Watch one tenant's events, or all."""
+        self.tenant = tenant
+        self.num_lost = 0
+        self._queue: asyncio.Queue[LiveEvent] = asyncio.Queue(_MAX_WAITING)
+
+    async def next(self, timeout_s: float) -> LiveEvent | None:
+        """Return the next event; None if none came in time, so that a connection can be kept alive."""
+        try:
+            return await asyncio.wait_for(self._queue.get(), timeout_s)
+        except TimeoutError:
+            return None
+
+    def put(self, event: LiveEvent) -> None:
+        """Take an event, without waiting."""
+        if self._queue.full():
+            self._queue.get_nowait()
+            self.num_lost += 1
+        self._queue.put_nowait(event)
+
+
+class LiveFeed:
+    """Passes events on to watchers. Used from the event loop only."""
+
+    def __init__(self, *, has_text: bool, max_watchers: int) -> None:
+        """Start without watchers."""
+        self._has_text = has_text
+        self._max_watchers = max_watchers
+        self._watchers: list[Watcher] = []
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody looks; if not, there is no need to make events."""
+        return bool(self._watchers)
+
+    def publish(self, event: LiveEvent) -> None:
+        """Pass an event on to everybody who may see it; without text unless the settings show it."""
+        if not self._watchers:
+            return
+        if not self._has_text and event.tokens:
+            event = replace(event, tokens=tuple(replace(token, text="") for token in event.tokens))
+        for watcher in self._watchers:
+            if watcher.tenant is None or watcher.tenant == event.tenant:
+                watcher.put(event)
+
+    @contextmanager
+    def watched(self, tenant: str | None) -> Iterator[Watcher]:
+        """Subscribe for the time of a `with` block.
+
+        Args:
+            tenant: Whose events; None for everybody's, which only admins may ask for.
+
+        Raises:
+            OverloadedError: Too many watch already.
+        """
+        if len(self._watchers) >= self._max_watchers:
+            raise OverloadedError(f"{self._max_watchers} watch already; try again later")
+        watcher = Watcher(tenant)
+        self._watchers.append(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.remove(watcher)

@@ -1,0 +1,186 @@
+"""The policies of a service: read from files, read again when they change, remembered by digest."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from streamward.errors import ConfigError, InputError
+from streamward.policy import LOOSE, STRICT, Policy
+from streamward.server.config import PoliciesConfig
+from streamward.server.store import POLICY_VERSIONS, telling_failures
+
+logger = logging.getLogger(__name__)
+
+_DIGEST_CHARS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPolicy:
+    """A policy in force.
+
+    Attributes:
+        policy: What it says.
+        digest: Of what it says; changes even if its author forgot to raise the version.
+        source: Its file; None for the built-in ones.
+    """
+
+    policy: Policy
+    digest: str
+    source: Path | None = None
+
+
+class PolicyMetrics(Protocol):
+    """Where reloads are counted."""
+
+    def policies_reloaded(self, outcome: str) -> None:
+        """Count a reload: `changed` or `failed`."""
+        ...
+
+
+class PolicyStore:
+    """Policies by name. A file that cannot be read leaves what was in force before."""
+
+    def __init__(self, config: PoliciesConfig, *, engine: Engine, metrics: PolicyMetrics) -> None:
+        """Read the folder.
+
+        Raises:
+            ConfigError: A file is wrong, two files hold policies of one name, or there is no such default.
+            AuditError: The database failed.
+        """
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+        self._seen = self._stamps()
+        self._policies = self._read()
+        self._problem: str | None = None
+        self._remember(self._policies)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last reload failed; None if it did not."""
+        return self._problem
+
+    @property
+    def default(self) -> KeptPolicy:
+        """The policy of callers that name none."""
+        return self._policies[self._config.default]
+
+    @property
+    def all(self) -> Mapping[str, KeptPolicy]:
+        """Everything in force, by name."""
+        return self._policies
+
+    def get(self, name: str) -> KeptPolicy:
+        """Return a policy in force.
+
+        Raises:
+            InputError: There is none of this name.
+        """
+        found = self._policies.get(name)
+        if found is None:
+            raise InputError(f"there is no such policy; there are {', '.join(sorted(self._policies))}")
+        return found
+
+    def reload(self, *, is_forced: bool = False) -> bool:
+        """Read the folder again if one of its files changed.
+
+        Returns:
+            Whether another set of policies is in force.
+
+        Raises:
+            ConfigError: A file is wrong. What was in force still is.
+            AuditError: The database failed; likewise.
+        """
+        stamps = self._stamps()
+        if stamps == self._seen and not is_forced:
+            return False
+        self._seen = stamps
+        try:
+            policies = self._read()
+            self._remember(policies)
+        except ConfigError as error:
+            self._problem = str(error)
+            self._metrics.policies_reloaded("failed")
+            logger.error("policies not reloaded", extra={"reason": str(error)})
+            raise
+        self._problem = None
+        is_changed = policies != self._policies
+        if is_changed:
+            self._warn_of_same_versions(policies)
+            self._metrics.policies_reloaded("changed")
+            logger.info("policies reloaded", extra={"policies": ", ".join(sorted(policies))})
+        self._policies = policies
+        return is_changed
+
+    def versions(self, name: str) -> list[Mapping[str, object]]:
+        """Return every version of a policy that was ever in force here, oldest first.
+
+        Raises:
+            AuditError: The database failed.
+        """
+        query = select(POLICY_VERSIONS).where(POLICY_VERSIONS.c.name == name).order_by(POLICY_VERSIONS.c.first_used)
+        with telling_failures("policies cannot be read"), self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _stamps(self) -> frozenset[tuple[str, int, int]]:
+        folder = self._config.folder
+        if folder is None:
+            return frozenset()
+        stamps = set()
+        for path in folder.glob("*.toml"):
+            try:
+                found = path.stat()
+            except OSError:
+                continue  # gone since it was listed
+            stamps.add((path.name, found.st_mtime_ns, found.st_size))
+        return frozenset(stamps)
+
+    def _read(self) -> dict[str, KeptPolicy]:
+        policies = {policy.name: KeptPolicy(policy, digest(policy)) for policy in (STRICT, LOOSE)}
+        folder = self._config.folder
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"policies.folder {str(folder)!r} is no folder")
+        for path in sorted(folder.glob("*.toml")) if folder is not None else ():
+            policy = Policy.load(path)
+            former = policies.get(policy.name)
+            if former is not None and former.source is not None:
+                raise ConfigError(f"{former.source.name} and {path.name} both hold a policy named {policy.name!r}")
+            policies[policy.name] = KeptPolicy(policy, digest(policy), path)
+        if self._config.default not in policies:
+            raise ConfigError(f"policies.default is {self._config.default!r}; there are {', '.join(sorted(policies))}")
+        return policies
+
+    def _warn_of_same_versions(self, policies: Mapping[str, KeptPolicy]) -> None:
+        for name, kept in policies.items():
+            former = self._policies.get(name)
+            if former and former.digest != kept.digest and former.policy.version == kept.policy.version:
+                logger.warning("policy changed without a new version", extra={"policy": name})
+
+    def _remember(self, policies: Mapping[str, KeptPolicy]) -> None:
+        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        rows = [
+            {
+                "digest": kept.digest,
+                "name": kept.policy.name,
+                "version": kept.policy.version,
+                "first_used": datetime.now(UTC),
+                "body": kept.policy.model_dump(mode="json"),
+            }
+            for kept in policies.values()
+        ]
+        with telling_failures("policies cannot be kept"), self._engine.begin() as connection:
+            connection.execute(insert(POLICY_VERSIONS).on_conflict_do_nothing(), rows)
+
+
+def digest(policy: Policy) -> str:
+    """Return what tells this policy from every other: the start of a SHA-256 over all it says."""
+    canonical = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_CHARS]

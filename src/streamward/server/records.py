@@ -1,0 +1,159 @@
+"""From a judged text to a row of the log."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from streamward.policy import Policy
+from streamward.schema import Action, Judgement, Result, RiskLevel, Side, Span
+from streamward.server.audit import AuditRecord
+from streamward.server.policies import KeptPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something judged for a caller.
+
+    Attributes:
+        request_id: As in the answer's `x-request-id`.
+        tenant: Whose request it is.
+        key_id: Which key asked.
+        endpoint: `moderations`, `guard`, `chat`, `streams`, `gateway` or `litellm`.
+        policy: By which policy.
+        stream_id: Of a stream, or the part of an answer that is judged.
+        upstream: Name of the guarded server.
+        model: The model asked for.
+        started_at: `time.perf_counter` when it began.
+    """
+
+    request_id: str
+    tenant: str
+    key_id: str
+    endpoint: str
+    policy: KeptPolicy
+    stream_id: str | None = None
+    upstream: str | None = None
+    model: str | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What was judged; None where there was nothing."""
+
+    prompt: str | None = None
+    response: str | None = None
+
+
+def build_record(
+    job: Job,
+    result: Result,
+    *,
+    texts: Texts,
+    guard: str,
+    hash_key: bytes | None,
+    action: Action | None = None,
+    details: Mapping[str, Any] | None = None,  # Any: JSON values
+) -> AuditRecord:
+    """Return the row of a decision.
+
+    Args:
+        job: What was asked.
+        result: What came of it.
+        texts: What was judged. The row holds their hashes; themselves only if the policy says so.
+        guard: Name of the guard.
+        hash_key: Makes the hashes HMACs.
+        action: What was done, where it is not what the decision says.
+        details: Further JSON values, without text.
+    """
+    decision, now = result.decision, datetime.now(UTC)
+    policy = job.policy.policy
+    done = decision.action if action is None else action
+    span = _flagged(result)
+    is_kept = _keeps_text(policy, done)
+    return AuditRecord(
+        id=new_id("dec"),
+        time=now,
+        tenant=job.tenant,
+        key_id=job.key_id,
+        endpoint=job.endpoint,
+        request_id=job.request_id,
+        stream_id=job.stream_id,
+        upstream=job.upstream,
+        model=job.model,
+        guard=guard,
+        policy=policy.name,
+        policy_version=policy.version,
+        policy_digest=job.policy.digest,
+        action=done,
+        side=decision.side,
+        risk_level=decision.risk_level,
+        category=decision.category,
+        position=decision.position,
+        error=decision.error,
+        **_side_facts("prompt", result.prompt),
+        **_side_facts("response", result.response),
+        refusal=None if result.response is None else result.response.refusal,
+        flagged_start=None if span is None else span.start,
+        flagged_end=None if span is None else span.end,
+        num_tokens=num_tokens(result),
+        prompt_chars=None if texts.prompt is None else len(texts.prompt),
+        response_chars=None if texts.response is None else len(texts.response),
+        prompt_hash=_text_hash(texts.prompt, hash_key),
+        response_hash=_text_hash(texts.response, hash_key),
+        latency_ms=(time.perf_counter() - job.started_at) * 1000,
+        prompt_text=texts.prompt if is_kept else None,
+        response_text=texts.response if is_kept else None,
+        text_until=now + timedelta(days=policy.recording.days) if is_kept else None,
+        details=details,
+    )
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that sorts by time: 16 hexadecimal digits of nanoseconds, then 16 random ones."""
+    return f"{prefix}_{time.time_ns():016x}{secrets.token_hex(8)}"
+
+
+def num_tokens(result: Result) -> int:
+    """Return how many tokens were judged, on both sides."""
+    return sum(len(side.verdicts) for side in (result.prompt, result.response) if side is not None)
+
+
+def _side_facts(name: str, judgement: Judgement | None) -> dict[str, Any]:  # Any: column values
+    if judgement is None:
+        return {}
+    return {
+        f"{name}_risk_level": judgement.risk_level,
+        f"{name}_category": judgement.category,
+        f"{name}_unsafe": judgement.probabilities[RiskLevel.UNSAFE],
+        f"{name}_controversial": judgement.probabilities[RiskLevel.CONTROVERSIAL],
+    }
+
+
+def _flagged(result: Result) -> Span | None:
+    """Return the first flagged token's characters, on the side that caused the decision."""
+    side = result.decision.side
+    judgement = None if side is None else (result.prompt if side is Side.PROMPT else result.response)
+    if judgement is None or judgement.first_flagged is None:
+        return None
+    for verdict in judgement.verdicts:
+        if verdict.position == judgement.first_flagged.position and verdict.span is not None:
+            return verdict.span
+    return Span(judgement.first_flagged.char, judgement.first_flagged.char)
+
+
+def _keeps_text(policy: Policy, action: Action) -> bool:
+    wanted = policy.recording.text
+    return wanted == "always" or (wanted == "flagged" and action is not Action.ALLOW)
+
+
+def _text_hash(text: str | None, key: bytes | None) -> str | None:
+    if text is None:
+        return None
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest() if key is None else hmac.new(key, data, hashlib.sha256).hexdigest()

@@ -1,0 +1,181 @@
+"""The live objects of one service."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from sqlalchemy import Engine
+from starlette.requests import HTTPConnection
+
+from streamward.moderation.moderator import Moderator
+from streamward.observability import Metrics
+from streamward.schema import Action, Decision, Result
+from streamward.server.admission import Admission
+from streamward.server.audit import AuditLog, AuditRecord
+from streamward.server.config import ServeConfig, read_secret
+from streamward.server.keys import KeyStore
+from streamward.server.live import LiveEvent, LiveFeed, LiveKind
+from streamward.server.policies import KeptPolicy, PolicyStore
+from streamward.server.rates import RateLimiter
+from streamward.server.records import Job, Texts, build_record, num_tokens
+from streamward.server.store import open_store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """What routes work with. From `open_state`, or made by a test; close it."""
+
+    config: ServeConfig
+    moderator: Moderator
+    engine: Engine
+    policies: PolicyStore
+    audit: AuditLog
+    keys: KeyStore
+    rates: RateLimiter
+    admission: Admission
+    feed: LiveFeed
+    metrics: Metrics
+    admin_key: str | None = None
+    hash_key: bytes | None = None
+
+    def under(self, policy: KeptPolicy) -> Moderator:
+        """Return the guard under a policy; nothing to close."""
+        return self.moderator.with_policy(policy.policy)
+
+    async def conclude(
+        self,
+        job: Job,
+        result: Result,
+        *,
+        texts: Texts,
+        action: Action | None = None,
+        details: Mapping[str, Any] | None = None,  # Any: JSON values
+    ) -> AuditRecord:
+        """Log a decision; call it before the last byte of the answer leaves.
+
+        It also counts the decision, and tells whoever watches.
+
+        Args:
+            job: What was asked.
+            result: What came of it.
+            texts: What was judged.
+            action: What was done, where it is not what the decision says.
+            details: Further JSON values for the log, without text.
+
+        Raises:
+            AuditError: It could not be logged; the answer must be an error instead.
+            OverloadedError: Likewise, because too many wait.
+        """
+        record = build_record(
+            job,
+            result,
+            texts=texts,
+            guard=self.config.guard,
+            hash_key=self.hash_key,
+            action=action,
+            details=details,
+        )
+        await self.audit.record(record)
+        self._announce(job, record, result.decision, num_tokens(result))
+        return record
+
+    def _announce(self, job: Job, record: AuditRecord, decision: Decision, tokens: int) -> None:
+        seconds = time.perf_counter() - job.started_at
+        self.metrics.decided(decision, endpoint=job.endpoint, num_tokens=tokens, seconds=seconds)
+        logger.info(
+            "decided",
+            extra={
+                "decision_id": record.id,
+                "request_id": job.request_id,
+                "stream_id": job.stream_id,
+                "tenant": job.tenant,
+                "key_id": job.key_id,
+                "endpoint": job.endpoint,
+                "policy": record.policy,
+                "policy_version": record.policy_version,
+                "action": record.action,
+                "side": record.side,
+                "risk_level": record.risk_level,
+                "category": record.category,
+                "guard_error": record.error,
+                "num_tokens": tokens,
+                "duration_ms": round(seconds * 1000, 1),
+            },
+        )
+        if self.feed.is_watched:
+            self.feed.publish(
+                LiveEvent(
+                    LiveKind.DECIDED,
+                    datetime.now(UTC),
+                    job.tenant,
+                    job.endpoint,
+                    job.stream_id or job.request_id,
+                    action=record.action,
+                    risk_level=record.risk_level,
+                    category=record.category,
+                    side=record.side,
+                    latency_ms=record.latency_ms,
+                )
+            )
+
+    def close(self) -> None:
+        """Write what is waiting to be logged, and free the guard and the database."""
+        self.audit.close()
+        self.moderator.close()
+        self.engine.dispose()
+
+
+def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> ServiceState:
+    """Open the database, read policies and load the guard, in this order: what is quick to fail comes first.
+
+    Args:
+        config: The service's settings.
+        moderator: Instead of loading a guard; owned by the state from now on.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        CheckpointError: The guard cannot be loaded.
+    """
+    hash_key = config.audit.hash_key_env and read_secret(config.audit.hash_key_env, setting="audit.hash_key_env")
+    admin_key = config.auth.admin_key_env and read_secret(config.auth.admin_key_env, setting="auth.admin_key_env")
+    metrics = Metrics()
+    engine = open_store(config.store)
+    policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
+    if moderator is None:
+        moderator = _load(config, policies.default)
+    return ServiceState(
+        config=config,
+        moderator=moderator,
+        engine=engine,
+        policies=policies,
+        audit=AuditLog(config.audit, engine=engine, metrics=metrics),
+        keys=KeyStore(engine=engine, cache_s=config.auth.cache_s),
+        rates=RateLimiter(),
+        admission=Admission(config.limits.max_in_flight),
+        feed=LiveFeed(has_text=config.page.live_text, max_watchers=config.page.max_watchers),
+        metrics=metrics,
+        admin_key=admin_key,
+        hash_key=hash_key.encode() if hash_key else None,
+    )
+
+
+def _load(config: ServeConfig, policy: KeptPolicy) -> Moderator:
+    from streamward.loading import load  # torch: seconds
+
+    return load(
+        config.guard,
+        policy=policy.policy,
+        engine=config.engine,
+        max_chars=config.limits.max_chars,
+        max_workers=config.limits.max_in_flight,
+    )
+
+
+def service_state(connection: HTTPConnection) -> ServiceState:
+    """Return the state of the service that a request came to."""
+    return cast(ServiceState, connection.app.state.service)

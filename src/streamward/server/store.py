@@ -1,0 +1,217 @@
+"""The database of a service: its tables, and how it is opened."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from streamward.errors import AuditError, ConfigError
+from streamward.server.config import StoreConfig, state_folder
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone on PostgreSQL; the same in UTC on SQLite, which knows no zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Write UTC."""
+        del dialect
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Read UTC."""
+        del dialect
+        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+
+
+METADATA = MetaData()
+
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("id", String(40), primary_key=True),
+    Column("time", UtcDateTime, nullable=False, index=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("key_id", String(32), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("request_id", String(80), nullable=False, index=True),
+    Column("stream_id", String(80)),
+    Column("upstream", String(64)),
+    Column("model", String(200)),
+    Column("guard", String(200), nullable=False),
+    Column("policy", String(200), nullable=False),
+    Column("policy_version", String(200), nullable=False),
+    Column("policy_digest", String(16), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("side", String(16)),
+    Column("risk_level", String(16)),
+    Column("category", String(64)),
+    Column("position", Integer),
+    Column("error", String(64)),
+    Column("prompt_risk_level", String(16)),
+    Column("prompt_category", String(64)),
+    Column("prompt_unsafe", Float),
+    Column("prompt_controversial", Float),
+    Column("response_risk_level", String(16)),
+    Column("response_category", String(64)),
+    Column("response_unsafe", Float),
+    Column("response_controversial", Float),
+    Column("refusal", Boolean),
+    Column("flagged_start", Integer),
+    Column("flagged_end", Integer),
+    Column("num_tokens", Integer, nullable=False),
+    Column("prompt_chars", Integer),
+    Column("response_chars", Integer),
+    Column("prompt_hash", String(64)),
+    Column("response_hash", String(64)),
+    Column("latency_ms", Float, nullable=False),
+    Column("prompt_text", Text),
+    Column("response_text", Text),
+    Column("text_until", UtcDateTime, index=True),
+    Column("details", JSON),
+)
+
+API_KEYS = Table(
+    "api_keys",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("hash", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("name", String(200), nullable=False),
+    Column("policy", String(200)),
+    Column("other_policies", JSON, nullable=False),
+    Column("upstreams", JSON),
+    Column("is_admin", Boolean, nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("max_concurrent", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("key_id", String(32), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("num_decisions", BigInteger, nullable=False),
+    Column("num_stopped", BigInteger, nullable=False),
+    Column("num_tokens", BigInteger, nullable=False),
+    Column("num_chars", BigInteger, nullable=False),
+)
+
+POLICY_VERSIONS = Table(
+    "policy_versions",
+    METADATA,
+    Column("digest", String(16), primary_key=True),
+    Column("name", String(200), nullable=False, index=True),
+    Column("version", String(200), nullable=False),
+    Column("first_used", UtcDateTime, nullable=False),
+    Column("body", JSON, nullable=False),
+)
+
+
+def open_store(config: StoreConfig) -> Engine:
+    """Open the database and make its tables where they are missing.
+
+    Raises:
+        ConfigError: The URL is wrong, its driver is not installed, or the database cannot be reached.
+    """
+    try:
+        url = make_url(config.secret_url().get_secret_value())
+    except ArgumentError as error:
+        raise ConfigError(
+            "store.url is no database URL; write sqlite:///file or postgresql+psycopg://host/name"
+        ) from error
+    if url.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigError(f"store.url is for {url.get_backend_name()}; it must be sqlite or postgresql")
+    try:
+        engine = _sqlite(url, config) if url.get_backend_name() == "sqlite" else _postgresql(url, config)
+        METADATA.create_all(engine)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"store.url needs the package {error.name}; run: pip install 'streamward[postgres]'"
+        ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise ConfigError(f"the database cannot be opened: {_reason(error)}") from error
+    return engine
+
+
+def _sqlite(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's URL
+    if config.url is None and config.url_env is None:
+        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = create_engine(url, connect_args={"timeout": config.timeout_s}, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:  # Any: sqlite3's connection behind SQLAlchemy's
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        cursor.execute("PRAGMA synchronous=FULL")  # a commit is on the disk when it returns
+        cursor.close()
+
+    return engine
+
+
+def _postgresql(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's URL
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    seconds = max(1, round(config.timeout_s))
+    options = f"-c statement_timeout={int(config.timeout_s * 1000)} -c timezone=UTC"
+    return create_engine(
+        url,
+        connect_args={"connect_timeout": seconds, "options": options},
+        pool_timeout=config.timeout_s,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+@contextmanager
+def telling_failures(what: str) -> Iterator[None]:
+    """Turn the database's errors into ours, without the values that they may repeat.
+
+    Raises:
+        AuditError: The database failed.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise AuditError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Name what went wrong; a driver's message may repeat values, so only SQLite's short ones are passed on."""
+    origin = getattr(error, "orig", None) or error
+    text = str(origin)
+    known = (
+        "database is locked",
+        "disk is full",
+        "unable to open database file",
+        "readonly database",
+        "disk I/O error",
+    )
+    return next((phrase for phrase in known if phrase in text), type(origin).__name__)
