@@ -68,6 +68,14 @@ class TextStream:
             spans.append(Span(start, max(end, start + 1)))
         return self._append_settled(before, ids, spans)
 
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
+        """Return what tokens say.
+
+        Raises:
+            InputError: An id is out of range.
+        """
+        return b"".join(self._tokenizer.token_bytes(token_id) for token_id in ids)
+
     def feed_frame(self, ids: Sequence[int]) -> Edit:
         """Append tokens of the template's own, which cover no characters. What was fed before is settled by that."""
         before = self.finish()

@@ -1,7 +1,7 @@
 """A guard stream for asyncio: every call runs in the moderator's threads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Self, TypeVar
@@ -63,6 +63,10 @@ class AsyncGuardStream:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
         stream = self._stream
         return await self._run(lambda: stream.feed_reasoning(piece))
+
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
+        """Return what token ids say; see `GuardStream.bytes_of`."""
+        return self._stream.bytes_of(ids)
 
     async def finish(self) -> Result:
         """Judge what is left and return the whole result; see `GuardStream.finish`."""

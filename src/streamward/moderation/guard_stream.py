@@ -156,6 +156,14 @@ class GuardStream:
                 events = self._apply(self._text.feed_frame(frame.before))
             return events + self._apply(self._take(piece))
 
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
+        """Return what token ids say; nothing is fed.
+
+        Raises:
+            InputError: An id is out of range.
+        """
+        return self._text.bytes_of(ids)
+
     def finish(self) -> Result:
         """Judge what is left (half a character, say) and return the whole result. Closes the stream.
 

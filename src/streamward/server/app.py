@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import health
+from streamward.server import chat, guard, health, moderations
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
@@ -68,8 +68,8 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (health.router,):
-        app.include_router(router)
+    for module in (health, moderations, guard, chat):
+        app.include_router(module.router)
 
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:

@@ -23,6 +23,8 @@ SUBPROTOCOL = "streamward"
 """What a WebSocket speaks."""
 _KEY_SUBPROTOCOL = "streamward-key."  # browsers cannot set headers on a WebSocket
 _BEARER = HTTPBearer(auto_error=False, description="An API key, from `streamward keys create`.")
+Documented = Annotated[object, Security(_BEARER)]
+"""Tells the OpenAPI description that a key is needed; `identify` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,13 @@ async def identify(connection: HTTPConnection) -> Caller:
     return _caller(key, defaults)
 
 
-async def authenticate(connection: HTTPConnection) -> AsyncIterator[Caller]:
+async def seen(connection: HTTPConnection, documented: Documented) -> Caller:
+    """Dependency of routes that only show something: who calls, not counted; raises as `identify`."""
+    del documented
+    return await identify(connection)
+
+
+async def authenticate(connection: HTTPConnection, documented: Documented) -> AsyncIterator[Caller]:
     """Dependency of every route that works for a caller: who calls, counted until the answer's last byte is sent.
 
     Raises:
@@ -110,6 +118,7 @@ async def authenticate(connection: HTTPConnection) -> AsyncIterator[Caller]:
         OverloadedError: The service has no room, or is stopping.
         AuthenticationError: As `identify`, and so on.
     """
+    del documented
     caller = await identify(connection)
     state = service_state(connection)
     connection.state.rate_headers = state.rates.take(caller.key_id, caller.limits)
@@ -119,24 +128,25 @@ async def authenticate(connection: HTTPConnection) -> AsyncIterator[Caller]:
         yield caller
 
 
-async def admin_only(connection: HTTPConnection) -> Caller:
+async def admin_only(connection: HTTPConnection, documented: Documented) -> Caller:
     """Dependency of the admin API.
 
     Raises:
         ForbiddenError: The key is no admin's.
         AuthenticationError: As `identify`.
     """
+    del documented
     caller = await identify(connection)
     if not caller.is_admin:
         raise ForbiddenError("this needs an admin key")
     return caller
 
 
-CallerNow = Annotated[Caller, Depends(authenticate), Security(_BEARER)]
+CallerNow = Annotated[Caller, Depends(authenticate)]
 """A caller that is counted: for routes that judge."""
-CallerSeen = Annotated[Caller, Depends(identify), Security(_BEARER)]
+CallerSeen = Annotated[Caller, Depends(seen)]
 """A caller that is not counted: for routes that only show something."""
-AdminCaller = Annotated[Caller, Depends(admin_only), Security(_BEARER)]
+AdminCaller = Annotated[Caller, Depends(admin_only)]
 """An admin."""
 
 
@@ -155,12 +165,13 @@ def _caller(key: ApiKey, defaults: KeyLimits) -> Caller:
 
 
 def _secret(connection: HTTPConnection) -> str | None:
-    """Return the key that was sent: in `Authorization`, in Azure's `api-key`, or in a WebSocket's subprotocols."""
+    """Return the key that was sent, where OpenAI, Azure or LiteLLM send it, or in a WebSocket's subprotocols."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    if azure := connection.headers.get("api-key"):
-        return azure
+    for name in ("api-key", "x-api-key"):
+        if key := connection.headers.get(name):
+            return key
     offered = [name.strip() for name in connection.headers.get("sec-websocket-protocol", "").split(",")]
     return next((name.removeprefix(_KEY_SUBPROTOCOL) for name in offered if name.startswith(_KEY_SUBPROTOCOL)), None)
 

@@ -1,6 +1,5 @@
 """HTTP statuses and WebSocket close codes of our errors. They stand here and nowhere else."""
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from streamward.errors import (
@@ -23,8 +23,6 @@ from streamward.errors import (
     StreamwardError,
     UpstreamError,
 )
-
-logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 """What an overloaded service asks of its callers."""
@@ -55,6 +53,38 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     CheckpointError: Answer(500, 1011, "server_error"),
 }
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 400: "invalid_input"}
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: ErrorObject
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "Something in the request can never work.",
+        401: "The API key is missing, wrong or revoked.",
+        403: "The API key is not for this.",
+        405: "There is no such method.",
+        409: "The stream is closed, or was never open.",
+        413: "The text is too long.",
+        429: "The key's own limit is reached; see Retry-After.",
+        502: "The guard failed.",
+        503: "No room at present, or decisions cannot be logged; see Retry-After.",
+    }.items()
+}
+"""What routes may answer besides success."""
 
 
 def answer_for(error: StreamwardError) -> Answer:
@@ -93,7 +123,6 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StreamwardError, _on_known)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_defect)
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
@@ -105,16 +134,23 @@ async def _on_known(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     request.state.error_code = InputError.code
-    found = [(_path(item["loc"]), str(item["msg"])) for item in error.errors()]
+    found = [_told(item) for item in error.errors()]
     message = "; ".join(f"{path}: {text}" if path else text for path, text in found[:5])
     body = error_body(message, kind="invalid_request_error", code=InputError.code, param=found[0][0] or None)
     return JSONResponse(body, 400)
 
 
+def _told(item: Mapping[str, Any]) -> tuple[str, str]:  # Any: pydantic's own type
+    """Return where and what is wrong; the name of an unknown key is the caller's text, so it is left out."""
+    if item["type"] == "extra_forbidden":
+        return _path(item["loc"][:-1]), "has an unknown key"
+    return _path(item["loc"]), str(item["msg"])
+
+
 def _path(location: tuple[Any, ...]) -> str:  # Any: pydantic's own type
-    """Name where a value is wrong; keys of the caller's own making are left out, for they are text."""
+    """Name where a value is wrong."""
     parts = location[1:] if location and location[0] in {"body", "query", "path", "header"} else location
-    return ".".join(str(part) for part in parts if isinstance(part, int) or str(part).isidentifier())[:200]
+    return ".".join(str(part) for part in parts)[:200]
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
@@ -124,11 +160,3 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     body = error_body(str(error.detail), kind=kind, code=code)
     return JSONResponse(body, error.status_code, headers=error.headers)
-
-
-async def _on_defect(request: Request, error: Exception) -> JSONResponse:
-    """Say that something of ours broke; what it was could hold moderated text, so only its class is logged."""
-    request.state.error_code = StreamwardError.code
-    logger.error("request failed", extra={"error_class": type(error).__name__})
-    body = error_body("an unexpected error; see the service's log", kind=_INTERNAL.kind, code=StreamwardError.code)
-    return JSONResponse(body, _INTERNAL.status)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
-from streamward.observability import Metrics
+from streamward.observability import Metrics, defect
 from streamward.server.config import LimitsConfig
 from streamward.server.errors import error_response
 from streamward.server.records import new_id
@@ -58,9 +58,7 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_marked)
         except Exception as error:  # a defect of ours: its text could hold what is being judged
-            logger.error(
-                "request failed", extra={"request_id": state["request_id"], "error_class": type(error).__name__}
-            )
+            logger.error("request failed", extra={"request_id": state["request_id"], **defect(error)})
             if status:
                 raise ConnectionAbortedError("the answer cannot be finished") from None
             await error_response(StreamwardError("an unexpected error; see the service's log"))(

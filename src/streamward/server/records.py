@@ -74,7 +74,7 @@ def build_record(
     decision, now = result.decision, datetime.now(UTC)
     policy = job.policy.policy
     done = decision.action if action is None else action
-    span = _flagged(result)
+    span = flagged_span(result)
     is_kept = _keeps_text(policy, done)
     return AuditRecord(
         id=new_id("dec"),
@@ -135,7 +135,7 @@ def _side_facts(name: str, judgement: Judgement | None) -> dict[str, Any]:  # An
     }
 
 
-def _flagged(result: Result) -> Span | None:
+def flagged_span(result: Result) -> Span | None:
     """Return the first flagged token's characters, on the side that caused the decision."""
     side = result.decision.side
     judgement = None if side is None else (result.prompt if side is Side.PROMPT else result.response)

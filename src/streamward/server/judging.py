@@ -1,0 +1,74 @@
+"""Whole texts: judged for a caller, logged, counted."""
+
+import logging
+from collections.abc import Sequence
+
+from streamward.errors import OverloadedError, StreamwardError
+from streamward.moderation.conversation import read_conversation
+from streamward.observability import defect
+from streamward.policy import combine, decide_error
+from streamward.schema import Message, Result, Side
+from streamward.server.records import Job, Texts
+from streamward.server.state import ServiceState
+
+logger = logging.getLogger(__name__)
+
+
+class DefectError(StreamwardError):
+    """The guard failed in a way it should not."""
+
+    code = "guard_failed"
+
+
+async def judge(
+    state: ServiceState,
+    job: Job,
+    *,
+    prompt: str | None = None,
+    response: str | None = None,
+    messages: Sequence[Message] | None = None,
+) -> Result:
+    """Judge a conversation and log the decision.
+
+    Returns:
+        The result. Where the guard failed in whatever way, its decision is that of the policy's `on_error`.
+
+    Raises:
+        InputError: There is nothing to judge, or the last turn is the system's.
+        ContextLengthError: The text is too long.
+        OverloadedError: There is no room at present.
+        AuditError: The decision could not be logged.
+    """
+    given = read_conversation(
+        prompt=prompt, response=response, messages=messages, max_chars=state.config.limits.max_chars
+    )
+    turns = [*given.context] if given.response is None else [*given.context, given.response]
+    try:
+        result = await state.under(job.policy).amoderate(messages=turns)
+    except OverloadedError as error:
+        state.metrics.rejected(error.code)
+        raise
+    except StreamwardError:
+        raise
+    except Exception as error:
+        result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
+    texts = Texts(
+        given.context[-1].content if given.has_prompt else None,
+        None if given.response is None else _said(given.response),
+    )
+    await state.conclude(job, result, texts=texts)
+    return result
+
+
+def failed(job: Job, error: Exception, *, sides: Sequence[Side]) -> Result:
+    """Return what follows from a guard that failed with an error it should not give. Its text is not logged."""
+    logger.error("guard failed", extra={"request_id": job.request_id, **defect(error)})
+    told = error if isinstance(error, StreamwardError) else DefectError("the guard failed")
+    policy = job.policy.policy
+    prompt = decide_error(policy, Side.PROMPT, told) if Side.PROMPT in sides else None
+    response = decide_error(policy, Side.RESPONSE, told) if Side.RESPONSE in sides else None
+    return Result(combine(prompt, response))
+
+
+def _said(turn: Message) -> str:
+    return turn.content if turn.reasoning is None else f"{turn.reasoning}\n{turn.content}"

@@ -1,0 +1,181 @@
+"""`POST /v1/moderations`, in OpenAI's shape."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamward.errors import ContextLengthError
+from streamward.schema import Action, Category, Decision, Judgement, Result, RiskLevel, Side, Span
+from streamward.server.auth import CallerNow
+from streamward.server.errors import ERRORS
+from streamward.server.judging import judge
+from streamward.server.middleware import request_id
+from streamward.server.records import Job, flagged_span, new_id
+from streamward.server.state import service_state
+from streamward.server.wire import Lenient, Name, OtherPart, PolicyInForce, TextPart, risk_of, text_of
+from streamward.settings import Settings
+
+router = APIRouter(tags=["moderation"])
+
+# Which of OpenAI's keys a category of ours means. Keys that appear nowhere here ask for a finer distinction than the
+# guard makes (intent, instructions, minors, graphic, threatening); categories with no key show in the extension only.
+OPENAI_KEYS: Mapping[Category, tuple[str, ...]] = {
+    Category.VIOLENT: ("violence",),
+    Category.ILLEGAL_ACTS: ("illicit",),
+    Category.SEXUAL: ("sexual",),
+    Category.PII: (),
+    Category.SELF_HARM: ("self-harm",),
+    Category.UNETHICAL: ("harassment", "hate"),  # the guard does not tell these apart
+    Category.POLITICAL: (),
+    Category.COPYRIGHT: (),
+    Category.JAILBREAK: (),
+}
+ALL_KEYS = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+_JUDGED_KEYS = frozenset(key for keys in OPENAI_KEYS.values() for key in keys)
+
+
+class Wishes(Settings):
+    """What a request may add to OpenAI's shape."""
+
+    policy: Name | None = None
+    """Name of a policy; by default the key's."""
+    side: Side = Side.PROMPT
+    """Whether the texts are prompts or responses."""
+
+
+class ModerationRequest(Lenient):
+    """Texts to be judged."""
+
+    input: (
+        Annotated[str, Field(title="Text")]
+        | Annotated[tuple[str, ...], Field(min_length=1, title="Texts")]
+        | Annotated[tuple[TextPart | OtherPart, ...], Field(min_length=1, title="Parts of one text")]
+    )
+    """A text; texts, each with a result of its own; or the parts of one text."""
+    model: str | None = None
+    """Ignored: the service has one guard."""
+    streamward: Wishes = Wishes()
+    """What OpenAI's shape has no place for."""
+
+
+class Extension(Settings):
+    """What OpenAI's shape has no place for."""
+
+    risk_level: RiskLevel | None
+    """None when the guard failed."""
+    categories: Mapping[Category, bool]
+    """All nine; true for the one the guard names in text that is not Safe."""
+    probabilities: Mapping[RiskLevel, float] | None
+    refusal: bool | None
+    span: Span | None
+    """Characters of the first flagged token, where the guard says."""
+    decision: Decision
+    policy: PolicyInForce
+
+
+class Moderation(BaseModel):
+    """One text's result."""
+
+    model_config = ConfigDict(frozen=True)
+
+    flagged: bool
+    """Whether the policy does anything but allow the text."""
+    categories: Mapping[str, bool]
+    category_scores: Mapping[str, float]
+    category_applied_input_types: Mapping[str, tuple[Literal["text"], ...]]
+    """Empty for keys that the guard does not judge."""
+    streamward: Extension
+
+
+class Moderations(BaseModel):
+    """One result for each text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    model: str
+    results: tuple[Moderation, ...]
+
+
+@router.post("/v1/moderations", responses=ERRORS)
+async def moderations(body: ModerationRequest, request: Request, caller: CallerNow) -> Moderations:
+    """Judge one or more texts."""
+    state = service_state(request)
+    kept = caller.choose_policy(state, body.streamward.policy)
+    texts = _texts(body.input, most=state.config.limits.max_inputs)
+    side = body.streamward.side
+
+    async def one(text: str) -> Result:
+        job = Job(
+            request_id=request_id(request),
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            endpoint="moderations",
+            policy=kept,
+            model=body.model,
+        )
+        return await judge(state, job, **{side.value: text})  # type: ignore[arg-type]  # prompt or response
+
+    results = await asyncio.gather(*map(one, texts))
+    policy = PolicyInForce.of(kept)
+    return Moderations(
+        id=new_id("modr"),
+        model=state.config.guard,
+        results=tuple(_moderation(result, side, policy) for result in results),
+    )
+
+
+def _texts(given: str | Sequence[str] | Sequence[TextPart | OtherPart], *, most: int) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if len(given) > most:
+        raise ContextLengthError(f"input has {len(given)} items; at most {most} are accepted (limits.max_inputs)")
+    texts = [item for item in given if isinstance(item, str)]
+    if texts:
+        return texts
+    return [text_of([part for part in given if not isinstance(part, str)], where="input")]
+
+
+def _moderation(result: Result, side: Side, policy: PolicyInForce) -> Moderation:
+    judgement = result.prompt if side is Side.PROMPT else result.response
+    named = None if judgement is None else judgement.category
+    keys = frozenset() if named is None else frozenset(OPENAI_KEYS[named])
+    is_flagged = result.decision.action is not Action.ALLOW
+    risk = 0.0 if judgement is None else risk_of(judgement.probabilities)
+    return Moderation(
+        flagged=is_flagged,
+        categories={key: is_flagged and key in keys for key in ALL_KEYS},
+        category_scores={key: risk if key in keys else 0.0 for key in ALL_KEYS},
+        category_applied_input_types={key: ("text",) if key in _JUDGED_KEYS else () for key in ALL_KEYS},
+        streamward=_extension(result, judgement, policy),
+    )
+
+
+def _extension(result: Result, judgement: Judgement | None, policy: PolicyInForce) -> Extension:
+    named = None if judgement is None else judgement.category
+    return Extension(
+        risk_level=None if judgement is None else judgement.risk_level,
+        categories={category: category is named for category in Category},
+        probabilities=None if judgement is None else judgement.probabilities,
+        refusal=None if judgement is None else judgement.refusal,
+        span=flagged_span(result),
+        decision=result.decision,
+        policy=policy,
+    )
