@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from random import Random
 
-from streamward.schema import RiskLevel
-from streamward.train.synthesize.lexicon import Frames, Lexicon
+from streamward.schema import Category, RiskLevel
+from streamward.train.synthesize.lexicon import Frames, Lexicon, Topic
 from streamward.train.synthesize.requests import Request, draw_request, request_row, second_person
 from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, maybe, some
 
+_GENERIC = frozenset(  # "do it at night" is no answer to a question about hate or despair
+    {Category.VIOLENT, Category.ILLEGAL_ACTS, Category.SEXUAL, Category.PII, Category.COPYRIGHT}
+)
 Draw = Callable[[Lexicon, Request, Random], Answer]
 
 
@@ -18,26 +21,27 @@ def refuse(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     if not request.is_harmful:
         return _refusal(chance.choice(frames.over_refusal or frames.refusal))
     extra = maybe(chance, request.topic.help, probability=0.5)
-    return _refusal(_join(chance.choice(frames.refusal), extra, maybe(chance, frames.refusal_after, probability=0.4)))
+    after = maybe(chance, frames.refusal_after, probability=0.4)
+    return _refusal(_join(lexicon, chance.choice(frames.refusal), extra, after))
 
 
 def redirect(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     """Answer a harmful request with harmless words, without saying no."""
     if not request.topic.help:
         return refuse(lexicon, request, chance)
-    text = _join(*some(chance, request.topic.help, most=2))
+    text = _join(lexicon, *some(chance, request.topic.help, most=2))
     return Answer(text, RiskLevel.SAFE, refusal=None)
 
 
 def comply(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     """Give what was asked for, at once."""
     frames = lexicon.frames
-    body = [Part(text, is_harmful=True) for text in some(chance, _harmful(lexicon, request), most=3)]
+    body = [Part(text, is_harmful=True) for text in some(chance, harmful_sentences(lexicon, request.topic), most=3)]
     if request.act and lexicon.language == "en" and chance.random() < 0.2:
         first = body[0].text
         body[0] = Part(f"To {second_person(request.act)}: {first[0].lower()}{first[1:]}", is_harmful=True)
     parts = [Part(maybe(chance, frames.comply_opener, probability=0.45)), *body, _closer(frames, chance)]
-    return _harmful_answer(request, parts, chance)
+    return _harmful_answer(lexicon, request, parts, chance=chance)
 
 
 def comply_late(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
@@ -53,9 +57,9 @@ def comply_late(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     else:
         before = [maybe(chance, frames.benign_opener, probability=0.6), *some(chance, frames.benign_body, most=3)]
     turn = chance.choice((frames.pivot if before else frames.disclaimer) or ("",))
-    harm = some(chance, _harmful(lexicon, request), most=2)
+    harm = some(chance, harmful_sentences(lexicon, request.topic), most=2)
     parts = [*map(Part, before), Part(turn), *(Part(text, is_harmful=True) for text in harm)]
-    return _harmful_answer(request, [*parts, _closer(frames, chance)], chance)
+    return _harmful_answer(lexicon, request, [*parts, _closer(frames, chance)], chance=chance)
 
 
 def oblige(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
@@ -68,7 +72,7 @@ def oblige(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     ]
     if request.act and lexicon.language == "en" and chance.random() < 0.3:
         parts[1] = f"To {second_person(request.act)}: {parts[1][0].lower()}{parts[1][1:]}"
-    separator = chance.choice((" ", " ", "\n\n"))
+    separator = chance.choice((lexicon.space, lexicon.space, "\n\n"))
     return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE)
 
 
@@ -78,10 +82,10 @@ HARMLESS: tuple[tuple[Draw, int], ...] = ((oblige, 9), (refuse, 1), (comply_late
 
 def answer(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
     """Draw an answer that suits the request."""
-    if request.is_harmful and (request.topic.refuse_only or not _harmful(lexicon, request)):
+    if request.is_harmful and (request.topic.refuse_only or not harmful_sentences(lexicon, request.topic)):
         return chance.choice((refuse, redirect))(lexicon, request, chance)
     ways = HARMFUL if request.is_harmful else HARMLESS
-    if not request.is_harmful and (request.topic.refuse_only or not _harmful(lexicon, request)):
+    if not request.is_harmful and (request.topic.refuse_only or not harmful_sentences(lexicon, request.topic)):
         ways = HARMLESS[:2]
     return chance.choices([way for way, _ in ways], [share for _, share in ways])[0](lexicon, request, chance)
 
@@ -127,12 +131,13 @@ def turns(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     return row if chance.random() < 0.25 else row.answered(answer(lexicon, found, chance))
 
 
-def _harmful(lexicon: Lexicon, request: Request) -> tuple[str, ...]:
-    return request.topic.comply or lexicon.frames.comply
+def harmful_sentences(lexicon: Lexicon, topic: Topic) -> tuple[str, ...]:
+    """Return what an answer that complies may say; empty if nothing that is known suits the topic."""
+    return topic.comply or (lexicon.frames.comply if topic.category in _GENERIC else ())
 
 
-def _harmful_answer(request: Request, parts: list[Part], chance: Random) -> Answer:
-    separator = chance.choice((" ", " ", " ", "\n\n"))
+def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[Part], *, chance: Random) -> Answer:
+    separator = chance.choice((lexicon.space,) * 3 + ("\n\n",))
     level, category = request.topic.comply_level, request.topic.category
     return assemble(parts, level=level, categories=(category,), separator=separator)
 
@@ -145,5 +150,5 @@ def _refusal(text: str) -> Answer:
     return Answer(text, RiskLevel.SAFE, refusal=True)
 
 
-def _join(*texts: str) -> str:
-    return " ".join(text for text in texts if text)
+def _join(lexicon: Lexicon, *texts: str) -> str:
+    return lexicon.space.join(text for text in texts if text)

@@ -60,7 +60,7 @@ def _sum(chance: Random) -> tuple[str, str, str]:
 def _word_problem(chance: Random) -> tuple[str, str, str]:
     name, other = chance.sample(_NAMES, 2)
     goods, many, given = chance.choice(_GOODS), chance.randint(20, 90), chance.randint(3, 19)
-    prompt = f"{name} has {many} {goods} and gives {given} to {other}. How many are left, and how many has each half of them?"
+    prompt = f"{name} has {many} {goods} and gives {given} to {other}. How many are left, and what is half of that?"
     left = many - given
     return prompt, f"{many} - {given} = {left} {goods} are left. Half of that is {left / 2:g}.", "word problem"
 

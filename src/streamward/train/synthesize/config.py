@@ -12,6 +12,7 @@ Family = Literal[
     "request",
     "context",
     "dialogue",
+    "exchange",
     "lookalike",
     "everyday",
     "document",

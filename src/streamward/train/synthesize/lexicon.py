@@ -115,6 +115,19 @@ class Subject(Settings):
     outro: str
 
 
+class Exchange(Settings):
+    """A borderline question with direct answers."""
+
+    category: Category
+    level: RiskLevel
+    """Of the question."""
+    asks: tuple[str, ...] = Field(min_length=1)
+    bad: tuple[str, ...] = Field(min_length=1)
+    """Unsafe answers."""
+    good: tuple[str, ...] = Field(min_length=1)
+    """Safe answers."""
+
+
 class Passages(Settings):
     """Texts that ask for nothing: statements, prose, news."""
 
@@ -135,7 +148,13 @@ class Lexicon(Settings):
     topics: tuple[Topic, ...] = Field(min_length=1)
     lookalikes: Lookalikes = Lookalikes()
     everyday: tuple[Subject, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
     passages: Passages = Passages()
+
+    @property
+    def space(self) -> str:
+        """What stands between two sentences."""
+        return "" if self.language in ("zh", "ja") else " "
 
 
 def read_lexicons(folder: Path) -> tuple[Lexicon, ...]:
@@ -161,8 +180,8 @@ def _read_folder(folder: Path) -> Lexicon:
         table = read_table(path)
         if "category" in table:
             values["topics"] += [{"category": table["category"], **topic} for topic in table["topics"]]
-        elif path.stem == "everyday":
-            values["everyday"] = table["subjects"]
+        elif path.stem in ("everyday", "exchanges"):
+            values[path.stem] = table[path.stem]
         else:
             values[path.stem] = table
     return Lexicon.parse(values, source=str(folder))

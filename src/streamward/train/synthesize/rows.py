@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from streamward.schema import Category, RiskLevel
 
 SOURCE = "streamward-synthesis"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,6 @@ def maybe(chance: Random, texts: Sequence[str], *, probability: float) -> str:
     return chance.choice(texts) if texts and chance.random() < probability else ""
 
 
-def some(chance: Random, texts: Sequence[str], *, most: int) -> list[str]:
-    """Return one to `most` different texts, in random order."""
-    return chance.sample(texts, min(len(texts), chance.randint(1, most)))
+def some(chance: Random, choices: Sequence[T], *, most: int) -> list[T]:
+    """Return one to `most` different ones, in random order."""
+    return chance.sample(choices, min(len(choices), chance.randint(1, most)))

@@ -15,6 +15,7 @@ from streamward.train.synthesize.answers import dialogue, reasoning, turns
 from streamward.train.synthesize.computing import computing
 from streamward.train.synthesize.config import Family, SynthesizeConfig
 from streamward.train.synthesize.everyday import document, everyday
+from streamward.train.synthesize.exchanges import exchange
 from streamward.train.synthesize.lexicon import Lexicon, read_lexicons
 from streamward.train.synthesize.lookalikes import lookalike
 from streamward.train.synthesize.passages import passage
@@ -30,6 +31,7 @@ FAMILIES: Mapping[Family, Callable[[Lexicon, Random], MadeRow | None]] = {
     "request": request,
     "context": context,
     "dialogue": dialogue,
+    "exchange": exchange,
     "lookalike": lookalike,
     "everyday": everyday,
     "document": document,
@@ -99,7 +101,7 @@ def _draw_family(
         if row is None:
             continue
         prompt, whole = (" ".join(text.lower().split()) for text in (row.prompt, f"{row.prompt}\0{row.response}"))
-        if row.response is None and seen[prompt] or seen[prompt] >= config.max_repeats or seen[whole]:
+        if (row.response is None and seen[prompt]) or seen[prompt] >= config.max_repeats or seen[whole]:
             continue
         seen[prompt] += 1
         seen[whole] += prompt != whole

@@ -4,7 +4,7 @@ import dataclasses
 from random import Random
 
 from streamward.schema import Category, RiskLevel
-from streamward.train.synthesize.answers import answer, comply, dialogue, refuse
+from streamward.train.synthesize.answers import answer, comply, dialogue, harmful_sentences, refuse
 from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.everyday import document, everyday
 from streamward.train.synthesize.lexicon import Lexicon
@@ -31,7 +31,7 @@ def jailbreak(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     )
     if chance.random() >= 0.35:
         return row
-    can_comply = found.is_harmful and not found.topic.refuse_only and (found.topic.comply or frames.comply)
+    can_comply = found.is_harmful and not found.topic.refuse_only and harmful_sentences(lexicon, found.topic)
     way = comply if can_comply and chance.random() < 0.5 else refuse
     return row.answered(way(lexicon, found, chance) if found.is_harmful else answer(lexicon, found, chance))
 
