@@ -7,10 +7,17 @@ import time
 import httpx
 import pytest
 
-from tests.assistant.assistants import served, tiny_assistant
+from streamward.assistant.app import create_app
+from streamward.assistant.writer import Assistant
+from tests import loopback
+from tests.assistant.assistants import tiny_assistant
 
 MODEL = "smollm2-135m-instruct"
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+def served(assistant: Assistant):
+    return loopback.served(create_app(assistant))
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +170,9 @@ def test_many_requests_at_once_are_all_answered(client):
 
 def test_above_the_limit_requests_are_refused_with_a_time_to_retry():
     with (
-        served(tiny_assistant(max_active=2, max_waiting=0)) as url,
+        served(tiny_assistant(max_active=2, max_waiting=0, max_context_tokens=1000)) as url,
         httpx.Client(base_url=url) as client,
-        client.stream("POST", "/v1/chat/completions", json=endless(n=2)) as response,
+        client.stream("POST", "/v1/chat/completions", json=endless(n=2, max_tokens=900)) as response,
     ):
         next(response.iter_lines())
         refused = chat(client)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import chat, guard, health, moderations
+from streamward.server import chat, guard, health, litellm, moderations
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
@@ -68,7 +68,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
 
 
 def _add_routes(app: FastAPI) -> None:
-    for module in (health, moderations, guard, chat):
+    for module in (health, moderations, guard, chat, litellm):
         app.include_router(module.router)
 
 

@@ -1,0 +1,198 @@
+"""LiteLLM's generic guardrail: `POST /beta/litellm_basic_guardrail_api`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.gateway.config import PromptConfig
+from streamward.gateway.prompts import read_turn, to_prompt
+from streamward.moderation.moderator import Moderator
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Action, Decision, Message, Role, Side
+from streamward.server.auth import CallerNow
+from streamward.server.judging import failed, judge
+from streamward.server.litellm_calls import Call, Calls, GrowingText, Opinion
+from streamward.server.middleware import request_id
+from streamward.server.records import Job
+from streamward.server.state import ServiceState, service_state
+
+logger = logging.getLogger(__name__)
+
+_READING = PromptConfig(unjudged_input="pass")  # images are LiteLLM's to judge with another guardrail
+_SWEEP_S = 5.0
+
+
+class GuardrailRequest(BaseModel):
+    """What LiteLLM sends. Its metadata and headers are not read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input_type: Literal["request", "response"]
+    litellm_call_id: str | None = Field(default=None, max_length=200)
+    texts: list[str] | None = None
+    structured_messages: list[dict[str, Any]] | None = None  # Any: OpenAI's messages
+    tool_calls: list[dict[str, Any]] | None = None  # Any: OpenAI's tool calls
+    model: str | None = None
+    additional_provider_specific_params: dict[str, Any] | None = None  # Any: the proxy's settings
+
+
+class GuardrailAnswer(BaseModel):
+    """What LiteLLM acts on."""
+
+    action: Literal["BLOCKED", "NONE"]
+    blocked_reason: str | None = None
+    stream_holdback_chars: list[int] | None = None
+    """Characters at the end of each text that must not be shown before the next call."""
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    streams = app.state.service.config.streams
+    app.state.litellm_calls = Calls(max_open=streams.max_open, idle_s=streams.idle_s)
+    sweeping = asyncio.create_task(_sweep(app.state.litellm_calls, app.state.service))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        await _close(app.state.litellm_calls, app.state.service, every=True)
+
+
+router = APIRouter(tags=["litellm"], lifespan=_lifespan)
+
+
+@router.post("/beta/litellm_basic_guardrail_api", response_model_exclude_none=True)
+async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: Request) -> GuardrailAnswer:
+    """Judge a prompt or an answer for a LiteLLM proxy.
+
+    An answer is judged as it grows: texts of one call id that continue what was sent before cost only what is new. The
+    prompt of a call is remembered, so that its answer is judged in its light.
+    """
+    state = service_state(request)
+    calls: Calls = request.app.state.litellm_calls
+    wanted = (body.additional_provider_specific_params or {}).get("policy")
+    if wanted is not None and not isinstance(wanted, str):
+        raise InputError("additional_provider_specific_params.policy must be the name of a policy")
+    policy = caller.choose_policy(state, wanted)
+    call_id = body.litellm_call_id
+    job = Job(
+        request_id=request_id(request),
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        endpoint="litellm",
+        policy=policy,
+        stream_id=call_id,
+        model=body.model,
+    )
+    call = Call() if call_id is None else calls.get(caller.tenant, call_id)
+    async with call.lock:
+        if body.input_type == "request":
+            return await _judge_request(state, job, body=body, call=call)
+        call.job = job
+        return await _judge_response(state, job, body=body, call=call)
+
+
+async def _judge_request(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
+    conversations = _conversations(body)
+    if len(conversations) == 1:
+        call.messages = conversations[0]
+    decisions = []
+    for messages in conversations:
+        decisions.append((await judge(state, job, messages=messages)).decision)
+    return _answer(_worst(decisions))
+
+
+def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
+    """Return what is to be judged, each ending with a user's turn: the conversation, or else every text by itself."""
+    if not body.structured_messages:
+        return [(Message(Role.USER, text),) for text in body.texts or () if text]
+    turns = [
+        read_turn(message, where=f"structured_messages[{index}]", config=_READING)
+        for index, message in enumerate(body.structured_messages)
+    ]
+    prompt = to_prompt(turns)
+    return [messages for messages in (prompt.before_tools, prompt.messages) if messages]
+
+
+async def _judge_response(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
+    places = [(f"text {index}", text) for index, text in enumerate(body.texts or ())]
+    places += [(f"tool call {index}", text) for index, text in enumerate(_arguments(body.tool_calls or ()))]
+    opinions = []
+    for place, text in places:
+        opinion = await _opinion(call, state.under(job.policy), job=job, place=place, text=text)
+        if opinion.result is not None:
+            await state.conclude(job, opinion.result, texts=call.spoken(text), details={"place": place})
+        opinions.append(opinion)
+    answer = _answer(_worst([opinion.decision for opinion in opinions]))
+    held = [opinion.held_chars for opinion in opinions[: len(body.texts or ())]]
+    return answer.model_copy(update={"stream_holdback_chars": held})
+
+
+async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, text: str) -> Opinion:
+    if not text:
+        return Opinion(ALLOWED)
+    try:
+        return await call.text(place).judge(text, moderator)
+    except (InputError, OverloadedError, StreamClosedError):
+        raise
+    except Exception as error:  # the guard failed; the next call begins anew
+        await call.texts.pop(place).close()
+        result = failed(job, error, sides=[Side.RESPONSE])
+        return Opinion(result.decision, result=result)
+
+
+def _arguments(tool_calls: Sequence[dict[str, Any]]) -> list[str]:  # Any: OpenAI's tool calls
+    """Return what each tool is called with, its name first."""
+    found = []
+    for call in tool_calls:
+        function = call.get("function") or call.get("custom") or {}
+        parts = [function.get(name) for name in ("name", "arguments", "input")] if isinstance(function, dict) else []
+        found.append("\n".join(part for part in parts if isinstance(part, str) and part))
+    return found
+
+
+def _worst(decisions: Sequence[Decision]) -> Decision:
+    worst = ALLOWED
+    for decision in decisions:
+        worst = combine(worst, decision)
+    return worst
+
+
+def _answer(decision: Decision) -> GuardrailAnswer:
+    """Say what to do. A replacement is sent as the reason of a block: LiteLLM drops rewrites of streamed answers."""
+    if decision.action.severity < Action.REPLACE.severity:
+        return GuardrailAnswer(action="NONE")
+    if decision.message is not None:
+        return GuardrailAnswer(action="BLOCKED", blocked_reason=decision.message)
+    if decision.error is not None:
+        return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Streamward could not judge this ({decision.error})")
+    what = f"{decision.risk_level}, {decision.category}" if decision.category else f"{decision.risk_level}"
+    return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Blocked by Streamward: the {decision.side} is {what}")
+
+
+async def _sweep(calls: Calls, state: ServiceState) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        await _close(calls, state)
+
+
+async def _close(calls: Calls, state: ServiceState, *, every: bool = False) -> None:
+    """Close calls that nobody asks about any more, and log how their answers ended."""
+    for call in calls.take_idle(every=every):
+        async with call.lock:
+            for place, text in call.texts.items():
+                try:
+                    await _conclude(state, call, place=place, text=text)
+                except StreamwardError as error:
+                    logger.error("the end of an answer was not logged", extra={"reason": str(error)})
+
+
+async def _conclude(state: ServiceState, call: Call, *, place: str, text: GrowingText) -> None:
+    result = await text.finish()
+    if result is not None and call.job is not None:
+        await state.conclude(call.job, result, texts=call.spoken(text.text), details={"place": place, "ended": "idle"})

@@ -1,0 +1,189 @@
+"""Calls of an LLM that LiteLLM asks about again and again while the answer grows."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from streamward.errors import InputError, OverloadedError
+from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.moderation.moderator import Moderator
+from streamward.policy import ALLOWED, SidePolicy
+from streamward.schema import Action, Decision, Message, Result, Role, Side, Verdict
+from streamward.server.records import Job, Texts
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What is thought of one text of an answer.
+
+    Attributes:
+        decision: What to do.
+        held_chars: Characters at the end that should not be shown yet.
+        result: For the log, where there is something new to log.
+    """
+
+    decision: Decision
+    held_chars: int = 0
+    result: Result | None = None
+
+
+class GrowingText:
+    """One text of an answer: a choice's content, or the arguments of a tool call.
+
+    The first time it is seen it is judged as a whole text, for it may be one. If it comes again and has grown, it is
+    judged as a stream: what is new is read behind what was.
+    """
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        """Take the conversation that it answers; may be empty."""
+        self.text = ""
+        self.messages = tuple(messages)
+        self._opinion = Opinion(ALLOWED)
+        self._stream: AsyncGuardStream | None = None
+        self._stack = AsyncExitStack()
+        self._is_whole_only = False
+        self._num_fed = 0
+
+    async def judge(self, text: str, moderator: Moderator) -> Opinion:
+        """Judge a text from which more may be seen later. What was blocked stays blocked.
+
+        Raises:
+            ContextLengthError: It is too long.
+            OverloadedError: There is no room at present.
+        """
+        if text == self.text or self._opinion.decision.action.severity >= Action.REPLACE.severity:
+            return Opinion(self._opinion.decision, self._opinion.held_chars)
+        has_grown = bool(self.text) and text.startswith(self.text)
+        if not has_grown:
+            await self.close()
+        self._opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
+        self.text = text
+        return self._opinion
+
+    async def finish(self) -> Result | None:
+        """Close it; the result if it was a stream whose end was not logged."""
+        stream = self._stream
+        try:
+            return None if stream is None or self._opinion.result is not None else await stream.finish()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Free the stream."""
+        self._stream, self._num_fed = None, 0
+        await self._stack.aclose()
+
+    async def _whole(self, text: str, moderator: Moderator) -> Opinion:
+        result = await moderator.amoderate(messages=[*self.messages, Message(Role.ASSISTANT, text)])
+        verdicts = () if result.response is None else result.response.verdicts
+        held = _held_chars(verdicts, moderator.policy.side(Side.RESPONSE), num_chars=len(text))
+        return Opinion(result.decision, held, result)
+
+    async def _extend(self, text: str, moderator: Moderator) -> Opinion:
+        stream = self._stream or await self._open(moderator)
+        if stream is None:
+            return await self._whole(text, moderator)
+        await stream.feed(text[self._num_fed :])
+        self._num_fed = len(text)
+        if stream.decision.action.severity >= Action.REPLACE.severity:
+            result = await stream.finish()
+            await self.close()
+            return Opinion(result.decision, 0, result)
+        return Opinion(stream.decision, len(text) - stream.checked_chars)
+
+    async def _open(self, moderator: Moderator) -> AsyncGuardStream | None:
+        """Open a stream; None if the guard judges whole texts only."""
+        if self._is_whole_only:
+            return None
+        try:
+            self._stream = await self._stack.enter_async_context(moderator.astream(messages=self.messages or None))
+        except InputError:  # the conversation was accepted before: it is the kind of guard
+            self._is_whole_only = True
+        return self._stream
+
+
+def _held_chars(verdicts: Sequence[Verdict], rules: SidePolicy, *, num_chars: int) -> int:
+    """Return how many characters lie behind the last token that is not over the line, if any is over it."""
+    end = num_chars
+    for verdict in reversed(verdicts):
+        action = rules.action(rules.level(verdict), verdict.category)
+        if action.severity < Action.REPLACE.severity:
+            break
+        end = end if verdict.span is None else verdict.span.start
+    return num_chars - end
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of an LLM.
+
+    Attributes:
+        messages: The conversation; empty if its prompt was not seen.
+        texts: The texts of its answer, by place.
+        lock: Held while it is worked on.
+        seen_at: When it was last asked about.
+        job: For the log: as who asked last.
+    """
+
+    messages: tuple[Message, ...] = ()
+    texts: dict[str, GrowingText] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    seen_at: float = 0.0
+    job: Job | None = None
+
+    def text(self, place: str) -> GrowingText:
+        """Return the text at a place of the answer."""
+        return self.texts.setdefault(place, GrowingText(self.messages))
+
+    def spoken(self, text: str) -> Texts:
+        """Return prompt and answer, for the log."""
+        return Texts(self.messages[-1].content if self.messages else None, text)
+
+
+class Calls:
+    """The calls of the last minutes, by tenant and id. Used from the event loop only."""
+
+    def __init__(self, *, max_open: int, idle_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start empty."""
+        self._max_open = max_open
+        self._idle_s = idle_s
+        self._clock = clock
+        self._calls: OrderedDict[tuple[str, str], Call] = OrderedDict()
+        self._let_go: list[Call] = []
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._calls)
+
+    def get(self, tenant: str, call_id: str) -> Call:
+        """Return a call, begun if it was not seen before. Where there is no room the one idle for longest goes.
+
+        Raises:
+            OverloadedError: All of them are being worked on.
+        """
+        key = (tenant, call_id)
+        if key not in self._calls and len(self._calls) >= self._max_open:
+            self._let_go_of_one()
+        call = self._calls.setdefault(key, Call())
+        call.seen_at = self._clock()
+        self._calls.move_to_end(key)
+        return call
+
+    def take_idle(self, *, every: bool = False) -> list[Call]:
+        """Remove and return the calls that nobody asked about for long; or all."""
+        found, self._let_go = self._let_go, []
+        for key, call in list(self._calls.items()):
+            is_idle = not call.lock.locked() and self._clock() - call.seen_at >= self._idle_s
+            if every or is_idle:
+                found.append(self._calls.pop(key))
+        return found
+
+    def _let_go_of_one(self) -> None:
+        for key, call in self._calls.items():
+            if not call.lock.locked():
+                self._let_go.append(self._calls.pop(key))
+                return
+        raise OverloadedError(f"{self._max_open} calls are being judged; try again later")
