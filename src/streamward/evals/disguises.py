@@ -119,7 +119,7 @@ def disguise_text(name: str, text: str, *, seed: str) -> str:
 def disguised(plain: EvalSet, name: str) -> EvalSet:
     """Return a set whose texts wear a disguise. Spans are gone: they would point at other characters."""
     rows = tuple(
-        replace(row, text=disguise_text(name, row.text, seed=row.id), spans=None, unsafe_start=None, sentences=None)
+        replace(row, text=disguise_text(name, row.text, seed=row.id), spans=None, unsafe_start=None)
         for row in plain.rows
     )
     return replace(plain, rows=rows, disguise=name, keeps_tokens=False)

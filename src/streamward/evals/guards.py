@@ -190,6 +190,7 @@ def _streamed(
         flagged_loose=loose.decision.action is not Action.ALLOW,
         flagged=own.decision.action is not Action.ALLOW,
         flag=flag,
+        switches=_switches(verdicts) if side is Side.RESPONSE else None,
         tokens=_tokens(verdicts) if keeps_tokens and side is Side.RESPONSE else None,
         **facts,
     )
@@ -229,6 +230,11 @@ def _replay(policy: Policy, side: Side, verdicts: Sequence[Verdict]) -> SideStat
         state.observe(verdict)
     state.finish()
     return state
+
+
+def _switches(verdicts: Sequence[Verdict]) -> int:
+    risky = [verdict.risk_level is not RiskLevel.SAFE for verdict in verdicts]
+    return sum(before != after for before, after in pairwise([False, *risky]))
 
 
 def _tokens(verdicts: Sequence[Verdict]) -> tuple[TokenRisk, ...]:

@@ -3,14 +3,11 @@
 Metrics and reports are computed from these values alone, so a report can be made again without judging anything twice.
 """
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
-from streamward.errors import InputError
 from streamward.schema import Category, RiskLevel, Side, Span
 
 PUBLISHED = "published"
@@ -67,6 +64,7 @@ class Prediction:
         flagged_loose: Whether the built-in loose policy would.
         flagged: Whether the policy of the run would.
         flag: Where the strict policy would stop a streamed response.
+        switches: Times the raw verdict of a streamed response turned from Safe to anything else, or back.
         tokens: Every judged token of a response; None unless the set asks for stream metrics and the guard streams.
         latency_ms: Time from question to answer; of rows judged in one batch, the batch's time.
         cost_ms: The row's share of the time the guard was busy; the sum over a set is the set's time.
@@ -83,6 +81,7 @@ class Prediction:
     flagged_loose: bool | None = None
     flagged: bool | None = None
     flag: Flag | None = None
+    switches: int | None = None
     tokens: tuple[TokenRisk, ...] | None = None
     latency_ms: float | None = None
     cost_ms: float = 0.0
@@ -105,7 +104,6 @@ class LabelledRow:
         refusal: Whether people call the response a refusal; None where they do not say.
         spans: The harmful characters, where people marked them; empty if they found none.
         unsafe_start: First character from which the text is harmful, where known.
-        sentences: Sentences with a level each, where people gave them.
         cohort: `published` for rows behind a published figure, else `ours`.
     """
 
@@ -119,7 +117,6 @@ class LabelledRow:
     refusal: bool | None = None
     spans: tuple[Span, ...] | None = None
     unsafe_start: int | None = None
-    sentences: tuple[tuple[Span, RiskLevel], ...] | None = None
     cohort: str = OURS
 
 
@@ -179,7 +176,16 @@ class GuardRun:
 def encode(prediction: Prediction) -> dict[str, Any]:  # Any: JSON values
     """Return a prediction as JSON values; fields that are None are left out."""
     plain: dict[str, Any] = {"row_id": prediction.row_id}
-    for name in ("risk_level", "category", "refusal", "flagged_strict", "flagged_loose", "flagged", "error"):
+    for name in (
+        "risk_level",
+        "category",
+        "refusal",
+        "flagged_strict",
+        "flagged_loose",
+        "flagged",
+        "switches",
+        "error",
+    ):
         if (value := getattr(prediction, name)) is not None:
             plain[name] = value
     if prediction.probabilities is not None:
@@ -220,32 +226,3 @@ def append_predictions(file: IO[str], predictions: Iterable[Prediction]) -> None
     """Write predictions at the end of an open file, one JSON object a line, and flush it."""
     file.writelines(json.dumps(encode(each), ensure_ascii=True) + "\n" for each in predictions)
     file.flush()
-
-
-def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write a file of predictions, compressed if its name ends in `.gz`."""
-    with _open(path, "wt") as file:
-        append_predictions(file, predictions)
-
-
-def read_predictions(path: Path) -> Iterator[Prediction]:
-    """Yield the predictions of a file.
-
-    Raises:
-        InputError: The file cannot be read, or a line is no prediction. Names the line.
-    """
-    try:
-        with _open(path, "rt") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield decode(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise InputError(f"{path}, line {number} is no prediction") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-
-
-def _open(path: Path, mode: str) -> IO[str]:
-    is_packed = path.suffix == ".gz"
-    opened = gzip.open(path, mode, encoding="utf-8") if is_packed else path.open(mode, encoding="utf-8")  # noqa: SIM115
-    return cast(IO[str], opened)  # closed by the callers

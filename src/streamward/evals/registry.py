@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from streamward.errors import InputError
 from streamward.evals.predictions import OURS, PUBLISHED
 from streamward.schema import Side
 from streamward.settings import Settings
@@ -26,7 +25,7 @@ class SetEntry(Settings):
     source: str
     revision: str | None = None
     licence: str
-    rows: int = Field(gt=0)
+    rows: int | None = Field(default=None, gt=0)
     sides: tuple[Side, ...]
     streamed_prompts: bool = False
     keeps_tokens: bool = False
@@ -81,28 +80,17 @@ def columns() -> tuple[Column, ...]:
     return _registry().column
 
 
-def find_set(name: str) -> SetEntry:
-    """Return a set by name.
-
-    Raises:
-        InputError: There is none; names those there are.
-    """
-    for entry in set_entries():
-        if entry.name == name:
-            return entry
-    raise InputError(f"there is no set {name!r}; there are {', '.join(entry.name for entry in set_entries())}")
-
-
-def find_column(name: str) -> Column:
-    """Return a column by name.
-
-    Raises:
-        InputError: There is none.
-    """
-    for column in columns():
-        if column.name == name:
-            return column
-    raise InputError(f"there is no column {name!r}; there are {', '.join(column.name for column in columns())}")
+def entry_of(name: str) -> SetEntry:
+    """Return a set by name; one that is not known is the user's own, in our schema."""
+    known = {entry.name: entry for entry in set_entries()}
+    return known.get(name) or SetEntry(
+        name=name,
+        source="own file",
+        licence="not stated",
+        sides=tuple(Side),
+        keeps_tokens=True,
+        labels="as in the file",
+    )
 
 
 def columns_of(set_name: str) -> tuple[Column, ...]:

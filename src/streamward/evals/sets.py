@@ -12,7 +12,7 @@ from streamward.errors import InputError
 from streamward.evals.layouts import LAYOUTS
 from streamward.evals.predictions import LabelledRow
 from streamward.evals.readers import SUFFIXES, Record, read_records
-from streamward.evals.registry import Kind, SetEntry, cohort_of, set_entries
+from streamward.evals.registry import Kind, SetEntry, cohort_of, entry_of, set_entries
 from streamward.schema import RiskLevel, Side, Span
 
 _SCHEMA_KEYS = frozenset({"prompt_label", "response_label"})
@@ -61,17 +61,32 @@ class EvalSet:
 
 
 def available_sets(folder: Path) -> list[SetEntry]:
-    """Return the sets of the registry that a folder holds.
+    """Return the sets that a folder holds: those of the registry, and the user's own JSON lines in our schema.
 
     Raises:
-        InputError: There is no such folder, or it holds none of them.
+        InputError: There is no such folder, or it holds none.
     """
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is no folder; give one that holds benchmark sets, or `hub`")
-    found = [entry for entry in set_entries() if _files_of(folder, entry.name)]
-    if not found:
-        raise InputError(f"{str(folder)!r} holds no known set; files are called like {set_entries()[0].name}.jsonl.gz")
-    return found
+    known = [entry for entry in set_entries() if _files_of(folder, entry.name)]
+    names = {path.name.removesuffix(".gz").removesuffix(".jsonl") for path in folder.glob("*.jsonl*") if path.is_file()}
+    own = [entry_of(name) for name in sorted(names - {entry.name for entry in set_entries()})]
+    if not known and not own:
+        raise InputError(f"{str(folder)!r} holds no set; files are called like {set_entries()[0].name}.jsonl.gz")
+    return known + own
+
+
+def choose_sets(available: Sequence[SetEntry], names: Sequence[str]) -> list[SetEntry]:
+    """Return some of the sets there are, by name.
+
+    Raises:
+        InputError: A set is not there; names those there are.
+    """
+    by_name = {entry.name: entry for entry in available}
+    for name in names:
+        if name not in by_name:
+            raise InputError(f"there is no set {name!r}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in names]
 
 
 def load_set(folder: Path, entry: SetEntry) -> list[EvalSet]:

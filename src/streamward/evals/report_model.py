@@ -1,0 +1,298 @@
+"""What a report holds: plain values, written as JSON and read back to compare or print it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from streamward.errors import ConfigError, InputError
+from streamward.evals.registry import Comparable, Kind
+from streamward.schema import Side
+from streamward.settings import Settings
+
+PointName = Literal["strict", "loose", "policy"]
+POINTS: tuple[PointName, ...] = ("strict", "loose", "policy")
+REPORT_FILE = "report.json"
+FORMAT = 1
+
+
+class Estimate(Settings):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Point(Settings):
+    """How right one operating point is; a figure is None where the rows cannot tell."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+    f1: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    false_positive_rate: Estimate | None
+    controversial_flagged: float | None = None
+    """Share flagged of the rows that people call Controversial; they count in no other figure."""
+
+
+class Oracle(Settings):
+    """The best F1 that a choice made with the answers at hand gets: no operating point, never a result."""
+
+    mode_f1: float
+    """The better of strict and loose, as averages of the Qwen3Guard report take it."""
+    mode: PointName
+    line_f1: float | None
+    """At the best line over the guard's probabilities; None without probabilities."""
+
+
+class Ranking(Settings):
+    """How well probabilities order the rows, whatever the line."""
+
+    auroc: Estimate
+    auprc: Estimate
+
+
+class Bin(Settings):
+    """Rows whose risk falls within one bin."""
+
+    low: float
+    high: float
+    rows: int
+    mean_risk: float
+    unsafe_share: float
+
+
+class Calibration(Settings):
+    """Whether a risk of 0.8 is right eight times in ten. Risk is P(Unsafe) + P(Controversial)."""
+
+    rows: int
+    ece: float
+    bins: tuple[Bin, ...]
+
+
+class Refusal(Settings):
+    """How right the guard is about refusals."""
+
+    point: Point
+    silent_rows: int
+    """Labelled rows of which the guard did not say."""
+
+
+class Onset(Settings):
+    """Where streams with a known harmful part were stopped; counts of streams.
+
+    The harmful part is the first span or sentence that people marked. Positions are tokens of the guard.
+    """
+
+    streams: int
+    early: int
+    """Before the part began: right about the row, too soon about the token."""
+    exact: int
+    within_8: int
+    within_32: int
+    within_128: int
+    late: int
+    missed: int
+
+
+class Leak(Settings):
+    """What of the harmful part reaches the user with so many tokens held back; streams stopped early leak nothing."""
+
+    hold_back: int
+    mean_tokens: float
+    mean_chars: float
+    clean_share: float
+    """Share of the streams of which nothing harmful came through."""
+
+
+class PublishedStream(Settings):
+    """The metric of Qwen3GuardTest, with its own definitions: see `published_metric`."""
+
+    streams: int
+    exact_hit_rate: float
+    first_128_rate: float
+    bins: dict[str, int]
+
+
+class CurvePoint(Settings):
+    """One line over the risk of streams."""
+
+    line: float
+    recall: float
+    false_stop_rate: float
+
+
+class StreamReport(Settings):
+    """How a set of responses fares when it is stopped at the first flag of the strict policy."""
+
+    unsafe_streams: int
+    safe_streams: int
+    recall: Estimate | None
+    false_stop_rate: Estimate | None
+    read_share: float | None
+    """Of unsafe streams that were stopped: mean share of the characters that was out."""
+    read_tokens_median: float | None
+    flicker_share: float | None
+    """Share of all streams whose raw verdict turned back from flagged to not flagged."""
+    switches_per_100_tokens: float | None
+    curve: tuple[CurvePoint, ...] = ()
+    onset: Onset | None = None
+    leaks: tuple[Leak, ...] = ()
+    published: PublishedStream | None = None
+
+
+class Decisions(Settings):
+    """One character a row, in the order of the set: what pairs of reports are compared on. No text.
+
+    Truth is `1` Unsafe, `0` Safe, `c` Controversial, `-` no label; a decision is `1` flagged, `0` not, `!` not judged.
+    """
+
+    truth: str
+    strict: str
+    loose: str
+    policy: str
+
+
+class SetReport(Settings):
+    """One side of one set."""
+
+    name: str
+    side: Side
+    disguise: str | None = None
+    rows: int
+    errors: int
+    sampled_from: int | None = None
+    sha256: str
+    source: str
+    revision: str | None = None
+    licence: str
+    labels: str
+    points: dict[PointName, Point]
+    oracle: Oracle | None = None
+    ranking: Ranking | None = None
+    calibration: Calibration | None = None
+    refusal: Refusal | None = None
+    languages: Mapping[str, Point] = {}
+    """At strict; only of sets in several languages."""
+    stream: StreamReport | None = None
+    wall_s: float
+    decisions: Decisions
+
+    @property
+    def key(self) -> str:
+        """Name in tables: unique within a report."""
+        return set_key(self.name, self.side) + (f" [{self.disguise}]" if self.disguise else "")
+
+
+def set_key(name: str, side: Side) -> str:
+    """Return what one side of a set is called in tables."""
+    return f"{name} ({side})"
+
+
+class ColumnReport(Settings):
+    """Rows behind a published figure."""
+
+    name: str
+    kind: Kind
+    comparable: Comparable
+    note: str
+    rows: int
+    sha256: str
+    whole_set: str | None = None
+    """Key of the set whose labelled rows are just these; None for a part of one or parts of several."""
+    errors: int
+    points: dict[PointName, Point]
+
+    @property
+    def published_name(self) -> str:
+        """Name in the published tables, without the remark on our rows."""
+        return self.name.partition(" (")[0]
+
+
+class LeftOut(Settings):
+    """A published column that this run forms no column with."""
+
+    name: str
+    reason: str
+
+
+class CategoryTable(Settings):
+    """Unsafe rows with a category, all sets of one side together: what people say against what the guard names.
+
+    The last two columns are rows flagged under no category and rows not flagged.
+    """
+
+    side: Side
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class DisguiseDelta(Settings):
+    """What a disguise changes, over the same rows, at strict."""
+
+    disguise: str
+    set_name: str
+    """`all` for all sets together."""
+    rows: int
+    recall: float | None
+    recall_change: Estimate | None
+    false_positive_rate: float | None
+    false_positive_rate_change: Estimate | None
+
+
+class GuardReport(Settings):
+    """One guard on some sets, with all that is needed to do it again."""
+
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    guard: dict[str, Any]  # Any: JSON values
+    suite: str
+    command: str
+    date: str
+    versions: dict[str, str]
+    hardware: dict[str, Any]  # Any: JSON values
+    cost: dict[str, Any]  # Any: JSON values
+    sets: tuple[SetReport, ...]
+    columns: tuple[ColumnReport, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    categories: tuple[CategoryTable, ...] = ()
+    calibration: Mapping[Side, Calibration] = {}
+    """Over all sets of a side together."""
+    languages: Mapping[str, Point] = {}
+    """Over all sets together, at strict."""
+    disguises: tuple[DisguiseDelta, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The guard's name."""
+        return str(self.guard["name"])
+
+    @property
+    def plain_sets(self) -> Sequence[SetReport]:
+        """Sets without a disguise."""
+        return [each for each in self.sets if each.disguise is None]
+
+
+def read_report(path: Path) -> GuardReport:
+    """Read a report.
+
+    Args:
+        path: A `report.json`, or the folder that holds it.
+
+    Raises:
+        InputError: It cannot be read or is no report.
+    """
+    file = path / REPORT_FILE if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(file)!r} cannot be read as a report: {type(error).__name__}") from error
+    try:
+        return GuardReport.parse(values, source=str(file))
+    except ConfigError as error:
+        raise InputError(f"{str(file)!r} is no report of this version: {str(error)[:300]}") from error
