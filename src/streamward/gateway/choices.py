@@ -1,0 +1,209 @@
+"""Chat and text completions: answers that are a list of choices."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streamward.errors import UpstreamError
+from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.slots import ENVELOPE, FieldKey, Leaf, Scanner, Shape, is_identifier
+from streamward.gateway.sse import encode, encode_done
+from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.wire import ClientRequest
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
+ENVELOPE_SHAPE: Mapping[str, Shape] = {
+    "id": Leaf.IDENTIFIER,
+    "object": OBJECTS,
+    "created": None,
+    "model": Leaf.IDENTIFIER,
+    "system_fingerprint": Leaf.IDENTIFIER,
+    "service_tier": Leaf.IDENTIFIER,
+    "usage": None,
+    "choices": Leaf.CLEANED,
+    "obfuscation": Leaf.DROPPED,
+}
+_KEPT = ("id", "object", "created", "model", "system_fingerprint")  # of the envelope, in events of our own
+
+Opaque = Literal["drop", "block", "pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the two formats differ.
+
+    Attributes:
+        object_name: Of an event of a stream.
+        document_name: Of an answer that is not streamed.
+        event_shape: Of a choice in an event.
+        document_shape: Of a choice in an answer that is not streamed.
+        clean_logprobs: Takes out of a choice's log probabilities what does not spell its text.
+        content: Path of the answer's text in a choice; in an event, or in a document.
+        say: Gives the part of a choice that says a text; in an event, or in a document.
+        shorten: Gives the part of a choice that may stand where the rest was cut off.
+    """
+
+    object_name: str
+    document_name: str
+    event_shape: Mapping[str, Shape]
+    document_shape: Mapping[str, Shape]
+    clean_logprobs: Callable[[JsonObject, Opaque], None]
+    content: Callable[[bool], FieldKey]
+    say: Callable[[str, bool], JsonObject]
+    shorten: Callable[[JsonObject], JsonObject]
+
+
+class ChoicesFormat:
+    """One request for completions and its answer."""
+
+    ends_with_choice = False
+
+    def __init__(self, request: ClientRequest, layout: Layout, *, opaque: Opaque, id_prefix: str) -> None:
+        """Wait for the answer."""
+        self.request = request
+        self._layout = layout
+        self._opaque = opaque
+        self._envelope: JsonObject = {
+            "id": f"{id_prefix}-streamward",
+            "object": layout.object_name,
+            "created": int(time.time()),
+            "model": request.model,
+        }
+
+    def content_of(self, group: int) -> FieldKey:
+        """Return the field of a choice's text; see `WireFormat`."""
+        return (group, *self._layout.content(not self.request.is_stream))
+
+    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take an event apart: one parcel for each choice in it; see `WireFormat`."""
+        choices, rest = self._open(body)
+        if not choices:
+            return [self._parcel({**rest, "choices": []}, rest, None, size=size)]
+        parcels = []
+        for place, choice in enumerate(choices):
+            is_last = place == len(choices) - 1
+            envelope = rest if is_last else {name: rest[name] for name in _KEPT if name in rest}
+            event: JsonObject = {**envelope, "choices": [choice]}
+            parcels.append(self._parcel(event, event, choice, size=size // len(choices)))
+        return parcels
+
+    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take a whole answer apart: one parcel for each choice, and one for the rest; see `WireFormat`."""
+        choices, rest = self._open(body)
+        parcels = [self._parcel(choice, {}, choice, size=size, is_document=True) for choice in choices]
+        return [*parcels, self._parcel(rest, rest, None, size=0)]
+
+    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+        """Put the choices together again, by their index; see `WireFormat`."""
+        rest = next((parcel.body for parcel in parcels if parcel.group is None), None)
+        choices = {parcel.group: parcel.body for parcel in parcels if parcel.group is not None}
+        for stop in stops:
+            choices[stop.group] = self._stopped(stop)
+        document: JsonObject = {**self._envelope, "object": self._layout.document_name} if rest is None else {**rest}
+        document["choices"] = [
+            {**choices[index], **extras.get(index, {})} for index in sorted(choices, key=lambda index: index or 0)
+        ]
+        return document
+
+    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+        """Return a parcel as an event; see `WireFormat`."""
+        if not extra or parcel.group is None:
+            return encode(parcel.body)
+        (choice,) = _objects(parcel.body["choices"])
+        return encode({**parcel.body, "choices": [{**choice, **extra}]})
+
+    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+        """Return the rest, the replacement if there is one, and the end of a choice; see `WireFormat`."""
+        events = []
+        if stop.rest is not None:
+            (choice,) = _objects(stop.rest.body["choices"])
+            events.append(self._event(stop.group, self._layout.shorten(choice)))
+        if stop.decision.message is not None:
+            events.append(self._event(stop.group, self._layout.say(stop.decision.message, False)))
+        return [*events, self._event(stop.group, {**self._layout.say("", False), **extra}, reason="content_filter")]
+
+    def note(self, group: int | None, extra: JsonObject) -> bytes:
+        """Return an event without text; see `WireFormat`."""
+        if group is None:
+            return encode({**self._envelope, "choices": [], **extra})
+        return self._event(group, {**self._layout.say("", False), **extra})
+
+    def done(self) -> list[bytes]:
+        """Return the end of a stream; see `WireFormat`."""
+        return [encode_done()]
+
+    def error(self, code: str, message: str) -> list[bytes]:
+        """Return an error as clients of OpenAI know it, and the end; see `WireFormat`."""
+        error = {"message": message, "type": "upstream_error", "param": None, "code": code}
+        return [encode({"error": error}), encode_done()]
+
+    def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
+        """Return a choice that says the text and ends; see `WireFormat`."""
+        groups = range(len(self.request.prompts) * self.request.num_choices)
+        document: JsonObject = {
+            **self._envelope,
+            "object": self._layout.document_name,
+            "choices": [
+                {"index": index, **self._layout.say(text, True), "logprobs": None, "finish_reason": "stop"}
+                for index in groups
+            ],
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+            **extra,
+        }
+        events = [encode({**self._envelope, "choices": [], **extra})] if extra else []
+        for index in groups:
+            events.append(self._event(index, self._layout.say(text, False)))
+            events.append(self._event(index, self._layout.say("", False), reason="stop"))
+        return document, [*events, encode_done()]
+
+    def _open(self, body: JsonObject) -> tuple[list[JsonObject], JsonObject]:
+        if body.get("error"):
+            raise UpstreamError("the upstream reported an error in its answer")
+        rest = {name: value for name, value in body.items() if name != "choices"}
+        for name in _KEPT:
+            value = rest.get(name)
+            if type(value) is int or (isinstance(value, str) and is_identifier(value)):
+                self._envelope[name] = value
+        choices = body.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise UpstreamError("the upstream's choices are no list of objects")
+        return choices, rest
+
+    def _parcel(
+        self,
+        body: JsonObject,
+        envelope: JsonObject,
+        choice: JsonObject | None,
+        *,
+        size: int,
+        is_document: bool = False,
+    ) -> Parcel:
+        scanner = Scanner(self._opaque)
+        scanner.scan(envelope, ENVELOPE_SHAPE, at=(ENVELOPE,))
+        if choice is None:
+            return Parcel(body, scanner.slots, size=size)
+        index = choice.get("index", 0)
+        if type(index) is not int or index < 0:
+            raise UpstreamError("the upstream's choice has no valid index")
+        self._layout.clean_logprobs(choice, self._opaque)
+        shape = self._layout.document_shape if is_document else self._layout.event_shape
+        scanner.scan(choice, shape, at=(index,))
+        ends = is_document or choice.get("finish_reason") is not None
+        return Parcel(body, scanner.slots, index, ends_group=ends, size=size)
+
+    def _stopped(self, stop: Stop) -> JsonObject:
+        part = self._layout.say("" if stop.decision.message is None else stop.decision.message, True)
+        if stop.rest is not None and stop.decision.message is None:
+            part = self._layout.shorten(stop.rest.body)
+        return {"index": stop.group, **part, "logprobs": None, "finish_reason": "content_filter"}
+
+    def _event(self, group: int, part: JsonObject, *, reason: str | None = None) -> bytes:
+        choice: JsonObject = {"index": group, **part, "logprobs": None, "finish_reason": reason}
+        return encode({**self._envelope, "choices": [choice]})
+
+
+def _objects(value: object) -> list[JsonObject]:
+    assert isinstance(value, list), "choices of a parcel are a list"
+    return value

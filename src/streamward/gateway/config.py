@@ -1,0 +1,106 @@
+"""Which models are guarded, and how strictly their answers are released."""
+
+import os
+import re
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field, SecretStr, model_validator
+
+from streamward.errors import ConfigError
+from streamward.settings import Settings
+
+_KEY = re.compile(r"[!-~]+")
+
+
+class ReleaseConfig(Settings):
+    """When text of the guarded model may leave."""
+
+    mode: Literal["checked", "hold", "audit"] = "checked"
+    """checked: when judged. hold: when so many tokens behind it are judged too. audit: at once, judged afterwards."""
+    hold_tokens: int = Field(default=0, ge=0)
+    """Tokens kept back in mode `hold`."""
+    unjudged_output: Literal["drop", "block", "pass"] = "drop"
+    """What cannot be judged: audio and image data, encrypted reasoning, alternatives among log probabilities."""
+
+    @model_validator(mode="after")
+    def _holds_only_in_mode_hold(self) -> Self:
+        if (self.mode == "hold") != (self.hold_tokens > 0):
+            raise ValueError("hold_tokens must be at least 1 in mode hold, and 0 in the others")
+        return self
+
+
+class PromptConfig(Settings):
+    """What happens to requests."""
+
+    on_block: Literal["error", "refusal"] = "error"
+    """error: status 400 with code content_filter. refusal: an answer of the assistant, with status 200."""
+    refusal: str = Field(default="I can't help with that.", min_length=1)
+    """That answer, where the policy has no replacement of its own."""
+    unjudged_input: Literal["refuse", "pass"] = "refuse"
+    """Images, audio, files and token ids in the request, which the guard does not read."""
+    call_upstream: Literal["at_once", "after_prompt"] = "at_once"
+    """at_once: while the prompt is judged. after_prompt: once it is allowed; slower, and spares what is blocked."""
+    may_relax: bool = False
+    """Whether a request's own `moderation.policy` may ask for scores only where the policy blocks."""
+
+
+class UpstreamConfig(Settings):
+    """An OpenAI-compatible server whose answers are guarded."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # a key in the wrong place would be shown
+
+    base_url: str = Field(pattern=r"^https?://[^/\s@?#]+(/[^\s@?#]*)?$")
+    """Up to and including `/v1`. No user, password or query in it."""
+    api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable with the key that this server asks for; None if it asks for none."""
+    models: tuple[str, ...] = ()
+    """Names of models that may be asked for; empty: any."""
+    release: ReleaseConfig = ReleaseConfig()
+    """When text may leave."""
+    prompt: PromptConfig = PromptConfig()
+    """What happens to requests."""
+    annotations: bool = False
+    """Whether answers carry Azure's content filter results even if the request does not ask for them."""
+    connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """For a connection."""
+    first_byte_timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """From the request to the first byte of the answer; an answer that is not streamed takes as long as it is."""
+    idle_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Between two parts of an answer."""
+    max_connections: int = Field(default=256, gt=0)
+    """Answers at the same time."""
+
+    def secret(self) -> SecretStr | None:
+        """Return the key of this server; None if it asks for none.
+
+        Raises:
+            ConfigError: The environment variable is not set or holds no key.
+        """
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env, "")
+        if _KEY.fullmatch(key) is None:
+            raise ConfigError(
+                f"the environment variable {self.api_key_env} (api_key_env) must hold a key:"
+                " printable ASCII without spaces"
+            )
+        return SecretStr(key)
+
+
+class GatewayLimits(Settings):
+    """Bounds of one answer."""
+
+    max_event_bytes: int = Field(default=2**20, gt=0)
+    """One event of a stream."""
+    max_ahead_bytes: int = Field(default=2**18, gt=0)
+    """Read ahead of the judge before the upstream has to wait."""
+    max_held_bytes: int = Field(default=2**22, gt=0)
+    """Judged or waiting, but not released."""
+    max_answer_bytes: int = Field(default=2**25, gt=0)
+    """The whole answer."""
+    max_guard_streams: int = Field(default=32, gt=0)
+    """Guard streams of one answer: one for each choice, and one for each field that is written by turns with others."""
+    max_answer_s: float = Field(default=900.0, gt=0, allow_inf_nan=False)
+    """From the request to the end of the answer."""
+    overload_wait_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """Patience with a guard that has no room at present."""

@@ -1,0 +1,178 @@
+"""The texts an answer is made of, and which guard stream reads which."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from streamward.gateway.reader import Reader
+from streamward.gateway.slots import FieldKey, Kind, Slot
+from streamward.tokenizer import clean_text
+
+OpenReader = Callable[[int], Awaitable[Reader]]
+"""Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a text is judged.
+
+    Attributes:
+        reader: By whom.
+        start: Its first character there.
+        end: The character after its last.
+    """
+
+    reader: Reader
+    start: int
+    end: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether all of it may be shown."""
+        return self.end <= self.reader.limit
+
+
+@dataclass(slots=True, eq=False)
+class _Field:
+    """One text that grows. It is reasoning, or not, from its start on: the guard must not see a seam where none is."""
+
+    is_reasoning: bool
+    pieces: list[str] = field(default_factory=list)
+    place: Place | None = None  # of the last piece
+    surrogate: str = ""  # first half of a pair
+    unchanged: str | None = None  # what an unknown string has said each time so far
+    num_repeats: int = 0
+    restated: "_Field | None" = None  # what a whole says that is another text than the pieces
+
+    def text(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
+
+    def clean(self, text: str) -> str:
+        """Join halves of characters; the last half waits, one without a partner becomes U+FFFD."""
+        text = self.surrogate + text
+        self.surrogate = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return clean_text(text[: len(text) - len(self.surrogate)])
+
+
+class Fields:
+    """Puts the text of slots into guard streams.
+
+    One reader follows a choice through its fields, as long as they come one after another. A field that goes on after
+    another had its turn gets a reader of its own, which reads it from its start: text split over fields that take
+    turns is judged as whoever puts a field together will read it.
+    """
+
+    def __init__(self, open_reader: OpenReader) -> None:
+        """Start with no field and no reader."""
+        self.readers: dict[int, list[Reader]] = {}
+        """By choice."""
+        self._open_reader = open_reader
+        self._main: dict[int, Reader] = {}  # follows the choice
+        self._fields: dict[FieldKey, _Field] = {}
+
+    def start(self, group: int, reader: Reader) -> None:
+        """Let a reader follow a choice."""
+        self._main[group] = reader
+        self.readers.setdefault(group, []).append(reader)
+
+    def texts(self) -> dict[FieldKey, str]:
+        """What all fields say so far, shown or not."""
+        return {key: each.text() for key, each in self._fields.items()}
+
+    async def append(self, key: FieldKey, text: str, *, is_reasoning: bool = False) -> Place:
+        """Queue what comes next in a field."""
+        return await self._append(self._field(key, is_reasoning=is_reasoning), text, group=_group(key))
+
+    async def place(self, slot: Slot) -> Place | None:
+        """Queue the text of a slot, if it says anything new, and write it back as it is judged.
+
+        Returns:
+            Where it is judged; None if there is nothing to judge.
+        """
+        owner = self._field(slot.field, is_reasoning=slot.shape.is_reasoning)
+        if slot.kind is Kind.UNKNOWN:
+            return await self._place_unknown(owner, slot)
+        if slot.kind is Kind.WHOLE:
+            return await self._place_whole(owner, slot)
+        text = owner.clean(slot.text)
+        _write(slot, text)
+        return await self._append(owner, text, group=_group(slot.field)) if text else None
+
+    async def _place_whole(self, owner: _Field, slot: Slot) -> Place | None:
+        """Judge what a whole says beyond the pieces; or all of it, if it is another text."""
+        text = clean_text(slot.text)
+        _write(slot, text)
+        said = owner.text()
+        if text.startswith(said):
+            return (
+                await self._append(owner, text[len(said) :], group=_group(slot.field))
+                if len(text) > len(said)
+                else owner.place
+            )
+        if owner.restated is None or owner.restated.text() != text:
+            owner.restated = _Field(owner.is_reasoning)
+            await self._append(owner.restated, text, group=_group(slot.field))
+        return owner.restated.place
+
+    async def _place_unknown(self, owner: _Field, slot: Slot) -> Place | None:
+        """Judge an unknown string as a text that grows; but one that is always the same, only twice in a row.
+
+        After the second time nothing new can come of it: its end has been read beside its beginning.
+        """
+        text = clean_text(slot.text)
+        _write(slot, text)
+        if not owner.pieces:
+            owner.unchanged = text
+        elif owner.unchanged == text:
+            owner.num_repeats += 1
+            if owner.num_repeats > 1:
+                return owner.place
+        elif owner.unchanged is not None:
+            missing = owner.unchanged * (owner.num_repeats - 1)
+            owner.unchanged = None
+            if missing:
+                await self._append(owner, missing, group=_group(slot.field))
+        return await self._append(owner, text, group=_group(slot.field))
+
+    async def _append(self, owner: _Field, text: str, *, group: int) -> Place:
+        reader = await self._reader(owner, group)
+        start = reader.add(text, is_reasoning=owner.is_reasoning)
+        owner.pieces.append(text)
+        owner.place = Place(reader, start, reader.fed)
+        return owner.place
+
+    async def _reader(self, owner: _Field, group: int) -> Reader:
+        current = owner.place.reader if owner.place is not None else None
+        if current is not None and current.last_field is owner and not current.is_finished:
+            return current
+        if current is not None:
+            reader = await self._open(group)
+            reader.add(owner.text(), is_reasoning=owner.is_reasoning)
+        elif group in self._main and not self._main[group].is_finished:
+            reader = self._main[group]
+            reader.separate(is_reasoning=owner.is_reasoning)
+        else:
+            reader = self._main[group] = await self._open(group)
+        reader.last_field = owner
+        return reader
+
+    async def _open(self, group: int) -> Reader:
+        reader = await self._open_reader(group)
+        self.readers.setdefault(group, []).append(reader)
+        return reader
+
+    def _field(self, key: FieldKey, *, is_reasoning: bool) -> _Field:
+        if key not in self._fields:
+            self._fields[key] = _Field(is_reasoning)
+        return self._fields[key]
+
+
+def _group(key: FieldKey) -> int:
+    group = key[0]
+    assert isinstance(group, int), "a field's key begins with its choice"
+    return group
+
+
+def _write(slot: Slot, text: str) -> None:
+    slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder

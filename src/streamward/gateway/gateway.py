@@ -1,0 +1,78 @@
+"""The gateway: guarded models by name."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from streamward.errors import InputError
+from streamward.gateway.config import GatewayLimits
+from streamward.gateway.guard import OpenGuard
+from streamward.gateway.outcome import Answer, Call, Observer, SilentObserver
+from streamward.gateway.report import Describe
+from streamward.gateway.session import Session
+from streamward.gateway.upstream import Upstream
+
+
+class Gateway:
+    """Stands in front of configured upstreams. One event loop; close it."""
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        open_guard: OpenGuard,
+        *,
+        limits: GatewayLimits,
+        describe: Describe,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Put a guard in front of servers.
+
+        Args:
+            upstreams: By the name that requests use; owned by the gateway from now on.
+            open_guard: Opens guard streams.
+            limits: Bounds of each answer.
+            describe: Writes a judgement as OpenAI's moderation result.
+            observer: Is told what happens.
+            clock: In seconds.
+        """
+        self._upstreams = upstreams
+        self._open_guard = open_guard
+        self._limits = limits
+        self._describe = describe
+        self._observer = SilentObserver() if observer is None else observer
+        self._clock = clock
+
+    def knows(self, upstream: str) -> bool:
+        """Return whether a server of this name is configured."""
+        return upstream in self._upstreams
+
+    @asynccontextmanager
+    async def answer(self, call: Call) -> AsyncIterator[Answer]:
+        """Answer one call. The answer is good within the `async with` block; leaving it ends what is not over.
+
+        Raises:
+            InputError: There is no such upstream, or the request is malformed or has what the gateway refuses.
+            StreamwardError: The prompt could not be judged, and the policy blocks what it cannot judge.
+        """
+        upstream = self._upstreams.get(call.upstream)
+        if upstream is None:
+            raise InputError("there is no upstream of this name")
+        session = Session(
+            call,
+            upstream,
+            open_guard=self._open_guard,
+            limits=self._limits,
+            describe=self._describe,
+            observer=self._observer,
+            clock=self._clock,
+        )
+        try:
+            yield await session.answer()
+        finally:
+            await session.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections to the upstreams."""
+        for upstream in self._upstreams.values():
+            await upstream.aclose()

@@ -1,0 +1,43 @@
+"""What the gateway needs of a guard."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from streamward.policy import Policy
+from streamward.schema import Decision, Event, Judgement, Message, Result
+
+
+class JudgedStream(Protocol):
+    """A response being judged, as `streamward.moderation.async_stream.AsyncGuardStream` does it."""
+
+    @property
+    def prompt(self) -> Judgement | None:
+        """Judgement of the user's turn; None if there was none."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """What to do by all that was seen so far."""
+        ...
+
+    @property
+    def checked_chars(self) -> int:
+        """Characters from the start that were judged and are not over the policy's line."""
+        ...
+
+    async def feed(self, piece: str) -> list[Event]:
+        """Judge the next piece."""
+        ...
+
+    async def feed_reasoning(self, piece: str) -> list[Event]:
+        """Judge the next piece of reasoning, which comes before the rest."""
+        ...
+
+    async def finish(self) -> Result:
+        """Judge what is left."""
+        ...
+
+
+OpenGuard = Callable[[Sequence[Message], Policy], AbstractAsyncContextManager[JudgedStream]]
+"""Opens a stream behind a conversation, which ends with a user's turn or is empty. Entering it judges that turn."""

@@ -1,0 +1,98 @@
+"""Reads an upstream's answer while what came before is judged."""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+
+from streamward.errors import UpstreamError
+from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.upstream import Upstream, retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How an upstream's answer begins.
+
+    Attributes:
+        status: HTTP status.
+        is_stream: Whether server-sent events follow.
+        retry_after: Seconds to wait, if it says so.
+    """
+
+    status: int
+    is_stream: bool
+    retry_after: str | None
+
+
+class Intake:
+    """One answer, read ahead by a task of its own up to a limit. Close it: that ends the request."""
+
+    def __init__(self, upstream: Upstream, path: str, body: JsonObject, *, max_ahead_bytes: int) -> None:
+        """Send the request; needs a running event loop."""
+        self._max_ahead_bytes = max_ahead_bytes
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._has_more = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._is_over = False
+        self._error: UpstreamError | None = None
+        self._head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(upstream, path, body))
+
+    async def head(self) -> Head:
+        """Wait for the headers.
+
+        Raises:
+            UpstreamError: There are none.
+        """
+        return await asyncio.shield(self._head)
+
+    async def next(self) -> list[bytes] | None:
+        """Wait for more and return all that has come in; None when the answer is over.
+
+        Raises:
+            UpstreamError: It broke off or came too late.
+        """
+        await self._has_more.wait()
+        batch = list(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        self._has_room.set()
+        if not batch:
+            if self._error is not None:
+                raise self._error
+            return None
+        if not self._is_over:
+            self._has_more.clear()
+        return batch
+
+    async def aclose(self) -> None:
+        """End the request if it is still going on."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        if not self._head.done():
+            self._head.cancel()
+
+    async def _run(self, upstream: Upstream, path: str, body: JsonObject) -> None:
+        try:
+            async with upstream.post(path, body) as response:
+                kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+                self._head.set_result(Head(response.status_code, kind == "text/event-stream", retry_after(response)))
+                async for data in response.aiter_bytes():
+                    self._waiting.append(data)
+                    self._size += len(data)
+                    self._has_more.set()
+                    if self._size >= self._max_ahead_bytes:
+                        self._has_room.clear()
+                        await self._has_room.wait()
+        except UpstreamError as error:
+            self._error = error
+            if not self._head.done():
+                self._head.set_exception(error)
+                self._head.exception()  # seen: nobody may come to ask
+        finally:
+            self._is_over = True
+            self._has_more.set()

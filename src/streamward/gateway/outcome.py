@@ -1,0 +1,122 @@
+"""What the gateway is asked, what it answers, and what it tells about it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from streamward.gateway.wire import FormatName
+from streamward.policy import Policy
+from streamward.schema import Decision, Event, Judgement, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to a guarded model.
+
+    Attributes:
+        upstream: Name of the server to ask.
+        format: Which API.
+        body: The request as the client sent it.
+        policy: What follows from verdicts.
+        has_annotations: Whether the request asks for Azure's content filter results.
+        request_id: Named in outcomes.
+    """
+
+    upstream: str
+    format: FormatName
+    body: bytes
+    policy: Policy
+    has_annotations: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets.
+
+    Attributes:
+        status: HTTP status.
+        headers: Besides the usual ones.
+        body: The whole of it; None if it is streamed.
+        events: Parts of the stream; each may be sent as it comes. None if it is not streamed.
+    """
+
+    status: int
+    body: bytes | None = None
+    events: AsyncIterator[bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Ending(StrEnum):
+    """How a call ended."""
+
+    COMPLETE = "complete"
+    PROMPT_BLOCKED = "prompt_blocked"
+    RESPONSE_BLOCKED = "response_blocked"
+    UPSTREAM_FAILED = "upstream_failed"
+    GUARD_FAILED = "guard_failed"
+    CLIENT_GONE = "client_gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a call.
+
+    Attributes:
+        call: The request.
+        model: The model asked for.
+        is_stream: Whether the answer was to be streamed.
+        status: HTTP status of the answer.
+        ending: How it ended.
+        decision: The most severe one, of the prompt and of all choices.
+        messages: The conversation as the guard read it.
+        prompt: Judgement of the prompt; None if there is none.
+        responses: Judgements of the answer's texts that were read to the end, one for each guard stream.
+        texts: What the model said, shown or not: by choice and field.
+        prompt_s: Until the prompt's verdict, from the request on.
+        first_byte_s: Until the first byte of the answer; None if there was none.
+        duration_s: Until the end.
+        guard_s: Of that, waiting for the guard while there was something to judge.
+        num_tokens: Tokens judged in the answer.
+        error: Code of what went wrong; None if nothing did.
+    """
+
+    call: Call
+    model: str
+    is_stream: bool
+    status: int
+    ending: Ending
+    decision: Decision
+    messages: Sequence[Message]
+    prompt: Judgement | None
+    responses: Sequence[Judgement]
+    texts: Mapping[tuple[int | str, ...], str]
+    prompt_s: float
+    first_byte_s: float | None
+    duration_s: float
+    guard_s: float
+    num_tokens: int
+    error: str | None = None
+
+
+class Observer(Protocol):
+    """Is told what happens. Keeps texts to itself."""
+
+    def judged(self, call: Call, choice: int, events: Sequence[Event]) -> None:
+        """Verdicts have come in. Called in the event loop; must not wait."""
+        ...
+
+    async def finished(self, outcome: Outcome) -> None:
+        """A call has ended. Waited for before the client gets the last byte; once a call."""
+        ...
+
+
+class SilentObserver:
+    """An observer that does nothing."""
+
+    def judged(self, call: Call, choice: int, events: Sequence[Event]) -> None:
+        """Do nothing."""
+
+    async def finished(self, outcome: Outcome) -> None:
+        """Do nothing."""

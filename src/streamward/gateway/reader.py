@@ -1,0 +1,167 @@
+"""One guard stream over text of one choice, and how much of it may be shown."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
+from streamward.gateway.guard import JudgedStream
+from streamward.policy import Policy, decide_error
+from streamward.schema import Action, Decision, Event, Result, Side
+
+logger = logging.getLogger(__name__)
+
+SEPARATOR = "\n"
+_FIRST_WAIT_S = 0.05
+
+
+class Reader:
+    """Feeds text to a guard stream; knows how many characters from the start the verdicts let through.
+
+    A guard that fails makes the decision of the policy's `on_error`: either nothing more leaves, or, if the policy
+    says so, all of it does.
+    """
+
+    def __init__(
+        self,
+        stream: JudgedStream,
+        *,
+        policy: Policy,
+        hold_tokens: int,
+        overload_wait_s: float,
+        on_events: Callable[[Sequence[Event]], None],
+    ) -> None:
+        """Take over a stream that has read its context; whoever opened it closes it."""
+        self.fed = 0
+        """Characters handed over, judged or not."""
+        self.last_field: object = None
+        """Whose text is at the end and may go on."""
+        self.is_finished = False
+        self.result: Result | None = None
+        """What the guard says of the whole; None before the end."""
+        self._stream = stream
+        self._policy = policy
+        self._hold_tokens = hold_tokens
+        self._overload_wait_s = overload_wait_s
+        self._on_events = on_events
+        self._queue: list[tuple[bool, str]] = []
+        self._mode: bool | None = None  # of the last piece: whether it was reasoning; None before the first
+        self._can_reason = True
+        self._ends: list[int] = []  # of the tokens judged so far, in characters
+        self._failure: Decision | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """What to do by all that was judged so far."""
+        return self._stream.decision if self._failure is None else self._failure
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more may leave."""
+        return self.decision.action.severity >= Action.REPLACE.severity
+
+    @property
+    def limit(self) -> int:
+        """Characters from the start that may be shown."""
+        if self._failure is not None and not self.is_stopped:
+            return sys.maxsize
+        clear = self._stream.checked_chars
+        if self.is_finished or not self._hold_tokens:
+            return clear
+        return min(clear, self._ends[-self._hold_tokens - 1] if len(self._ends) > self._hold_tokens else 0)
+
+    def add(self, text: str, *, is_reasoning: bool) -> int:
+        """Queue text and return where it starts."""
+        is_reasoning = is_reasoning and self._can_reason and self._mode is not False
+        start = self.fed
+        self._mode = is_reasoning
+        self._queue.append((is_reasoning, text))
+        self.fed += len(text)
+        return start
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is text to judge."""
+        return bool(self._queue)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the end is still to be judged."""
+        return not self.is_finished and self._failure is None
+
+    def separate(self, *, is_reasoning: bool = False) -> None:
+        """Queue what keeps two fields apart: nothing between reasoning and answer, which the template does."""
+        self.last_field = None
+        if self._mode is None or (self._mode and not is_reasoning and self._can_reason):
+            return
+        self.add(SEPARATOR, is_reasoning=self._mode)
+
+    def fail(self, error: Exception) -> None:
+        """Judge nothing more: the policy's `on_error` decides about all that was not judged."""
+        known = error if isinstance(error, StreamwardError) else StreamwardError("the guard failed")
+        logger.error("the guard could not judge a response", extra={"code": known.code, "kind": type(error).__name__})
+        self._failure = decide_error(self._policy, Side.RESPONSE, known)
+
+    async def judge(self) -> None:
+        """Judge what is queued, all at once."""
+        queue, self._queue = self._queue, []
+        if self._failure is not None:
+            return
+        try:
+            for is_reasoning, text in _joined(queue):
+                if self.is_stopped:
+                    return
+                self._note(await self._feed(text, is_reasoning=is_reasoning))
+        except Exception as error:  # whatever it is, text that was not judged must not leave
+            self.fail(error)
+
+    async def finish(self) -> None:
+        """Judge the end: what is still open is decided."""
+        await self.judge()
+        if not self.is_open:
+            return
+        try:
+            self.result = await self._stream.finish()
+            self.is_finished = True
+        except Exception as error:  # as above
+            self.fail(error)
+
+    async def _feed(self, text: str, *, is_reasoning: bool) -> list[Event]:
+        wait_s, waited_s = _FIRST_WAIT_S, 0.0
+        while True:
+            try:
+                return await self._feed_once(text, is_reasoning=is_reasoning)
+            except OverloadedError:  # the text was taken in
+                if waited_s + wait_s > self._overload_wait_s:
+                    raise
+                await asyncio.sleep(wait_s)
+                text, waited_s, wait_s = "", waited_s + wait_s, wait_s * 2
+
+    async def _feed_once(self, text: str, *, is_reasoning: bool) -> list[Event]:
+        if is_reasoning and self._can_reason:
+            try:
+                return await self._stream.feed_reasoning(text)
+            except ContextLengthError:
+                raise
+            except InputError:  # the guard's template has no place for reasoning; nothing was taken in
+                self._can_reason = False
+        return await self._stream.feed(text)
+
+    def _note(self, events: Sequence[Event]) -> None:
+        if self._hold_tokens:
+            for event in events:
+                del self._ends[event.verdict.position :]
+                self._ends.append(0 if event.verdict.span is None else event.verdict.span.end)
+        if events:
+            self._on_events(events)
+
+
+def _joined(queue: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    joined: list[tuple[bool, str]] = []
+    for is_reasoning, text in queue:
+        if joined and joined[-1][0] == is_reasoning:
+            joined[-1] = (is_reasoning, joined[-1][1] + text)
+        else:
+            joined.append((is_reasoning, text))
+    return joined

@@ -1,0 +1,204 @@
+"""What may leave. Every part of an answer waits here until the guard has let through all the text in it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from streamward.errors import OverloadedError
+from streamward.gateway.fields import Fields, Place
+from streamward.gateway.slots import ENVELOPE, Slot
+from streamward.gateway.strict_json import JsonObject
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Action, Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A part of an answer that leaves as one.
+
+    Attributes:
+        body: The event or document; its text stands in the slots.
+        slots: Text of the model in it.
+        group: The choice it belongs to; None if to none.
+        ends_group: Whether the choice ends with it.
+        size: Bytes it came in.
+    """
+
+    body: JsonObject
+    slots: Sequence[Slot] = ()
+    group: int | None = None
+    ends_group: bool = False
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A choice that the guard has stopped.
+
+    Attributes:
+        group: The choice.
+        decision: Why.
+        rest: The parcel in which it was cut, with as much of its text as may be shown; None if that is nothing.
+    """
+
+    group: int
+    decision: Decision
+    rest: Parcel | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    parcel: Parcel
+    places: Sequence[Place | None]
+
+    @property
+    def is_clear(self) -> bool:
+        return all(place is None or place.is_clear for place in self.places)
+
+
+@dataclass(slots=True)
+class _Group:
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    is_stopped: bool = False
+    is_over: bool = False
+
+
+class Ledger:
+    """Takes parcels in, has their text judged, and hands them out when it is clear. There is no other way out.
+
+    In mode `audit` they are handed out as they come; the text is judged all the same.
+    """
+
+    def __init__(self, fields: Fields, *, is_audit: bool, max_held_bytes: int) -> None:
+        """Start with nothing that waits."""
+        self._fields = fields
+        self._is_audit = is_audit
+        self._max_held_bytes = max_held_bytes
+        self._groups: dict[int, _Group] = {}
+        self._common: deque[_Waiting] = deque()
+        self._held = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice seen has ended or was stopped, and there was one."""
+        return bool(self._groups) and all(group.is_over or group.is_stopped for group in self._groups.values())
+
+    def is_cut(self, num_choices: int) -> bool:
+        """Whether nothing more can leave: each of so many choices has ended, and the guard has ended at least one."""
+        if _is_final(self.decision_of(ENVELOPE)):
+            return True
+        cut = {index for index in self._groups if _is_final(self.decision_of(index))}
+        over = {index for index, group in self._groups.items() if group.is_over}
+        return bool(cut) and len(cut | over) >= num_choices
+
+    def decision_of(self, group: int) -> Decision:
+        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
+        decision = ALLOWED
+        for reader in [*self._fields.readers.get(group, []), *self._fields.readers.get(ENVELOPE, [])]:
+            decision = combine(decision, reader.decision)
+        return decision
+
+    async def take(self, parcels: Sequence[Parcel]) -> None:
+        """Take in what came; nothing is judged yet."""
+        for parcel in parcels:
+            group = None if parcel.group is None else self._groups.setdefault(parcel.group, _Group())
+            if group is not None and group.is_stopped:
+                continue
+            places = [await self._fields.place(slot) for slot in parcel.slots]
+            self._held += parcel.size
+            (self._common if group is None else group.waiting).append(_Waiting(parcel, places))
+            if parcel.ends_group and group is not None:
+                group.is_over = True
+
+    async def judge(self, *, is_end: bool = False) -> None:
+        """Judge all that was taken in, together; what has ended, to its end."""
+        jobs = []
+        for index, readers in self._fields.readers.items():
+            group = self._groups.get(index)
+            ends = is_end or (group is not None and group.is_over)
+            for reader in readers:
+                if ends and reader.is_open:
+                    jobs.append(reader.finish())
+                elif reader.is_waiting:
+                    jobs.append(reader.judge())
+        if len(jobs) == 1:
+            await jobs[0]
+        elif jobs:
+            await asyncio.gather(*jobs)
+        if self._held > self._max_held_bytes:
+            self._give_up()
+        for readers in self._fields.readers.values():
+            for reader in readers:
+                if reader.is_stopped and reader.is_open:
+                    await reader.finish()  # for the judgement
+
+    def release(self, *, is_ahead: bool = False) -> list[Parcel]:
+        """Return the parcels that may leave now, in order within each choice.
+
+        Args:
+            is_ahead: Asked before the last parcels are judged: in mode `audit` all but the end of a choice may leave.
+        """
+        released: list[Parcel] = []
+        for group in self._groups.values():
+            while group.waiting and self._may_leave(group.waiting[0], is_ahead=is_ahead):
+                released.append(self._drop(group.waiting))
+        if not any(group.waiting for group in self._groups.values()):
+            while self._common and self._may_leave(self._common[0], is_ahead=is_ahead):
+                released.append(self._drop(self._common))
+        return released
+
+    def _may_leave(self, waiting: _Waiting, *, is_ahead: bool) -> bool:
+        if self._is_audit:
+            return not (is_ahead and waiting.parcel.ends_group)
+        return waiting.is_clear
+
+    def stops(self) -> list[Stop]:
+        """Return the choices stopped since the last time. What of them waits is dropped."""
+        stops = []
+        if not self._groups and _is_final(self.decision_of(ENVELOPE)):
+            self._groups[0] = _Group()
+        for index, group in self._groups.items():
+            decision = self.decision_of(index)
+            if group.is_stopped or not _is_final(decision):
+                continue
+            group.is_stopped = True
+            rest = _cut(group.waiting[0]) if group.waiting else None
+            while group.waiting:
+                self._drop(group.waiting)
+            stops.append(Stop(index, decision, rest))
+        return stops
+
+    def _drop(self, queue: deque[_Waiting]) -> Parcel:
+        parcel = queue.popleft().parcel
+        self._held -= parcel.size
+        return parcel
+
+    def _give_up(self) -> None:
+        """Too much waits for verdicts that do not come: the policy's `on_error` decides."""
+        error = OverloadedError(f"more than {self._max_held_bytes} bytes wait for the guard (max_held_bytes)")
+        for queue in [self._common, *(group.waiting for group in self._groups.values())]:
+            for place in (place for waiting in queue for place in waiting.places):
+                if place is not None and not place.is_clear:
+                    place.reader.fail(error)
+
+
+def _is_final(decision: Decision) -> bool:
+    return decision.action.severity >= Action.REPLACE.severity
+
+
+def _cut(waiting: _Waiting) -> Parcel | None:
+    """Return a parcel with as much of its text as is clear; None if nothing is left to say."""
+    parcel, is_worth = waiting.parcel, False
+    for slot, place in zip(parcel.slots, waiting.places, strict=True):
+        if place is None:
+            continue
+        text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
+        num_before = len(text) - (place.end - place.start)  # of a whole: what pieces said, which has left
+        num_clear = num_before + max(0, min(place.end, place.reader.limit) - place.start)
+        if num_clear < len(text):
+            text = text[:num_clear] if slot.shape.is_cuttable else ""
+            slot.holder[slot.key] = text  # type: ignore[index]  # as above
+        is_worth |= bool(text) and slot.shape.is_cuttable
+    return Parcel(deepcopy(parcel.body), group=parcel.group) if is_worth else None

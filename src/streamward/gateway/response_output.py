@@ -1,0 +1,57 @@
+"""What of a response has left, so that one that is cut short can state it."""
+
+from collections.abc import Mapping
+
+from streamward.gateway.response_events import GROUP, WORDS, field_of, number_of
+from streamward.gateway.slots import FieldKey
+from streamward.gateway.strict_json import JsonObject
+
+
+class ShownOutput:
+    """Collects text from events as they leave. Calls and reasoning are not repeated: cut short they are of no use."""
+
+    def __init__(self) -> None:
+        """Start with nothing shown."""
+        self._texts: dict[FieldKey, list[str]] = {}
+        self._ids: dict[int, object] = {}
+        self._num_items = 0
+
+    @property
+    def num_items(self) -> int:
+        """Items that have been begun."""
+        return self._num_items
+
+    def note_event(self, body: JsonObject) -> None:
+        """Take in an event that leaves."""
+        name = str(body["type"])
+        if name == "response.output_text.delta":
+            self._texts.setdefault(field_of(body, *WORDS["response.output_text"][1]), []).append(str(body["delta"]))
+        elif name.startswith("response.output_item.") and isinstance(item := body.get("item"), dict):
+            self.note_item(item, number_of(body, "output_index"))
+
+    def note_item(self, item: Mapping[str, object], index: int) -> None:
+        """Take in an item that leaves, with all its text so far."""
+        self._num_items = max(self._num_items, index + 1)
+        self._ids[index] = item.get("id")
+        content = item.get("content")
+        for place, part in enumerate(content if isinstance(content, list) else []):
+            if item.get("type") == "message" and isinstance(part, dict) and isinstance(part.get("text"), str):
+                self._texts[(GROUP, index, "content", place, "text")] = [part["text"]]
+
+    def items(self) -> list[JsonObject]:
+        """Return the messages, as incomplete items of an output."""
+        parts: dict[int, list[str]] = {}
+        for key in sorted(self._texts, key=str):
+            text = "".join(self._texts[key])
+            if text and isinstance(key[1], int):
+                parts.setdefault(key[1], []).append(text)
+        return [
+            message(texts, self._ids.get(index) or f"msg_streamward_{index}", status="incomplete")
+            for index, texts in sorted(parts.items())
+        ]
+
+
+def message(texts: list[str], item_id: object, *, status: str) -> JsonObject:
+    """Return an item that says the texts."""
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []} for text in texts]
+    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}

@@ -1,0 +1,226 @@
+"""`/v1/responses`: a vocabulary of events, most of which repeat text that others have said."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from streamward.errors import InputError, UpstreamError
+from streamward.gateway.config import PromptConfig, UpstreamConfig
+from streamward.gateway.logprobs import Opaque
+from streamward.gateway.prompts import read_content, read_flag, read_model, read_turn, to_prompt
+from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
+from streamward.gateway.response_output import ShownOutput, message
+from streamward.gateway.slots import FieldKey, is_identifier
+from streamward.gateway.sse import encode
+from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.wire import ClientRequest
+from streamward.schema import Message, Role
+
+
+class ResponsesFormat:
+    """One request for a response and its answer."""
+
+    ends_with_choice = True
+
+    def __init__(self, request: ClientRequest, *, opaque: Opaque) -> None:
+        """Wait for the answer."""
+        self.request = request
+        self._opaque = opaque
+        self._own = frozenset(_strings(request.body))
+        self._sequence = -1  # number of the last event that left
+        self._shown = ShownOutput()
+        self._response: JsonObject = {
+            "id": "resp_streamward",
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": request.model,
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+        }
+
+    def content_of(self, group: int) -> FieldKey:
+        """Return a field that no event has: a response never goes on with what the client gave."""
+        return (group, "given")
+
+    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take an event apart; see `WireFormat`."""
+        name = body.get("type")
+        if not isinstance(name, str) or not is_identifier(name):
+            raise UpstreamError("the upstream sent an event without a type")
+        if name == "error":
+            raise UpstreamError("the upstream reported an error in its answer")
+        if isinstance(response := body.get("response"), dict):
+            self._note_envelope(response)
+        slots = scan_event(body, name, opaque=self._opaque, own=self._own)
+        return [Parcel(body, slots, GROUP, ends_group=name in LAST, size=size)]
+
+    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take a whole answer, which is one parcel; see `WireFormat`."""
+        if body.get("error"):
+            raise UpstreamError("the upstream reported an error in its answer")
+        self._note_envelope(body)
+        slots = scan_response(body, opaque=self._opaque, own=self._own)
+        return [Parcel(body, slots, GROUP, ends_group=True, size=size)]
+
+    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+        """Return the answer, or what is left of it; see `WireFormat`."""
+        extra = extras.get(GROUP, {})
+        if not stops:
+            return {**parcels[0].body, **extra}
+        (stop,) = stops
+        if stop.decision.message is not None:
+            return self._incomplete([message([stop.decision.message], "msg_streamward_0", status="completed")], extra)
+        output = None if stop.rest is None else stop.rest.body.get("output")
+        for index, item in enumerate(output if isinstance(output, list) else []):
+            self._shown.note_item(item, index)
+        return self._incomplete(self._shown.items(), extra)
+
+    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+        """Return a parcel as an event; see `WireFormat`."""
+        body = parcel.body
+        self._shown.note_event(body)
+        if extra and isinstance(response := body.get("response"), dict):
+            body = {**body, "response": {**response, **extra}}
+        return self._encode(body)
+
+    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+        """Return the rest, and a response that is incomplete; see `WireFormat`."""
+        events = []
+        if stop.rest is not None and str(stop.rest.body["type"]).endswith(".delta"):
+            rest = {name: [] if name == "logprobs" else value for name, value in stop.rest.body.items()}
+            self._shown.note_event(rest)
+            events.append(self._encode(rest))
+        if stop.decision.message is not None:
+            events += self._say(stop.decision.message)
+        response = self._incomplete(self._shown.items(), extra)
+        return [*events, self._encode({"type": "response.incomplete", "response": response})]
+
+    def note(self, group: int | None, extra: JsonObject) -> bytes:
+        """Return an event of a type of our own; see `WireFormat`."""
+        return self._encode({"type": "response.content_filter", **extra})
+
+    def done(self) -> list[bytes]:
+        """Return nothing: the last event says that it is the last; see `WireFormat`."""
+        return []
+
+    def error(self, code: str, message: str) -> list[bytes]:
+        """Return an error and a response that has failed; see `WireFormat`."""
+        failed = {**self._response, "status": "failed", "error": {"code": code, "message": message}}
+        return [
+            self._encode({"type": "error", "code": code, "message": message, "param": None}),
+            self._encode({"type": "response.failed", "response": {**failed, "output": self._shown.items()}}),
+        ]
+
+    def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
+        """Return a response that says the text; see `WireFormat`."""
+        begun = {**self._response, "status": "in_progress", "output": []}
+        output = [message([text], "msg_streamward_0", status="completed")]
+        document = {**self._response, "status": "completed", "error": None, "output": output, **extra}
+        events = [
+            self._encode({"type": "response.created", "response": begun}),
+            *self._say(text),
+            self._encode({"type": "response.completed", "response": document}),
+        ]
+        return document, events
+
+    def _note_envelope(self, response: JsonObject) -> None:
+        for name in ("id", "model"):
+            value = response.get(name)
+            if isinstance(value, str) and is_identifier(value):
+                self._response[name] = value
+        if isinstance(response.get("created_at"), int | float):
+            self._response["created_at"] = response["created_at"]
+
+    def _incomplete(self, output: Sequence[JsonObject], extra: JsonObject) -> JsonObject:
+        details = {"reason": "content_filter"}
+        return {**self._response, "status": "incomplete", "incomplete_details": details, "output": output, **extra}
+
+    def _say(self, text: str) -> list[bytes]:
+        """Return the events of a message of the gateway's own."""
+        index = self._shown.num_items
+        item = message([text], f"msg_streamward_{index}", status="completed")
+        self._shown.note_item(item, index)
+        place: JsonObject = {"output_index": index}
+        at: JsonObject = {**place, "item_id": item["id"], "content_index": 0}
+        part: JsonObject = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        events: list[JsonObject] = [
+            {"type": "response.output_item.added", **place, "item": {**item, "status": "in_progress", "content": []}},
+            {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
+            {"type": "response.output_text.delta", **at, "delta": text, "logprobs": []},
+            {"type": "response.output_text.done", **at, "text": text, "logprobs": []},
+            {"type": "response.content_part.done", **at, "part": part},
+            {"type": "response.output_item.done", **place, "item": item},
+        ]
+        return [self._encode(event) for event in events]
+
+    def _encode(self, body: JsonObject) -> bytes:
+        """Number an event and write it; the upstream's numbers stay as long as they grow."""
+        number = body.get("sequence_number")
+        self._sequence = number if type(number) is int and number > self._sequence else self._sequence + 1
+        return encode({**body, "sequence_number": self._sequence}, name=str(body["type"]))
+
+
+def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
+    """Understand a request.
+
+    Raises:
+        InputError: It is malformed, or has what the guard does not read.
+    """
+    turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt)
+    request = ClientRequest(
+        body=body,
+        model=read_model(body, config.models),
+        prompts=[to_prompt(turns)],
+        num_choices=1,
+        is_stream=read_flag(body, "stream"),
+    )
+    if read_flag(body, "background"):
+        raise InputError("background must be false: an answer that is fetched later does not pass through here")
+    return ResponsesFormat(request, opaque=config.release.unjudged_output)
+
+
+def _instructions(given: object) -> list[tuple[str, Message]]:
+    if given is None:
+        return []
+    if not isinstance(given, str):
+        raise InputError("instructions must be a string")
+    return [("system", Message(Role.SYSTEM, given))]
+
+
+def _read_input(given: object, config: PromptConfig) -> list[tuple[str, Message]]:
+    if isinstance(given, str):
+        return [("user", Message(Role.USER, given))]
+    if not isinstance(given, list) or not given:
+        raise InputError("input must be a string or a list of at least one item")
+    turns = [_read_item(item, where=f"input[{index}]", config=config) for index, item in enumerate(given)]
+    return [turn for turn in turns if turn is not None]
+
+
+def _read_item(item: object, *, where: str, config: PromptConfig) -> tuple[str, Message] | None:
+    if not isinstance(item, dict):
+        raise InputError(f"{where} must be an object")
+    if "role" in item:
+        return read_turn(item, where=where, config=config)
+    kind = item.get("type")
+    if kind == "reasoning":
+        return None  # the model's own, from an earlier answer
+    if isinstance(kind, str) and kind.endswith("_output"):
+        return "tool", Message(Role.USER, read_content(item.get("output"), where=f"{where}.output", config=config))
+    if isinstance(kind, str) and kind.endswith("_call"):
+        words = [value for name in ("name", "arguments", "input") if isinstance(value := item.get(name), str)]
+        return "call", Message(Role.ASSISTANT, "\n".join(words))
+    if config.unjudged_input == "refuse":
+        raise InputError(f"{where} is of a type that this gateway cannot judge; it refuses it (unjudged_input)")
+    return None
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each)

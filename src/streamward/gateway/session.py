@@ -1,0 +1,327 @@
+"""One call: prompt and upstream at once, then the answer as the guard lets it through."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from streamward.errors import InputError, StreamwardError, UpstreamError
+from streamward.gateway.annotations import Annotations
+from streamward.gateway.chat import read_chat
+from streamward.gateway.completions import read_completion
+from streamward.gateway.config import GatewayLimits
+from streamward.gateway.failures import answer_of_failure, answer_of_upstream, read_message
+from streamward.gateway.guard import OpenGuard
+from streamward.gateway.intake import Intake
+from streamward.gateway.judges import Judges
+from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome
+from streamward.gateway.reading import StreamReading
+from streamward.gateway.release import Ledger, Parcel, Stop
+from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
+from streamward.gateway.responses import read_response
+from streamward.gateway.sse import KEEP_ALIVE
+from streamward.gateway.strict_json import JsonObject, dump, parse_object
+from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
+from streamward.gateway.wire import WireFormat
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Action, Event
+
+T = TypeVar("T")
+
+
+class Session:
+    """Answers one call. Use it in `async with`: leaving it ends the upstream's request and closes all guard streams."""
+
+    def __init__(
+        self,
+        call: Call,
+        upstream: Upstream,
+        *,
+        open_guard: OpenGuard,
+        limits: GatewayLimits,
+        describe: Describe,
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        """Understand the request; nothing is asked yet.
+
+        Raises:
+            InputError: The request is malformed, or has what the gateway refuses.
+        """
+        self._started = clock()
+        self._clock = clock
+        self._call = call
+        self._upstream = upstream
+        self._limits = limits
+        self._observer = observer
+        config = upstream.config
+        try:
+            body = parse_object(call.body)
+        except ValueError as error:
+            raise InputError(f"the body cannot be read: {error}") from error
+        asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
+        policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
+        self._format = _read(call, body, upstream, limits)
+        self._request = self._format.request
+        self._judges = Judges(
+            open_guard,
+            self._format,
+            policy=policy,
+            release=config.release,
+            limits=limits,
+            on_events=self._note_events,
+        )
+        self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
+        self._intake: Intake | None = None
+        self._events: AsyncGenerator[bytes, None] | None = None
+        self._decision = ALLOWED
+        self._stops: list[Stop] = []
+        self._num_tokens = 0
+        self._guard_s = 0.0
+        self._prompt_s = 0.0
+        self._first_byte_s: float | None = None
+        self._is_told = False
+
+    async def aclose(self) -> None:
+        """End everything. A call whose end was not told is one whose client has gone."""
+        try:
+            if self._events is not None:
+                await self._events.aclose()
+            if self._intake is not None:
+                await self._intake.aclose()
+        finally:
+            await self._judges.aclose()
+            await self._tell(Ending.CLIENT_GONE)
+
+    async def answer(self) -> Answer:
+        """Judge the prompt and begin the answer.
+
+        Raises:
+            StreamwardError: The prompt could not be judged, and the policy blocks what it cannot judge.
+        """
+        if self._upstream.config.prompt.call_upstream == "at_once":
+            self._ask()
+        self._decision = await self._judges.judge_prompts()
+        self._prompt_s = self._clock() - self._started
+        if self._decision.action.severity >= Action.REPLACE.severity:
+            if self._intake is not None:
+                await self._intake.aclose()
+            return await self._refuse()
+        if self._intake is None:
+            self._ask()
+        try:
+            head = await self._within(self._asked.head())
+            if not 200 <= head.status < 300:
+                message = await self._judged_message() if 400 <= head.status < 500 else None
+                return await self._fail(answer_of_upstream(head, message))
+            if head.is_stream != self._request.is_stream:
+                raise UpstreamError("the upstream streamed what was not to be streamed, or the other way round")
+            if head.is_stream:
+                self._events = self._stream()
+                return Answer(200, events=self._events)
+            return await self._document()
+        except UpstreamError as error:
+            return await self._fail(answer_of_failure(error))
+
+    def _ask(self) -> None:
+        path = f"/{self._call.format}"
+        self._intake = Intake(self._upstream, path, self._request.body, max_ahead_bytes=self._limits.max_ahead_bytes)
+
+    @property
+    def _asked(self) -> Intake:
+        assert self._intake is not None, "the upstream was asked"
+        return self._intake
+
+    async def _refuse(self) -> Answer:
+        if self._judges.error is not None:
+            await self._tell(Ending.GUARD_FAILED, status=503, error=self._judges.error.code)
+            raise self._judges.error
+        prompt = self._upstream.config.prompt
+        message = self._decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
+        if message is None:
+            await self._tell(Ending.PROMPT_BLOCKED, status=400)
+            return Answer(400, dump(blocked_error(self._judges.prompts[-1][0], self._decision)))
+        document, events = self._format.refusal(message, self._notes.of_whole())
+        await self._tell(Ending.PROMPT_BLOCKED)
+        if self._request.is_stream:
+            return Answer(200, events=_each([b"".join(events)]))
+        return Answer(200, dump(document))
+
+    async def _fail(self, answer: Answer) -> Answer:
+        await self._tell(Ending.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
+        return answer
+
+    async def _judged_message(self) -> str | None:
+        """Return what the upstream says is wrong with the request, if the guard lets it through."""
+        text = read_message(await self._read_all())
+        if text is None:
+            return None
+        place = await self._judges.fields.append((0, "error"), text)
+        await place.reader.finish()
+        return text if place.is_clear else None
+
+    async def _read_all(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while (batch := await self._within(self._asked.next())) is not None:
+            parts += batch
+            size += sum(map(len, batch))
+            if size > self._limits.max_answer_bytes:
+                raise UpstreamError(f"the upstream's answer is longer than {self._limits.max_answer_bytes} bytes")
+        return b"".join(parts)
+
+    async def _document(self) -> Answer:
+        data = await self._read_all()
+        ledger = Ledger(self._judges.fields, is_audit=False, max_held_bytes=self._limits.max_answer_bytes)
+        try:
+            body = parse_object(data)
+        except ValueError as error:
+            raise UpstreamError("the upstream's answer is not valid JSON") from error
+        await ledger.take(self._format.read_document(body, len(data)))
+        await self._judge(ledger, is_end=True)
+        released = ledger.release()
+        self._stops = ledger.stops()
+        released += ledger.release()
+        groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
+        extras = {group: self._notes.of_choice(ledger.decision_of(group), group) for group in groups}
+        document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
+        await self._tell(Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE)
+        return Answer(200, dump(document))
+
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
+        is_audit = self._upstream.config.release.mode == "audit"
+        ledger = Ledger(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
+        reading = StreamReading(
+            self._format,
+            max_event_bytes=self._limits.max_event_bytes,
+            max_answer_bytes=self._limits.max_answer_bytes,
+        )
+        begin = self._notes.of_prompts()
+        if begin:
+            yield self._format.note(None, begin)
+        while not reading.is_over:
+            await ledger.take(reading.take(await self._next(reading)))
+            ahead = [self._format.encode(parcel, {}) for parcel in ledger.release(is_ahead=True)] if is_audit else []
+            if ahead:
+                yield b"".join(ahead)
+            await self._judge(ledger)
+            if self._is_over(ledger):
+                break
+            out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
+            if out or reading.has_comment:
+                yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
+        await self._judge(ledger, is_end=True)
+        out = self._release(ledger, is_audit=is_audit)
+        yield b"".join([*out, *await self._last(ledger, reading)])
+
+    async def _next(self, reading: StreamReading) -> list[bytes] | None:
+        try:
+            return await self._within(self._asked.next())
+        except UpstreamError as error:
+            reading.fail(error)
+            return None
+
+    async def _last(self, ledger: Ledger, reading: StreamReading) -> list[bytes]:
+        """Tell how it ended before the client knows it, and return the end."""
+        error: StreamwardError | None = reading.error
+        if error is None and not reading.is_done and not ledger.is_complete:
+            error = UpstreamError("the upstream ended its answer early")
+        ending = Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE
+        if error is not None and not self._is_over(ledger):
+            ending = Ending.UPSTREAM_FAILED
+        else:
+            error = None
+        try:
+            await self._tell(ending, error=None if error is None else error.code)
+        except StreamwardError as failure:  # what cannot be recorded does not end well
+            error = failure
+        if error is not None:
+            return self._format.error(error.code, str(error))
+        end = self._notes.of_end()
+        return [*([self._format.note(None, end)] if end else []), *self._format.done()]
+
+    def _is_over(self, ledger: Ledger) -> bool:
+        """Whether nothing more is to come, whatever the upstream still sends."""
+        num_choices = len(self._request.prompts) * self._request.num_choices
+        return ledger.is_cut(num_choices) or (self._format.ends_with_choice and ledger.is_complete)
+
+    def _release(self, ledger: Ledger, *, is_audit: bool) -> list[bytes]:
+        out = [self._encode(parcel, ledger) for parcel in ledger.release()]
+        for stop in ledger.stops():
+            self._stops.append(stop)
+            out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
+        out += [self._encode(parcel, ledger) for parcel in ledger.release()]
+        if is_audit:
+            out += [self._format.note(group, note) for group, note in self._notes.offsets()]
+        if out and self._first_byte_s is None:
+            self._first_byte_s = self._clock() - self._started
+        return out
+
+    def _encode(self, parcel: Parcel, ledger: Ledger) -> bytes:
+        if not parcel.ends_group or parcel.group is None:
+            return self._format.encode(parcel, {})
+        return self._format.encode(parcel, self._notes.of_choice(ledger.decision_of(parcel.group), parcel.group))
+
+    async def _judge(self, ledger: Ledger, *, is_end: bool = False) -> None:
+        started = self._clock()
+        await ledger.judge(is_end=is_end)
+        self._guard_s += self._clock() - started
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        """Wait for the upstream, but not beyond the call's time."""
+        left_s = self._started + self._limits.max_answer_s - self._clock()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                return await work
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(
+                f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
+            ) from error
+
+    def _note_events(self, group: int, events: Sequence[Event]) -> None:
+        self._num_tokens += len(events)
+        self._observer.judged(self._call, group, events)
+
+    async def _tell(self, ending: Ending, *, status: int = 200, error: str | None = None) -> None:
+        """Tell the observer, once."""
+        if self._is_told:
+            return
+        self._is_told = True
+        readers = [reader for readers in self._judges.fields.readers.values() for reader in readers]
+        decision = self._decision
+        for reader in readers:
+            decision = combine(decision, reader.decision)
+        responses = [reader.result.response for reader in readers if reader.result is not None]
+        outcome = Outcome(
+            call=self._call,
+            model=self._request.model,
+            is_stream=self._request.is_stream,
+            status=status,
+            ending=ending,
+            decision=decision,
+            messages=self._request.prompts[0].messages,
+            prompt=self._judges.prompts[0][0] if self._judges.prompts else None,
+            responses=[judgement for judgement in responses if judgement is not None],
+            texts=self._judges.fields.texts(),
+            prompt_s=self._prompt_s,
+            first_byte_s=self._first_byte_s,
+            duration_s=self._clock() - self._started,
+            guard_s=self._guard_s,
+            num_tokens=self._num_tokens,
+            error=error,
+        )
+        await asyncio.shield(self._observer.finished(outcome))
+
+
+def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimits) -> WireFormat:
+    match call.format:
+        case "chat/completions":
+            return read_chat(body, upstream.config, limits=limits)
+        case "completions":
+            return read_completion(body, upstream.config, limits=limits)
+        case "responses":
+            return read_response(body, upstream.config)
+
+
+async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    for event in events:
+        yield event

@@ -1,0 +1,159 @@
+"""Where text of the model stands in an upstream's JSON. What is not known to be harmless structure is text."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Literal
+
+from streamward.errors import UpstreamError
+from streamward.gateway.strict_json import JsonObject
+
+FieldKey = tuple[int | str, ...]
+"""A field of the answer that grows: the choice it belongs to, then the path to it."""
+ENVELOPE = -1
+"""Stands for the choice in fields that belong to none."""
+
+Holder = JsonObject | list[object]
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+
+
+class Kind(Enum):
+    """What a string says of its field."""
+
+    PIECE = auto()  # what comes next
+    WHOLE = auto()  # all of it, as far as it goes
+    UNKNOWN = auto()  # the same as before, or else what comes next
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of the model.
+
+    Attributes:
+        is_reasoning: Whether it thinks aloud, before it answers.
+        is_cuttable: Whether its beginning is of use without its end.
+    """
+
+    is_reasoning: bool = False
+    is_cuttable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A list of objects of one shape, told apart by their `index`, or else by their place."""
+
+    shape: "Shape"
+
+
+class Leaf(Enum):
+    """Other values that are known."""
+
+    IDENTIFIER = auto()  # a name without spaces, of at most 128 characters
+    OPAQUE = auto()  # what no guard can read: media, encrypted text
+    CLEANED = auto()  # gone through elsewhere
+    DROPPED = auto()  # padding
+
+
+Shape = Text | Each | Leaf | frozenset[str] | Mapping[str, "Shape"] | None
+"""What a value is known to be; None: nothing is known. A set of strings: one of these words."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One string of the model at its place."""
+
+    holder: Holder
+    key: str | int
+    text: str
+    field: FieldKey
+    kind: Kind
+    shape: Text
+
+
+@dataclass(slots=True)
+class Scanner:
+    """Collects the slots of a JSON value, and takes out what may not pass.
+
+    Attributes:
+        opaque: What happens to values that cannot be judged.
+        kind: Of known texts; unknown ones are always `Kind.UNKNOWN`.
+        own: Strings of the client, which may be repeated to it.
+    """
+
+    opaque: Literal["drop", "block", "pass"]
+    kind: Kind = Kind.PIECE
+    own: frozenset[str] = frozenset()
+    slots: list[Slot] = field(default_factory=list)
+
+    def scan(self, holder: JsonObject, shape: Mapping[str, Shape], *, at: FieldKey) -> None:
+        """Go through an object.
+
+        Args:
+            holder: Changed where something may not pass.
+            shape: What is known of it.
+            at: The field it stands for.
+
+        Raises:
+            UpstreamError: It has what cannot be judged, and that blocks.
+        """
+        for name in list(holder):
+            if name not in shape and _NAME.fullmatch(name) is None:
+                del holder[name]
+                continue
+            self._value(holder, name, shape.get(name), (*at, name))
+
+    def _value(self, holder: Holder, key: str | int, shape: Shape, at: FieldKey) -> None:
+        value = holder[key]  # type: ignore[index]  # a key of this holder
+        if value is None or isinstance(value, bool | int | float) or shape is Leaf.CLEANED:
+            return
+        if isinstance(value, str):
+            self._string(holder, key, value, shape, at)
+        elif isinstance(value, dict) and isinstance(shape, Mapping):
+            self.scan(value, shape, at=at)
+        elif isinstance(value, list) and isinstance(shape, Each):
+            for place, item in enumerate(value):
+                self._value(value, place, shape.shape, (*at, _index(item, place)))
+        elif shape is Leaf.OPAQUE:
+            self._take_out(holder, key)
+        else:
+            self._unknown(holder, key, at)
+
+    def _string(self, holder: Holder, key: str | int, value: str, shape: Shape, at: FieldKey) -> None:
+        if not value or value in self.own or (shape is Leaf.IDENTIFIER and is_identifier(value)):
+            return
+        if isinstance(shape, frozenset) and value in shape:
+            return
+        if shape in (Leaf.OPAQUE, Leaf.DROPPED):
+            self._take_out(holder, key, is_padding=shape is Leaf.DROPPED)
+        elif isinstance(shape, Text):
+            self.slots.append(Slot(holder, key, value, at, self.kind, shape))
+        else:
+            self.slots.append(Slot(holder, key, value, at, Kind.UNKNOWN, Text(is_cuttable=False)))
+
+    def _unknown(self, holder: Holder, key: str | int, at: FieldKey) -> None:
+        value = holder[key]  # type: ignore[index]  # a key of this holder
+        if isinstance(value, dict):
+            self.scan(value, {}, at=at)
+        elif isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+            self._take_out(holder, key)  # numbers in a row may spell anything
+        elif isinstance(value, list):
+            for place in range(len(value)):
+                self._value(value, place, None, (*at, place))
+
+    def _take_out(self, holder: Holder, key: str | int, *, is_padding: bool = False) -> None:
+        if is_padding or self.opaque == "drop":
+            holder[key] = None  # type: ignore[index]  # a key of this holder
+        elif self.opaque == "block":
+            raise UpstreamError("the upstream sent data that no guard can read (unjudged_output is block)")
+
+
+def is_identifier(text: str) -> bool:
+    """Return whether a string is a name without spaces, of at most 128 characters."""
+    return _IDENTIFIER.fullmatch(text) is not None
+
+
+def _index(item: object, place: int) -> int:
+    index = item.get("index") if isinstance(item, dict) else None
+    return index if type(index) is int else place

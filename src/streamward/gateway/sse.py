@@ -1,0 +1,79 @@
+"""Server-sent events, read in any cut and written in one form."""
+
+from dataclasses import dataclass
+
+from streamward.errors import UpstreamError
+from streamward.gateway.strict_json import dump
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""Stands for whatever comment an upstream sends: comments are text too, and not passed on."""
+DONE = "[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: Its data lines, joined; None for a comment.
+    """
+
+    data: str | None
+
+
+class EventParser:
+    """Cuts bytes into events, wherever the bytes were cut; lines end in LF, CR LF or CR."""
+
+    def __init__(self, max_event_bytes: int) -> None:
+        """Expect the beginning of a stream."""
+        self._max_event_bytes = max_event_bytes
+        self._rest = b""  # a line that has not ended
+        self._lines: list[bytes] = []  # data of an event that has not ended
+        self._size = 0
+        self._is_first = True
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """Return the events that these bytes complete.
+
+        Raises:
+            UpstreamError: An event is longer than the limit.
+        """
+        lines = (self._rest + data).splitlines(keepends=True)
+        self._rest = b""
+        if lines and (lines[-1][-1:] not in b"\r\n" or lines[-1].endswith(b"\r")):  # LF may follow a CR
+            self._rest = lines.pop()
+        events = [event for line in lines if (event := self._take(line.rstrip(b"\r\n")))]
+        if self._size + len(self._rest) > self._max_event_bytes:
+            raise UpstreamError(f"the upstream sent an event of more than {self._max_event_bytes} bytes")
+        return events
+
+    def finish(self) -> list[ServerEvent]:
+        """Return the event at the end, if the stream ends without the empty line that closes it."""
+        rest, self._rest = self._rest, b""
+        events = [self._take(rest.rstrip(b"\r\n")), self._take(b"")] if rest else [self._take(b"")]
+        return [event for event in events if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        if self._is_first:
+            line, self._is_first = line.removeprefix(b"\xef\xbb\xbf"), False
+        if not line:
+            lines, self._lines, self._size = self._lines, [], 0
+            return ServerEvent(b"\n".join(lines).decode("utf-8", "replace")) if lines else None
+        if line.startswith(b":"):
+            return ServerEvent(None)
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._lines.append(value.removeprefix(b" "))
+            self._size += len(value) + 1
+        return None
+
+
+def encode(body: object, *, name: str | None = None) -> bytes:
+    """Return an event with a JSON value as its data."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + dump(body) + b"\n\n"
+
+
+def encode_done() -> bytes:
+    """Return the event that ends a stream of chat or text completions."""
+    return b"data: [DONE]\n\n"

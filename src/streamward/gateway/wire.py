@@ -1,0 +1,107 @@
+"""What a wire format knows: requests, answers, and how an answer is cut short."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.slots import FieldKey
+from streamward.gateway.strict_json import JsonObject
+from streamward.schema import Message
+
+FormatName = Literal["chat/completions", "completions", "responses"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a request says, as the guard reads it.
+
+    Attributes:
+        messages: The conversation; it ends with a user's turn, unless there is none.
+        before_tools: The conversation up to the last turn of the user, where results of tools came after it; each of
+            the two is judged.
+        prefill: What the client makes the answer begin with.
+    """
+
+    messages: tuple[Message, ...]
+    before_tools: tuple[Message, ...] = ()
+    prefill: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """A request, understood.
+
+    Attributes:
+        body: What the upstream is asked.
+        model: Name of the model asked for.
+        prompts: One or more; choices belong to them in turn.
+        num_choices: Choices of each prompt.
+        is_stream: Whether the answer is to be streamed.
+    """
+
+    body: JsonObject
+    model: str
+    prompts: Sequence[Prompt]
+    num_choices: int
+    is_stream: bool
+
+    def prompt_of(self, group: int) -> Prompt:
+        """Return the prompt that a choice answers."""
+        return self.prompts[min(max(group, 0) // self.num_choices, len(self.prompts) - 1)]
+
+
+class WireFormat(Protocol):
+    """One request and its answer in one format. Holds what is known of the answer so far."""
+
+    request: ClientRequest
+    ends_with_choice: bool
+    """Whether the end of the choice is the end of the stream."""
+
+    def content_of(self, group: int) -> FieldKey:
+        """Return the field that an answer given by the client would go on in."""
+        ...
+
+    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take an event of a stream apart.
+
+        Raises:
+            UpstreamError: It is not what the format says, or reports an error.
+        """
+        ...
+
+    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+        """Take an answer that is not streamed apart; `join` puts it together again.
+
+        Raises:
+            UpstreamError: It is not what the format says.
+        """
+        ...
+
+    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+        """Put what is left of an answer together, with what the gateway adds to each choice."""
+        ...
+
+    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+        """Return a parcel as an event, with what the gateway adds to it."""
+        ...
+
+    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+        """Return the events that end a choice which the guard has stopped."""
+        ...
+
+    def note(self, group: int | None, extra: JsonObject) -> bytes:
+        """Return an event that says something of a choice, or of the whole, and has no text of the model."""
+        ...
+
+    def done(self) -> list[bytes]:
+        """Return the events that end a stream."""
+        ...
+
+    def error(self, code: str, message: str) -> list[bytes]:
+        """Return the events that end a stream which has failed."""
+        ...
+
+    def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
+        """Return an answer of the gateway's own, as a document and as events."""
+        ...
