@@ -11,9 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from streamward.engine.attention import KVCache, PagedAttention, Part
+from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
+from streamward.engine.runner import Runner
 from streamward.engine.stream import Stream, shares
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
@@ -61,8 +62,13 @@ class Engine:
     go on, and verdicts already given are not repeated.
     """
 
-    def __init__(self, config: EngineConfig, *, model: GuardModel) -> None:
+    def __init__(self, config: EngineConfig, *, model: GuardModel, native_kernels: bool = True) -> None:
         """Reserve the cache.
+
+        Args:
+            config: Limits.
+            model: The guard; its weights must not change from now on.
+            native_kernels: Whether compiled kernels may run; torch's operations do the same work.
 
         Raises:
             ConfigError: A limit does not fit the model or the cache.
@@ -88,12 +94,20 @@ class Engine:
             )
         self._pool = PagePool(num_pages)
         self._cache = KVCache(shape, num_slots=num_slots, dtype=weight.dtype, device=weight.device)
+        self._runner = Runner(
+            model.decoder, cache=self._cache, page_tokens=config.page_tokens, use_native=native_kernels
+        )
         self._governor = ThreadGovernor(torch.get_num_threads()) if weight.device.type == "cpu" else None
 
     @property
     def model(self) -> GuardModel:
         """The guard whose heads are read."""
         return self._model
+
+    @property
+    def is_native(self) -> bool:
+        """Whether native kernels run between the linear projections."""
+        return self._runner.is_native
 
     @property
     def num_streams(self) -> int:
@@ -161,7 +175,7 @@ class Engine:
         granted = shares([stream.num_unread for stream in waiting], total=self.config.max_batch_tokens)
         batch = [(stream, count) for stream, count in zip(waiting, granted, strict=True) if count]
         with self._threads():
-            outputs = self._read_heads(batch, self._forward(batch))
+            outputs = self._read_heads(batch, self._runner.forward(batch))
         for stream, count in batch:  # last of all: a pass that fails has judged nothing
             self._num_queued -= stream.advance(count)
             self._num_turns += 1
@@ -307,36 +321,6 @@ class Engine:
             page = stream.pages[index]
             missing += self._pool.num_users(page) - (evicted or {}).get(page, 0) > 1
         return missing
-
-    @torch.inference_mode()
-    def _forward(self, batch: Sequence[tuple[Stream, int]]) -> Tensor:
-        page_tokens = self.config.page_tokens
-        ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        parts: list[Part] = []
-        for stream, count in batch:
-            start, end = stream.num_cached, stream.num_cached + count
-            parts.append(Part(slice(len(ids), len(ids) + count), self._part_slots(stream, end), end))
-            ids += stream.token_ids[start:end]
-            positions += range(start, end)
-            slots += stream.slots(start, end, page_tokens=page_tokens)
-        device = self._model.decoder.embed.weight.device
-        attend = PagedAttention(self._cache, new_slots_T=torch.tensor(slots, device=device), parts=parts)
-        padding = [0] * (round_size(len(ids)) - len(ids))
-        hidden_TD: Tensor = self._model.decoder(
-            torch.tensor(ids + padding, device=device), torch.tensor(positions + padding, device=device), attend
-        )
-        return hidden_TD
-
-    def _part_slots(self, stream: Stream, end: int) -> slice | Tensor:
-        page_tokens = self.config.page_tokens
-        length = self._pages_for(end) * page_tokens
-        if stream.has_adjacent_pages():
-            first = stream.pages[0] * page_tokens
-            return slice(first, first + length)
-        slots = stream.slots(0, length, page_tokens=page_tokens)
-        return torch.tensor(slots, device=self._model.decoder.embed.weight.device)
 
     @torch.inference_mode()
     def _read_heads(self, batch: Sequence[tuple[Stream, int]], hidden_TD: Tensor) -> list[StepOutput]:

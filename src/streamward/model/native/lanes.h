@@ -1,0 +1,45 @@
+/* Sixteen lanes of AVX-512: bfloat16 in memory, float32 in registers. */
+#ifndef STREAMWARD_LANES_H
+#define STREAMWARD_LANES_H
+
+#include <stdint.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni"))), \
+                             apply_to = function)
+#elif defined(__GNUC__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni")
+#endif
+
+#include <immintrin.h>
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef uint16_t bf16;
+
+INLINE __m512 load_bf16(const bf16 *source) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)source);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+INLINE void store_bf16(bf16 *target, __m512 x) {
+    _mm256_storeu_si256((__m256i *)target, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* 2^x for x <= 127, within 2e-7 of its value: Taylor's polynomial of 2^f for f in [-1/2, 1/2]. */
+INLINE __m512 exp2_lanes(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.5403530e-4f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3333558e-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6181291e-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504109e-2f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022651e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+#endif
