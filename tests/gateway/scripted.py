@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 
@@ -106,7 +106,6 @@ class Script(httpx.AsyncBaseTransport):
         content_type: str = "text/event-stream",
         headers: dict[str, str] | None = None,
         error: Exception | None = None,
-        pause: Callable[[int], AbstractAsyncContextManager | None] | None = None,
     ) -> None:
         self.requests: list[httpx.Request] = []
         self.is_closed = False
@@ -206,6 +205,23 @@ async def asked(gate: Gateway, request: Call) -> tuple[Answer, bytes]:
 
 def ask(gate: Gateway, request: Call) -> tuple[Answer, bytes]:
     return asyncio.run(asked(gate, request))
+
+
+def ask_in_two(gate: Gateway, script: Script, request: Call, *, at: int) -> tuple[bytes, bytes]:
+    """What a client gets while the upstream waits before its chunk `at`, and what it gets after that."""
+    script.gate, script.gate_at = asyncio.Event(), at
+
+    async def watch() -> tuple[bytes, bytes]:
+        async with gate.answer(request) as answer:
+            assert answer.events is not None
+            early = await anext(answer.events)
+            assert script.gate is not None
+            script.gate.set()
+            late = b"".join([part async for part in answer.events])
+        await gate.aclose()
+        return early, late
+
+    return asyncio.run(watch())
 
 
 def event(body: object) -> bytes:

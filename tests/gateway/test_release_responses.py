@@ -1,6 +1,7 @@
 """The same promise for `/v1/responses`, whose events repeat text that others have said."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -28,7 +29,7 @@ def response(status: str, output=(), **fields) -> dict[str, object]:
     }
 
 
-def message(text: str, index: int = 0) -> dict[str, object]:
+def message(text: str, index: int = 0) -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"id": f"msg_{index}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
 

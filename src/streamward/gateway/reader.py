@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
@@ -67,9 +68,10 @@ class Reader:
         if self._failure is not None and not self.is_stopped:
             return sys.maxsize
         clear = self._stream.checked_chars
-        if self.is_finished or not self._hold_tokens:
+        if not self._hold_tokens or (self.is_finished and not self.is_stopped):
             return clear
-        return min(clear, self._ends[-self._hold_tokens - 1] if len(self._ends) > self._hold_tokens else 0)
+        num_shown = bisect_right(self._ends, clear) - self._hold_tokens
+        return self._ends[num_shown - 1] if num_shown > 0 else 0
 
     def add(self, text: str, *, is_reasoning: bool) -> int:
         """Queue text and return where it starts."""

@@ -1,0 +1,44 @@
+"""Server-sent events in any cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamward.errors import UpstreamError
+from streamward.gateway.sse import EventParser, encode
+
+STREAM = "\ufeff: hello\ndata: one\nevent: x\n\nid: 7\ndata:two\ndata: é漢😀\n\nretry: 3\n\ndata\n\ndata: last"
+EVENTS = [None, "one", "two\né漢😀", "", "last"]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_events_are_the_same_in_any_cut(sizes, line_end):
+    data = STREAM.replace("\n", line_end).encode()
+    parser, found, start, turn = EventParser(1000), [], 0, 0
+    while start < len(data):
+        size = sizes[turn % len(sizes)]
+        found += parser.feed(data[start : start + size])
+        start, turn = start + size, turn + 1
+    assert [event.data for event in [*found, *parser.finish()]] == EVENTS
+
+
+def test_an_event_is_out_as_soon_as_it_is_complete():
+    assert [event.data for event in EventParser(1000).feed(b"data: one\r\n\r\n")] == ["one"]
+
+
+@pytest.mark.parametrize("data", [b"data: " + b"x" * 200, b"data: x\n" * 60])
+def test_an_event_without_end_is_refused(data):
+    with pytest.raises(UpstreamError, match="100 bytes"):
+        EventParser(100).feed(data)
+
+
+def test_bytes_that_are_no_utf_8_become_replacement_characters():
+    assert [event.data for event in EventParser(1000).feed(b"data: a\xffb\n\n")] == ["a\ufffdb"]
+
+
+def test_what_is_written_stays_one_event():
+    written = encode({"text": "a\n\ndata: b\r\u2028"}, name="x")
+    assert [event.data for event in EventParser(1000).feed(written)] == ['{"text":"a\\n\\ndata: b\\r\u2028"}']
