@@ -45,12 +45,12 @@ def marked_model() -> GuardModel:
     return model
 
 
-def marked_moderator(
-    policy: str | Policy = "strict",
-    *,
-    model: GuardModel | None = None,
-) -> Moderator:
-    """The guard under a policy; close it."""
+def marked_guard(model: GuardModel | None = None) -> StreamGuard:
+    """The guard, with its own weights or those given."""
     config = EngineConfig(page_tokens=16, kv_cache_bytes=2**24)
-    engine = Engine(config, model=model or marked_model())
-    return Moderator(StreamGuard(guard_tokenizer(), engine), policy=Policy.load(policy))
+    return StreamGuard(guard_tokenizer(), Engine(config, model=model or marked_model()))
+
+
+def marked_moderator(policy: str | Policy = "strict", *, model: GuardModel | None = None) -> Moderator:
+    """The guard under a policy; close it."""
+    return Moderator(marked_guard(model), policy=Policy.load(policy))
