@@ -10,13 +10,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import chat, guard, health, litellm, moderations
+from streamward.server import chat, guard, health, litellm, moderations, stream_socket, streams
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
+from streamward.server.sessions import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
 logger = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -36,11 +39,12 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
             application shuts down.
     """
     live = state or open_state(config)
+    registry = StreamRegistry(live)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
-        tasks = [asyncio.create_task(task) for task in _background(live)]
+        tasks = [asyncio.create_task(task) for task in _background(live, registry)]
         try:
             yield
         finally:
@@ -48,6 +52,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await registry.close()
             if state is None:
                 await asyncio.to_thread(live.close)
 
@@ -61,6 +66,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
         separate_input_output_schemas=False,
     )
     app.state.service = live
+    app.state.streams = registry
     install_error_handlers(app)
     _add_routes(app)
     _add_middleware(app, config, live)
@@ -68,7 +74,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
 
 
 def _add_routes(app: FastAPI) -> None:
-    for module in (health, moderations, guard, chat, litellm):
+    for module in (health, moderations, guard, chat, streams, stream_socket, litellm):
         app.include_router(module.router)
 
 
@@ -88,10 +94,11 @@ def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> N
     app.add_middleware(RequestContext, metrics=state.metrics)
 
 
-def _background(state: ServiceState) -> list[Coroutine[None, None, None]]:
+def _background(state: ServiceState, registry: StreamRegistry) -> list[Coroutine[None, None, None]]:
     """Return what runs beside the requests."""
     return [
         _repeat(lambda: _reload_policies(state), every_s=state.config.policies.reload_s),
+        _repeat(registry.sweep, every_s=_SWEEP_S),
     ]
 
 

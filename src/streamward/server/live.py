@@ -1,16 +1,17 @@
 """A feed of what is being judged at this moment, for whoever watches. Nothing of it is kept."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from streamward.errors import OverloadedError
-from streamward.schema import Action, Category, RiskLevel, Side
+from streamward.schema import Action, Category, Event, RiskLevel, Side, Verdict
 
 _MAX_WAITING = 256
+_TAIL_CHARS = 4096
 
 
 class LiveKind(StrEnum):
@@ -139,3 +140,36 @@ class LiveFeed:
             yield watcher
         finally:
             self._watchers.remove(watcher)
+
+
+class LiveText:
+    """The end of a growing text, to say what its tokens are; kept only as far as tokens may still change."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._tail = ""
+        self._start = 0
+
+    def add(self, text: str) -> None:
+        """Append text."""
+        self._tail += text
+        excess = len(self._tail) - max(_TAIL_CHARS, len(text))
+        if excess > 0:
+            self._tail = self._tail[excess:]
+            self._start += excess
+
+    def tokens(self, events: Sequence[Event]) -> tuple[LiveToken, ...]:
+        """Return newly judged tokens with what they say."""
+        return tuple(self._token(event.verdict) for event in events)
+
+    def _token(self, verdict: Verdict) -> LiveToken:
+        text = ""
+        if verdict.span is not None and verdict.span.start >= self._start:
+            text = self._tail[verdict.span.start - self._start : verdict.span.end - self._start]
+        return LiveToken(
+            text,
+            verdict.risk_level,
+            verdict.probabilities[RiskLevel.UNSAFE],
+            verdict.probabilities[RiskLevel.CONTROVERSIAL],
+            verdict.category,
+        )

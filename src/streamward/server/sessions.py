@@ -1,0 +1,383 @@
+"""Streams that callers feed themselves: they outlive single requests and connections, but not for long."""
+
+import asyncio
+import codecs
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.observability import defect
+from streamward.policy import combine
+from streamward.schema import Decision, Event, Judgement, Result, Side
+from streamward.server.judging import failed
+from streamward.server.live import LiveEvent, LiveKind, LiveText
+from streamward.server.records import Job, Texts
+from streamward.server.state import ServiceState
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = (0.02, 0.1, 0.4, 1.0)  # waits for room, before a stream is given up
+Kind = Literal["text", "token_ids", "reasoning"]
+Ending = Literal["closed", "expired", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is fed to a stream.
+
+    Attributes:
+        kind: text of the answer, its tokens' ids, or text of the reasoning before it.
+        content: The text or ids.
+    """
+
+    kind: Kind
+    content: str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one piece brought.
+
+    Attributes:
+        seq: Number of the piece, from 0.
+        events: One for each newly judged token.
+        decision: What to do by all that was seen so far.
+        checked_chars: Characters from the start that may be shown.
+        is_failed: Whether the guard failed, which ended the stream.
+    """
+
+    seq: int
+    events: tuple[Event, ...]
+    decision: Decision
+    checked_chars: int
+    is_failed: bool = False
+
+
+class StreamSession:
+    """One stream of one tenant. Pieces are judged one after the other, in the order they came."""
+
+    def __init__(
+        self,
+        job: Job,
+        stream: AsyncGuardStream,
+        held: AsyncExitStack,
+        *,
+        state: ServiceState,
+        prompt_text: str | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """Take over an open stream.
+
+        Args:
+            job: Whose it is; its `stream_id` names it.
+            stream: The stream.
+            held: Closes the stream, and gives back what else it holds.
+            state: Where decisions are logged.
+            prompt_text: The user's turn, for the log.
+            clock: Seconds.
+        """
+        assert job.stream_id is not None
+        self.id = job.stream_id
+        self.job = job
+        self.used_at = clock()
+        self.detached_at: float | None = None
+        """When its connection broke, by `clock`; None while it has one, or if it never had any."""
+        self.owner: object | None = None
+        """The connection it belongs to."""
+        self.next_seq = 0
+        self._stream = stream
+        self._held = held
+        self._state = state
+        self._prompt_text = prompt_text
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._kept: deque[Appended] = deque()
+        self._num_kept = 0
+        self._texts: list[str] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
+        self._live = LiveText()
+        self._result: Result | None = None
+        self._is_over = False
+
+    @property
+    def prompt(self) -> Judgement | None:
+        """Judgement of the user's turn."""
+        return self._stream.prompt
+
+    @property
+    def decision(self) -> Decision:
+        """What to do by all that was seen so far."""
+        return self._stream.decision
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed, in whatever way."""
+        return self._is_over
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a piece is being judged."""
+        return self._lock.locked()
+
+    def detach(self, owner: object) -> None:
+        """Note that a connection broke, unless another has taken the stream over."""
+        if self.owner is owner:
+            self.owner, self.detached_at = None, self._clock()
+
+    def attach(self, owner: object) -> None:
+        """Let a connection take the stream over."""
+        self.owner, self.detached_at = owner, None
+
+    async def append(self, piece: Piece, *, seq: int | None = None) -> Appended:
+        """Judge the next piece. It is judged to the end even if the caller is cancelled, so that a resumed stream
+        knows which pieces it has.
+
+        Args:
+            piece: What comes next.
+            seq: Number of the piece. One that was judged before gets its old answer again; with None it is the next.
+
+        Raises:
+            StreamClosedError: The stream is over, or an old answer is no longer kept.
+            InputError: A number is left out, or the piece is not possible. Nothing was taken in.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._append(piece, seq)))
+
+    async def finish(self, ending: Ending = "closed") -> Result:
+        """Judge what is left, log the decision and free what the stream holds.
+
+        Raises:
+            StreamClosedError: The stream is over.
+            AuditError: The decision could not be logged; try again.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._finish(ending)))
+
+    def kept_after(self, seq: int) -> list[Appended]:
+        """Return the answers to all pieces after one, for whoever resumes the stream.
+
+        Raises:
+            StreamClosedError: Some of them are no longer kept.
+        """
+        found = [answer for answer in self._kept if answer.seq > seq]
+        if len(found) != max(0, self.next_seq - 1 - seq):
+            raise StreamClosedError("answers that far back are no longer kept (streams.max_kept_events)")
+        return found
+
+    async def _append(self, piece: Piece, seq: int | None) -> Appended:
+        async with self._lock:
+            self._check_open()
+            if self._result is not None:
+                raise StreamClosedError("the stream is finished, but its decision is not logged yet; close it again")
+            self.used_at = self._clock()
+            if seq is not None and seq < self.next_seq:
+                return self.kept_after(seq - 1)[0]
+            if seq is not None and seq > self.next_seq:
+                raise InputError(f"seq is {seq}; the next piece is {self.next_seq}")
+            said = self._text_of(piece)
+            try:
+                events = await self._judge(piece)
+            except InputError:
+                raise  # nothing was taken in
+            except Exception as error:
+                return await self._fail(error, said)
+            self._texts.append(said)
+            answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.checked_chars)
+            self._keep(answer)
+            self._show(said, events)
+            self.used_at = self._clock()
+            return answer
+
+    async def _judge(self, piece: Piece) -> list[Event]:
+        try:
+            if piece.kind == "reasoning":
+                return await self._stream.feed_reasoning(piece.content)
+            return await self._stream.feed(piece.content)
+        except OverloadedError:
+            pass  # the piece was taken in
+        for wait_s in _PATIENCE_S:
+            await asyncio.sleep(wait_s)
+            with suppress(OverloadedError):
+                return await (self._stream.feed_reasoning("") if piece.kind == "reasoning" else self._stream.feed(""))
+        raise OverloadedError("there was no room to judge the piece")
+
+    async def _fail(self, error: Exception, said: str) -> Appended:
+        """End the stream with what the policy says about a guard that failed."""
+        self._texts.append(said)
+        result = self._failed(error)
+        answer = Appended(self.next_seq, (), result.decision, 0, is_failed=True)
+        self._keep(answer)
+        await self._conclude(result, "failed")
+        return answer
+
+    def _failed(self, error: Exception) -> Result:
+        result = failed(self.job, error, sides=[Side.RESPONSE])
+        return Result(combine(self._stream.decision, result.decision), self._stream.prompt)
+
+    async def _finish(self, ending: Ending) -> Result:
+        async with self._lock:
+            self._check_open()
+            if self._result is None:
+                try:
+                    self._result = await self._stream.finish()
+                except Exception as error:  # the guard failed; what follows is the policy's to say
+                    self._result = self._failed(error)
+            await self._conclude(self._result, ending)
+            return self._result
+
+    async def _conclude(self, result: Result, ending: Ending) -> None:
+        texts = Texts(self._prompt_text, "".join(self._texts))
+        try:
+            await self._state.conclude(self.job, result, texts=texts, details={"ended": ending})
+        except StreamwardError:
+            if ending == "closed":
+                raise  # the caller may try again
+            await self._release(ending)
+            raise
+        await self._release(ending)
+
+    async def _release(self, ending: Ending) -> None:
+        self._is_over = True
+        self._state.metrics.stream_ended(ending)
+        await self._held.aclose()
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise StreamClosedError("the stream is closed")
+
+    def _text_of(self, piece: Piece) -> str:
+        if isinstance(piece.content, str):
+            return piece.content
+        return self._decoder.decode(self._stream.bytes_of(piece.content))
+
+    def _keep(self, answer: Appended) -> None:
+        self.next_seq += 1
+        self._kept.append(answer)
+        self._num_kept += len(answer.events)
+        while len(self._kept) > 1 and self._num_kept > self._state.config.streams.max_kept_events:
+            self._num_kept -= len(self._kept.popleft().events)
+
+    def _show(self, said: str, events: Sequence[Event]) -> None:
+        self._live.add(said)
+        if self._state.feed.is_watched and events:
+            self._state.feed.publish(
+                LiveEvent(
+                    LiveKind.TOKENS,
+                    datetime.now(UTC),
+                    self.job.tenant,
+                    self.job.endpoint,
+                    self.id,
+                    tokens=self._live.tokens(events),
+                    start=events[0].verdict.position,
+                    action=events[-1].decision.action,
+                )
+            )
+
+
+class StreamRegistry:
+    """All sessions of a service. Used from the event loop only."""
+
+    def __init__(self, state: ServiceState, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start without sessions."""
+        self._state = state
+        self._config = state.config.streams
+        self._clock = clock
+        self._sessions: dict[str, StreamSession] = {}
+        self._num_opening = 0
+
+    @property
+    def num_open(self) -> int:
+        """Sessions that are not over."""
+        return len(self._sessions)
+
+    async def open(
+        self, job: Job, open_stream: Callable[[], AsyncGuardStream], *, held: AsyncExitStack, prompt_text: str | None
+    ) -> StreamSession:
+        """Open a session; the prompt is judged.
+
+        Args:
+            job: Whose it is; its `stream_id` names it.
+            open_stream: Gives the stream; called once there is room.
+            held: What the session holds besides, given back when it ends, or now if it cannot be opened.
+            prompt_text: The user's turn, for the log.
+
+        Raises:
+            OverloadedError: There are too many, or the service is stopping.
+            StreamwardError: The guard failed.
+        """
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(held.aclose)
+            self._state.admission.check_open()
+            if len(self._sessions) + self._num_opening >= self._config.max_open:
+                raise OverloadedError(f"{self._config.max_open} streams are open; try again later")
+            self._num_opening += 1
+            undo.callback(self._opened)
+            stream = await held.enter_async_context(open_stream())
+            session = StreamSession(job, stream, held, state=self._state, prompt_text=prompt_text, clock=self._clock)
+            undo.pop_all()
+            self._opened()
+        self._sessions[session.id] = session
+        held.callback(self._forget, session.id)
+        self._state.metrics.streams_open.set(len(self._sessions))
+        self._announce(session)
+        return session
+
+    def get(self, stream_id: str, *, tenant: str) -> StreamSession:
+        """Return a session of a tenant.
+
+        Raises:
+            StreamClosedError: There is none, or it is another tenant's; the two look the same.
+        """
+        session = self._sessions.get(stream_id)
+        if session is None or session.job.tenant != tenant:
+            raise StreamClosedError("there is no open stream of this id")
+        return session
+
+    async def sweep(self) -> None:
+        """End what nobody has used for too long, or whose connection broke too long ago."""
+        now = self._clock()
+        for session in list(self._sessions.values()):
+            is_idle = now - session.used_at >= self._config.idle_s
+            is_lost = session.detached_at is not None and now - session.detached_at >= self._config.resume_s
+            if (is_idle or is_lost) and not session.is_busy:
+                await self._end(session, "expired")
+
+    async def close(self) -> None:
+        """End all sessions, as when the service stops."""
+        for session in list(self._sessions.values()):
+            await self._end(session, "stopped")
+
+    async def _end(self, session: StreamSession, ending: Ending) -> None:
+        try:
+            await session.finish(ending)
+        except Exception as error:  # the next session must be ended all the same
+            logger.error("a stream could not be ended properly", extra={"stream_id": session.id, **defect(error)})
+
+    def _opened(self) -> None:
+        self._num_opening -= 1
+
+    def _forget(self, stream_id: str) -> None:
+        self._sessions.pop(stream_id, None)
+        self._state.metrics.streams_open.set(len(self._sessions))
+
+    def _announce(self, session: StreamSession) -> None:
+        if self._state.feed.is_watched:
+            decision = session.decision
+            self._state.feed.publish(
+                LiveEvent(
+                    LiveKind.OPENED,
+                    datetime.now(UTC),
+                    session.job.tenant,
+                    session.job.endpoint,
+                    session.id,
+                    action=decision.action,
+                    risk_level=decision.risk_level,
+                    category=decision.category,
+                    side=decision.side,
+                )
+            )

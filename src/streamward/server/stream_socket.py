@@ -1,0 +1,189 @@
+"""`WS /v1/streams`: many streams over one connection."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import ValidationError
+
+from streamward.errors import InputError, OverloadedError, StreamwardError
+from streamward.observability import defect
+from streamward.server.auth import SUBPROTOCOL, Caller, identify
+from streamward.server.errors import answer_for, error_response
+from streamward.server.sessions import StreamSession
+from streamward.server.state import service_state
+from streamward.server.stream_wire import (
+    CLIENT_MESSAGE,
+    AppendMessage,
+    ClientMessage,
+    Closed,
+    CloseMessage,
+    Events,
+    Failed,
+    Opened,
+    OpenMessage,
+    Resumed,
+    ResumeMessage,
+)
+from streamward.server.streams import open_session, resumed, stream_registry
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+
+_MAX_PENDING = 64  # messages of one connection being worked on
+_SEND_TIMEOUT_S = 30.0
+Reply = Opened | Events | Closed | Resumed | Failed
+
+
+@router.websocket("/v1/streams")
+async def streams(websocket: WebSocket) -> None:
+    """Judge streams for as long as the connection lasts; they outlive it for a while, to be resumed."""
+    state = service_state(websocket)
+    try:
+        caller = await identify(websocket)
+        state.rates.take(caller.key_id, caller.limits)
+        state.admission.check_open()
+    except StreamwardError as error:
+        state.metrics.rejected(error.code)
+        await _deny(websocket, error)
+        return
+    offered = websocket.scope.get("subprotocols", [])
+    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    await Connection(websocket, caller).run()
+
+
+async def _deny(websocket: WebSocket, error: StreamwardError) -> None:
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(error_response(error))
+    else:
+        await websocket.close(answer_for(error).close_code)
+
+
+class Connection:
+    """One WebSocket and the streams that belong to it."""
+
+    def __init__(self, websocket: WebSocket, caller: Caller) -> None:
+        """Take over an accepted connection."""
+        self._websocket = websocket
+        self._caller = caller
+        self._state = service_state(websocket)
+        self._registry = stream_registry(websocket)
+        self._sessions: dict[str, StreamSession] = {}
+        self._num_opening = 0
+        self._pending = asyncio.Semaphore(_MAX_PENDING)
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Work until the client leaves or says something that cannot be read."""
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                message = await self._receive()
+                await self._pending.acquire()
+                task = asyncio.create_task(self._work(message))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        except WebSocketDisconnect:
+            pass
+        except InputError as error:
+            await self._end(error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._detach()
+
+    async def _receive(self) -> ClientMessage:
+        received: Mapping[str, object] = await self._websocket.receive()
+        if received["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect
+        data = received.get("text") if received.get("text") is not None else received.get("bytes")
+        assert isinstance(data, str | bytes)
+        try:
+            return CLIENT_MESSAGE.validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"] if first["type"] != "extra_forbidden")
+            raise InputError(f"the message cannot be read: {where or 'message'}: {first['type']}") from error
+
+    async def _work(self, message: ClientMessage) -> None:
+        """Do what a message asks, and answer. Messages of one stream keep their order: its lock is fair."""
+        try:
+            reply = await self._reply(message)
+        except StreamwardError as error:
+            reply = _failed(message, error)
+        except Exception as error:
+            logger.error("stream message failed", extra={"request_id": self._request_id, **defect(error)})
+            reply = _failed(message, StreamwardError("an unexpected error; see the service's log"))
+        finally:
+            self._pending.release()
+        await self._send(reply)
+
+    async def _reply(self, message: ClientMessage) -> Reply:
+        match message:
+            case OpenMessage():
+                return await self._open(message)
+            case AppendMessage():
+                session = self._registry.get(message.stream, tenant=self._caller.tenant)
+                return Events.of(session, await session.append(message.piece, seq=message.seq))
+            case CloseMessage():
+                session = self._registry.get(message.stream, tenant=self._caller.tenant)
+                closed = Closed.of(session.id, await session.finish())
+                self._sessions.pop(session.id, None)
+                return closed
+            case ResumeMessage():
+                session = self._registry.get(message.stream, tenant=self._caller.tenant)
+                answer = resumed(session, message.after)
+                self._attach(session)
+                return answer
+
+    async def _open(self, message: OpenMessage) -> Opened:
+        self._forget_ended()
+        most = self._state.config.streams.max_per_connection
+        if len(self._sessions) + self._num_opening >= most:
+            raise OverloadedError(f"{most} streams are open on this connection; close one, or open another connection")
+        self._state.rates.take(self._caller.key_id, self._caller.limits)
+        self._num_opening += 1
+        try:
+            session = await open_session(self._websocket, self._caller, message)
+        finally:
+            self._num_opening -= 1
+        self._attach(session)
+        return Opened.of(session, ref=message.ref)
+
+    def _attach(self, session: StreamSession) -> None:
+        session.attach(self)
+        self._sessions[session.id] = session
+
+    def _detach(self) -> None:
+        for session in self._sessions.values():
+            session.detach(self)
+
+    def _forget_ended(self) -> None:
+        for session in [each for each in self._sessions.values() if each.is_over]:
+            del self._sessions[session.id]
+
+    async def _send(self, reply: Reply) -> None:
+        """Send an answer; a client that does not take it is dropped, and may resume."""
+        text = reply.model_dump_json()
+        try:
+            async with self._sending, asyncio.timeout(_SEND_TIMEOUT_S):
+                await self._websocket.send_text(text)
+        except (TimeoutError, RuntimeError, WebSocketDisconnect, OSError):
+            logger.info("client vanished", extra={"request_id": self._request_id})
+
+    async def _end(self, error: StreamwardError) -> None:
+        await self._send(Failed(code=error.code, message=str(error)))
+        await self._websocket.close(answer_for(error).close_code)
+
+    @property
+    def _request_id(self) -> str:
+        return str(self._websocket.state.request_id)
+
+
+def _failed(message: ClientMessage, error: StreamwardError) -> Failed:
+    if isinstance(message, OpenMessage):
+        return Failed(code=error.code, message=str(error), ref=message.ref)
+    return Failed(code=error.code, message=str(error), stream=message.stream)

@@ -1,0 +1,175 @@
+"""What is said on a stream: the same words over HTTP and over a WebSocket."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from streamward.schema import Decision, Event, Judgement, Result
+from streamward.server.sessions import Appended, Piece, StreamSession
+from streamward.server.wire import Name, PolicyInForce, Turn
+from streamward.settings import Settings
+
+Seq = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class OpenStream(Settings):
+    """Begin a stream behind a prompt or a conversation; with neither the response is judged by itself."""
+
+    prompt: str | None = None
+    messages: Annotated[tuple[Turn, ...], Field(min_length=1)] | None = None
+    """Instead of the prompt: the conversation up to the user's last turn."""
+    policy: Name | None = None
+    """Name of a policy; by default the key's."""
+
+
+class AppendPiece(Settings):
+    """The next piece of the response: one of text, token_ids and reasoning."""
+
+    text: str | None = None
+    """Text, cut anywhere."""
+    token_ids: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] | None = None
+    """Ids of the guard's own tokenizer."""
+    reasoning: str | None = None
+    """Text that the assistant thinks before its answer."""
+    seq: Seq | None = None
+    """Number of the piece, from 0: one sent twice is judged once, and gets the same answer."""
+
+    @model_validator(mode="after")
+    def _is_one_piece(self) -> Self:
+        if sum(item is not None for item in (self.text, self.token_ids, self.reasoning)) != 1:
+            raise ValueError("give exactly one of text, token_ids and reasoning")
+        return self
+
+    @property
+    def piece(self) -> Piece:
+        """The same as plain data."""
+        if self.text is not None:
+            return Piece("text", self.text)
+        if self.reasoning is not None:
+            return Piece("reasoning", self.reasoning)
+        return Piece("token_ids", self.token_ids or ())
+
+
+class Opened(Settings):
+    """A stream that was opened."""
+
+    type: Literal["opened"] = "opened"
+    stream: str
+    """Its id."""
+    ref: str | None = None
+    """What the caller called it when it asked."""
+    policy: PolicyInForce
+    decision: Decision
+    prompt: Judgement | None
+    """Judgement of the user's turn."""
+
+    @classmethod
+    def of(cls, session: StreamSession, *, ref: str | None = None) -> Self:
+        """Describe a session."""
+        return cls(
+            stream=session.id,
+            ref=ref,
+            policy=PolicyInForce.of(session.job.policy),
+            decision=session.decision,
+            prompt=session.prompt,
+        )
+
+
+class Events(Settings):
+    """What one piece brought."""
+
+    type: Literal["events"] = "events"
+    stream: str
+    seq: int
+    """Number of the piece."""
+    events: tuple[Event, ...]
+    """One for each newly judged token."""
+    decision: Decision
+    """What to do by all that was seen so far."""
+    checked_chars: int
+    """Characters from the start that may be shown."""
+    is_failed: bool
+    """Whether the guard failed; the stream is over then."""
+
+    @classmethod
+    def of(cls, session: StreamSession, answer: Appended) -> Self:
+        """Describe an answer."""
+        return cls(
+            stream=session.id,
+            seq=answer.seq,
+            events=answer.events,
+            decision=answer.decision,
+            checked_chars=answer.checked_chars,
+            is_failed=answer.is_failed,
+        )
+
+
+class Closed(Settings):
+    """The end of a stream, and the judgement of all of it."""
+
+    type: Literal["closed"] = "closed"
+    stream: str
+    decision: Decision
+    prompt: Judgement | None
+    response: Judgement | None
+
+    @classmethod
+    def of(cls, stream_id: str, result: Result) -> Self:
+        """Describe a result."""
+        return cls(stream=stream_id, decision=result.decision, prompt=result.prompt, response=result.response)
+
+
+class Resumed(Settings):
+    """A stream as it is now, with the answers to pieces after the one named."""
+
+    type: Literal["resumed"] = "resumed"
+    stream: str
+    next_seq: int
+    """Number of the piece that should come next."""
+    decision: Decision
+    missed: tuple[Events, ...]
+
+
+class Failed(Settings):
+    """Something that was asked could not be done."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    stream: str | None = None
+    ref: str | None = None
+
+
+class OpenMessage(OpenStream):
+    """WebSocket: begin a stream."""
+
+    type: Literal["open"]
+    ref: Name | None = None
+    """Comes back with the answer."""
+
+
+class AppendMessage(AppendPiece):
+    """WebSocket: feed a stream."""
+
+    type: Literal["append"]
+    stream: Name
+
+
+class CloseMessage(Settings):
+    """WebSocket: end a stream."""
+
+    type: Literal["close"]
+    stream: Name
+
+
+class ResumeMessage(Settings):
+    """WebSocket: take over a stream of a connection that broke."""
+
+    type: Literal["resume"]
+    stream: Name
+    after: Annotated[int, Field(ge=-1, le=2**53)] = -1
+    """Number of the last piece whose answer arrived; -1: none."""
+
+
+ClientMessage = OpenMessage | AppendMessage | CloseMessage | ResumeMessage
+CLIENT_MESSAGE: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])

@@ -1,0 +1,105 @@
+"""`/v1/streams`: responses judged while they grow, over HTTP. Over a WebSocket: `streamward.server.stream_socket`."""
+
+from contextlib import AsyncExitStack
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.requests import HTTPConnection
+
+from streamward.errors import InputError, OverloadedError
+from streamward.schema import Message, Role, Side
+from streamward.server.auth import Caller, CallerNow
+from streamward.server.errors import ERRORS
+from streamward.server.judging import DefectError, failed
+from streamward.server.records import Job, Texts, new_id
+from streamward.server.sessions import StreamRegistry, StreamSession
+from streamward.server.state import service_state
+from streamward.server.stream_wire import AppendPiece, Closed, Events, Opened, OpenStream, Resumed
+
+router = APIRouter(tags=["streams"])
+
+StreamId = Annotated[str, Path(max_length=80, description="From opening the stream.")]
+
+
+def stream_registry(connection: HTTPConnection) -> StreamRegistry:
+    """Return the open streams of the service that a request came to."""
+    return cast(StreamRegistry, connection.app.state.streams)
+
+
+async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenStream) -> StreamSession:
+    """Open a stream for a caller.
+
+    Raises:
+        StreamwardError: It may not, or there is no room.
+    """
+    state = service_state(connection)
+    kept = caller.choose_policy(state, wanted.policy)
+    job = Job(
+        request_id=str(connection.state.request_id),
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        endpoint="streams",
+        policy=kept,
+        stream_id=new_id("str"),
+    )
+    messages = None if wanted.messages is None else [turn.message for turn in wanted.messages]
+    held = AsyncExitStack()
+    held.enter_context(state.rates.running(caller.key_id, caller.limits))
+    prompt_text = _prompt_text(wanted.prompt, messages)
+    try:
+        return await stream_registry(connection).open(
+            job,
+            lambda: state.under(kept).astream(prompt=wanted.prompt, messages=messages),
+            held=held,
+            prompt_text=prompt_text,
+        )
+    except (InputError, OverloadedError):
+        raise
+    except Exception as error:
+        result = failed(job, error, sides=[Side.PROMPT])
+        await state.conclude(job, result, texts=Texts(prompt_text), details={"ended": "failed"})
+        raise DefectError("the guard failed to open the stream") from error
+
+
+def _prompt_text(prompt: str | None, messages: list[Message] | None) -> str | None:
+    if messages and messages[-1].role is Role.USER:
+        return messages[-1].content
+    return prompt
+
+
+@router.post("/v1/streams", status_code=201, responses=ERRORS)
+async def open_stream(body: OpenStream, request: Request, caller: CallerNow) -> Opened:
+    """Begin a stream; the prompt is judged."""
+    return Opened.of(await open_session(request, caller, body))
+
+
+@router.get("/v1/streams/{stream_id}", responses=ERRORS)
+async def show_stream(
+    stream_id: StreamId,
+    request: Request,
+    caller: CallerNow,
+    after: Annotated[int, Query(ge=-1, le=2**53, description="Number of the last piece whose answer arrived.")] = -1,
+) -> Resumed:
+    """Tell how far a stream is, and answer again the pieces after one."""
+    session = stream_registry(request).get(stream_id, tenant=caller.tenant)
+    return resumed(session, after)
+
+
+@router.post("/v1/streams/{stream_id}/append", responses=ERRORS)
+async def append(stream_id: StreamId, body: AppendPiece, request: Request, caller: CallerNow) -> Events:
+    """Judge the next piece."""
+    session = stream_registry(request).get(stream_id, tenant=caller.tenant)
+    return Events.of(session, await session.append(body.piece, seq=body.seq))
+
+
+@router.post("/v1/streams/{stream_id}/close", responses=ERRORS)
+async def close(stream_id: StreamId, request: Request, caller: CallerNow) -> Closed:
+    """Judge what is left of a stream, and end it."""
+    session = stream_registry(request).get(stream_id, tenant=caller.tenant)
+    return Closed.of(session.id, await session.finish())
+
+
+def resumed(session: StreamSession, after: int) -> Resumed:
+    """Describe a session for whoever takes it over."""
+    missed = tuple(Events.of(session, answer) for answer in session.kept_after(after))
+    return Resumed(stream=session.id, next_seq=session.next_seq, decision=session.decision, missed=missed)
