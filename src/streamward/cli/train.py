@@ -24,6 +24,9 @@ class Stage(NamedTuple):
 
 
 STAGES = (
+    Stage(
+        "data", "splits from sources: no repeats, no benchmark rows, balanced", "streamward.train.data.run:run", "data"
+    ),
     Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
     Stage(
         "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"

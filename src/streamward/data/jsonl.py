@@ -1,12 +1,11 @@
 """Labelled rows: one JSON object a line, plain or gzipped."""
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamward.data.rows import read_rows
 from streamward.errors import InputError
 from streamward.schema import Category, Message, RiskLevel, Role, Span
 
@@ -47,26 +46,25 @@ def read_samples(path: Path) -> Iterator[Sample]:
     Raises:
         InputError: The file cannot be read, or a line is not a row; names the line.
     """
-    source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parse_line(line, where=f"{path}:{number}", source=source)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+    source = source_name(path)
+    for number, row in read_rows(path):
+        yield check_row(row, where=f"{path}:{number}", source=source)
 
 
-def _parse_line(line: str, *, where: str, source: str) -> Sample:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: must be a JSON object")
+def source_name(path: Path) -> str:
+    """Return what rows of a file are called that name no source themselves."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def check_row(row: Mapping[str, Any], *, where: str, source: str) -> Sample:
+    """Read one row of a file.
+
+    Raises:
+        InputError: It is none; names the place, not the text.
+    """
     try:
         return parse_row(row, source=source)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: {error.__class__.__name__} in a field of the row") from None
 
 

@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 
 def _text(raw: IO[bytes] | gzip.GzipFile) -> Iterator[IO[str]]:
-    text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")  # type: ignore[type-var]  # GzipFile reads and writes bytes
+    text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
     yield text
     text.flush()
     text.detach()
