@@ -28,6 +28,7 @@ STAGES = (
         "data", "splits from sources: no repeats, no benchmark rows, balanced", "streamward.train.data.run:run", "data"
     ),
     Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
+    Stage("label", "labels by the vote of several guards", "streamward.train.label.run:run", "label"),
     Stage(
         "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"
     ),
