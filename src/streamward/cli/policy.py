@@ -1,22 +1,41 @@
-"""`streamward policy`: check a policy file, show what it means."""
+"""`streamward policy`: check a policy file, show what it means, try it on recorded traffic."""
 
 import argparse
+import io
 import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
+from streamward.cli.common import DEFAULT_GUARD, load, read_text
 from streamward.policy import Policy
+
+if TYPE_CHECKING:
+    from streamward.server.dry_run import Summary
+
+_MAX_IDS = 20
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command and its two verbs."""
+    """Add the command and its verbs."""
     parser = commands.add_parser(
-        "policy", help="check or show a policy", description="Checks a policy file, or shows what it means."
+        "policy",
+        help="check, show or try a policy",
+        description="Checks a policy file, shows what it means, or tries it on recorded traffic.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     check = verbs.add_parser("check", help="say whether a policy file is right, and what is wrong with it")
     show = verbs.add_parser("show", help="print a policy with all its defaults, as JSON")
-    for verb, run in ((check, _check), (show, _show)):
+    trial = verbs.add_parser("try", help="say what a policy would have done about recorded traffic")
+    for verb, run in ((check, _check), (show, _show), (trial, _try)):
         verb.add_argument("policy", metavar="POLICY", help="strict, loose or a TOML file")
         verb.set_defaults(run=run)
+    trial.add_argument(
+        "records",
+        metavar="FILE",
+        help="JSON lines of `streamward audit export`, or with prompt, response or messages; - for standard input",
+    )
+    trial.add_argument("--guard", default=DEFAULT_GUARD, metavar="G", help="guard that judges (default: %(default)s)")
+    trial.add_argument("--json", action="store_true", help="print JSON, with the ids of everything that changes")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -29,3 +48,28 @@ def _show(arguments: argparse.Namespace) -> int:
     policy = Policy.load(arguments.policy)
     print(json.dumps(policy.model_dump(mode="json"), indent=2, ensure_ascii=False))
     return 0
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from streamward.server.dry_run import read_records, try_policy
+
+    records = list(read_records(io.StringIO(read_text(arguments.records), newline="\n")))
+    with load(arguments) as moderator:
+        found = try_policy(moderator, records)
+    if arguments.json:
+        changes = {f"{before} -> {after}": count for (before, after), count in found.changes.items()}
+        print(json.dumps(asdict(found) | {"changes": changes}, indent=2, ensure_ascii=False))
+        return 0
+    _print(found)
+    return 0
+
+
+def _print(found: "Summary") -> None:
+    print(f"{found.num_rows} records, {found.num_without_text} of them without text")
+    for (before, after), count in sorted(found.changes.items()):
+        print(f"  {before:8} -> {after:8} {count:8}")
+    for name, count in sorted(found.categories.items(), key=lambda item: -item[1]):
+        print(f"  stopped for {name}: {count}")
+    for title, ids in (("newly stopped", found.newly_stopped), ("newly passed", found.newly_passed)):
+        more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
+        print(f"{title}: {len(ids)} {', '.join(ids[:_MAX_IDS])}{more}".rstrip())

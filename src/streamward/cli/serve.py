@@ -32,14 +32,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_config_options(parser)
+    parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
+    _add_changes(parser)
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
     parser.set_defaults(run=run)
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add the settings file and `--set`."""
-    parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
+def config_options() -> argparse.ArgumentParser:
+    """Return the options of commands that work on a service's database, for `parents`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config", metavar="FILE", help="the service's settings (default: defaults)")
+    _add_changes(parser)
+    return parser
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",

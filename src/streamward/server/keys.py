@@ -192,7 +192,8 @@ class KeyStore:
 
 
 def _api_key(row: RowMapping) -> ApiKey:
-    return ApiKey(**{name: value for name, value in row.items() if name != "hash"})
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name != "hash"}
+    return ApiKey(**facts)
 
 
 def _hash(secret: str) -> str:

@@ -122,6 +122,15 @@ class LiveFeed:
             if watcher.tenant is None or watcher.tenant == event.tenant:
                 watcher.put(event)
 
+    def check_room(self) -> None:
+        """Refuse another watcher before its answer has begun.
+
+        Raises:
+            OverloadedError: Too many watch already.
+        """
+        if len(self._watchers) >= self._max_watchers:
+            raise OverloadedError(f"{self._max_watchers} watch already; try again later")
+
     @contextmanager
     def watched(self, tenant: str | None) -> Iterator[Watcher]:
         """Subscribe for the time of a `with` block.
@@ -132,8 +141,7 @@ class LiveFeed:
         Raises:
             OverloadedError: Too many watch already.
         """
-        if len(self._watchers) >= self._max_watchers:
-            raise OverloadedError(f"{self._max_watchers} watch already; try again later")
+        self.check_room()
         watcher = Watcher(tenant)
         self._watchers.append(watcher)
         try:

@@ -109,10 +109,11 @@ class _Gone(StreamwardError):
 class BodyLimits:
     """Reads each body whole before a route sees it: not too large, too deep or too slow, and not too many at once."""
 
-    def __init__(self, app: ASGIApp, *, config: LimitsConfig, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, config: LimitsConfig, max_header_bytes: int, metrics: Metrics) -> None:
         """Wrap an application."""
         self._app = app
         self._config = config
+        self._max_header_bytes = max_header_bytes
         self._metrics = metrics
         self._num_buffered = 0
 
@@ -145,6 +146,8 @@ class BodyLimits:
         return None
 
     async def _read(self, scope: Scope, receive: Receive, taken: bytearray) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._max_header_bytes:
+            raise InputError(f"the headers are too large; at most {self._max_header_bytes} bytes are accepted")
         headers = Headers(scope=scope)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise InputError("compressed bodies are not accepted")

@@ -1,0 +1,109 @@
+"""`streamward keys`: make, list and revoke API keys; show what they were used for."""
+
+import argparse
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from streamward.cli.common import ExitCode, say
+from streamward.cli.serve import config_options, read_config
+from streamward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamward.server.keys import KeyStore
+
+_EXAMPLES = """\
+examples:
+  streamward keys create acme --config configs/serve.toml --policy strict
+  streamward keys list
+  streamward keys revoke abcdefghij
+  streamward keys usage --tenant acme --since 2026-01-01
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command and its verbs."""
+    parser = commands.add_parser(
+        "keys",
+        help="make, list and revoke API keys of the service",
+        description="Makes, lists and revokes API keys. Works beside a running service, on its database.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    options = config_options()
+    create = verbs.add_parser("create", parents=[options], help="make a key and print it; it cannot be shown again")
+    create.add_argument("tenant", metavar="TENANT", help="whose key it is")
+    create.add_argument("--name", default="", metavar="TEXT", help="what it is for")
+    create.add_argument("--policy", metavar="P", help="policy it is judged by (default: the service's)")
+    create.add_argument("--other-policy", action="append", default=[], metavar="P", help="may be asked for instead")
+    create.add_argument("--upstream", action="append", metavar="U", help="may be reached (default: all); repeatable")
+    create.add_argument("--admin", action="store_true", help="may use the admin API and see every tenant")
+    create.add_argument("--requests-per-minute", type=_positive, metavar="N")
+    create.add_argument("--max-concurrent", type=_positive, metavar="N")
+    create.add_argument("--days", type=float, metavar="D", help="ends after so many days (default: never)")
+    create.set_defaults(run=_create)
+    listing = verbs.add_parser("list", parents=[options], help="list keys as JSON lines, never the keys themselves")
+    listing.add_argument("--tenant", metavar="T")
+    listing.set_defaults(run=_list)
+    revoke = verbs.add_parser("revoke", parents=[options], help="end a key")
+    revoke.add_argument("id", metavar="ID", help="the part of the key after sw-")
+    revoke.set_defaults(run=_revoke)
+    usage = verbs.add_parser("usage", parents=[options], help="counts by key and day as JSON lines")
+    usage.add_argument("--tenant", metavar="T")
+    usage.add_argument("--since", default="", metavar="DAY", help="first day, as 2026-01-31")
+    usage.set_defaults(run=_usage)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _store(arguments: argparse.Namespace) -> "KeyStore":
+    config = read_config(arguments)
+    try:
+        from streamward.server.keys import KeyStore
+        from streamward.server.store import open_store
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"keys need {error.name}; run: pip install 'streamward[serve]'") from error
+    return KeyStore(engine=open_store(config.store))
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    expires_at = None if arguments.days is None else datetime.now(UTC) + timedelta(days=arguments.days)
+    secret, key = _store(arguments).create(
+        arguments.tenant,
+        name=arguments.name,
+        policy=arguments.policy,
+        other_policies=tuple(arguments.other_policy),
+        upstreams=None if arguments.upstream is None else tuple(arguments.upstream),
+        is_admin=arguments.admin,
+        requests_per_minute=arguments.requests_per_minute,
+        max_concurrent=arguments.max_concurrent,
+        expires_at=expires_at,
+    )
+    print(secret)
+    say(f"key {key.id} of {key.tenant}; keep it: it cannot be shown again")
+    return ExitCode.ALLOWED
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    for key in _store(arguments).all(arguments.tenant):
+        print(json.dumps(asdict(key), default=str))
+    return ExitCode.ALLOWED
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    key = _store(arguments).revoke(arguments.id)
+    print(f"{key.id} of {key.tenant} is revoked")
+    return ExitCode.ALLOWED
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    for row in _store(arguments).usage(tenant=arguments.tenant, since=arguments.since):
+        print(json.dumps(row))
+    return ExitCode.ALLOWED

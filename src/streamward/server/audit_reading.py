@@ -1,0 +1,149 @@
+"""The log of decisions as it is read: the latest rows, whole exports, and what is deleted when."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from sqlalchemy import Engine, Select, delete, or_, select, tuple_, update
+
+from streamward.errors import ConfigError
+from streamward.server.store import DECISIONS, telling_failures
+
+Row = Mapping[str, Any]  # Any: column values
+_PAGE_ROWS = 1000
+_TEXTS = ("prompt_text", "response_text")
+
+
+class Period(NamedTuple):
+    """Which rows are wanted; None: no bound."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    tenant: str | None = None
+
+    def narrow(self, query: Select[Any]) -> Select[Any]:  # Any: the columns chosen
+        """Add the bounds to a query."""
+        if self.since is not None:
+            query = query.where(DECISIONS.c.time >= self.since)
+        if self.until is not None:
+            query = query.where(DECISIONS.c.time < self.until)
+        if self.tenant is not None:
+            query = query.where(DECISIONS.c.tenant == self.tenant)
+        return query
+
+
+class Purged(NamedTuple):
+    """What was deleted."""
+
+    num_rows: int
+    num_texts: int
+
+
+def recent(engine: Engine, *, tenant: str | None = None, limit: int = 50, before: str | None = None) -> list[Row]:
+    """Return the latest rows, the newest first.
+
+    Args:
+        engine: The database.
+        tenant: Whose; None: everybody's.
+        limit: How many at most.
+        before: Id of a row: those before it.
+
+    Raises:
+        AuditError: The database failed.
+    """
+    query = Period(tenant=tenant).narrow(select(DECISIONS)).order_by(DECISIONS.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(DECISIONS.c.id < before)
+    with telling_failures("decisions cannot be read"), engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def all_rows(engine: Engine, period: Period) -> Iterator[Row]:
+    """Yield rows, the oldest first, a page at a time: memory stays flat and no reading lasts long.
+
+    Raises:
+        AuditError: The database failed.
+    """
+    last: tuple[datetime, str] | None = None
+    while True:
+        query = period.narrow(select(DECISIONS)).order_by(DECISIONS.c.time, DECISIONS.c.id).limit(_PAGE_ROWS)
+        if last is not None:
+            query = query.where(tuple_(DECISIONS.c.time, DECISIONS.c.id) > last)
+        with telling_failures("decisions cannot be read"), engine.connect() as connection:
+            page = [dict(row) for row in connection.execute(query).mappings()]
+        yield from page
+        if len(page) < _PAGE_ROWS:
+            return
+        last = (page[-1]["time"], page[-1]["id"])
+
+
+def write_jsonl(rows: Iterable[Row], file: TextIO) -> int:
+    """Write one JSON object a row, times in ISO 8601; return how many."""
+    count = 0
+    for row in rows:
+        values = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        count += 1
+    return count
+
+
+def write_parquet(rows: Iterable[Row], path: Path) -> int:
+    """Write a Parquet file, `details` as JSON text; return how many rows.
+
+    Raises:
+        ConfigError: The extra `parquet` is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise ConfigError("Parquet needs the package pyarrow; run: pip install 'streamward[parquet]'") from error
+    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), dict: pa.string()}
+    zoned = pa.timestamp("us", tz="UTC")
+    fields = [(column.name, kinds.get(_python_type(column), zoned)) for column in DECISIONS.columns]
+    schema = pa.schema(fields)
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for page in _pages(rows):
+            writer.write_table(pa.Table.from_pylist([_flat(row) for row in page], schema=schema))
+            count += len(page)
+    return count
+
+
+def _python_type(column: Any) -> type:  # Any: SQLAlchemy's column
+    kind: type = column.type.python_type
+    return kind
+
+
+def _flat(row: Row) -> dict[str, Any]:  # Any: column values
+    details = row["details"]
+    return {**row, "details": None if details is None else json.dumps(details)}
+
+
+def _pages(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    page: list[Row] = []
+    for row in rows:
+        page.append(row)
+        if len(page) == _PAGE_ROWS:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def purge(engine: Engine, *, now: datetime, retention_days: float | None) -> Purged:
+    """Delete rows that are too old, and texts whose time is over.
+
+    Raises:
+        AuditError: The database failed.
+    """
+    has_text = or_(*(DECISIONS.c[name].is_not(None) for name in _TEXTS))
+    texts = update(DECISIONS).where(DECISIONS.c.text_until <= now, has_text).values(dict.fromkeys(_TEXTS))
+    num_rows = 0
+    with telling_failures("old decisions cannot be deleted"), engine.begin() as connection:
+        if retention_days is not None:
+            oldest = now - timedelta(days=retention_days)
+            num_rows = connection.execute(delete(DECISIONS).where(DECISIONS.c.time < oldest)).rowcount
+        return Purged(num_rows, connection.execute(texts).rowcount)

@@ -1,0 +1,123 @@
+"""What another policy would have done: recorded texts, judged again."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from streamward.errors import InputError
+from streamward.moderation.moderator import Moderator
+from streamward.schema import Action
+
+_BATCH = 64
+_STOPPED = (Action.BLOCK, Action.REPLACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One recorded decision, and what the policy would have decided.
+
+    Attributes:
+        id: Of the record; its line number if it has none.
+        before: The action recorded; None if it says none.
+        after: The action under the policy.
+        category: The kind of harm that caused it.
+    """
+
+    id: str
+    before: Action | None
+    after: Action
+    category: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All of them together.
+
+    Attributes:
+        num_rows: Records read.
+        num_without_text: Records that hold no text, so that nothing could be judged.
+        changes: How often which action became which.
+        categories: How often which kind of harm was stopped.
+        newly_stopped: Ids of what would be stopped and was not.
+        newly_passed: Ids of what was stopped and would not be.
+    """
+
+    num_rows: int
+    num_without_text: int
+    changes: Mapping[tuple[str, str], int]
+    categories: Mapping[str, int]
+    newly_stopped: Sequence[str]
+    newly_passed: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    id: str
+    before: Action | None
+    item: dict[str, Any]  # Any: what `Moderator.moderate_batch` takes
+
+
+def read_records(lines: Iterable[str]) -> Iterator[_Record]:
+    """Yield the records of an export, or of JSON lines with prompt, response or messages.
+
+    Raises:
+        InputError: A line is no JSON object, or its action is unknown. Says which, not what it holds.
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"line {number} is no JSON") from error
+        if not isinstance(values, dict):
+            raise InputError(f"line {number} is no JSON object")
+        item = {"prompt": values.get("prompt_text"), "response": values.get("response_text")}
+        if all(text is None for text in item.values()):
+            item = {name: values.get(name) for name in ("prompt", "response", "messages")}
+        action = values.get("action")
+        try:
+            before = None if action is None else Action(action)
+        except ValueError as error:
+            raise InputError(f"line {number} has an unknown action") from error
+        given = {name: value for name, value in item.items() if value is not None}
+        yield _Record(str(values.get("id", number)), before, given)
+
+
+def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
+    """Judge records again and compare.
+
+    Args:
+        moderator: A guard under the policy to be tried.
+        records: From `read_records`.
+
+    Raises:
+        InputError: A record is of the wrong kind.
+    """
+    found: list[Tried] = []
+    num_rows = 0
+    pending = iter(records)
+    while batch := list(islice(pending, _BATCH)):
+        num_rows += len(batch)
+        judged = [record for record in batch if record.item]
+        results = moderator.moderate_batch([record.item for record in judged])
+        found += [
+            Tried(record.id, record.before, result.decision.action, result.decision.category)
+            for record, result in zip(judged, results, strict=True)
+        ]
+    return _summary(found, num_rows)
+
+
+def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
+    compared = [tried for tried in found if tried.before is not None]
+    return Summary(
+        num_rows=num_rows,
+        num_without_text=num_rows - len(found),
+        changes=Counter((tried.before.value if tried.before else "unknown", tried.after.value) for tried in found),
+        categories=Counter(tried.category or "none" for tried in found if tried.after in _STOPPED),
+        newly_stopped=[each.id for each in compared if each.after in _STOPPED and each.before not in _STOPPED],
+        newly_passed=[each.id for each in compared if each.after not in _STOPPED and each.before in _STOPPED],
+    )
