@@ -4,13 +4,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import chat, guard, health, litellm, moderations, stream_socket, streams
+from streamward.server import admin, chat, guard, health, litellm, moderations, stream_socket, streams
+from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
@@ -68,19 +70,24 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     app.state.service = live
     app.state.streams = registry
     install_error_handlers(app)
-    _add_routes(app)
+    _add_routes(app, config)
     _add_middleware(app, config, live)
     return app
 
 
-def _add_routes(app: FastAPI) -> None:
-    for module in (health, moderations, guard, chat, streams, stream_socket, litellm):
+def _add_routes(app: FastAPI, config: ServeConfig) -> None:
+    for module in (health, admin, moderations, guard, chat, streams, stream_socket, litellm):
         app.include_router(module.router)
 
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
     """Put what stands before the routes, innermost first."""
-    app.add_middleware(BodyLimits, config=config.limits, metrics=state.metrics)
+    app.add_middleware(
+        BodyLimits,
+        config=config.limits,
+        max_header_bytes=config.listen.max_header_bytes,
+        metrics=state.metrics,
+    )
     if config.listen.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -99,6 +106,7 @@ def _background(state: ServiceState, registry: StreamRegistry) -> list[Coroutine
     return [
         _repeat(lambda: _reload_policies(state), every_s=state.config.policies.reload_s),
         _repeat(registry.sweep, every_s=_SWEEP_S),
+        _repeat(lambda: _purge(state), every_s=state.config.audit.purge_every_s),
     ]
 
 
@@ -114,3 +122,10 @@ async def _repeat(work: Callable[[], Awaitable[None]], *, every_s: float) -> Non
 async def _reload_policies(state: ServiceState) -> None:
     with suppress(ConfigError):  # logged and counted there; the former policies stay in force
         await asyncio.to_thread(state.policies.reload)
+
+
+async def _purge(state: ServiceState) -> None:
+    days = state.config.audit.retention_days
+    done = await asyncio.to_thread(lambda: purge(state.engine, now=datetime.now(UTC), retention_days=days))
+    if any(done):
+        logger.info("old decisions deleted", extra={"num_rows": done.num_rows, "num_texts": done.num_texts})
