@@ -145,6 +145,15 @@ class _Body(httpx.AsyncByteStream):
         self._script.is_closed = True
 
 
+class ObservedGateway(Gateway):
+    """Tells the same observer of every call."""
+
+    observer: "Notebook | None" = None
+
+    def answer(self, call, *, observer=None):
+        return super().answer(call, observer=observer or self.observer)
+
+
 class Notebook:
     """An observer that keeps what it was told."""
 
@@ -152,7 +161,7 @@ class Notebook:
         self.outcomes: list[Outcome] = []
         self.error: Exception | None = None
 
-    def judged(self, call, choice, events) -> None:
+    def judged(self, name, text, events) -> None:
         pass
 
     async def finished(self, outcome: Outcome) -> None:
@@ -175,13 +184,14 @@ def gateway(
     **config,
 ) -> Gateway:
     settings = UpstreamConfig.parse({"base_url": "http://upstream.test/v1", **config}, source="test")
-    return Gateway(
+    gate = ObservedGateway(
         {"up": Upstream("up", settings, transport=script)},
         open_guard or (guard or ScriptedGuard()).open,
         limits=limits or GatewayLimits(overload_wait_s=0),
         describe=describe,
-        observer=observer,
     )
+    gate.observer = observer
+    return gate
 
 
 def call(body: object, *, format="chat/completions", policy: Policy = STRICT, **fields) -> Call:

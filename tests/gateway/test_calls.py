@@ -477,6 +477,7 @@ def test_what_cannot_be_recorded_does_not_end_well():
     notebook.error = AuditError("disk full")
     _, data = ask(gateway(fine(), observer=notebook), call(chat()))
     assert events_in(data)[-1]["error"]["code"] == AuditError.code
+    assert reasons_in(data) == {}
     with pytest.raises(AuditError):
         ask(gateway(fine(content_type="application/json"), observer=notebook), call(chat(stream=False)))
 
@@ -495,5 +496,5 @@ def test_the_end_is_told_before_the_client_sees_it():
     asyncio.run(read())
     (outcome,) = notebook.outcomes
     assert (outcome.ending, outcome.status, outcome.model) == (Ending.COMPLETE, 200, "m")
-    assert list(outcome.texts.values()) == ["hi"]
+    assert [(part.name, part.text) for part in outcome.parts] == [("0", "hi")]
     assert outcome.num_tokens == 2

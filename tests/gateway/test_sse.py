@@ -1,7 +1,7 @@
 """Server-sent events in any cut."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamward.errors import UpstreamError
@@ -11,6 +11,7 @@ STREAM = "\ufeff: hello\ndata: one\nevent: x\n\nid: 7\ndata:two\ndata: é漢😀
 EVENTS = [None, "one", "two\né漢😀", "", "last"]
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     line_end=st.sampled_from(["\n", "\r\n", "\r"]),

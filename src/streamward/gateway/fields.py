@@ -76,10 +76,6 @@ class Fields:
         self._main[group] = reader
         self.readers.setdefault(group, []).append(reader)
 
-    def texts(self) -> dict[FieldKey, str]:
-        """What all fields say so far, shown or not."""
-        return {key: each.text() for key, each in self._fields.items()}
-
     async def append(self, key: FieldKey, text: str, *, is_reasoning: bool = False) -> Place:
         """Queue what comes next in a field."""
         return await self._append(self._field(key, is_reasoning=is_reasoning), text, group=_group(key))

@@ -23,7 +23,6 @@ class Gateway:
         *,
         limits: GatewayLimits,
         describe: Describe,
-        observer: Observer | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Put a guard in front of servers.
@@ -33,14 +32,12 @@ class Gateway:
             open_guard: Opens guard streams.
             limits: Bounds of each answer.
             describe: Writes a judgement as OpenAI's moderation result.
-            observer: Is told what happens.
             clock: In seconds.
         """
         self._upstreams = upstreams
         self._open_guard = open_guard
         self._limits = limits
         self._describe = describe
-        self._observer = SilentObserver() if observer is None else observer
         self._clock = clock
 
     def knows(self, upstream: str) -> bool:
@@ -48,8 +45,12 @@ class Gateway:
         return upstream in self._upstreams
 
     @asynccontextmanager
-    async def answer(self, call: Call) -> AsyncIterator[Answer]:
+    async def answer(self, call: Call, *, observer: Observer | None = None) -> AsyncIterator[Answer]:
         """Answer one call. The answer is good within the `async with` block; leaving it ends what is not over.
+
+        Args:
+            call: The request.
+            observer: Is told what happens.
 
         Raises:
             InputError: There is no such upstream, or the request is malformed or has what the gateway refuses.
@@ -64,7 +65,7 @@ class Gateway:
             open_guard=self._open_guard,
             limits=self._limits,
             describe=self._describe,
-            observer=self._observer,
+            observer=SilentObserver() if observer is None else observer,
             clock=self._clock,
         )
         try:

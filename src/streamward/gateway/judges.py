@@ -9,6 +9,7 @@ from streamward.gateway.config import GatewayLimits, ReleaseConfig
 from streamward.gateway.fields import Fields
 from streamward.gateway.guard import JudgedStream, OpenGuard
 from streamward.gateway.reader import Reader
+from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.wire import Prompt, WireFormat
 from streamward.policy import ALLOWED, Policy, combine, decide_error
 from streamward.schema import Action, Decision, Event, Judgement, Message, Result, Side
@@ -27,7 +28,7 @@ class Judges:
         policy: Policy,
         release: ReleaseConfig,
         limits: GatewayLimits,
-        on_events: Callable[[int, Sequence[Event]], None],
+        on_judged: Callable[[str, str, Sequence[Event]], None],
     ) -> None:
         """Open nothing yet."""
         self.fields = Fields(self._open_reader)
@@ -41,7 +42,7 @@ class Judges:
         self._policy = policy
         self._release = release
         self._limits = limits
-        self._on_events = on_events
+        self._on_judged = on_judged
         self._stack = AsyncExitStack()
         self._num_open = 0
 
@@ -115,12 +116,15 @@ class Judges:
                 waited_s, wait_s = waited_s + wait_s, wait_s * 2
 
     def _reader(self, stream: JudgedStream, group: int) -> Reader:
+        place = len(self.fields.readers.get(group, []))
+        name = "envelope" if group == ENVELOPE else str(group)
         return Reader(
             stream,
+            name=f"{name}.{place}" if place else name,
             policy=self._policy,
             hold_tokens=self._release.hold_tokens,
             overload_wait_s=self._limits.overload_wait_s,
-            on_events=lambda events: self._on_events(group, events),
+            on_judged=self._on_judged,
         )
 
 

@@ -60,6 +60,24 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Text of an answer that one guard stream has read.
+
+    Attributes:
+        name: The number of the choice; with a number behind it for text that was read apart from the rest, or
+            `envelope` for what belongs to no choice.
+        text: All of it, shown or not; the judgement's positions count in it.
+        decision: What followed.
+        judgement: What the guard says of the whole; None if it did not come to the end.
+    """
+
+    name: str
+    text: str
+    decision: Decision
+    judgement: Judgement | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a call.
 
@@ -72,8 +90,7 @@ class Outcome:
         decision: The most severe one, of the prompt and of all choices.
         messages: The conversation as the guard read it.
         prompt: Judgement of the prompt; None if there is none.
-        responses: Judgements of the answer's texts that were read to the end, one for each guard stream.
-        texts: What the model said, shown or not: by choice and field.
+        parts: What the model said; empty if it was not asked, or not heard.
         prompt_s: Until the prompt's verdict, from the request on.
         first_byte_s: Until the first byte of the answer; None if there was none.
         duration_s: Until the end.
@@ -90,8 +107,7 @@ class Outcome:
     decision: Decision
     messages: Sequence[Message]
     prompt: Judgement | None
-    responses: Sequence[Judgement]
-    texts: Mapping[tuple[int | str, ...], str]
+    parts: Sequence[Part]
     prompt_s: float
     first_byte_s: float | None
     duration_s: float
@@ -101,10 +117,10 @@ class Outcome:
 
 
 class Observer(Protocol):
-    """Is told what happens. Keeps texts to itself."""
+    """Is told what happens to one call. Keeps texts to itself."""
 
-    def judged(self, call: Call, choice: int, events: Sequence[Event]) -> None:
-        """Verdicts have come in. Called in the event loop; must not wait."""
+    def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
+        """Text of the part of this name was judged. Called in the event loop; must not wait."""
         ...
 
     async def finished(self, outcome: Outcome) -> None:
@@ -115,7 +131,7 @@ class Observer(Protocol):
 class SilentObserver:
     """An observer that does nothing."""
 
-    def judged(self, call: Call, choice: int, events: Sequence[Event]) -> None:
+    def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         """Do nothing."""
 
     async def finished(self, outcome: Outcome) -> None:

@@ -28,12 +28,23 @@ class Reader:
         self,
         stream: JudgedStream,
         *,
+        name: str,
         policy: Policy,
         hold_tokens: int,
         overload_wait_s: float,
-        on_events: Callable[[Sequence[Event]], None],
+        on_judged: Callable[[str, str, Sequence[Event]], None],
     ) -> None:
-        """Take over a stream that has read its context; whoever opened it closes it."""
+        """Take over a stream that has read its context; whoever opened it closes it.
+
+        Args:
+            stream: Of the guard.
+            name: Tells the readers of an answer apart.
+            policy: Its `on_error` decides where the guard fails.
+            hold_tokens: Clear tokens at the end that are kept back.
+            overload_wait_s: Patience with a guard that has no room.
+            on_judged: Is given the name, text that was judged, and what the guard says of it.
+        """
+        self.name = name
         self.fed = 0
         """Characters handed over, judged or not."""
         self.last_field: object = None
@@ -45,12 +56,18 @@ class Reader:
         self._policy = policy
         self._hold_tokens = hold_tokens
         self._overload_wait_s = overload_wait_s
-        self._on_events = on_events
+        self._on_judged = on_judged
+        self._pieces: list[str] = []
         self._queue: list[tuple[bool, str]] = []
         self._mode: bool | None = None  # of the last piece: whether it was reasoning; None before the first
         self._can_reason = True
         self._ends: list[int] = []  # of the tokens judged so far, in characters
         self._failure: Decision | None = None
+
+    @property
+    def text(self) -> str:
+        """All that was handed over."""
+        return "".join(self._pieces)
 
     @property
     def decision(self) -> Decision:
@@ -79,6 +96,7 @@ class Reader:
         start = self.fed
         self._mode = is_reasoning
         self._queue.append((is_reasoning, text))
+        self._pieces.append(text)
         self.fed += len(text)
         return start
 
@@ -114,7 +132,7 @@ class Reader:
             for is_reasoning, text in _joined(queue):
                 if self.is_stopped:
                     return
-                self._note(await self._feed(text, is_reasoning=is_reasoning))
+                self._note(text, await self._feed(text, is_reasoning=is_reasoning))
         except Exception as error:  # whatever it is, text that was not judged must not leave
             self.fail(error)
 
@@ -150,13 +168,12 @@ class Reader:
                 self._can_reason = False
         return await self._stream.feed(text)
 
-    def _note(self, events: Sequence[Event]) -> None:
+    def _note(self, text: str, events: Sequence[Event]) -> None:
         if self._hold_tokens:
             for event in events:
                 del self._ends[event.verdict.position :]
                 self._ends.append(0 if event.verdict.span is None else event.verdict.span.end)
-        if events:
-            self._on_events(events)
+        self._on_judged(self.name, text, events)
 
 
 def _joined(queue: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:

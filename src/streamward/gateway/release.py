@@ -80,10 +80,11 @@ class Ledger:
         self._common: deque[_Waiting] = deque()
         self._held = 0
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every choice seen has ended or was stopped, and there was one."""
-        return bool(self._groups) and all(group.is_over or group.is_stopped for group in self._groups.values())
+    def is_complete(self, num_choices: int) -> bool:
+        """Whether so many choices have ended or were stopped, and no other has begun."""
+        return len(self._groups) >= num_choices and all(
+            group.is_over or group.is_stopped for group in self._groups.values()
+        )
 
     def is_cut(self, num_choices: int) -> bool:
         """Whether nothing more can leave: each of so many choices has ended, and the guard has ended at least one."""
@@ -134,25 +135,23 @@ class Ledger:
                 if reader.is_stopped and reader.is_open:
                     await reader.finish()  # for the judgement
 
-    def release(self, *, is_ahead: bool = False) -> list[Parcel]:
+    def release(self, *, is_last: bool = False) -> list[Parcel]:
         """Return the parcels that may leave now, in order within each choice.
 
         Args:
-            is_ahead: Asked before the last parcels are judged: in mode `audit` all but the end of a choice may leave.
+            is_last: Whether ends of choices may leave too. They wait for the end of all, which is recorded first.
         """
         released: list[Parcel] = []
         for group in self._groups.values():
-            while group.waiting and self._may_leave(group.waiting[0], is_ahead=is_ahead):
+            while group.waiting and self._may_leave(group.waiting[0], is_last=is_last):
                 released.append(self._drop(group.waiting))
         if not any(group.waiting for group in self._groups.values()):
-            while self._common and self._may_leave(self._common[0], is_ahead=is_ahead):
+            while self._common and self._may_leave(self._common[0], is_last=is_last):
                 released.append(self._drop(self._common))
         return released
 
-    def _may_leave(self, waiting: _Waiting, *, is_ahead: bool) -> bool:
-        if self._is_audit:
-            return not (is_ahead and waiting.parcel.ends_group)
-        return waiting.is_clear
+    def _may_leave(self, waiting: _Waiting, *, is_last: bool) -> bool:
+        return (is_last or not waiting.parcel.ends_group) and (self._is_audit or waiting.is_clear)
 
     def stops(self) -> list[Stop]:
         """Return the choices stopped since the last time. What of them waits is dropped."""

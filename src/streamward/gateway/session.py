@@ -13,7 +13,7 @@ from streamward.gateway.failures import answer_of_failure, answer_of_upstream, r
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.intake import Intake
 from streamward.gateway.judges import Judges
-from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome
+from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
 from streamward.gateway.reading import StreamReading
 from streamward.gateway.release import Ledger, Parcel, Stop
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
@@ -68,7 +68,7 @@ class Session:
             policy=policy,
             release=config.release,
             limits=limits,
-            on_events=self._note_events,
+            on_judged=self._note_judged,
         )
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
         self._intake: Intake | None = None
@@ -178,9 +178,9 @@ class Session:
             raise UpstreamError("the upstream's answer is not valid JSON") from error
         await ledger.take(self._format.read_document(body, len(data)))
         await self._judge(ledger, is_end=True)
-        released = ledger.release()
+        released = ledger.release(is_last=True)
         self._stops = ledger.stops()
-        released += ledger.release()
+        released += ledger.release(is_last=True)
         groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
         extras = {group: self._notes.of_choice(ledger.decision_of(group), group) for group in groups}
         document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
@@ -200,7 +200,7 @@ class Session:
             yield self._format.note(None, begin)
         while not reading.is_over:
             await ledger.take(reading.take(await self._next(reading)))
-            ahead = [self._format.encode(parcel, {}) for parcel in ledger.release(is_ahead=True)] if is_audit else []
+            ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
             if ahead:
                 yield b"".join(ahead)
             await self._judge(ledger)
@@ -210,8 +210,9 @@ class Session:
             if out or reading.has_comment:
                 yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
         await self._judge(ledger, is_end=True)
-        out = self._release(ledger, is_audit=is_audit)
-        yield b"".join([*out, *await self._last(ledger, reading)])
+        rest = self._release(ledger, is_audit=is_audit, is_last=True)
+        is_recorded, end = await self._last(ledger, reading)
+        yield b"".join([*rest, *end] if is_recorded else end)
 
     async def _next(self, reading: StreamReading) -> list[bytes] | None:
         try:
@@ -220,36 +221,40 @@ class Session:
             reading.fail(error)
             return None
 
-    async def _last(self, ledger: Ledger, reading: StreamReading) -> list[bytes]:
-        """Tell how it ended before the client knows it, and return the end."""
-        error: StreamwardError | None = reading.error
-        if error is None and not reading.is_done and not ledger.is_complete:
+    async def _last(self, ledger: Ledger, reading: StreamReading) -> tuple[bool, list[bytes]]:
+        """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
+        is_complete = self._is_over(ledger) or ledger.is_complete(self._num_choices)
+        error: StreamwardError | None = None if is_complete else reading.error
+        if not is_complete and error is None and not reading.is_done:
             error = UpstreamError("the upstream ended its answer early")
         ending = Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE
-        if error is not None and not self._is_over(ledger):
+        if error is not None:
             ending = Ending.UPSTREAM_FAILED
-        else:
-            error = None
         try:
             await self._tell(ending, error=None if error is None else error.code)
-        except StreamwardError as failure:  # what cannot be recorded does not end well
-            error = failure
+        except StreamwardError as failure:  # what cannot be recorded does not end
+            return False, self._format.error(failure.code, str(failure))
         if error is not None:
-            return self._format.error(error.code, str(error))
+            return True, self._format.error(error.code, str(error))
         end = self._notes.of_end()
-        return [*([self._format.note(None, end)] if end else []), *self._format.done()]
+        return True, [*([self._format.note(None, end)] if end else []), *self._format.done()]
+
+    @property
+    def _num_choices(self) -> int:
+        return len(self._request.prompts) * self._request.num_choices
 
     def _is_over(self, ledger: Ledger) -> bool:
         """Whether nothing more is to come, whatever the upstream still sends."""
-        num_choices = len(self._request.prompts) * self._request.num_choices
-        return ledger.is_cut(num_choices) or (self._format.ends_with_choice and ledger.is_complete)
+        return ledger.is_cut(self._num_choices) or (
+            self._format.ends_with_choice and ledger.is_complete(self._num_choices)
+        )
 
-    def _release(self, ledger: Ledger, *, is_audit: bool) -> list[bytes]:
-        out = [self._encode(parcel, ledger) for parcel in ledger.release()]
+    def _release(self, ledger: Ledger, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
+        out = [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
         for stop in ledger.stops():
             self._stops.append(stop)
             out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
-        out += [self._encode(parcel, ledger) for parcel in ledger.release()]
+        out += [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
         if out and self._first_byte_s is None:
@@ -277,9 +282,9 @@ class Session:
                 f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
             ) from error
 
-    def _note_events(self, group: int, events: Sequence[Event]) -> None:
+    def _note_judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         self._num_tokens += len(events)
-        self._observer.judged(self._call, group, events)
+        self._observer.judged(name, text, events)
 
     async def _tell(self, ending: Ending, *, status: int = 200, error: str | None = None) -> None:
         """Tell the observer, once."""
@@ -290,7 +295,10 @@ class Session:
         decision = self._decision
         for reader in readers:
             decision = combine(decision, reader.decision)
-        responses = [reader.result.response for reader in readers if reader.result is not None]
+        parts = [
+            Part(reader.name, reader.text, reader.decision, None if reader.result is None else reader.result.response)
+            for reader in readers
+        ]
         outcome = Outcome(
             call=self._call,
             model=self._request.model,
@@ -300,8 +308,7 @@ class Session:
             decision=decision,
             messages=self._request.prompts[0].messages,
             prompt=self._judges.prompts[0][0] if self._judges.prompts else None,
-            responses=[judgement for judgement in responses if judgement is not None],
-            texts=self._judges.fields.texts(),
+            parts=parts,
             prompt_s=self._prompt_s,
             first_byte_s=self._first_byte_s,
             duration_s=self._clock() - self._started,

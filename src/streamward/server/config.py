@@ -5,15 +5,17 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
+from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.settings import Settings
 
 ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
+UpstreamName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -214,6 +216,10 @@ class ServeConfig(Settings):
     """Logs."""
     page: PageConfig = PageConfig()
     """The page."""
+    upstreams: Mapping[UpstreamName, UpstreamConfig] = {}
+    """Guarded models, by the name that stands in their path: `/NAME/v1/chat/completions`."""
+    gateway: GatewayLimits = GatewayLimits()
+    """Limits of guarded answers."""
 
     @model_validator(mode="after")
     def _is_not_open_to_the_network(self) -> Self:

@@ -1,0 +1,132 @@
+"""What of a guarded answer is logged, counted and shown to whoever watches."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+
+from streamward.gateway.outcome import Ending, Outcome, Part
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Event, Message, Result, Role
+from streamward.server.live import LiveEvent, LiveKind, LiveText
+from streamward.server.records import Job, Texts
+from streamward.server.state import ServiceState
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class GatewayMetrics:
+    """What the gateway counts besides decisions. Labels are names from the settings and closed sets."""
+
+    def __init__(self, state: ServiceState) -> None:
+        """Start at zero."""
+        registry = state.metrics.registry
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(name, text, ["upstream"], namespace="streamward", registry=registry, buckets=_SECONDS)
+
+        self._answers = Counter(
+            "gateway_answers",
+            "Guarded answers, by how they ended",
+            ["upstream", "format", "ending"],
+            namespace="streamward",
+            registry=registry,
+        )
+        self._prompt = histogram("gateway_prompt_seconds", "Time to the prompt's verdict")
+        self._first_byte = histogram("gateway_first_byte_seconds", "Time to the first text of a streamed answer")
+        self._guard = histogram("gateway_guard_seconds", "Time an answer waited for the guard, in sum")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count an answer."""
+        upstream = outcome.call.upstream
+        self._answers.labels(upstream, outcome.call.format, outcome.ending).inc()
+        self._prompt.labels(upstream).observe(outcome.prompt_s)
+        self._guard.labels(upstream).observe(outcome.guard_s)
+        if outcome.first_byte_s is not None:
+            self._first_byte.labels(upstream).observe(outcome.first_byte_s)
+
+
+class GatewayLog:
+    """Observes one call: a row of the log for each part of the answer, before the client sees the end."""
+
+    def __init__(self, state: ServiceState, job: Job, metrics: GatewayMetrics) -> None:
+        """Observe a call that a job stands for."""
+        self._state = state
+        self._job = job
+        self._metrics = metrics
+        self._texts: dict[str, LiveText] = {}
+
+    def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
+        """Show newly judged tokens to whoever watches."""
+        is_new = name not in self._texts
+        shown = self._texts.setdefault(name, LiveText())
+        shown.add(text)
+        if not self._state.feed.is_watched:
+            return
+        if is_new:
+            self._publish(LiveKind.OPENED, name, ())
+        if events:
+            self._publish(LiveKind.TOKENS, name, events)
+
+    async def finished(self, outcome: Outcome) -> None:
+        """Log what was judged.
+
+        Raises:
+            AuditError: It could not be logged.
+            OverloadedError: Too much waits to be logged.
+        """
+        self._metrics.ended(outcome)
+        prompt_text = _prompt_text(outcome.messages)
+        job = replace(self._job, model=outcome.model[:200])
+        parts: Sequence[Part | None] = outcome.parts or (None,)
+        for place, part in enumerate(parts):
+            decision = outcome.decision if part is None else part.decision
+            if part is not None and outcome.ending in (Ending.PROMPT_BLOCKED, Ending.GUARD_FAILED):
+                decision = combine(outcome.decision, decision)
+            await self._state.conclude(
+                job if part is None else replace(job, stream_id=self._stream_id(part.name)),
+                Result(decision, outcome.prompt if place == 0 else None, None if part is None else part.judgement),
+                texts=Texts(prompt_text if place == 0 else None, None if part is None else part.text),
+                details=_details(outcome),
+            )
+
+    def _publish(self, kind: LiveKind, name: str, events: Sequence[Event]) -> None:
+        decision = events[-1].decision if events else ALLOWED
+        self._state.feed.publish(
+            LiveEvent(
+                kind,
+                datetime.now(UTC),
+                self._job.tenant,
+                self._job.endpoint,
+                self._stream_id(name),
+                tokens=self._texts[name].tokens(events),
+                start=events[0].verdict.position if events else 0,
+                action=decision.action,
+                risk_level=decision.risk_level,
+                category=decision.category,
+                side=decision.side,
+            )
+        )
+
+    def _stream_id(self, name: str) -> str:
+        return f"{self._job.request_id}/{name}"
+
+
+def _prompt_text(messages: Sequence[Message]) -> str | None:
+    return messages[-1].content if messages and messages[-1].role is Role.USER else None
+
+
+def _details(outcome: Outcome) -> dict[str, Any]:  # Any: JSON values
+    details = {
+        "format": outcome.call.format,
+        "stream": outcome.is_stream,
+        "ending": outcome.ending.value,
+        "status": outcome.status,
+        "prompt_ms": round(outcome.prompt_s * 1000, 1),
+        "first_byte_ms": None if outcome.first_byte_s is None else round(outcome.first_byte_s * 1000, 1),
+        "guard_ms": round(outcome.guard_s * 1000, 1),
+        "error": outcome.error,
+    }
+    return {name: value for name, value in details.items() if value is not None}
