@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+
 from streamward.evals.report_model import Bin, Calibration, CategoryTable, CurvePoint, Estimate, Leak, Onset
 
 COLOURS = ("#1f4e9c", "#d9772b", "#2f8f5b", "#9b3d8f", "#7a6a3a", "#3aa3a8")
@@ -44,6 +47,7 @@ class Series:
     is_hollow: bool = False
 
 
+@matplotlib.rc_context(_STYLE)
 def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, marks: Mapping[str, float]) -> str:
     """Draw values with their intervals, one line a label.
 
@@ -53,7 +57,7 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
         xlabel: What the values are; they run from 0 to 1.
         marks: Published values by label, drawn as bars across the line.
     """
-    figure, axes = _new(8.6, 0.6 + 0.34 * len(labels))
+    figure, axes = _new(8.6, 0.9 + 0.3 * len(labels))
     shift = 0.5 / max(1, len(series))
     for index, each in enumerate(series):
         colour = COLOURS[(index // 2 if any(one.is_hollow for one in series) else index) % len(COLOURS)]
@@ -74,10 +78,11 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(xlabel)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.5 / max(1.0, 0.34 * len(labels))), ncols=3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.45 / max(1.0, 0.3 * len(labels))), ncols=3)
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def scatter(points: Sequence[tuple[str, float, float, int]], *, groups: Sequence[str]) -> str:
     """Draw recall against false positives of each set.
 
@@ -102,6 +107,7 @@ def scatter(points: Sequence[tuple[str, float, float, int]], *, groups: Sequence
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def reliability(calibrations: Mapping[str, Calibration]) -> str:
     """Draw reliability diagrams side by side; the area of a dot is its share of the rows."""
     figure, axes = _new(4.2 * len(calibrations), 3.6, columns=len(calibrations))
@@ -119,6 +125,7 @@ def reliability(calibrations: Mapping[str, Calibration]) -> str:
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def confusion(table: CategoryTable) -> str:
     """Draw a category table; shades are shares of a row."""
     lines = [(name, row) for name, row in zip(table.names, table.counts, strict=False) if any(row)]
@@ -138,6 +145,7 @@ def confusion(table: CategoryTable) -> str:
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
     """Draw recall against false stops over all lines, a curve a set."""
     figure, axes = _new(8.6, 4.4)
@@ -155,6 +163,7 @@ def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def leak_curves(curves: Mapping[str, Sequence[Leak]]) -> str:
     """Draw the harmful tokens that get out against the tokens held back, and the share of clean streams."""
     figure, (left, right) = _new(8.6, 3.4, columns=2)
@@ -174,6 +183,7 @@ def leak_curves(curves: Mapping[str, Sequence[Leak]]) -> str:
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def onset_bars(onsets: Mapping[str, Onset]) -> str:
     """Draw where streams were stopped, a bar a set."""
     figure, axes = _new(8.6, 1.1 + 0.36 * len(onsets))
@@ -189,6 +199,7 @@ def onset_bars(onsets: Mapping[str, Onset]) -> str:
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]], *, ylabel: str) -> str:
     """Draw bars side by side for each label."""
     figure, axes = _new(8.6, 3.2)
@@ -205,17 +216,11 @@ def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]
 
 
 def _new(width: float, height: float, *, columns: int = 1) -> Any:  # Any: matplotlib has no types
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(1, columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 
 def _svg(figure: Any) -> str:  # Any: matplotlib has no types
-    import matplotlib
-
     buffer = io.StringIO()
     # The salt keeps names within one page apart, and the same from run to run.
     salt = "".join(
@@ -223,7 +228,7 @@ def _svg(figure: Any) -> str:  # Any: matplotlib has no types
         for axes in figure.axes
         for text in [*axes.texts, axes.xaxis.label, axes.title, *axes.get_yticklabels()]
     )
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -42,7 +42,7 @@ def write_report(run: GuardRun, folder: Path) -> GuardReport:
     """Write `report.json`, `report.md` and `report.html`, and return the report."""
     report = guard_report(run)
     folder.mkdir(parents=True, exist_ok=True)
-    values = report.model_dump(mode="json", exclude_none=True)
+    values = report.model_dump(mode="json")
     (folder / REPORT_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     write_page(guard_page(report), folder)
     return report

@@ -25,8 +25,8 @@ _MARKS = {"nearly": " *"}
 def guard_page(report: GuardReport) -> Page:
     """Lay out a report."""
     makers: tuple[Callable[[GuardReport], Section], ...] = (
-        _whole_texts,
         _published,
+        _whole_texts,
         streams_section,
         languages_section,
         categories_section,
@@ -102,7 +102,7 @@ def _whole_texts(report: GuardReport) -> Section:
             Plot(
                 "Recall against false positives, strict",
                 plots.scatter(list(_scatter_points(sets)), groups=[side.value for side in Side]),
-                "Up and left is better. Sets of unsafe rows only have no place here: their F1 is silent on false alarms.",
+                "Up and left is better. Sets of unsafe rows only have no place here: they cannot show false alarms.",
             ),
             _points_table(sets),
             _ranking_table(sets),

@@ -123,7 +123,7 @@ class _Judge:
         return _result(eval_set, keys, found)
 
     def _judge_batch(self, batch: Mapping[str, LabelledRow], *, keeps_tokens: bool) -> dict[str, Prediction]:
-        rows = [replace(row, label=None, categories=(), refusal=None, spans=None) for row in batch.values()]
+        rows = [_unlabelled(row) for row in batch.values()]
         predictions = self._guard.judge(rows, keeps_tokens=keeps_tokens)
         assert len(predictions) == len(rows), "a guard gives one prediction a row"
         for prediction in predictions:
@@ -182,10 +182,16 @@ def _alone(guard: GuardUnderTest, sets: Sequence[EvalSet], folder: Path) -> dict
         except ValueError:  # cut off by a kill; measured again
             known = {}
     if rows and name not in known:
-        times = [each.latency_ms for row in rows for each in guard.judge([row], keeps_tokens=False) if not each.error]
+        answers = [each for row in rows for each in guard.judge([_unlabelled(row)], keeps_tokens=False)]
+        times = [each.latency_ms for each in answers if each.error is None]
         known[name] = _percentiles([each for each in times if each is not None])
         path.write_text(json.dumps(known), encoding="utf-8")
     return known.get(name, {})
+
+
+def _unlabelled(row: LabelledRow) -> LabelledRow:
+    """Return what a guard is shown of a row."""
+    return replace(row, label=None, categories=(), refusal=None, spans=None, unsafe_start=None)
 
 
 def _percentiles(times_ms: Sequence[float]) -> dict[str, Any]:  # Any: JSON values
