@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import admin, chat, guard, health, litellm, moderations, stream_socket, streams
+from streamward.server import admin, chat, guard, health, litellm, moderations, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
@@ -69,6 +69,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     )
     app.state.service = live
     app.state.streams = registry
+    app.state.gateway = proxy.guarded_models(live)
     install_error_handlers(app)
     _add_routes(app, config)
     _add_middleware(app, config, live)
@@ -78,6 +79,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:
     for module in (health, admin, moderations, guard, chat, streams, stream_socket, litellm):
         app.include_router(module.router)
+    app.include_router(proxy.router)  # last: its paths begin with any name
 
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
