@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError, StreamwardError
-from streamward.server import admin, chat, guard, health, litellm, moderations, proxy, stream_socket, streams
+from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.errors import install_error_handlers
@@ -79,6 +79,8 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:
     for module in (health, admin, moderations, guard, chat, streams, stream_socket, litellm):
         app.include_router(module.router)
+    if config.page.enabled:
+        app.include_router(page.router)
     app.include_router(proxy.router)  # last: its paths begin with any name
 
 

@@ -11,6 +11,7 @@ from streamward.errors import OverloadedError
 from streamward.schema import Action, Category, Event, RiskLevel, Side, Verdict
 
 _MAX_WAITING = 256
+_KEPT_ENDS = 64  # more than a re-tokenised end has tokens
 _TAIL_CHARS = 4096
 
 
@@ -157,6 +158,7 @@ class LiveText:
         """Start empty."""
         self._tail = ""
         self._start = 0
+        self._ends: dict[int, int] = {}  # by position: of the last tokens
 
     def add(self, text: str) -> None:
         """Append text."""
@@ -172,8 +174,12 @@ class LiveText:
 
     def _token(self, verdict: Verdict) -> LiveToken:
         text = ""
-        if verdict.span is not None and verdict.span.start >= self._start:
-            text = self._tail[verdict.span.start - self._start : verdict.span.end - self._start]
+        if verdict.span is not None:
+            start = max(verdict.span.start, self._ends.get(verdict.position - 1, 0))  # tokens may share a character
+            if start >= self._start:
+                text = self._tail[start - self._start : max(start, verdict.span.end) - self._start]
+            self._ends[verdict.position] = verdict.span.end
+            self._ends.pop(verdict.position - _KEPT_ENDS, None)
         return LiveToken(
             text,
             verdict.risk_level,

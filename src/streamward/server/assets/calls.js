@@ -1,0 +1,73 @@
+// Requests to the service. The key stays in this tab.
+
+const KEY = "streamward-key";
+const TIMEOUT_MS = 120000;
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function rememberKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
+}
+
+/** Make a request; throws Refused with the service's own message. */
+export async function call(path, { body = null, signal = null, isStream = false } = {}) {
+  const headers = {};
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers["Authorization"] = `Bearer ${key}`;
+  if (body !== null) headers["Content-Type"] = "application/json";
+  const signals = [signal, isStream ? null : AbortSignal.timeout(TIMEOUT_MS)].filter(Boolean);
+  const response = await fetch(path, {
+    method: body === null ? "GET" : "POST",
+    headers,
+    body: body === null ? null : JSON.stringify(body),
+    signal: signals.length ? AbortSignal.any(signals) : null,
+    credentials: "omit",
+    cache: "no-store",
+  });
+  if (!response.ok) throw new Refused(response.status, await reason(response));
+  return isStream ? response.body : response.json();
+}
+
+async function reason(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `status ${response.status}`;
+  }
+}
+
+/** Yield the data of server-sent events. */
+export async function* events(stream) {
+  let text = "";
+  for await (const chunk of readAll(stream.pipeThrough(new TextDecoderStream()))) {
+    text += chunk;
+    let end;
+    while ((end = text.indexOf("\n\n")) >= 0) {
+      const lines = text.slice(0, end).split("\n").filter((line) => line.startsWith("data: "));
+      text = text.slice(end + 2);
+      if (lines.length) yield lines.map((line) => line.slice(6)).join("\n");
+    }
+  }
+}
+
+async function* readAll(stream) {
+  const reader = stream.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

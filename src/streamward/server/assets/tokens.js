@@ -1,0 +1,40 @@
+// How a judged token looks. Text is only ever set as text: what is judged may be hostile.
+
+const LEVELS = { Unsafe: "r3", Controversial: "r2" };
+const SOME_RISK = 0.2;
+
+export function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+/** Make the element of a token; without text it is a block. */
+export function token(text, level, unsafe, controversial, category) {
+  const risk = LEVELS[level] || (unsafe + controversial >= SOME_RISK ? "r1" : "");
+  const made = element("span", `token ${risk} ${text ? "" : "no-text"}`.trim(), text || "");
+  if (risk) {
+    const kind = category ? `, ${category}` : "";
+    made.title = `${level}${kind}: unsafe ${percent(unsafe)}, controversial ${percent(controversial)}`;
+  }
+  return made;
+}
+
+/** Make the mark of a cut; the reason may not be known yet. */
+export function cut({ risk_level: level, category, error }) {
+  const known = error ? "guard failed" : level === "Safe" ? "" : [level, category].filter(Boolean).join(", ");
+  return element("span", "cut", known ? `cut: ${known}` : "cut");
+}
+
+export function percent(share) {
+  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+}
+
+export function describe(decision) {
+  const { action, side, risk_level: level, category, error } = decision;
+  if (error) return `${action}: the guard could not judge (${error})`;
+  if (action === "allow") return "allow";
+  if (!side) return action; // more is known with the last event
+  return `${action}: the ${side} is ${[level, category].filter(Boolean).join(", ")}`;
+}

@@ -1,0 +1,139 @@
+"""The page at `/`, and what it asks for."""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from streamward.server.auth import CallerSeen
+from streamward.server.errors import ERRORS
+from streamward.server.live import LiveEvent
+from streamward.server.overview import WINDOW, Numbers, read_numbers
+from streamward.server.state import ServiceState, service_state
+from streamward.settings import Settings
+
+router = APIRouter()
+
+_POLL_S = 1.0  # how soon a watcher learns that the service stops
+_POLLS_BETWEEN_COMMENTS = 15  # comments keep proxies from cutting a silent connection
+_EVENT = TypeAdapter(LiveEvent)
+_TYPES: Mapping[str, str] = {
+    "page.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    "page.js": "text/javascript; charset=utf-8",
+    "calls.js": "text/javascript; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
+    "playground.js": "text/javascript; charset=utf-8",
+    "numbers.js": "text/javascript; charset=utf-8",
+    "tokens.js": "text/javascript; charset=utf-8",
+}
+_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Overview(Settings):
+    """What the page shows besides the live view."""
+
+    guard: str
+    tenant: str
+    """Whose decisions they are; an admin sees everybody's."""
+    is_admin: bool
+    shows_text: bool
+    """Whether the live view has text, or only what is thought of it."""
+    policies: tuple[str, ...]
+    """Those that the caller may ask for, its own first."""
+    upstreams: dict[str, tuple[str, ...]]
+    """Guarded servers that the caller may reach, with the models that may be asked for; none listed: any."""
+    window: timedelta
+    numbers: Numbers
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Return the page."""
+    return _asset("page.html")
+
+
+@router.get("/assets/{name}", include_in_schema=False)
+async def asset(name: Annotated[str, Path(max_length=40)]) -> Response:
+    """Return something that the page needs."""
+    if name not in _TYPES:
+        raise HTTPException(404, "there is no such file")
+    return _asset(name)
+
+
+@router.get("/v1/overview", tags=["operations"], responses=ERRORS)
+async def overview(request: Request, caller: CallerSeen) -> Overview:
+    """Count the last hour's decisions of the caller's tenant, and list the latest."""
+    state = service_state(request)
+    tenant = None if caller.is_admin else caller.tenant
+    own = caller.policy or state.config.policies.default
+    others = state.policies.all if caller.other_policies is None else caller.other_policies & set(state.policies.all)
+    return Overview(
+        guard=state.config.guard,
+        tenant=caller.tenant,
+        is_admin=caller.is_admin,
+        shows_text=state.config.page.live_text,
+        policies=(own, *sorted(set(others) - {own})),
+        upstreams={
+            name: upstream.models
+            for name, upstream in state.config.upstreams.items()
+            if caller.upstreams is None or name in caller.upstreams
+        },
+        window=WINDOW,
+        numbers=await anyio.to_thread.run_sync(read_numbers, state.engine, tenant),
+    )
+
+
+@router.get("/v1/live", tags=["operations"], responses=ERRORS, response_class=StreamingResponse)
+async def live(request: Request, caller: CallerSeen) -> Response:
+    """Send what is being judged, as it happens, as server-sent events: of the caller's tenant; of all for an admin."""
+    state = service_state(request)
+    tenant = None if caller.is_admin else caller.tenant
+    with state.feed.watched(tenant):  # where there is no room it is told with a status
+        pass
+    return StreamingResponse(
+        _events(state, tenant),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(state: ServiceState, tenant: str | None) -> AsyncIterator[bytes]:
+    """Yield events until the service stops; the client's going away cancels this."""
+    num_silent = 0
+    with state.feed.watched(tenant) as watcher:
+        yield b": watching\n\n"
+        while not state.admission.is_draining:
+            event = await watcher.next(_POLL_S)
+            if event is not None:
+                num_silent = 0
+                yield b"data: " + _EVENT.dump_json(event) + b"\n\n"
+                continue
+            num_silent += 1
+            if num_silent % _POLLS_BETWEEN_COMMENTS == 0:
+                yield b": still here\n\n"
+
+
+@cache
+def _asset_bytes(name: str) -> bytes:
+    return (files("streamward.server") / "assets" / name).read_bytes()
+
+
+def _asset(name: str) -> Response:
+    return Response(_asset_bytes(name), media_type=_TYPES[name], headers=dict(_HEADERS))

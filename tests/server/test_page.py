@@ -1,0 +1,154 @@
+"""The page's routes."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from streamward.server.live import LiveEvent, LiveKind
+from streamward.server.overview import _percentile
+from tests.server.marked_guard import marked_guard
+from tests.server.services import open_service
+
+
+@pytest.fixture
+def judging(tmp_path):
+    with open_service(tmp_path, guard=marked_guard()) as service:
+        yield service
+
+
+@pytest.fixture
+def keyed(tmp_path):
+    with open_service(tmp_path, guard=marked_guard(), auth={"required": True}) as service:
+        yield service
+
+
+def test_the_page_and_everything_it_names_come_from_the_service(judging):
+    page = judging.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    named = {part.split('"')[0] for part in page.text.split('="/')[1:]}
+    assert {"assets/page.css", "assets/page.js", "assets/icon.svg"} == named
+    assert "http://" not in page.text and "https://" not in page.text
+    for name in named:
+        assert judging.get(f"/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/page.js", "/assets/live.js"])
+def test_nothing_from_elsewhere_may_run_on_the_page(judging, path):
+    headers = judging.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["none.js", "../page.py", "..%2fpage.py", "%00", "a" * 50])
+def test_only_the_pages_own_files_are_served(judging, name):
+    assert judging.get(f"/assets/{name}").status_code in (400, 404)
+
+
+def test_the_page_can_be_switched_off(tmp_path):
+    with open_service(tmp_path, page={"enabled": False}) as service:
+        assert service.get("/").status_code == 404
+        assert service.get("/v1/overview").status_code == 404
+
+
+def test_the_overview_counts_what_was_decided(judging):
+    for prompt in ("hello", "how", "a #"):
+        judging.post("/v1/guard", {"prompt": prompt})
+    overview = judging.get("/v1/overview").json()
+    assert overview["numbers"]["actions"] == {"allow": 2, "block": 1}
+    assert overview["numbers"]["categories"] == {"Violent": 1}
+    assert [(each["endpoint"], each["count"]) for each in overview["numbers"]["latencies"]] == [("guard", 3)]
+    assert [each["action"] for each in overview["numbers"]["recent"]] == ["block", "allow", "allow"]
+    assert overview["policies"] == ["strict", "loose"]
+
+
+def test_the_overview_is_of_the_callers_tenant_and_an_admin_sees_all(keyed):
+    one, two, admin = keyed.key("one"), keyed.key("two"), keyed.key("ops", is_admin=True)
+    keyed.post("/v1/guard", {"prompt": "hello"}, headers=one)
+
+    def total(headers):
+        return sum(keyed.get("/v1/overview", headers=headers).json()["numbers"]["actions"].values())
+
+    assert (total(one), total(two), total(admin)) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/overview", "/v1/live"])
+def test_data_needs_a_key_and_the_page_itself_does_not(keyed, path):
+    assert keyed.get(path).status_code == 401
+    assert keyed.get("/").status_code == 200
+
+
+def test_a_policy_that_a_key_may_not_choose_is_not_offered(keyed):
+    headers = keyed.key("one", policy="loose")
+    assert keyed.get("/v1/overview", headers=headers).json()["policies"] == ["loose"]
+
+
+def test_percentiles_are_values_that_occurred():
+    values = [float(value) for value in range(1, 101)]
+    assert [_percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
+    assert _percentile([7.0], 0.99) == 7.0
+
+
+def test_too_many_watchers_are_refused(tmp_path):
+    with open_service(tmp_path, page={"max_watchers": 1}) as service, service.state.feed.watched(None):
+        refused = service.get("/v1/live")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+async def _watch(service, headers, *, publish):
+    """Collect what a watcher is sent until the service stops; ASGI by hand, for a stream without end."""
+    sent = []
+    received = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive():
+        return next(received, None) or await asyncio.Future()
+
+    async def send(message):
+        sent.append(message.get("body", b""))
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/live",
+        "raw_path": b"/v1/live",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), *((name.lower().encode(), value.encode()) for name, value in headers)],
+        "client": ("127.0.0.1", 1),
+        "server": ("localhost", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "root_path": "",
+        "asgi": {"version": "3.0"},
+    }
+    watching = asyncio.create_task(service.app(scope, receive, send))
+    while not any(b"watching" in body for body in sent):
+        assert not watching.done()
+        await asyncio.sleep(0)
+    for event in publish:
+        service.state.feed.publish(event)
+    while not any(b"the end" in body for body in sent):
+        await asyncio.sleep(0)
+    service.state.admission.close()
+    await asyncio.wait_for(watching, 10)
+    text = b"".join(sent).decode()
+    return [json.loads(block.removeprefix("data: ")) for block in text.split("\n\n") if block.startswith("data: ")]
+
+
+def _event(tenant, stream_id="str_1"):
+    return LiveEvent(LiveKind.OPENED, datetime.now(UTC), tenant, "streams", stream_id)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "facts", "seen"),
+    [("one", {}, ["one"]), ("two", {}, ["two"]), ("ops", {"is_admin": True}, ["one", "two"])],
+)
+def test_a_watcher_sees_its_own_tenant_only(keyed, tenant, facts, seen):
+    headers = keyed.key(tenant, **facts)
+    published = [_event("one"), _event("two"), _event(tenant, "the end")]
+    *events, _ = asyncio.run(_watch(keyed, headers.items(), publish=published))
+    assert [event["tenant"] for event in events] == seen
+    assert not keyed.state.feed.is_watched
