@@ -202,3 +202,35 @@ def test_one_batch_is_judged_in_one_go():
         *[{"content": letter} for letter in "abcdef"],
         {},
     ]
+
+
+def test_strings_that_are_always_the_same_cost_one_guard_stream():
+    """As of services that send their name, and the sources of an answer, with every chunk."""
+    sources = [{"url": f"https://x.test/{index}", "title": f"Source {index}"} for index in range(20)]
+    choice = {"index": 0, "delta": {"content": "word ", "parts": [{"format": "a b"}]}, "finish_reason": None}
+    chunk = event({"id": "c", "provider": "Some One", "sources": sources, "choices": [choice]})
+    guard = ScriptedGuard()
+    _, data = ask(gateway(Script(*[chunk] * 9, delta(reason="stop"), DONE), guard=guard), call(chat()))
+    assert guard.num_opened == 3  # what is said, what else is in the choice, what is beside the choices
+    assert texts_in(data)[CONTENT] == "word " * 9
+    assert events_in(data)[-2]["sources"] == sources
+
+
+def test_what_is_known_and_clear_passes_untouched():
+    choice = {
+        "index": 0,
+        "delta": {
+            "role": "assistant",
+            "content": "hi",
+            "tool_calls": [{"index": 0, "id": "call_1", "type": "function"}],
+        },
+        "logprobs": None,
+        "finish_reason": None,
+        "content_filter_results": {"hate": {"filtered": False, "severity": "safe"}},
+    }
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 5, "model": "org/m:x", "service_tier": "default"}
+    guard = ScriptedGuard()
+    script = Script(event({**chunk, "choices": [choice], "usage": None}), delta(reason="stop"), DONE)
+    _, data = ask(gateway(script, guard=guard), call(chat()))
+    assert events_in(data)[0] == {**chunk, "choices": [choice], "usage": None}
+    assert guard.num_opened == 1

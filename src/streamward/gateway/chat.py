@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from streamward.errors import InputError
-from streamward.gateway.choices import FINISH_REASONS, ChoicesFormat, Layout, Opaque
+from streamward.gateway.choices import AZURE_RESULTS, FINISH_REASONS, ChoicesFormat, Layout, Opaque
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled
 from streamward.gateway.prompts import read_count, read_flag, read_model, read_turn, to_prompt
@@ -38,11 +38,19 @@ _SHOWN = ("role", "content", "reasoning", "reasoning_content", "refusal")  # of 
 
 
 def _choice(part: str) -> Mapping[str, Shape]:
-    return {"index": None, part: _MESSAGE, "logprobs": Leaf.CLEANED, "finish_reason": FINISH_REASONS}
+    return {
+        "index": None,
+        part: _MESSAGE,
+        "logprobs": Leaf.CLEANED,
+        "finish_reason": FINISH_REASONS,
+        "content_filter_results": AZURE_RESULTS,
+    }
 
 
 def _clean_logprobs(choice: JsonObject, opaque: Opaque) -> None:
     found = choice.get("logprobs")
+    if found is None:
+        return
     part = choice.get("delta") or choice.get("message")
     if not isinstance(found, dict) or not isinstance(part, dict):
         choice.pop("logprobs", None)

@@ -7,13 +7,19 @@ from typing import Literal
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.slots import ENVELOPE, FieldKey, Leaf, Scanner, Shape, is_identifier
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, is_identifier
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
+_AZURE_RESULT: Mapping[str, Shape] = {"severity": frozenset({"safe", "low", "medium", "high"})}
+AZURE_RESULTS: Mapping[str, Shape] = {
+    name: _AZURE_RESULT
+    for name in ("hate", "self_harm", "sexual", "violence", "jailbreak", "profanity", "protected_material_text")
+}
+"""What an upstream at Azure says of its own filter."""
 ENVELOPE_SHAPE: Mapping[str, Shape] = {
     "id": Leaf.IDENTIFIER,
     "object": OBJECTS,
@@ -24,6 +30,7 @@ ENVELOPE_SHAPE: Mapping[str, Shape] = {
     "usage": None,
     "choices": Leaf.CLEANED,
     "obfuscation": Leaf.DROPPED,
+    "prompt_filter_results": Each({"content_filter_results": AZURE_RESULTS}),
 }
 _KEPT = ("id", "object", "created", "model", "system_fingerprint")  # of the envelope, in events of our own
 

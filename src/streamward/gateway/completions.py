@@ -21,7 +21,8 @@ _SHAPE: Mapping[str, Shape] = {
 
 
 def _clean_logprobs(choice: JsonObject, opaque: Opaque) -> None:
-    choice["logprobs"] = keep_spelled_columns(choice.get("logprobs"), choice.get("text"), opaque=opaque)
+    if choice.get("logprobs") is not None:
+        choice["logprobs"] = keep_spelled_columns(choice.get("logprobs"), choice.get("text"), opaque=opaque)
 
 
 LAYOUT = Layout(

@@ -35,12 +35,14 @@ class Place:
 class _Field:
     """One text that grows. It is reasoning, or not, from its start on: the guard must not see a seam where none is."""
 
-    is_reasoning: bool
+    is_reasoning: bool = False
+    is_known: bool = True
     pieces: list[str] = field(default_factory=list)
     place: Place | None = None  # of the last piece
     surrogate: str = ""  # first half of a pair
     unchanged: str | None = None  # what an unknown string has said each time so far
     num_repeats: int = 0
+    twice: Place | None = None  # where it is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
 
     def text(self) -> str:
@@ -58,9 +60,10 @@ class _Field:
 class Fields:
     """Puts the text of slots into guard streams.
 
-    One reader follows a choice through its fields, as long as they come one after another. A field that goes on after
-    another had its turn gets a reader of its own, which reads it from its start: text split over fields that take
-    turns is judged as whoever puts a field together will read it.
+    One reader follows a choice through its fields, as long as they come one after another; another follows what is not
+    known to be text, so that it does not mix with what is said. A field that goes on after another had its turn gets
+    a reader of its own, which reads it from its start: text split over fields that take turns is judged as whoever
+    puts a field together will read it.
     """
 
     def __init__(self, open_reader: OpenReader) -> None:
@@ -68,17 +71,17 @@ class Fields:
         self.readers: dict[int, list[Reader]] = {}
         """By choice."""
         self._open_reader = open_reader
-        self._main: dict[int, Reader] = {}  # follows the choice
+        self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
         self._fields: dict[FieldKey, _Field] = {}
 
     def start(self, group: int, reader: Reader) -> None:
         """Let a reader follow a choice."""
-        self._main[group] = reader
+        self._main[group, True] = reader
         self.readers.setdefault(group, []).append(reader)
 
-    async def append(self, key: FieldKey, text: str, *, is_reasoning: bool = False) -> Place:
+    async def append(self, key: FieldKey, text: str) -> Place:
         """Queue what comes next in a field."""
-        return await self._append(self._field(key, is_reasoning=is_reasoning), text, group=_group(key))
+        return await self._append(self._fields.setdefault(key, _Field()), text, group=_group(key))
 
     async def place(self, slot: Slot) -> Place | None:
         """Queue the text of a slot, if it says anything new, and write it back as it is judged.
@@ -86,7 +89,10 @@ class Fields:
         Returns:
             Where it is judged; None if there is nothing to judge.
         """
-        owner = self._field(slot.field, is_reasoning=slot.shape.is_reasoning)
+        owner = self._fields.get(slot.field)
+        if owner is None:
+            is_known = slot.kind is not Kind.UNKNOWN
+            owner = self._fields[slot.field] = _Field(slot.shape.is_reasoning, is_known)
         if slot.kind is Kind.UNKNOWN:
             return await self._place_unknown(owner, slot)
         if slot.kind is Kind.WHOLE:
@@ -107,29 +113,31 @@ class Fields:
                 else owner.place
             )
         if owner.restated is None or owner.restated.text() != text:
-            owner.restated = _Field(owner.is_reasoning)
+            owner.restated = _Field(owner.is_reasoning, owner.is_known)
             await self._append(owner.restated, text, group=_group(slot.field))
         return owner.restated.place
 
     async def _place_unknown(self, owner: _Field, slot: Slot) -> Place | None:
-        """Judge an unknown string as a text that grows; but one that is always the same, only twice in a row.
+        """Judge an unknown string as a text that grows; one that is always the same, twice in a row and no more.
 
-        After the second time nothing new can come of it: its end has been read beside its beginning.
+        After that nothing new can come of it: its end has been read beside its beginning.
         """
         text = clean_text(slot.text)
+        group = _group(slot.field)
         _write(slot, text)
         if not owner.pieces:
             owner.unchanged = text
         elif owner.unchanged == text:
             owner.num_repeats += 1
-            if owner.num_repeats > 1:
-                return owner.place
+            if owner.twice is None:
+                owner.twice = await self._append(_Field(is_known=False), text * 2, group=group)
+            return owner.twice
         elif owner.unchanged is not None:
-            missing = owner.unchanged * (owner.num_repeats - 1)
+            missing = owner.unchanged * owner.num_repeats
             owner.unchanged = None
             if missing:
-                await self._append(owner, missing, group=_group(slot.field))
-        return await self._append(owner, text, group=_group(slot.field))
+                await self._append(owner, missing, group=group)
+        return await self._append(owner, text, group=group)
 
     async def _append(self, owner: _Field, text: str, *, group: int) -> Place:
         reader = await self._reader(owner, group)
@@ -145,11 +153,11 @@ class Fields:
         if current is not None:
             reader = await self._open(group)
             reader.add(owner.text(), is_reasoning=owner.is_reasoning)
-        elif group in self._main and not self._main[group].is_finished:
-            reader = self._main[group]
+        elif (main := self._main.get((group, owner.is_known))) is not None and not main.is_finished:
+            reader = main
             reader.separate(is_reasoning=owner.is_reasoning)
         else:
-            reader = self._main[group] = await self._open(group)
+            reader = self._main[group, owner.is_known] = await self._open(group)
         reader.last_field = owner
         return reader
 
@@ -157,11 +165,6 @@ class Fields:
         reader = await self._open_reader(group)
         self.readers.setdefault(group, []).append(reader)
         return reader
-
-    def _field(self, key: FieldKey, *, is_reasoning: bool) -> _Field:
-        if key not in self._fields:
-            self._fields[key] = _Field(is_reasoning)
-        return self._fields[key]
 
 
 def _group(key: FieldKey) -> int:

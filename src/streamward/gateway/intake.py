@@ -1,6 +1,7 @@
 """Reads an upstream's answer while what came before is judged."""
 
 import asyncio
+import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from streamward.errors import UpstreamError
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream, retry_after
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,16 @@ class Intake:
                         self._has_room.clear()
                         await self._has_room.wait()
         except UpstreamError as error:
-            self._error = error
-            if not self._head.done():
-                self._head.set_exception(error)
-                self._head.exception()  # seen: nobody may come to ask
+            self._fail(error)
+        except Exception as error:  # a defect must not leave the client waiting
+            logger.error("reading from the upstream failed", extra={"kind": type(error).__name__})
+            self._fail(UpstreamError("the upstream's answer could not be read"))
         finally:
             self._is_over = True
             self._has_more.set()
+
+    def _fail(self, error: UpstreamError) -> None:
+        self._error = error
+        if not self._head.done():
+            self._head.set_exception(error)
+            self._head.exception()  # seen: nobody may come to ask
