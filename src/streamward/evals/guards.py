@@ -15,7 +15,7 @@ from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.moderation.moderator import Moderator
 from streamward.policy import LOOSE, STRICT, Policy, SideState, decide
 from streamward.schema import Action, Category, Judgement, Result, RiskLevel, Side, Verdict
-from streamward.tokenizer import GuardTokenizer
+from streamward.tokenizer import GuardTokenizer, clean_text
 
 _HASHED = ("*.safetensors", "config.json", "tokenizer.json", "*.jinja", "tokenizer_config.json")
 _CONCURRENT = 32  # conversations in one forward pass; more gains little on a CPU
@@ -128,7 +128,7 @@ class OwnGuard:
         except StreamwardError:
             answers = [self._judge_alone(item) for item in items]
         elapsed_ms = (time.perf_counter() - start) * 1e3
-        counts = [len(self._tokenizer.encode(row.text).ids) for row in rows]
+        counts = [len(self._tokenizer.encode(clean_text(row.text)).ids) for row in rows]
         total = sum(counts) + len(rows)
         return [
             self._prediction(
