@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, _parse(line, where=f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
 
 
@@ -40,7 +41,7 @@ def _parse(line: str, *, where: str) -> Row:
 
 
 def encode_row(row: Row) -> str:
-    """Return a row as one line; half characters, which UTF-8 lacks, become U+FFFD."""
+    """Return a row as one line; half characters, which UTF-8 lacks, become `?`."""
     line = json.dumps(row, ensure_ascii=False)
     return line.encode("utf-8", "replace").decode("utf-8") + "\n"
 

@@ -22,16 +22,23 @@ def count_rows(rows: Sequence[MadeRow]) -> dict[str, dict[str, int]]:
     }
 
 
-def write_report(path: Path, rows: Sequence[MadeRow], *, extra: Mapping[str, object]) -> str:
-    """Write the counts as JSON and return them as a table."""
+def write_report(path: Path, rows: Sequence[MadeRow], *, writer: Mapping[str, int]) -> str:
+    """Write the counts as JSON and return them as lines.
+
+    Args:
+        path: A JSON file.
+        rows: What was made.
+        writer: Answers of the model that wrote, by what became of them; empty if there was none.
+    """
     counts = count_rows(rows)
+    if writer:
+        counts["writer"] = dict(writer)
     with replacing(path) as file:
-        json.dump({"rows": len(rows), **counts, **extra}, file, indent=2, ensure_ascii=False)
+        json.dump({"rows": len(rows), **counts}, file, indent=2, ensure_ascii=False)
         file.write("\n")
     lines = [f"{len(rows)} rows"]
     for name, found in counts.items():
         lines.append(f"{name}: " + ", ".join(f"{key} {number}" for key, number in found.items()))
-    lines += [f"{name}: {value}" for name, value in extra.items()]
     return "\n".join(lines)
 
 

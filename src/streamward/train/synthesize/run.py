@@ -9,9 +9,11 @@ from random import Random
 
 from tqdm import tqdm
 
+from streamward.data.jsonl import source_name
 from streamward.data.rows import write_rows
 from streamward.errors import ConfigError
 from streamward.train.synthesize.answers import dialogue, reasoning, turns
+from streamward.train.synthesize.chat import ChatModel
 from streamward.train.synthesize.computing import computing
 from streamward.train.synthesize.config import Family, SynthesizeConfig
 from streamward.train.synthesize.everyday import document, everyday
@@ -23,6 +25,7 @@ from streamward.train.synthesize.report import write_report
 from streamward.train.synthesize.requests import context, request
 from streamward.train.synthesize.rows import MadeRow
 from streamward.train.synthesize.wrappers import disguise, excerpt, jailbreak, roleplay, unfinished
+from streamward.train.synthesize.writer import Writer
 from streamward.train.toml_file import read_config
 
 logger = logging.getLogger(__name__)
@@ -60,9 +63,17 @@ def run(config_path: Path) -> Path:
     config = read_config(SynthesizeConfig, config_path)
     lexicons = _chosen(read_lexicons(config.lexicon), config)
     rows = list(draw_rows(lexicons, config))
+    stem = source_name(config.output)
+    outcomes: Mapping[str, int] = {}
+    if config.writer is not None:
+        model = ChatModel(config.writer.endpoint, temperature=config.writer.temperature)
+        writer = Writer(model, config=config.writer, cache=config.output.with_name(f"{stem}.writer.jsonl"))
+        rows += writer.rows(lexicons, seed=config.seed)
+        outcomes = writer.outcomes
+        model.close()
     write_rows(config.output, (row.as_json(row_id(row)) for row in rows))
-    report = config.output.with_name(config.output.name.split(".jsonl")[0] + ".report.json")
-    logger.info(write_report(report, rows, extra={}))
+    report = config.output.with_name(f"{stem}.report.json")
+    logger.info(write_report(report, rows, writer=outcomes))
     return config.output
 
 
