@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     state = open_state(config)
     try:
         server = _server(config, state)
+        for each in (signal.SIGINT, signal.SIGTERM):  # raised again once the server has stopped; then we close
+            signal.signal(each, lambda *_: None)
         server.run()
     finally:
         state.close()

@@ -116,8 +116,10 @@ def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
     return Summary(
         num_rows=num_rows,
         num_without_text=num_rows - len(found),
-        changes=Counter((tried.before.value if tried.before else "unknown", tried.after.value) for tried in found),
-        categories=Counter(tried.category or "none" for tried in found if tried.after in _STOPPED),
+        changes=dict(
+            Counter((tried.before.value if tried.before else "unknown", tried.after.value) for tried in found)
+        ),
+        categories=dict(Counter(tried.category or "none" for tried in found if tried.after in _STOPPED)),
         newly_stopped=[each.id for each in compared if each.after in _STOPPED and each.before not in _STOPPED],
         newly_passed=[each.id for each in compared if each.after not in _STOPPED and each.before in _STOPPED],
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Engine, RowMapping, insert, select, update
 
@@ -192,7 +193,9 @@ class KeyStore:
 
 
 def _api_key(row: RowMapping) -> ApiKey:
-    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name != "hash"}
+    facts: dict[str, Any] = {name: value for name, value in row.items() if name != "hash"}  # Any: column values
+    for name in ("other_policies", "upstreams"):
+        facts[name] = None if facts[name] is None else tuple(facts[name])
     return ApiKey(**facts)
 
 
