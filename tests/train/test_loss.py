@@ -5,7 +5,7 @@ from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, RiskLevel, Side
 from streamward.train.batching import SideTargets, collate, plan_batches
 from streamward.train.examples import Example, Target
-from streamward.train.loss import joint_loss, side_loss
+from streamward.train.loss import LossWeights, joint_loss, side_loss
 from tests.train.tiny import GUARD_CONFIG, tiny_guard
 
 EXAMPLES = [
@@ -23,21 +23,26 @@ EXAMPLES = [
 ]
 
 
+def one_target(categories: torch.Tensor) -> SideTargets:
+    zero = torch.tensor([0])
+    return SideTargets(zero, torch.tensor([1]), torch.tensor([1.0]), categories, zero, torch.tensor([False]))
+
+
 def test_the_joint_loss_of_a_fixed_batch_stays_what_it_was() -> None:
     model = tiny_guard()
     batch = collate(EXAMPLES, GUARD_CONFIG)
     hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
-    loss, _ = joint_loss(model, hidden, batch, category_weight=0.3, response_weight=1.0)
+    loss, _ = joint_loss(model, hidden, batch, weights=LossWeights(category=0.3, response=1.0))
     assert loss.item() == pytest.approx(1.453921, abs=1e-4)
 
 
 def test_the_category_is_not_asked_for_where_it_is_unknown() -> None:
-    targets = SideTargets(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]), torch.zeros(1, 8))
+    targets = one_target(torch.zeros(1, 8))
     assert float(side_loss(torch.zeros(1, 3), torch.randn(1, 8), targets).category) == 0.0
 
 
 def test_any_of_several_acceptable_categories_is_right() -> None:
-    targets = SideTargets(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]), torch.tensor([[1.0, 1.0, 0.0]]))
+    targets = one_target(torch.tensor([[1.0, 1.0, 0.0]]))
     sure = torch.tensor([[0.0, 20.0, 0.0]])
     assert float(side_loss(torch.zeros(1, 3), sure, targets).category) == pytest.approx(0.0, abs=1e-4)
 

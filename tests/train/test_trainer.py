@@ -9,6 +9,7 @@ from streamward.schema import RiskLevel, Side
 from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.examples import Example, Target
 from streamward.train.lora import add_lora
+from streamward.train.stream_task import StreamTask
 from streamward.train.trainer import Trainer, trained_tensors
 from tests.train.tiny import tiny_guard
 
@@ -43,38 +44,42 @@ def adapted_guard() -> GuardModel:
     return model
 
 
+def trainer(settings: StreamTrainConfig, folder: Path) -> Trainer:
+    task = StreamTask(settings, adapted_guard(), examples(), torch.device("cpu"))
+    return Trainer(settings, task=task, folder=folder)
+
+
 def test_training_learns_what_separates_the_rows(tmp_path: Path) -> None:
-    model = adapted_guard()
-    trainer = Trainer(config(), model=model, examples=examples(), folder=tmp_path)
-    first = trainer._optimise(examples())["loss"]
-    trainer.run()
-    assert trainer._optimise(examples())["loss"] < first / 4
+    run, rows = trainer(config(), tmp_path), range(len(examples()))
+    first = run._optimise(rows)["loss"]
+    run.run()
+    assert run._optimise(rows)["loss"] < first / 4
 
 
 def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "whole")
+    whole = trainer(config(), tmp_path / "whole")
     whole.run()
-    interrupted = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "cut")
+    interrupted = trainer(config(), tmp_path / "cut")
     optimise = interrupted._optimise
 
-    def fail_at_step_16(batch: Sequence[Example]) -> dict[str, float]:
+    def fail_at_step_16(indices: Sequence[int]) -> dict[str, float]:
         if interrupted.step == 16:
             raise KeyboardInterrupt
-        return optimise(batch)
+        return optimise(indices)
 
     monkeypatch.setattr(interrupted, "_optimise", fail_at_step_16)
     with pytest.raises(KeyboardInterrupt):
         interrupted.run()
-    second = Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path / "cut")
+    second = trainer(config(), tmp_path / "cut")
     second.run()
-    expected = trained_tensors(whole.model)
-    for name, tensor in trained_tensors(second.model).items():
+    expected = trained_tensors(whole.task.model)
+    for name, tensor in trained_tensors(second.task.model).items():
         torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
 def test_changed_settings_start_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Trainer(config(), model=adapted_guard(), examples=examples(), folder=tmp_path).save()
-    trainer = Trainer(config(lr=0.02), model=adapted_guard(), examples=examples(), folder=tmp_path)
-    trainer._resume()
-    assert trainer.step == 0
+    trainer(config(), tmp_path).save()
+    changed = trainer(config(lr=0.02), tmp_path)
+    changed._resume()
+    assert changed.step == 0
     assert "settings changed" in caplog.text

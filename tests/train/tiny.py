@@ -1,8 +1,12 @@
 """A guard and a tokenizer small enough to train in a test."""
 
+import json
+from pathlib import Path
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from streamward.builtin.embedded import template_file
 from streamward.model.config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
@@ -12,7 +16,9 @@ from streamward.model.config import (
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel
+from streamward.tokenizer import GuardTokenizer
 
+RISKY, CALM = "hurt them", "bake bread"
 GUARD_CONFIG = GuardConfig(
     inner_size=16,
     prompt=SideLabels(PUBLISHED_RISK_LEVELS, PUBLISHED_PROMPT_CATEGORIES),
@@ -50,3 +56,49 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in markers])
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def guard_tokenizer(*, is_gen: bool = False) -> GuardTokenizer:
+    """The same under the template of our own guards."""
+    return GuardTokenizer(byte_tokenizer(), template_file(is_gen=is_gen).read_text(encoding="utf-8"))
+
+
+def row(index: int) -> dict[str, object]:
+    """Every other row is unsafe on both sides; the others are safe."""
+    is_risky = index % 2 == 0
+    label = "Unsafe" if is_risky else "Safe"
+    words = RISKY if is_risky else CALM
+    return {
+        "id": str(index),
+        "lang": "en",
+        "prompt": f"{index} {words}",
+        "response": f"{words} {index}",
+        "prompt_label": label,
+        "response_label": label,
+        "categories": ["Violent"] if is_risky else [],
+    }
+
+
+def config(workplace: Path, name: str, *, without: tuple[str, ...] = (), **changes: object) -> Path:
+    """Write the TOML of a run over the tiny base; `without` leaves keys out."""
+    values = {
+        "name": name,
+        "base": str(workplace / "base"),
+        "num_layers": 1,
+        "inner_size": 16,
+        "data_root": str(workplace),
+        "output_root": str(workplace / "runs"),
+        "batch_tokens": 512,
+        "epochs": 6.0,
+        "lr": 0.01,
+        "head_lr": 0.02,
+        "warmup_steps": 2,
+        "validation_fraction": 0.2,
+        "device": "cpu",
+        **changes,
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in without]
+    lora = [] if "lora" in without else ["[lora]", "rank = 4", "alpha = 8.0"]
+    path = workplace / f"{name}.toml"
+    path.write_text("\n".join([*lines, *lora, "[[sources]]", 'file = "rows.jsonl"', ""]))
+    return path

@@ -14,7 +14,7 @@ from torch import Tensor
 from streamward.errors import CheckpointError
 from streamward.model.config import ModelConfig, guard_config_keys, model_config_keys, parse_guard_config, read_config
 from streamward.model.decoder import Decoder
-from streamward.model.guard_model import GuardModel
+from streamward.model.guard_model import CausalLM, GuardModel
 
 ADAPTER_FILE = "adapter.safetensors"
 HEAD_PREFIXES = ("prompt_heads.", "response_heads.")
@@ -35,7 +35,7 @@ class Adapter:
     tensors: Mapping[str, Tensor]
 
 
-def save_adapter(folder: Path, adapter: Adapter, *, model: GuardModel) -> None:
+def save_adapter(folder: Path, adapter: Adapter, *, model: GuardModel | CausalLM) -> None:
     """Write `adapter.safetensors` (float16 updates, float32 heads) and `config.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -43,7 +43,9 @@ def save_adapter(folder: Path, adapter: Adapter, *, model: GuardModel) -> None:
         for name, tensor in adapter.tensors.items()
     }
     save_file(tensors, folder / ADAPTER_FILE)
-    keys: dict[str, Any] = {**model_config_keys(model.decoder.config), **guard_config_keys(model.guard_config)}
+    keys: dict[str, Any] = model_config_keys(model.decoder.config)
+    if isinstance(model, GuardModel):
+        keys |= guard_config_keys(model.guard_config)
     keys["streamward"] = {**keys.get("streamward", {}), "base": adapter.base, "adapter_scale": adapter.scale}
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
 
@@ -65,7 +67,7 @@ def load_adapter(folder: Path) -> Adapter:
 
 
 def build_guard(folder: Path, base: Decoder, *, model_config: ModelConfig) -> GuardModel:
-    """Make the guard of an adapter's folder over its base.
+    """Make the Stream guard of an adapter's folder over its base.
 
     Args:
         folder: Holds the adapter and its config.
@@ -77,21 +79,37 @@ def build_guard(folder: Path, base: Decoder, *, model_config: ModelConfig) -> Gu
     """
     adapter = load_adapter(folder)
     model = GuardModel(model_config, parse_guard_config(read_config(folder)))
-    wanted = model.decoder.state_dict().keys()
-    model.decoder.load_state_dict({name: value for name, value in base.state_dict().items() if name in wanted})
     heads = {name: value for name, value in adapter.tensors.items() if name.startswith(HEAD_PREFIXES)}
+    missing = sorted(name for name in model.state_dict().keys() - heads.keys() if name.startswith(HEAD_PREFIXES))
+    if missing:
+        raise CheckpointError(f"{folder / ADAPTER_FILE} lacks {missing[0]}")
     try:
-        missing = set(model.load_state_dict(heads, strict=False).missing_keys)
+        model.load_state_dict(heads, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / ADAPTER_FILE} does not fit its config: {error}") from error
+    _merge_updates(model.decoder, base, adapter, folder=folder)
+    return model
+
+
+def build_gen(folder: Path, base: CausalLM, *, model_config: ModelConfig) -> CausalLM:
+    """Make the Gen guard of an adapter's folder over its base; arguments and errors as for `build_guard`."""
+    model = CausalLM(model_config)
+    model.lm_head.load_state_dict(base.lm_head.state_dict())
+    _merge_updates(model.decoder, base.decoder, load_adapter(folder), folder=folder)
+    return model
+
+
+def _merge_updates(decoder: Decoder, base: Decoder, adapter: Adapter, *, folder: Path) -> None:
+    """Copy a base's lowest layers and add the updates to them."""
+    wanted = decoder.state_dict().keys()
+    decoder.load_state_dict({name: value for name, value in base.state_dict().items() if name in wanted})
+    try:
         for name in sorted(name for name in adapter.tensors if name.endswith(".lora_a")):
             module = name.removesuffix(".lora_a")
-            lora_b = adapter.tensors[f"{module}.lora_b"]
-            merge_update(model.get_parameter(f"{module}.weight"), adapter.tensors[name], lora_b, scale=adapter.scale)
+            weight = decoder.get_parameter(f"{module.removeprefix('decoder.')}.weight")
+            merge_update(weight, adapter.tensors[name], adapter.tensors[f"{module}.lora_b"], scale=adapter.scale)
     except (RuntimeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{folder / ADAPTER_FILE} does not fit its config: {error}") from error
-    left = sorted(name for name in missing if name.startswith(HEAD_PREFIXES))
-    if left:
-        raise CheckpointError(f"{folder / ADAPTER_FILE} lacks {left[0]}")
-    return model
 
 
 @torch.no_grad()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from streamward.builtin.adapter import ADAPTER_FILE, build_guard, load_adapter
+from streamward.builtin.adapter import ADAPTER_FILE, build_gen, build_guard, load_adapter
 from streamward.builtin.base import BASE_NAME, cache_folder, install_folder, prepare_base, staging_folder
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
-from streamward.model.config import parse_model_config, read_config
+from streamward.model.config import is_stream_checkpoint, parse_model_config, read_config
+from streamward.model.guard_model import CausalLM, GuardModel
 
 DEFAULT_GUARD = "stream-135m"
 _LAYOUT_VERSION = b"1"  # raise it when prepared folders change in a way the adapter's hash does not show
@@ -70,16 +71,28 @@ def _prepared_folder(source: Path) -> Path:
     return cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
 
 
+def template_file(*, is_gen: bool) -> Path:
+    """Return the chat template of our own guards; a Gen guard's holds its instruction."""
+    return Path(__file__).parent / ("gen_chat_template.jinja" if is_gen else "chat_template.jinja")
+
+
 def _merge(source: Path, folder: Path) -> None:
     adapter = load_adapter(source)
     base_folder = prepare_base() if adapter.base == BASE_NAME else Path(adapter.base)
-    raw = read_config(base_folder)
-    num_layers = parse_model_config(read_config(source)).num_layers
-    config = dataclasses.replace(parse_model_config(raw), num_layers=num_layers)
-    base = load_gen(base_folder, dtype=torch.bfloat16).decoder
-    model = build_guard(source, base, model_config=config).to(torch.bfloat16)
+    raw = read_config(source)
+    shape = parse_model_config(raw)
+    config = dataclasses.replace(
+        parse_model_config(read_config(base_folder)), num_layers=shape.num_layers, max_positions=shape.max_positions
+    )
+    base = load_gen(base_folder, dtype=torch.bfloat16)
+    is_gen = not is_stream_checkpoint(raw)
+    model: GuardModel | CausalLM
+    if is_gen:
+        model = build_gen(source, base, model_config=config)
+    else:
+        model = build_guard(source, base.decoder, model_config=config)
     staged = staging_folder(folder)
-    save_checkpoint(model, staged)
+    save_checkpoint(model.to(torch.bfloat16), staged)
     shutil.copy(base_folder / "tokenizer.json", staged)
-    shutil.copy(Path(__file__).parent / "chat_template.jinja", staged)
+    shutil.copy(template_file(is_gen=is_gen), staged / "chat_template.jinja")
     install_folder(staged, folder)

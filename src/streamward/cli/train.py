@@ -32,6 +32,9 @@ STAGES = (
     Stage(
         "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"
     ),
+    Stage(
+        "gen", "a Gen guard: LoRA over a base, and answers to its instruction", "streamward.train.gen:train", "gen-135m"
+    ),
 )
 _EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
 _EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"

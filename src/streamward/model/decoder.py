@@ -61,9 +61,18 @@ class DenseAttention:
     backward pass dominates at a few hundred tokens.
     """
 
-    def __init__(self, batch_size: int, *, device: torch.device, length: int) -> None:
+    def __init__(self, batch_size: int, *, device: torch.device, length: int, hidden_BSS: Tensor | None = None) -> None:
+        """Prepare the mask.
+
+        Args:
+            batch_size: Number of sequences.
+            device: Where they are.
+            length: Their common length.
+            hidden_BSS: Keys that each query must not see, instead of those after it; every query sees itself.
+        """
         self.batch_size = batch_size
-        self.hidden_SS = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+        causal_SS = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+        self.hidden = causal_SS if hidden_BSS is None else hidden_BSS[:, None, None]
 
     def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
         """Return the attended values, [T, H * d]."""
@@ -74,7 +83,7 @@ class DenseAttention:
         q_NGd = q.reshape(self.batch_size * num_kv_heads, -1, head_dim)
         k_NSd, v_NSd = self._by_head(k_TKd), self._by_head(v_TKd)
         scores = torch.bmm(q_NGd, k_NSd.transpose(1, 2)).mul_(head_dim**-0.5)
-        scores = scores.view(*q.shape[:4], length).masked_fill_(self.hidden_SS, float("-inf"))
+        scores = scores.view(*q.shape[:4], length).masked_fill_(self.hidden, float("-inf"))
         weights_NGS = scores.softmax(dim=-1).view(*q_NGd.shape[:2], length)
         out = torch.bmm(weights_NGS, v_NSd).view(self.batch_size, num_kv_heads, -1, length, head_dim)
         return out.permute(0, 3, 1, 2, 4).reshape(q_THd.shape[0], -1)
@@ -84,10 +93,23 @@ class DenseAttention:
         return x_BSKd.transpose(1, 2).flatten(0, 1)
 
 
-def dense_hidden(decoder: Decoder, ids_BS: Tensor) -> Tensor:
-    """Run whole right-padded sequences through a decoder; hidden states [B, S, D]."""
+def dense_hidden(
+    decoder: Decoder, ids_BS: Tensor, *, positions_BS: Tensor | None = None, hidden_BSS: Tensor | None = None
+) -> Tensor:
+    """Run whole right-padded sequences through a decoder; hidden states [B, S, D].
+
+    Args:
+        decoder: Runs them.
+        ids_BS: Token ids.
+        positions_BS: Position of each token; 0, 1, 2 ... by default.
+        hidden_BSS: As in `DenseAttention`.
+    """
     batch_size, length = ids_BS.shape
-    positions_T = torch.arange(length, device=ids_BS.device).repeat(batch_size)
-    attend = DenseAttention(batch_size, device=ids_BS.device, length=length)
+    positions_T = (
+        torch.arange(length, device=ids_BS.device).repeat(batch_size)
+        if positions_BS is None
+        else positions_BS.reshape(-1)
+    )
+    attend = DenseAttention(batch_size, device=ids_BS.device, length=length, hidden_BSS=hidden_BSS)
     hidden_TD: Tensor = decoder(ids_BS.reshape(-1), positions_T, attend)
     return hidden_TD.view(batch_size, length, -1)

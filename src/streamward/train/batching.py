@@ -3,8 +3,8 @@
 # Shapes: B sequences of S tokens; N targets of a batch; C categories.
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -23,12 +23,20 @@ class SideTargets:
         levels_N: Index of the right risk logit.
         weights_N: Share in the batch's loss.
         categories_NC: 1 for acceptable categories; all 0 where unknown.
+        owners_N: Which example of the batch each belongs to.
+        is_unmarked_N: Whether it is of an unsafe response whose onset nobody marked.
     """
 
     rows_N: Tensor
     levels_N: Tensor
     weights_N: Tensor
     categories_NC: Tensor
+    owners_N: Tensor
+    is_unmarked_N: Tensor
+
+    def to(self, device: torch.device) -> "SideTargets":
+        """Return the same on a device."""
+        return SideTargets(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,11 @@ class Batch:
     ids_BS: Tensor
     targets: dict[Side, SideTargets]
     num_examples: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same on a device."""
+        targets = {side: each.to(device) for side, each in self.targets.items()}
+        return Batch(self.ids_BS.to(device), targets, self.num_examples)
 
 
 def plan_batches(lengths: Sequence[int], *, max_tokens: int, seed: int) -> list[list[int]]:
@@ -66,12 +79,6 @@ def collate(examples: Sequence[Example], config: GuardConfig) -> Batch:
     return Batch(ids_BS, targets, len(examples))
 
 
-def iterate(examples: Sequence[Example], config: GuardConfig, *, plan: Sequence[Sequence[int]]) -> Iterator[Batch]:
-    """Collate the planned batches one after the other."""
-    for indices in plan:
-        yield collate([examples[index] for index in indices], config)
-
-
 def _side_targets(examples: Sequence[Example], side: Side, *, config: GuardConfig, length: int) -> SideTargets:
     labels = config.labels(side)
     level_index = {level: index for index, level in enumerate(labels.risk_levels)}
@@ -92,4 +99,6 @@ def _side_targets(examples: Sequence[Example], side: Side, *, config: GuardConfi
         torch.tensor([level_index[target.level] for _, target, _ in found], dtype=torch.int64),
         torch.tensor([target.weight * weight for _, target, weight in found]),
         categories_NC,
+        torch.tensor([row // length for row, _, _ in found], dtype=torch.int64),
+        torch.tensor([target.is_unmarked for _, target, _ in found], dtype=torch.bool),
     )

@@ -40,19 +40,17 @@ class LoraConfig(Settings):
     alpha: float = Field(default=64.0, gt=0)
 
 
-class StreamTrainConfig(Settings):
-    """`streamward train stream`: a Stream guard over a base decoder."""
+class RunConfig(Settings):
+    """What every training run states: base, data, length and rate."""
 
     name: str
     """Name of the guard, also of its folder below `output_root`."""
     base: str = "SmolLM2-135M-Instruct"
     """The embedded base, or a folder in Hugging Face layout."""
-    init: Path | None = None
-    """Folder of a guard trained before, of the same shape, whose weights this run starts from."""
+    init: str | None = None
+    """A guard trained before, of the same shape, whose weights this run starts from: an embedded guard or a folder."""
     num_layers: int | None = Field(default=None, gt=0)
     """Layers of the base to keep, from the bottom; all by default."""
-    inner_size: int = Field(default=256, gt=0)
-    """Width of the heads."""
     data_root: Path
     output_root: Path = Path("runs")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
@@ -60,32 +58,27 @@ class StreamTrainConfig(Settings):
     window_tokens: int = Field(default=1024, gt=64)
     """Longest text the finished guard judges at once; longer ones are judged in overlapping windows."""
     max_tokens: int = Field(default=512, gt=8)
-    """Tokens of one row; a longer row keeps its beginning."""
+    """Tokens of one row; what happens to a longer one is `StreamTrainConfig.long_rows`'s business, else it keeps its
+    beginning."""
     batch_tokens: int = Field(default=4096, gt=0)
-    """Tokens of one optimiser step, padding included."""
+    """Tokens of one optimiser step, padding included; of one process, where several share the work."""
     epochs: float = Field(default=1.0, gt=0)
     lr: float = Field(default=4e-4, gt=0)
-    head_lr: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=50, ge=0)
     decay_fraction: float = Field(default=0.3, ge=0, le=1)
     """Last part of the run, in which the rate falls linearly to zero; constant before."""
     category_loss_weight: float = Field(default=0.3, ge=0)
-    response_loss_weight: float = Field(default=1.0, ge=0)
-    unmarked_onset: Literal["second-half", "ramp"] = "second-half"
-    """What the tokens of an unsafe response count where nobody marked its onset. `second-half`: in the first half a
-    quarter of what they count in the second. `ramp`: the square of their place, from next to nothing at the start, so
-    that the prompt alone does not raise the risk of the answer's first tokens."""
+    safe_weight: float = Field(default=1.0, gt=0)
+    """Factor on rows whose label is Safe: above 1 makes a loose guard, below 1 a strict one."""
+    half: Literal["A", "B"] | None = None
+    """Learn from this half of the rows only; the other half is for a guard that must not have seen them."""
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
     """Groups held back for thresholds and reporting."""
-    max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
-    """On held-back ordinary traffic, at the operating point."""
-    max_safe_prompt_rate: float = Field(default=0.08, gt=0, lt=1)
-    """Share of all held-back safe prompts, look-alikes of harmful ones among them, that may be flagged."""
-    max_safe_response_rate: float = Field(default=0.05, gt=0, lt=1)
-    """The same for responses, where a false alarm cuts an answer short."""
     ordinary_sources: tuple[str, ...] = ()
     """Files whose held-back safe rows stand for ordinary traffic."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU where there is one."""
     seed: int = 0
 
     @classmethod
@@ -100,3 +93,43 @@ class StreamTrainConfig(Settings):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
         return cls.parse(values, source=str(path))
+
+
+class StreamTrainConfig(RunConfig):
+    """`streamward train stream`: a Stream guard over a base decoder."""
+
+    inner_size: int = Field(default=256, gt=0)
+    """Width of the heads."""
+    head_lr: float = Field(default=1e-3, gt=0)
+    response_loss_weight: float = Field(default=1.0, ge=0)
+    unmarked_onset: Literal["second-half", "ramp"] = "second-half"
+    """What the tokens of an unsafe response count where nobody marked its onset. `second-half`: the first half a
+    quarter of the second. `ramp`: the square of their place, from next to nothing at the start, so that the prompt
+    alone does not raise the risk of the answer's first tokens."""
+    instance_weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of a multiple-instance term in the loss of those responses: only their riskiest tokens must be found."""
+    flicker_weight: float = Field(default=0.0, ge=0)
+    """Weight of a term against risk that falls from one response token to the next."""
+    prefix_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rows that are learnt from a second time cut at a random character, mid-word more often than not."""
+    long_rows: Literal["cut", "windows"] = "cut"
+    """What becomes of a row longer than `max_tokens`: `cut` keeps its beginning; `windows` makes several rows of a safe
+    text and of a response with a marked onset, and cuts the others."""
+    max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
+    """On held-back ordinary traffic, at the operating point."""
+    max_safe_prompt_rate: float = Field(default=0.08, gt=0, lt=1)
+    """Share of all held-back safe prompts, look-alikes of harmful ones among them, that may be flagged."""
+    max_safe_response_rate: float = Field(default=0.05, gt=0, lt=1)
+    """The same for responses, where a false alarm cuts an answer short."""
+    min_calibration_rows: int = Field(default=0, ge=0)
+    """A side with fewer held-back rows keeps the operating point of `init`."""
+
+
+class GenTrainConfig(RunConfig):
+    """`streamward train gen`: a Gen guard, taught to answer its own instruction."""
+
+    refusal_loss_weight: float = Field(default=0.5, ge=0)
+    frame_loss_weight: float = Field(default=0.05, ge=0)
+    """Of the answer's fixed words, beside 1 for its level."""
+    max_refusal_checks: int = Field(default=400, ge=0)
+    """Held-back rows asked for the refusal, one after the other, for the report."""

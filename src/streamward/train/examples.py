@@ -1,15 +1,16 @@
 """A labelled row as token ids with a target for the prompt and one for each response token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from tokenizers import Tokenizer
+from typing import Literal, NamedTuple
 
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
-from streamward.schema import Category, RiskLevel, Side
+from streamward.schema import Category, Message, RiskLevel, Role, Side
+from streamward.tokenizer import GuardTokenizer, clean_text
 
 FIRST_HALF_WEIGHT = 0.25  # of the early tokens of an unsafe response whose onset nobody marked
+_MIN_ROOM_TOKENS = 8  # that a prompt must leave for its response
 Onset = Literal["second-half", "ramp"]
 
 
@@ -23,6 +24,7 @@ class Target:
         level: The right level.
         weight: Share of this position in the row's loss; a side's weights sum to 1.
         categories: Acceptable categories; empty means unknown.
+        is_unmarked: Of an unsafe response whose onset nobody marked: the level is that of the whole text.
     """
 
     side: Side
@@ -30,6 +32,7 @@ class Target:
     level: RiskLevel
     weight: float
     categories: tuple[Category, ...] = ()
+    is_unmarked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +45,45 @@ class Example:
     source: str
 
 
-def encode_turns(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], int, list[tuple[int, int]]]:
-    """Encode a row as the embedded template renders it.
+class Turns(NamedTuple):
+    """A row as the guard's template renders it.
 
-    Returns:
-        The ids without the response, the position of the prompt's closing token, and the response's tokens as
-        (id, first character).
+    Attributes:
+        ids: Without the response.
+        closing: Position of the prompt's closing token.
+        response: The response's tokens as (id, first character).
     """
-    start, end = _marker(tokenizer, "<|im_start|>"), _marker(tokenizer, "<|im_end|>")
-    newline = tokenizer.encode("\n").ids
-    ids: list[int] = []
-    closing = 0
-    for role, text in (*((turn.role.value, turn.content) for turn in sample.history), ("user", sample.prompt)):
-        ids += [start, *tokenizer.encode(f"{role}\n{text}").ids, end]
-        closing = len(ids) - 1
-        ids += newline
-    if sample.response is None:
-        return ids, closing, []
-    header = "assistant\n"
-    encoding = tokenizer.encode(header + sample.response)
-    ids.append(start)
+
+    ids: list[int]
+    closing: int
+    response: list[tuple[int, int]]
+
+
+def encode_turns(tokenizer: GuardTokenizer, sample: Sample) -> Turns:
+    """Encode a row as it is encoded when serving.
+
+    Raises:
+        ConfigError: The template closes no prompt.
+    """
+    messages = [*sample.history, Message(Role.USER, sample.prompt)]
+    rendered = tokenizer.render(messages, is_open=sample.response is not None)
+    if rendered.prompt_position is None:
+        raise ConfigError("the chat template closes the prompt with no special token; there is nothing to read")
     response: list[tuple[int, int]] = []
-    for token_id, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
-        if last <= len(header):
-            ids.append(token_id)
-        else:
-            response.append((token_id, first - len(header)))
-    return ids, closing, response
-
-
-def _marker(tokenizer: Tokenizer, marker: str) -> int:
-    token_id = tokenizer.token_to_id(marker)
-    if token_id is None:
-        raise ConfigError(f"the base's tokenizer lacks {marker}; only bases with ChatML markers can be trained")
-    return token_id
+    if sample.response is not None:
+        text = tokenizer.encode(clean_text(sample.response))
+        response = [(token_id, span.start) for token_id, span in zip(text.ids, text.spans, strict=True)]
+    return Turns(rendered.ids, rendered.prompt_position, response)
 
 
 def make_example(
-    tokenizer: Tokenizer, sample: Sample, *, weight: float, max_tokens: int, unmarked_onset: Onset = "second-half"
+    tokenizer: GuardTokenizer,
+    sample: Sample,
+    *,
+    weight: float,
+    max_tokens: int,
+    unmarked_onset: Onset = "second-half",
+    safe_weight: float = 1.0,
 ) -> Example | None:
     """Turn a row into an example; None if it carries no label or nothing of it fits.
 
@@ -90,19 +94,22 @@ def make_example(
         max_tokens: Most tokens; a longer row keeps its beginning.
         unmarked_onset: What the tokens of an unsafe response count where nobody marked its onset; see
             `StreamTrainConfig.unmarked_onset`.
+        safe_weight: Factor on a side labelled Safe.
     """
     ids, closing, response = encode_turns(tokenizer, sample)
     targets: list[Target] = []
-    if closing >= max_tokens - 8:  # keep the beginning of a long prompt, and its closing token
+    if closing >= max_tokens - _MIN_ROOM_TOKENS:  # keep the beginning of a long prompt, and its closing token
         kept = min(closing, max_tokens - 1)
         ids = [*ids[:kept], ids[closing]]
         closing, response = kept, []
     if sample.prompt_label is not None:
-        categories = sample.categories if sample.prompt_label is not RiskLevel.SAFE else ()
-        targets.append(Target(Side.PROMPT, closing, sample.prompt_label, 1.0, categories))
+        is_safe = sample.prompt_label is RiskLevel.SAFE
+        categories = () if is_safe else sample.categories
+        targets.append(Target(Side.PROMPT, closing, sample.prompt_label, safe_weight if is_safe else 1.0, categories))
     response = response[: max(0, max_tokens - len(ids))]
     if sample.response_label is not None and response:
-        targets += _response_targets(sample, response, offset=len(ids), unmarked_onset=unmarked_onset)
+        share = safe_weight if sample.response_label is RiskLevel.SAFE else 1.0
+        targets += _response_targets(sample, response, offset=len(ids), unmarked_onset=unmarked_onset, share=share)
         ids = ids + [token_id for token_id, _ in response]
     else:
         ids = ids[: closing + 1]
@@ -111,25 +118,39 @@ def make_example(
     return Example(tuple(ids), tuple(targets), weight, sample.source)
 
 
+def marked_onset(sample: Sample) -> int | None:
+    """Return the first harmful character of a response, where somebody marked it."""
+    if sample.unsafe_start is None and sample.spans:
+        return sample.spans[0].start
+    return sample.unsafe_start
+
+
 def _response_targets(
-    sample: Sample, response: list[tuple[int, int]], *, offset: int, unmarked_onset: Onset
+    sample: Sample, response: Sequence[tuple[int, int]], *, offset: int, unmarked_onset: Onset, share: float
 ) -> list[Target]:
     assert sample.response_label is not None
-    onset = sample.unsafe_start
-    if onset is None and sample.spans:
-        onset = sample.spans[0].start
+    onset = marked_onset(sample)
+    is_safe = sample.response_label is RiskLevel.SAFE
     labels: list[tuple[RiskLevel, float]] = []
     for index, (_, char) in enumerate(response):
-        if sample.response_label is RiskLevel.SAFE:
+        if is_safe:
             labels.append((RiskLevel.SAFE, 1.0))
         elif onset is not None:
             labels.append((sample.response_label if char >= onset else RiskLevel.SAFE, 1.0))
         else:
             labels.append((sample.response_label, _unmarked_weight(index, len(response), unmarked_onset)))
-    total = sum(weight for _, weight in labels)
+    total = sum(weight for _, weight in labels) / share
     known = tuple(category for category in sample.categories if category is not Category.JAILBREAK)
+    is_unmarked = onset is None and not is_safe
     return [
-        Target(Side.RESPONSE, offset + index, level, weight / total, () if level is RiskLevel.SAFE else known)
+        Target(
+            Side.RESPONSE,
+            offset + index,
+            level,
+            weight / total,
+            () if level is RiskLevel.SAFE else known,
+            is_unmarked,
+        )
         for index, (level, weight) in enumerate(labels)
     ]
 

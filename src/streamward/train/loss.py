@@ -1,7 +1,8 @@
-"""Joint loss of prompt and response heads (Qwen3Guard, arXiv 2510.14276, section 4.3)."""
+"""Joint loss of prompt and response heads (Qwen3Guard, arXiv 2510.14276, section 4.3), and what we add to it."""
 
 # Shapes: N targets of one side; R risk levels; C categories.
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamward.model.guard_model import GuardModel
-from streamward.schema import Side
+from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
+from streamward.schema import RiskLevel, Side
 from streamward.train.batching import Batch, SideTargets
+
+_FOUND_SHARE = 0.1  # of the tokens of an unsafe response that the multiple-instance term asks for
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How the parts are weighed; see `StreamTrainConfig`."""
+
+    category: float
+    response: float
+    instance: float = 0.0
+    flicker: float = 0.0
 
 
 class SideLoss(NamedTuple):
@@ -20,7 +34,7 @@ class SideLoss(NamedTuple):
     category: Tensor
 
 
-def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets) -> SideLoss:
+def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets, *, instance: float = 0.0) -> SideLoss:
     """Cross entropy of the level, and of the acceptable categories where there are any.
 
     Several acceptable categories count as one: the loss is the negative log of their summed probability.
@@ -30,11 +44,11 @@ def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets) -> Sid
     log_probs = category_NC.log_softmax(dim=1)
     allowed = log_probs.masked_fill(targets.categories_NC == 0, float("-inf"))[known]
     category = -allowed.logsumexp(dim=1)
-    return SideLoss((risk * targets.weights_N).sum(), (category * targets.weights_N[known]).sum())
+    return SideLoss(_level_loss(risk, targets, instance=instance), (category * targets.weights_N[known]).sum())
 
 
 def joint_loss(
-    model: GuardModel, hidden_TD: Tensor, batch: Batch, *, category_weight: float, response_weight: float
+    model: GuardModel, hidden_TD: Tensor, batch: Batch, *, weights: LossWeights
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch per example, and its parts for the log.
 
@@ -42,8 +56,7 @@ def joint_loss(
         model: Whose heads are read.
         hidden_TD: The batch's hidden states, flattened to B * S tokens.
         batch: Where `hidden_TD` comes from.
-        category_weight: Weight of the category losses.
-        response_weight: Weight of the response's losses.
+        weights: Of the parts.
     """
     total = torch.zeros((), device=hidden_TD.device)
     parts: dict[str, float] = {}
@@ -51,9 +64,38 @@ def joint_loss(
         if not len(targets.rows_N):
             continue
         logits = model.heads(side)(hidden_TD[targets.rows_N].float())
-        loss = side_loss(logits.risk_TR, logits.category_TC, targets)
-        weight = response_weight if side is Side.RESPONSE else 1.0
-        total = total + weight * (loss.risk + category_weight * loss.category)
+        is_response = side is Side.RESPONSE
+        loss = side_loss(logits.risk_TR, logits.category_TC, targets, instance=weights.instance if is_response else 0.0)
+        whole = loss.risk + weights.category * loss.category
+        if is_response and weights.flicker:
+            safe = model.guard_config.labels(side).risk_levels.index(RiskLevel.SAFE)
+            whole = whole + weights.flicker * flicker(logits.risk_TR, targets, safe=safe)
+        total = total + (weights.response if is_response else 1.0) * whole
         share = float(targets.weights_N.sum())
         parts[f"{side.value}_risk"] = loss.risk.item() / share
     return total / batch.num_examples, parts
+
+
+def flicker(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Tensor:
+    """Sum how far the risk falls from one token of a response to the next: harm, once begun, is not taken back."""
+    risky_N = 1 - risk_NR.softmax(dim=1)[:, safe]
+    falls = (risky_N[:-1] - risky_N[1:]).clamp(min=0)
+    is_same = targets.owners_N[1:] == targets.owners_N[:-1]
+    return (falls * targets.weights_N[1:] * is_same).sum()
+
+
+def _level_loss(risk_N: Tensor, targets: SideTargets, *, instance: float) -> Tensor:
+    """Sum the level's loss; of responses without an onset a share of it asks for the riskiest tokens alone.
+
+    Multiple-instance learning (Dietterich et al., 1997): the label says that harm is somewhere, not where.
+    """
+    if not instance or not bool(targets.is_unmarked_N.any()):
+        return (risk_N * targets.weights_N).sum()
+    kept_N = 1 - instance * targets.is_unmarked_N.to(risk_N.dtype)
+    total = (risk_N * targets.weights_N * kept_N).sum()
+    for owner in targets.owners_N[targets.is_unmarked_N].unique():
+        own = targets.owners_N == owner
+        num_found = min(int(own.sum()), max(RESPONSE_CONSECUTIVE_TOKENS, round(_FOUND_SHARE * int(own.sum()))))
+        found = risk_N[own].topk(num_found, largest=False).values.mean()
+        total = total + instance * targets.weights_N[own].sum() * found
+    return total

@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import random
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from streamward.data.jsonl import Sample, read_samples
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
-from streamward.train.config import SourceConfig, StreamTrainConfig
+from streamward.train.config import RunConfig, SourceConfig
 
 
 class Row(NamedTuple):
@@ -27,7 +27,7 @@ class Split(NamedTuple):
     validation: list[Row]
 
 
-def draw(config: StreamTrainConfig) -> Split:
+def draw(config: RunConfig) -> Split:
     """Read, sample and split every source of a run; the same seed draws the same rows.
 
     Raises:
@@ -43,7 +43,7 @@ def draw(config: StreamTrainConfig) -> Split:
         for row in rows:
             key = (row.file, row.sample.prompt, row.sample.response)
             if not is_held_back(row.sample, fraction=config.validation_fraction):
-                if source.learn:
+                if source.learn and config.half in (None, half_of(row.sample)):
                     split.train.append(row)
             elif key not in seen:
                 seen.add(key)
@@ -53,12 +53,20 @@ def draw(config: StreamTrainConfig) -> Split:
 
 def is_held_back(sample: Sample, *, fraction: float) -> bool:
     """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
+    return int.from_bytes(_digest(sample)[:4], "big") / 2**32 < fraction
+
+
+def half_of(sample: Sample) -> Literal["A", "B"]:
+    """Which half of the rows it belongs to; related rows share theirs."""
+    return "A" if _digest(sample)[4] % 2 == 0 else "B"
+
+
+def _digest(sample: Sample) -> bytes:
     key = f"{sample.language}/{sample.group}" if sample.group else (sample.prompt or sample.response or "")
-    digest = hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32 < fraction
+    return hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
 
 
-def _draw_source(config: StreamTrainConfig, source: SourceConfig) -> Iterable[Row]:
+def _draw_source(config: RunConfig, source: SourceConfig) -> Iterable[Row]:
     samples = [
         moved
         for sample in read_samples(source.path(config.data_root))

@@ -39,12 +39,13 @@ class Score:
 def score_examples(model: GuardModel, examples: Sequence[Example], *, batch_tokens: int = 4096) -> list[Score]:
     """Score both sides of every row, in the order of rows within each batch."""
     scores: list[Score] = []
+    device = model.decoder.embed.weight.device
     for indices in plan_batches([len(example.ids) for example in examples], max_tokens=batch_tokens, seed=0):
         length = max(len(examples[index].ids) for index in indices)
         ids_BS = torch.zeros(len(indices), length, dtype=torch.int64)
         for row, index in enumerate(indices):
             ids_BS[row, : len(examples[index].ids)] = torch.tensor(examples[index].ids)
-        hidden_BSD = dense_hidden(model.decoder, ids_BS)
+        hidden_BSD = dense_hidden(model.decoder, ids_BS.to(device))
         for row, index in enumerate(indices):
             scores += _score_row(model, hidden_BSD[row], examples[index], index=index)
     return scores
@@ -62,7 +63,7 @@ def _score_row(model: GuardModel, hidden_SD: Tensor, example: Example, *, index:
         targets = [target for target in example.targets if target.side is side]
         if targets:
             rows = torch.tensor([target.position for target in targets])
-            risk_NR = model.heads(side)(hidden_SD[rows].float()).risk_TR.softmax(dim=1)
+            risk_NR = model.heads(side)(hidden_SD[rows].float()).risk_TR.softmax(dim=1).cpu()
             scores.append(_score_side(risk_NR, model.guard_config.labels(side), targets, index=index))
     return scores
 

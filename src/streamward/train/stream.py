@@ -3,18 +3,18 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
 
-from streamward.builtin.adapter import Adapter, load_adapter, save_adapter
-from streamward.builtin.base import BASE_NAME, prepare_base
+from streamward.builtin.adapter import save_adapter
+from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts
-from streamward.model.checkpoint import load_gen
+from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
@@ -22,18 +22,38 @@ from streamward.model.config import (
     GuardConfig,
     OperatingPoint,
     SideLabels,
+    parse_guard_config,
+    read_config,
 )
 from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
+from streamward.tokenizer import GuardTokenizer
+from streamward.train.augment import cut_short, windows
 from streamward.train.calibrate import by_side, count_at, operating_point
 from streamward.train.config import StreamTrainConfig
 from streamward.train.examples import Example, make_example
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, draw
+from streamward.train.parallel import World
 from streamward.train.scoring import Score, score_examples
-from streamward.train.trainer import Trainer, trained_tensors
+from streamward.train.start import (
+    base_decoder,
+    base_folder,
+    copy_companions,
+    copy_layers,
+    init_folder,
+    is_adapter,
+    model_shape,
+    new_adapter,
+    run_tokenizer,
+    shaped_as_init,
+    start_from,
+)
+from streamward.train.stream_task import StreamTask
+from streamward.train.trainer import Trainer, pick_device
 
 logger = logging.getLogger(__name__)
+REPORT_FILE = "report.json"
 
 
 class Encoded(NamedTuple):
@@ -43,6 +63,20 @@ class Encoded(NamedTuple):
     examples: list[Example]
 
 
+class Start(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        whole: Folder of the checkpoint it fine-tunes; None if it makes an adapter.
+        points: Operating points of the guard it goes on from.
+    """
+
+    model: GuardModel
+    tokenizer: GuardTokenizer
+    whole: Path | None
+    points: Mapping[Side, OperatingPoint]
+
+
 def train(config_path: Path) -> Path:
     """Train, calibrate and write a guard; resumes where an interrupted run stopped.
 
@@ -50,77 +84,87 @@ def train(config_path: Path) -> Path:
         config_path: A TOML file of `StreamTrainConfig`.
 
     Returns:
-        The guard's folder: `adapter.safetensors`, `config.json` and `report.json`.
+        The guard's folder: `adapter.safetensors`, `config.json` and `report.json`; a whole checkpoint if the run starts
+        from one.
 
     Raises:
         ConfigError: The settings or a source are wrong.
         InputError: A data file cannot be read.
     """
-    config = StreamTrainConfig.read(config_path)
+    return train_stream(StreamTrainConfig.read(config_path))
+
+
+def train_stream(config: StreamTrainConfig) -> Path:
+    """Do the run a config states; see `train`."""
+    config = shaped_as_init(config)
     torch.manual_seed(config.seed)
-    folder = config.output_root / config.name
-    base_folder = prepare_base() if config.base == BASE_NAME else Path(config.base)
-    tokenizer = Tokenizer.from_file(str(base_folder / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # training text is data, as it is when serving
+    folder, device, world = config.output_root / config.name, pick_device(config), World()
+    world.join(device)
+    start = begin(config)
     split = draw(config)
-    learnt, held_back = (_encode(tokenizer, rows, config) for rows in split)
-    model = new_model(base_folder, config)
-    if config.init is not None:
-        start_from(config.init, model)
-    trainer = Trainer(config, model=model, examples=learnt.examples, folder=folder)
+    learnt = _encode(start.tokenizer, _augmented(split.train, start.tokenizer, config), config)
+    held_back = _encode(start.tokenizer, split.validation, config)
+    start.model.to(device)
+    task = StreamTask(config, start.model, learnt.examples, device)
+    trainer = Trainer(config, task=task, folder=folder, world=world)
     trainer.run()
-    write_guard(folder, model, held_back, config=config, seconds=trainer.seconds, learnt=learnt)
+    if world.is_chief:
+        write_guard(folder, start, held_back, config=config, seconds=trainer.seconds, learnt=learnt)
+    world.leave()
     return folder
 
 
-def new_model(base_folder: Path, config: StreamTrainConfig) -> GuardModel:
+def begin(config: StreamTrainConfig) -> Start:
+    """Make the guard to be trained: new heads over a base, or a guard trained before.
+
+    Raises:
+        ConfigError: The base has fewer layers than asked for, or the guard to start from another shape.
+        CheckpointError: Base or guard are missing or damaged.
+    """
+    init = init_folder(config)
+    if init is not None and not is_adapter(init):
+        model = load_stream(init, dtype=torch.bfloat16)
+        for heads in (model.prompt_heads, model.response_heads):
+            heads.float().requires_grad_(True)
+        add_lora(model.decoder, rank=config.lora.rank, alpha=config.lora.alpha)
+        return Start(model, GuardTokenizer.from_folder(init), init, model.guard_config.operating_points)
+    source = base_folder(config)
+    model = new_model(source, config)
+    points: Mapping[Side, OperatingPoint] = {}
+    if init is not None:
+        start_from(init, model)
+        points = parse_guard_config(read_config(init)).operating_points
+    return Start(model, run_tokenizer(source, is_gen=False), None, points)
+
+
+def new_model(folder: Path, config: StreamTrainConfig) -> GuardModel:
     """Make an untrained guard over the lowest layers of a base, ready for training.
 
     Raises:
         ConfigError: The base has fewer layers than asked for.
     """
-    base = load_gen(base_folder, dtype=torch.bfloat16).decoder
-    num_layers = config.num_layers or base.config.num_layers
-    if num_layers > base.config.num_layers:
-        raise ConfigError(f"num_layers is {num_layers}; the base has {base.config.num_layers}")
+    base = base_decoder(folder)
     guard_config = GuardConfig(
         inner_size=config.inner_size,
         prompt=SideLabels(PUBLISHED_RISK_LEVELS, PUBLISHED_PROMPT_CATEGORIES),
         response=SideLabels(PUBLISHED_RISK_LEVELS, PUBLISHED_RESPONSE_CATEGORIES),
         window_tokens=config.window_tokens,
     )
-    model = GuardModel(dataclasses.replace(base.config, num_layers=num_layers), guard_config)
-    wanted = model.decoder.state_dict().keys()
-    model.decoder.load_state_dict({name: value for name, value in base.state_dict().items() if name in wanted})
-    model.decoder.to(torch.bfloat16)
+    model = GuardModel(model_shape(config, base.config), guard_config)
+    copy_layers(base, model.decoder)
     add_lora(model.decoder, rank=config.lora.rank, alpha=config.lora.alpha)
     return model
 
 
-def start_from(folder: Path, model: GuardModel) -> None:
-    """Give a model in training the updates and heads of a guard trained before.
-
-    Raises:
-        CheckpointError: There is none in the folder.
-        ConfigError: It has another shape.
-    """
-    tensors = load_adapter(folder).tensors
-    wanted = trained_tensors(model)
-    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
-        raise ConfigError(f"the guard in {folder} has other layers, rank or heads than this run")
-    model.load_state_dict(tensors, strict=False)
-
-
 def write_guard(
-    folder: Path, model: GuardModel, held_back: Encoded, *, config: StreamTrainConfig, seconds: float, learnt: Encoded
+    folder: Path, start: Start, held_back: Encoded, *, config: StreamTrainConfig, seconds: float, learnt: Encoded
 ) -> None:
     """Choose the operating points on held-back rows and write the guard with a report."""
-    adapter = Adapter(config.base, config.lora.alpha / config.lora.rank, trained_tensors(model))
+    model = start.model
+    adapter = new_adapter(config, model)
     merge_lora(model.decoder)
     scores = score_examples(model, held_back.examples)
-    ordinary = {index for index, row in enumerate(held_back.rows) if row.file in config.ordinary_sources}
-    points: dict[Side, OperatingPoint] = {}
-    report: dict[str, Any] = {
+    report: dict[str, Any] = {  # Any: JSON values
         "config": json.loads(config.model_dump_json()),
         "training_seconds": round(seconds),
         "num_rows": len(learnt.rows),
@@ -128,23 +172,51 @@ def write_guard(
         "rows_by_file": _rows_by_file(learnt.rows),
         "held_back": {},
     }
+    points: dict[Side, OperatingPoint] = {}
     for side in Side:
         own = by_side(scores, side)
-        if not own:
+        if side in start.points and len(own) < max(1, config.min_calibration_rows):
+            points[side] = start.points[side]
+        elif own:
+            points[side] = _point(own, held_back.rows, config, side=side)
+        elif start.whole is None:
             raise ConfigError(f"no held-back row has a {side.value} label; add a source that has")
-        points[side] = operating_point(
-            own,
-            ordinary=ordinary,
-            max_false_positive_rate=config.max_false_positive_rate,
-            max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
-        )
-        report["held_back"][side.value] = _side_report(own, points[side], rows=held_back.rows)
+        if own and side in points:
+            report["held_back"][side.value] = _side_report(own, points[side], rows=held_back.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
-    save_adapter(folder, adapter, model=model)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if start.whole is None:
+        save_adapter(folder, adapter, model=model)
+    else:
+        save_checkpoint(model.to(torch.bfloat16), folder)
+        copy_companions(start.whole, folder)
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _encode(tokenizer: Tokenizer, rows: Sequence[Row], config: StreamTrainConfig) -> Encoded:
+def _point(scores: Sequence[Score], rows: Sequence[Row], config: StreamTrainConfig, *, side: Side) -> OperatingPoint:
+    return operating_point(
+        scores,
+        ordinary={index for index, row in enumerate(rows) if row.file in config.ordinary_sources},
+        max_false_positive_rate=config.max_false_positive_rate,
+        max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
+    )
+
+
+def _augmented(rows: Sequence[Row], tokenizer: GuardTokenizer, config: StreamTrainConfig) -> Iterator[Row]:
+    """Yield rows in windows, and the beginnings of some, as the config wants it."""
+    chance = random.Random(config.seed)
+    for row in rows:
+        parts: Iterator[Sample] | tuple[Sample] = (row.sample,)
+        if config.long_rows == "windows":
+            parts = windows(tokenizer, row.sample, max_tokens=config.max_tokens)
+        for part in parts:
+            yield row._replace(sample=part)
+        if config.prefix_fraction and chance.random() < config.prefix_fraction:
+            short = cut_short(row.sample, chance)
+            if short is not None:
+                yield row._replace(sample=short)
+
+
+def _encode(tokenizer: GuardTokenizer, rows: Iterable[Row], config: StreamTrainConfig) -> Encoded:
     encoded = Encoded([], [])
     for row in rows:
         example = make_example(
@@ -153,6 +225,7 @@ def _encode(tokenizer: Tokenizer, rows: Sequence[Row], config: StreamTrainConfig
             weight=row.weight,
             max_tokens=config.max_tokens,
             unmarked_onset=config.unmarked_onset,
+            safe_weight=config.safe_weight,
         )
         if example is not None:
             encoded.rows.append(row)

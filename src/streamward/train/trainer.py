@@ -1,43 +1,82 @@
-"""Trains a Stream guard: base, adapter and heads; resumable."""
+"""Optimises what a task says over a fixed plan of batches; resumable, on one device or several."""
 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from streamward.model.decoder import dense_hidden
-from streamward.model.guard_model import GuardModel
-from streamward.train.batching import collate, plan_batches
-from streamward.train.config import StreamTrainConfig
-from streamward.train.examples import Example
-from streamward.train.loss import joint_loss
+from streamward.errors import CheckpointError, ConfigError
+from streamward.train.batching import plan_batches
+from streamward.train.config import RunConfig
+from streamward.train.parallel import World
 
 logger = logging.getLogger(__name__)
+STATE_FILE = "state.pt"
+
+
+class Loss(NamedTuple):
+    """Loss of a batch, and its parts for the log."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that share a learning rate."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+
+
+class Task(Protocol):
+    """What is learnt from which examples."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example."""
+        ...
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Return what changes, and how fast."""
+        ...
+
+    def loss(self, indices: Sequence[int]) -> Loss:
+        """Return the loss of some examples as one batch."""
+        ...
 
 
 class Trainer:
-    """One pass of optimisation over a fixed plan of batches; state lives in `folder`."""
+    """One pass of optimisation; state lives in `folder`."""
 
-    def __init__(self, config: StreamTrainConfig, *, model: GuardModel, examples: Sequence[Example], folder: Path):
+    def __init__(self, config: RunConfig, *, task: Task, folder: Path, world: World | None = None) -> None:
+        """Plan the run; nothing is computed yet.
+
+        Raises:
+            ConfigError: There are fewer batches than processes.
+        """
         self.config = config
-        self.model = model
-        self.examples = examples
+        self.task = task
         self.folder = folder
-        self.plan = _plan(config, examples)
-        heads = [*model.prompt_heads.parameters(), *model.response_heads.parameters()]
-        head_ids = {id(parameter) for parameter in heads}
-        adapters = [p for p in model.parameters() if p.requires_grad and id(p) not in head_ids]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": adapters, "lr": config.lr}, {"params": heads, "lr": config.head_lr}],
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-        )
+        self.world = world or World()
+        self.lengths = list(task.lengths)
+        self.plan = _plan(config, self.lengths)
+        self.num_steps = len(self.plan) // self.world.size
+        if not self.num_steps:
+            raise ConfigError(f"{len(self.plan)} batches are too few; the run has {self.world.size} processes")
+        groups = [{"params": list(group.parameters), "lr": group.lr} for group in task.parameter_groups()]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.seconds = 0.0
@@ -45,39 +84,35 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the plan, saving every `checkpoint_minutes`."""
         self._resume()
-        saved = time.perf_counter()
-        bar = tqdm(total=len(self.plan), initial=self.step, desc=self.config.name, unit="step", mininterval=5)
+        is_chief, saved = self.world.is_chief, time.perf_counter()
+        bar = tqdm(total=self.num_steps, initial=self.step, desc=self.config.name, mininterval=5, disable=not is_chief)
         averages: dict[str, float] = {}
         tokens = 0
-        for indices in self.plan[self.step :]:
+        while self.step < self.num_steps:
+            indices = self.plan[self.step * self.world.size + self.world.rank]
             started = time.perf_counter()
-            parts = self._optimise([self.examples[index] for index in indices])
+            parts = self._optimise(indices)
             self.seconds += time.perf_counter() - started
             self.step += 1
-            tokens += sum(len(self.examples[index].ids) for index in indices)
+            tokens += sum(self.lengths[index] for index in indices)
             for name, value in parts.items():
                 averages[name] = 0.98 * averages.get(name, value) + 0.02 * value
             bar.set_postfix({**{name: f"{value:.3f}" for name, value in averages.items()}, "tokens": tokens})
             bar.update()
-            if time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
+            if is_chief and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.perf_counter()
         bar.close()
-        self.save()
+        if is_chief:
+            self.save()
 
-    def _optimise(self, examples: Sequence[Example]) -> dict[str, float]:
-        batch = collate(examples, self.model.guard_config)
-        hidden_BSD = dense_hidden(self.model.decoder, batch.ids_BS)
-        loss, parts = joint_loss(
-            self.model,
-            hidden_BSD.flatten(0, 1),
-            batch,
-            category_weight=self.config.category_loss_weight,
-            response_weight=self.config.response_loss_weight,
-        )
+    def _optimise(self, indices: Sequence[int]) -> dict[str, float]:
+        loss, parts = self.task.loss(indices)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        changing = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.world.average_gradients(changing)
+        nn.utils.clip_grad_norm_(changing, 1.0)
         self.optimizer.step()
         self.schedule.step()
         return {"loss": loss.item(), **parts}
@@ -85,13 +120,13 @@ class Trainer:
     def _rate(self, step: int) -> float:
         if step < self.config.warmup_steps:
             return (step + 1) / self.config.warmup_steps
-        left = (len(self.plan) - step) / max(1.0, len(self.plan) * self.config.decay_fraction)
+        left = (self.num_steps - step) / max(1.0, self.num_steps * self.config.decay_fraction)
         return min(1.0, max(0.0, left))
 
     def save(self) -> None:
         """Write weights, optimiser and progress in one step."""
         state: dict[str, Any] = {  # Any: what torch.save takes
-            "trained": trained_tensors(self.model),
+            "trained": trained_tensors(self.task.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step,
@@ -99,33 +134,66 @@ class Trainer:
             "config": json.loads(self.config.model_dump_json()),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / "state.pt.partial"
+        partial = self.folder / f"{STATE_FILE}.partial"
         torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
+        partial.replace(self.folder / STATE_FILE)
 
     def _resume(self) -> None:
-        path = self.folder / "state.pt"
+        path = self.folder / STATE_FILE
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
-        if state["config"] != json.loads(self.config.model_dump_json()):
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            is_same = _parsed(type(self.config), state["config"]) == self.config
+        except Exception as error:  # torch raises its own and pickle's kinds for every defect of a file
+            raise CheckpointError(
+                f"{path} cannot be read: {type(error).__name__}; delete it to start afresh"
+            ) from error
+        if not is_same:
             logger.warning("the run's settings changed; starting afresh", extra={"folder": str(self.folder)})
             return
-        self.model.load_state_dict(state["trained"], strict=False)
+        self.task.model.load_state_dict(state["trained"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def trained_tensors(model: GuardModel) -> dict[str, Tensor]:
-    """Return the tensors that training changes, by name."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that training changes, by name, on the CPU."""
+    return {name: value.detach().cpu() for name, value in model.named_parameters() if value.requires_grad}
 
 
-def _plan(config: StreamTrainConfig, examples: Sequence[Example]) -> list[list[int]]:
-    lengths = [len(example.ids) for example in examples]
+def pick_device(config: RunConfig) -> torch.device:
+    """Return where a run computes.
+
+    Raises:
+        ConfigError: There is no GPU, and the run wants one.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ConfigError("device is cuda; this machine or this build of torch has no GPU")
+    return torch.device("cuda", World().local_rank) if has_gpu and config.device != "cpu" else torch.device("cpu")
+
+
+def _parsed(kind: type[RunConfig], values: Mapping[str, Any]) -> RunConfig | None:  # Any: JSON values
+    """Read the settings of a saved state, which may be older than some keys."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     plan: list[list[int]] = []
     for epoch in range(int(config.epochs) + 1):
         plan += plan_batches(lengths, max_tokens=config.batch_tokens, seed=config.seed + epoch)
     one_epoch = len(plan) // (int(config.epochs) + 1)
     return plan[: round(one_epoch * config.epochs)]
+
+
+def split_parameters(model: nn.Module, heads: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return what is trained outside and inside the heads."""
+    own = list(heads)
+    head_ids = {id(parameter) for parameter in own}
+    adapters = [value for value in model.parameters() if value.requires_grad and id(value) not in head_ids]
+    return adapters, own

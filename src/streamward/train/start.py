@@ -1,0 +1,147 @@
+"""Where a training run starts: a base, or a guard trained before."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from streamward.builtin.adapter import ADAPTER_FILE, Adapter, load_adapter
+from streamward.builtin.base import BASE_NAME, prepare_base
+from streamward.builtin.embedded import embedded_guards, guard_folder, template_file
+from streamward.errors import CheckpointError, ConfigError
+from streamward.model.checkpoint import load_gen
+from streamward.model.config import ModelConfig, is_stream_checkpoint, parse_model_config, read_config
+from streamward.model.decoder import Decoder
+from streamward.tokenizer import TOKENIZER_FILE, GuardTokenizer
+from streamward.train.config import LoraConfig, RunConfig
+from streamward.train.trainer import trained_tensors
+
+Config = TypeVar("Config", bound=RunConfig)
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "*.pt", "*.bin")
+
+
+def init_folder(config: RunConfig) -> Path | None:
+    """Return the folder of the guard a run starts from.
+
+    Raises:
+        CheckpointError: There is no such guard.
+    """
+    if config.init is None:
+        return None
+    folder = guard_folder(config.init) if config.init in embedded_guards() else Path(config.init)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"init: there is no guard {config.init!r}; give {', '.join(embedded_guards())} or a folder"
+        )
+    return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds updates of a base, rather than a whole checkpoint."""
+    return (folder / ADAPTER_FILE).exists()
+
+
+def shaped_as_init(config: Config) -> Config:
+    """Take from an adapter to start from what the run's settings leave open: base, layers, rank and heads.
+
+    Raises:
+        CheckpointError: There is no such guard, or it is damaged.
+    """
+    folder = init_folder(config)
+    if folder is None or not is_adapter(folder):
+        return config
+    adapter, raw = load_adapter(folder), read_config(folder)
+    rank = next((len(value) for name, value in adapter.tensors.items() if name.endswith(".lora_a")), config.lora.rank)
+    found: dict[str, Any] = {  # Any: values of several settings
+        "base": adapter.base,
+        "num_layers": parse_model_config(raw).num_layers,
+        "lora": LoraConfig(rank=rank, alpha=adapter.scale * rank),
+        "inner_size": raw.get("guard_inner_size"),
+    }
+    known = type(config).model_fields.keys() - config.model_fields_set
+    return config.model_copy(update={key: value for key, value in found.items() if key in known and value is not None})
+
+
+def base_folder(config: RunConfig) -> Path:
+    """Return the base's folder, prepared if it is the embedded one."""
+    return prepare_base() if config.base == BASE_NAME else Path(config.base)
+
+
+def run_tokenizer(folder: Path, *, is_gen: bool) -> GuardTokenizer:
+    """Read a folder's tokenizer, under the template of our own guards."""
+    path = folder / TOKENIZER_FILE
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for every defect of a file
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if tokenizer.token_to_id(marker) is None]
+    if missing:
+        raise ConfigError(f"the base's tokenizer lacks {missing[0]}; only bases with ChatML markers can be trained")
+    return GuardTokenizer(tokenizer, template_file(is_gen=is_gen).read_text(encoding="utf-8"))
+
+
+def base_decoder(folder: Path) -> Decoder:
+    """Load a base's decoder in bfloat16."""
+    return load_gen(folder, dtype=torch.bfloat16).decoder
+
+
+def model_shape(config: RunConfig, base: ModelConfig) -> ModelConfig:
+    """Return the shape of a guard over the lowest layers of a base.
+
+    Raises:
+        ConfigError: The base has fewer layers than asked for.
+    """
+    num_layers = config.num_layers or base.num_layers
+    if num_layers > base.num_layers:
+        raise ConfigError(f"num_layers is {num_layers}; the base has {base.num_layers}")
+    return dataclasses.replace(base, num_layers=num_layers)
+
+
+def copy_layers(base: Decoder, decoder: Decoder) -> None:
+    """Give a decoder the lowest layers of its base, in bfloat16."""
+    wanted = decoder.state_dict().keys()
+    decoder.load_state_dict({name: value for name, value in base.state_dict().items() if name in wanted})
+    decoder.to(torch.bfloat16)
+
+
+def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) -> None:
+    """Give a model in training the updates, and the heads, of an adapter trained before.
+
+    Args:
+        folder: Of the adapter.
+        model: With low-rank updates already in place.
+        only_updates: Leave heads aside: a Gen guard may start from a Stream guard.
+
+    Raises:
+        CheckpointError: There is none in the folder.
+        ConfigError: It has another shape.
+    """
+    tensors = dict(load_adapter(folder).tensors)
+    if only_updates:
+        tensors = {name: value for name, value in tensors.items() if name.startswith("decoder.")}
+    wanted = trained_tensors(model)
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ConfigError(f"the guard in {folder} has other layers, rank or heads than this run")
+    model.load_state_dict(tensors, strict=False)
+
+
+def new_adapter(config: RunConfig, model: nn.Module) -> Adapter:
+    """Return what training has added to the base."""
+    return Adapter(config.base, config.lora.alpha / config.lora.rank, trained_tensors(model))
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's tokenizer, template and whatever else is not weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file() and not any(path.match(pattern) for pattern in _WEIGHTS):
+            shutil.copy(path, folder)
+
+
+def is_stream_folder(folder: Path) -> bool:
+    """Whether a folder holds a Stream guard."""
+    return is_stream_checkpoint(read_config(folder))
