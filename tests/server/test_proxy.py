@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from streamward.errors import ConfigError
+from streamward.errors import CheckpointError, ConfigError, OverloadedError
 from streamward.server.proxy import open_gateway
-from tests.gateway.scripted import DONE, Script, chat, delta, reasons_in, texts_in
+from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, events_in, reasons_in, texts_in
 from tests.server.marked_guard import marked_moderator
 from tests.server.services import open_service, served, settings
 
@@ -165,6 +165,8 @@ class Talker:
     async def _say(self, words):
         try:
             for word in words:
+                if word == "DIE":
+                    raise OSError("as if killed")
                 if word == "WAIT":
                     await run_in_threadpool(self.go_on.wait, 10)
                 yield delta(content=word + " ")
@@ -213,6 +215,47 @@ def test_a_client_that_leaves_ends_the_upstreams_answer_and_frees_the_guard(tmp_
         assert service.state.moderator._guard.engine.num_streams == 0
         (row,) = rows(service)
         assert json.loads(row["details"])["ending"] == "client_gone"
+
+
+def test_an_upstream_that_dies_in_the_middle_is_seen_by_the_client_and_in_the_metrics(tmp_path):
+    with talking(tmp_path, Talker()) as service, served(service.app) as address:
+        answer = httpx.post(f"{address}/up/v1/chat/completions", json=chat(content="a b DIE c"), timeout=10)
+        ended = {"upstream": "up", "format": "chat/completions", "ending": "upstream_failed"}
+        assert service.metric("streamward_gateway_answers_total", **ended) == 1
+    assert texts_in(answer.content)[CONTENT] == "a b "
+    assert events_in(answer.content)[-1]["error"]["code"] == "upstream_failed"
+    assert reasons_in(answer.content) == {}
+
+
+class Scripted:
+    """The scripted guard, as a service takes one."""
+
+    def __init__(self, guard: ScriptedGuard) -> None:
+        self._guard = guard
+
+    def open_stream(self, conversation, policy, *, max_chars):
+        return self._guard._stream(conversation.context, policy)
+
+    def judge(self, conversation, policy):
+        raise AssertionError("streams only")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), OverloadedError("full"), CheckpointError("nan")])
+def test_a_guard_that_raises_stops_the_answer_and_is_seen_in_the_metrics(tmp_path, caplog, error):
+    guard = ScriptedGuard(fails_at=1, error=error)
+    limits = {"overload_wait_s": 0}
+    with open_service(tmp_path, guard=Scripted(guard), upstreams=UPSTREAMS, gateway=limits) as service:
+        gateway = open_gateway(service.state, transports={"up": spoken("hi"), "other": spoken("hi")})
+        service.app.state.gateway = service.app.state.gateway._replace(gateway=gateway)
+        answer = service.post("/up/v1/chat/completions", chat())
+        code = getattr(error, "code", "internal")
+        assert service.metric("streamward_guard_errors_total", endpoint="gateway", code=code) == 1
+    assert texts_in(answer.content) == {}
+    assert reasons_in(answer.content) == {0: "content_filter"}
+    assert "secret" not in caplog.text
 
 
 def test_an_upstream_that_is_not_there_is_502(tmp_path):

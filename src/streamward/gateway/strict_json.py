@@ -25,7 +25,7 @@ def parse_object(text: str | bytes) -> JsonObject:
         raise ValueError("it is not valid JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
-    if _is_deeper(value, MAX_DEPTH):
+    if _num_openings(text) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -37,6 +37,12 @@ def dump(value: object) -> bytes:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _num_openings(text: str | bytes) -> int:
+    if isinstance(text, bytes):
+        return text.count(b"{") + text.count(b"[")
+    return text.count("{") + text.count("[")
 
 
 def _is_deeper(value: object, levels: int) -> bool:
