@@ -333,6 +333,32 @@ def test_a_missing_end_marker_is_supplied():
     assert data.endswith(DONE)
 
 
+def test_an_upstream_that_has_ended_is_heard_out_so_that_its_connection_can_be_used_again():
+    script = Script(delta(content="hi"), delta(reason="stop"), DONE, b"\n", b"")
+    script.gate, script.gate_at = asyncio.Event(), 3
+
+    async def read() -> None:
+        gate = gateway(script)
+        async with gate.answer(call(chat())) as answer:
+            assert answer.events is not None
+            async for _ in answer.events:
+                pass
+            assert script.gate is not None
+            script.gate.set()
+        await gate.aclose()
+
+    asyncio.run(read())
+    assert script.num_sent == 5
+
+
+def test_several_choices_in_one_event_are_judged_apart():
+    choices = [{"index": index, "delta": {"content": text}} for index, text in enumerate(["a ##", "fine"])]
+    script = Script(event({"id": "c", "choices": choices, "usage": {"total_tokens": 1}}), delta(1, reason="stop"), DONE)
+    _, data = ask(gateway(script), call(chat(n=2)))
+    assert texts_in(data) == {(0, "content"): "a ", (1, "content"): "fine"}
+    assert reasons_in(data) == {0: "content_filter", 1: "stop"}
+
+
 def test_usage_comes_last_and_untouched():
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "completion_tokens_details": {"x": 0.5}}
     script = Script(delta(content="hi"), delta(reason="stop"), event({"id": "c", "choices": [], "usage": usage}), DONE)

@@ -154,8 +154,10 @@ def test_a_name_given_twice_does_not_smuggle_text():
 
 def test_numbers_in_a_row_do_not_smuggle_text():
     spelled = {"index": 0, "delta": {"codes": [35, 35], "deep": {"x": [[35], [35]]}}, "token_ids": [7, 7]}
-    _, data = ask(gateway(Script(event({"choices": [spelled]}) + delta(reason="stop") + DONE)), call(chat()))
+    beside = event({"choices": [], "codes": [35, 35], "a key with ## in it": 1})
+    _, data = ask(gateway(Script(event({"choices": [spelled]}) + beside + delta(reason="stop") + DONE)), call(chat()))
     assert b"35" not in data
+    assert b"##" not in data
     assert b"7" not in data
 
 

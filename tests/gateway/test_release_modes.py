@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
@@ -138,6 +139,23 @@ def test_a_policy_may_let_text_through_that_could_not_be_judged():
     _, data = ask(gateway(spoken("abc", "def", "ghi"), guard=guard), call(chat(), policy=lenient))
     assert texts_in(data)[CONTENT] == "abcdefghi"
     assert reasons_in(data) == {0: "stop"}
+
+
+def test_a_guard_that_never_answers_counts_as_failed():
+    never = threading.Event()
+
+    class Stuck(ScriptedGuard):
+        def _stream(self, messages, policy):
+            stream = super()._stream(messages, policy)
+            stream.feed = lambda piece: never.wait(0.5)
+            return stream
+
+    notebook = Notebook()
+    limits = GatewayLimits(guard_timeout_s=0.05)
+    _, data = ask(gateway(spoken("hi"), guard=Stuck(), limits=limits, observer=notebook), call(chat()))
+    assert texts_in(data) == {}
+    assert reasons_in(data) == {0: "content_filter"}
+    assert notebook.outcomes[0].decision.error == "overloaded"
 
 
 def test_an_overloaded_guard_is_given_time():

@@ -87,7 +87,8 @@ class ChoicesFormat:
         """Take an event apart: one parcel for each choice in it; see `WireFormat`."""
         choices, rest = self._open(body)
         if not choices:
-            return [self._parcel({**rest, "choices": []}, rest, None, size=size)]
+            body = {**rest, "choices": []}
+            return [self._parcel(body, body, None, size=size)]
         parcels = []
         for place, choice in enumerate(choices):
             is_last = place == len(choices) - 1

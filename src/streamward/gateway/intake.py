@@ -12,6 +12,9 @@ from streamward.gateway.upstream import Upstream, retry_after
 
 logger = logging.getLogger(__name__)
 
+_DRAIN_S = 0.2
+_MAX_DRAINED_BYTES = 2**16
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -70,6 +73,12 @@ class Intake:
         if not self._is_over:
             self._has_more.clear()
         return batch
+
+    async def drain(self) -> None:
+        """Give an answer that is over a moment to end by itself, so that its connection can be used again."""
+        self._max_ahead_bytes = _MAX_DRAINED_BYTES
+        self._has_room.set()
+        await asyncio.wait({self._task}, timeout=_DRAIN_S)
 
     async def aclose(self) -> None:
         """End the request if it is still going on."""

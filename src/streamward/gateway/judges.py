@@ -8,7 +8,7 @@ from streamward.errors import OverloadedError, StreamwardError
 from streamward.gateway.config import GatewayLimits, ReleaseConfig
 from streamward.gateway.fields import Fields
 from streamward.gateway.guard import JudgedStream, OpenGuard
-from streamward.gateway.reader import Reader
+from streamward.gateway.reader import Reader, as_known
 from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.wire import Prompt, WireFormat
 from streamward.policy import ALLOWED, Policy, combine, decide_error
@@ -68,7 +68,7 @@ class Judges:
             if prompt.before_tools:
                 judgement, decision = await self._with_earlier(prompt, judgement, decision)
         except Exception as error:  # whatever it is, a prompt that was not judged is not allowed for that
-            self.error = error if isinstance(error, StreamwardError) else StreamwardError("the guard failed")
+            self.error = as_known(error)
             decision = decide_error(self._policy, Side.PROMPT, self.error)
             if decision.action.severity < Action.REPLACE.severity:
                 self.fields.start(group, await self._open_reader(group, messages=()))
@@ -85,7 +85,10 @@ class Judges:
         self, prompt: Prompt, judgement: Judgement | None, decision: Decision
     ) -> tuple[Judgement | None, Decision]:
         """Judge the user's own last turn too, which results of tools came after; the worse of the two counts."""
-        async with self._open_guard(prompt.before_tools, self._policy) as earlier:
+        async with (
+            asyncio.timeout(self._limits.guard_timeout_s),
+            self._open_guard(prompt.before_tools, self._policy) as earlier,
+        ):
             if earlier.decision.action.severity > decision.action.severity:
                 return earlier.prompt, earlier.decision
             return judgement, decision
@@ -106,7 +109,8 @@ class Judges:
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while True:
             try:
-                stream = await self._stack.enter_async_context(self._open_guard(messages, self._policy))
+                async with asyncio.timeout(self._limits.guard_timeout_s):
+                    stream = await self._stack.enter_async_context(self._open_guard(messages, self._policy))
                 self._num_open += 1
                 return stream
             except OverloadedError:
@@ -124,6 +128,7 @@ class Judges:
             policy=self._policy,
             hold_tokens=self._release.hold_tokens,
             overload_wait_s=self._limits.overload_wait_s,
+            timeout_s=self._limits.guard_timeout_s,
             on_judged=self._on_judged,
         )
 

@@ -32,6 +32,7 @@ class Reader:
         policy: Policy,
         hold_tokens: int,
         overload_wait_s: float,
+        timeout_s: float,
         on_judged: Callable[[str, str, Sequence[Event]], None],
     ) -> None:
         """Take over a stream that has read its context; whoever opened it closes it.
@@ -42,6 +43,7 @@ class Reader:
             policy: Its `on_error` decides where the guard fails.
             hold_tokens: Clear tokens at the end that are kept back.
             overload_wait_s: Patience with a guard that has no room.
+            timeout_s: For the guard to judge what waits.
             on_judged: Is given the name, text that was judged, and what the guard says of it.
         """
         self.name = name
@@ -56,6 +58,7 @@ class Reader:
         self._policy = policy
         self._hold_tokens = hold_tokens
         self._overload_wait_s = overload_wait_s
+        self._timeout_s = timeout_s
         self._on_judged = on_judged
         self._pieces: list[str] = []
         self._queue: list[tuple[bool, str]] = []
@@ -119,7 +122,7 @@ class Reader:
 
     def fail(self, error: Exception) -> None:
         """Judge nothing more: the policy's `on_error` decides about all that was not judged."""
-        known = error if isinstance(error, StreamwardError) else StreamwardError("the guard failed")
+        known = as_known(error)
         logger.error("the guard could not judge a response", extra={"code": known.code, "kind": type(error).__name__})
         self._failure = decide_error(self._policy, Side.RESPONSE, known)
 
@@ -129,10 +132,11 @@ class Reader:
         if self._failure is not None:
             return
         try:
-            for is_reasoning, text in _joined(queue):
-                if self.is_stopped:
-                    return
-                self._note(text, await self._feed(text, is_reasoning=is_reasoning))
+            async with asyncio.timeout(self._timeout_s):
+                for is_reasoning, text in _joined(queue):
+                    if self.is_stopped:
+                        return
+                    self._note(text, await self._feed(text, is_reasoning=is_reasoning))
         except Exception as error:  # whatever it is, text that was not judged must not leave
             self.fail(error)
 
@@ -142,7 +146,8 @@ class Reader:
         if not self.is_open:
             return
         try:
-            self.result = await self._stream.finish()
+            async with asyncio.timeout(self._timeout_s):
+                self.result = await self._stream.finish()
             self.is_finished = True
         except Exception as error:  # as above
             self.fail(error)
@@ -184,3 +189,12 @@ def _joined(queue: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
         else:
             joined.append((is_reasoning, text))
     return joined
+
+
+def as_known(error: Exception) -> StreamwardError:
+    """Return an error of a guard as one of ours, without what it says if it is none."""
+    if isinstance(error, StreamwardError):
+        return error
+    if isinstance(error, TimeoutError):
+        return OverloadedError("the guard took too long (gateway.guard_timeout_s)")
+    return StreamwardError("the guard failed")

@@ -80,6 +80,7 @@ class Session:
         self._prompt_s = 0.0
         self._first_byte_s: float | None = None
         self._is_told = False
+        self._is_heard_out = False
 
     async def aclose(self) -> None:
         """End everything. A call whose end was not told is one whose client has gone."""
@@ -87,6 +88,8 @@ class Session:
             if self._events is not None:
                 await self._events.aclose()
             if self._intake is not None:
+                if self._is_heard_out:
+                    await self._intake.drain()
                 await self._intake.aclose()
         finally:
             await self._judges.aclose()
@@ -209,6 +212,7 @@ class Session:
             out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
             if out or reading.has_comment:
                 yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
+        self._is_heard_out = reading.is_done
         await self._judge(ledger, is_end=True)
         rest = self._release(ledger, is_audit=is_audit, is_last=True)
         is_recorded, end = await self._last(ledger, reading)

@@ -1,0 +1,33 @@
+"""JSON without its traps."""
+
+import pytest
+
+from streamward.gateway.strict_json import MAX_DEPTH, dump, parse_object
+
+TRAPS = [
+    b"",
+    b"1",
+    b'"x"',
+    b"[]",
+    b"\xff{}",
+    b'{"a": NaN}',
+    b'{"a": Infinity}',
+    b'{"a": 1',
+    b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"a": ' + b'{"a": ' * MAX_DEPTH + b"1" + b"}" * (MAX_DEPTH + 1),
+]
+
+
+@pytest.mark.parametrize("text", TRAPS, ids=range(len(TRAPS)))
+def test_what_other_parsers_may_read_otherwise_is_refused(text):
+    with pytest.raises(ValueError, match="it is|nested") as caught:
+        parse_object(text)
+    assert "NaN" not in str(caught.value)
+
+
+def test_many_lists_beside_each_other_are_not_deep():
+    assert parse_object('{"a": [' + ",".join(["[]"] * 1000) + "]}")["a"] == [[]] * 1000
+
+
+def test_of_a_name_given_twice_one_value_is_left():
+    assert dump(parse_object('{"a": 1, "a": "\\ud83d"}')) == b'{"a":"?"}'
