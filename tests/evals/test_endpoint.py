@@ -205,7 +205,7 @@ def test_an_endpoint_that_dies_half_way_leaves_marked_rows_and_is_resumed(tmp_pa
             **moved.describe(),
             "settings": {**moved.describe()["settings"], "base_url": f"http://127.0.0.1:{port}/v1"},
         }
-        moved.describe = lambda: described  # type: ignore[method-assign]  # the same guard, back at its address
+        moved.describe = lambda: described  # the same guard, back at its address
         run = run_guard(moved, [some_rows(64)], cache=tmp_path, command="c", suite="all")
         moved.close()
     assert not any(each.error for each in run.sets[0].predictions)

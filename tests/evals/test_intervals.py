@@ -67,3 +67,12 @@ def test_equal_guards_do_not_differ():
     assert found.p_value == 1.0
     assert found.f1_change is not None
     assert (found.f1_change.low, found.f1_change.high) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("number", [1, 10, 100])
+def test_none_or_all_of_few_rows_leaves_the_doubt_of_the_exact_test(number):
+    none, all_of_them = point(Counts(false_negatives=number)).recall, point(Counts(true_positives=number)).recall
+    assert none is not None and all_of_them is not None
+    exact = binomtest(0, number).proportion_ci(0.95)
+    assert (none.low, none.high) == pytest.approx((exact.low, exact.high))
+    assert (all_of_them.low, all_of_them.high) == pytest.approx((1 - exact.high, 1.0))

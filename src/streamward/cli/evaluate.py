@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _COMPARE, _LIST, _TABLE = "compare", "list", "table"
 _SUITES = ("all", "published", "quick", "robustness")
 _BASELINES = ("keyword", "tfidf")
+_LINE_EVERY_S = 60.0
 _EXAMPLES = """\
 examples:
   streamward evaluate bench/ --suite quick --out reports/quick
@@ -301,22 +303,29 @@ def _check_extra() -> None:
 def _progress(name: str, total: int) -> Iterator[Callable[[str, int], object]]:
     """Show how far a guard is and how long it will take, in terms of text; on standard error."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_progress(name, total)
+        return
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
         task = progress.add_task(name, total=total)
         yield lambda set_name, work: progress.update(task, advance=work, description=f"{name}: {set_name}")
+
+
+def _line_progress(name: str, total: int) -> Callable[[str, int], None]:
+    """Say how far a guard is once a minute, for logs."""
+    start = said = time.monotonic()
+    done = 0
+
+    def advance(set_name: str, work: int) -> None:
+        nonlocal said, done
+        done += work
+        now = time.monotonic()
+        if now - said >= _LINE_EVERY_S:
+            said = now
+            say(f"{name}: {100 * done / total:.0f} % after {(now - start) / 60:.0f} minutes, at {set_name}")
+
+    return advance

@@ -17,7 +17,6 @@ from streamward.evals.predictions import LabelledRow, Prediction
 from streamward.policy import Policy
 from streamward.schema import Category, RiskLevel
 
-BASELINES = ("keyword", "tfidf")
 _BATCH_ROWS = 512
 _MAX_TRAIN_ROWS = 40_000  # a minute on one core; more changes little
 _LINE = 0.5

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamward.errors import InputError
@@ -52,22 +52,6 @@ def cohort(column: Column, results: Sequence[SetResult]) -> Cohort:
     if column.comparable == "same" and len(pairs) != column.rows:
         raise InputError(f"{column.name}: {len(pairs)} rows were judged, the figure was published on {column.rows}")
     return Cohort(column.name, tuple(row for row, _ in pairs), tuple(prediction for _, prediction in pairs))
-
-
-def require_same_rows(cohorts: Mapping[str, Cohort]) -> None:
-    """Refuse to compare guards that did not judge the same rows.
-
-    Args:
-        cohorts: Of one column, by guard.
-
-    Raises:
-        InputError: Rows or labels differ. Names the guards.
-    """
-    hashes = {name: each.sha256() for name, each in cohorts.items()}
-    if len(set(hashes.values())) > 1:
-        column = next(iter(cohorts.values())).column
-        counts = ", ".join(f"{name} ({len(each.rows)} rows, {hashes[name][:8]})" for name, each in cohorts.items())
-        raise InputError(f"{column}: these guards judged different rows and form no column: {counts}")
 
 
 def _published(column: Column, result: SetResult | None, name: str) -> list[tuple[LabelledRow, Prediction]]:

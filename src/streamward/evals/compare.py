@@ -11,7 +11,7 @@ from streamward.evals import plots
 from streamward.evals.figures import percent, percent_of, with_interval
 from streamward.evals.intervals import Paired, paired
 from streamward.evals.rendering import Card, Page, Plot, Section, Table, write_page
-from streamward.evals.report_model import ColumnReport, GuardReport, SetReport, read_report
+from streamward.evals.report_model import GuardReport, SetReport, read_report
 from streamward.evals.report_pages import column_mean, published_tables
 
 _SIGNIFICANT = 0.05
@@ -105,7 +105,7 @@ def _page(reports: dict[str, GuardReport], shared: Sequence[str], differences: S
     sections = [
         _whole_texts(reports, shared),
         _significance(differences),
-        Section("Beside published figures", _COLUMNS_TEXT, _column_tables(reports)),
+        _columns(reports),
         _streams(reports, shared),
         _costs(reports),
     ]
@@ -172,16 +172,14 @@ _COLUMNS_TEXT = (
 )
 
 
-def _column_tables(reports: dict[str, GuardReport]) -> list[Table]:
+def _columns(reports: dict[str, GuardReport]) -> Section:
     by_guard = {name: {each.name: each for each in report.columns} for name, report in reports.items()}
-    first, *others = by_guard.values()
-    common = [
-        name
-        for name, each in first.items()
-        if all(name in other and other[name].sha256 == each.sha256 for other in others)
-    ]
-    columns: dict[str, list[ColumnReport]] = {guard: [own[name] for name in common] for guard, own in by_guard.items()}
-    return published_tables(columns) if common else []
+    hashes = [{name: each.sha256 for name, each in own.items()} for own in by_guard.values()]
+    common = [name for name, value in hashes[0].items() if all(other.get(name) == value for other in hashes)]
+    apart = sorted({name for own in by_guard.values() for name in own} - set(common))
+    columns = {guard: [own[name] for name in common] for guard, own in by_guard.items()}
+    text = f"{_COLUMNS_TEXT} Left out, because not all judged the same rows: {', '.join(apart) or 'none'}."
+    return Section("Beside published figures", text, published_tables(columns) if common else [])
 
 
 def _streams(reports: dict[str, GuardReport], shared: Sequence[str]) -> Section:

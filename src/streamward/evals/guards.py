@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,7 +116,7 @@ class OwnGuard:
             "kind": self._kind,
             "weights_sha256": self._weights,
             "policy": self._policy.model_dump(mode="json"),
-            "settings": {},
+            "settings": {"streamward": version("streamward")},
         }
 
     def judge(self, rows: Sequence[LabelledRow], *, keeps_tokens: bool) -> list[Prediction]:

@@ -48,10 +48,22 @@ def point(counts: Counts, *, controversial_flagged: float | None = None) -> Poin
         true_negatives=counts.true_negatives,
         f1=estimate(counts.f1, _f1(tp, fp, fn)) if has_unsafe else None,
         precision=estimate(counts.precision, _share(tp, tp + fp)) if has_unsafe and has_safe else None,
-        recall=estimate(counts.recall, _share(tp, tp + fn)) if has_unsafe else None,
-        false_positive_rate=estimate(counts.false_positive_rate, _share(fp, fp + tn)) if has_safe else None,
+        recall=_share_estimate(counts.true_positives, counts.false_negatives, _share(tp, tp + fn)),
+        false_positive_rate=_share_estimate(counts.false_positives, counts.true_negatives, _share(fp, fp + tn)),
         controversial_flagged=controversial_flagged,
     )
+
+
+def _share_estimate(hits: int, others: int, draws: Floats) -> Estimate | None:
+    """Return a share; where all rows agree, resampling knows no doubt, and the exact bound (Clopper-Pearson) stands."""
+    total = hits + others
+    if not total:
+        return None
+    found = estimate(hits / total, draws)
+    reach = (_LOW / 100) ** (1 / total)
+    if not hits:
+        return Estimate(value=0.0, low=0.0, high=1 - reach)
+    return found if others else Estimate(value=1.0, low=reach, high=1.0)
 
 
 def paired(first: Sequence[bool], second: Sequence[bool], unsafe: Sequence[bool]) -> Paired:

@@ -57,7 +57,7 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
         xlabel: What the values are; they run from 0 to 1.
         marks: Published values by label, drawn as bars across the line.
     """
-    figure, axes = _new(8.6, 0.9 + 0.3 * len(labels))
+    figure, axes = _new(8.6, 1.2 + 0.3 * len(labels))
     shift = 0.5 / max(1, len(series))
     for index, each in enumerate(series):
         colour = COLOURS[(index // 2 if any(one.is_hollow for one in series) else index) % len(COLOURS)]
@@ -78,7 +78,7 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(xlabel)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.45 / max(1.0, 0.3 * len(labels))), ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     return _svg(figure)
 
 
@@ -186,7 +186,7 @@ def leak_curves(curves: Mapping[str, Sequence[Leak]]) -> str:
 @matplotlib.rc_context(_STYLE)
 def onset_bars(onsets: Mapping[str, Onset]) -> str:
     """Draw where streams were stopped, a bar a set."""
-    figure, axes = _new(8.6, 1.1 + 0.36 * len(onsets))
+    figure, axes = _new(8.6, 1.3 + 0.36 * len(onsets))
     starts = [0.0] * len(onsets)
     for name, colour in _ONSET_COLOURS.items():
         widths = [getattr(each, name) / each.streams for each in onsets.values()]
@@ -195,7 +195,7 @@ def onset_bars(onsets: Mapping[str, Onset]) -> str:
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
     axes.set_xlabel("share of streams with a marked harmful part")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.55 / max(1.0, 0.36 * len(onsets))), ncols=7, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=7, fontsize=8)
     return _svg(figure)
 
 
@@ -211,7 +211,7 @@ def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]
     axes.grid(visible=False, axis="x")
     axes.set_xticks(range(len(labels)), labels, rotation=40 if len(labels) > 12 else 20, ha="right")
     axes.set_ylabel(ylabel)
-    axes.legend(ncols=2, loc="upper right")
+    figure.legend(loc="outside upper right", ncols=2)
     return _svg(figure)
 
 

@@ -99,7 +99,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{path} is Parquet, which needs pyarrow; run: pip install pyarrow") from error
+        raise ConfigError(f"{path} is Parquet, which needs pyarrow; run: pip install 'streamward[hub]'") from error
     try:
         with ParquetFile(path) as file:
             for batch in file.iter_batches():

@@ -22,8 +22,7 @@ class Table:
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds figures."""
-        cells = [row[column] for row in self.rows if row[column] not in ("", "-")]
-        return column > 0 and bool(cells) and all(cell[:1] in "0123456789+-<" for cell in cells)
+        return column > 0 and all(row[column][:1] in "0123456789+-<" for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from streamward.schema import Side
 
 _REFERENCE = ("Qwen3Guard-0.6B-Gen", "strict")
 _MODES: tuple[PointName, ...] = ("strict", "loose")
+_FEW_COLUMNS = 3  # below, a mean of columns is no headline
 _MARKS = {"nearly": " *"}
 
 
@@ -61,10 +62,14 @@ def column_mean(columns: Sequence[ColumnReport], kind: str, point: PointName) ->
 
 
 def _cards(report: GuardReport) -> Iterator[Card]:
-    for kind in ("prompt", "response"):
-        count = sum(column.kind == kind for column in report.columns)
-        if (mean := column_mean(report.columns, kind, "strict")) is not None:
-            yield Card(f"F1, {kind}s", percent(mean), f"mean of {count} columns with published counterparts, strict")
+    for side in Side:
+        count = sum(column.kind == side for column in report.columns)
+        mean = column_mean(report.columns, side.value, "strict")
+        if mean is not None and count >= _FEW_COLUMNS:
+            yield Card(f"F1, {side}s", percent(mean), f"mean of {count} columns with published counterparts, strict")
+        elif values := list(_balanced_f1(report.plain_sets, side)):
+            note = f"mean of {len(values)} sets with safe and unsafe rows, strict"
+            yield Card(f"F1, {side}s", percent(statistics.fmean(values)), note)
     for side in Side:
         sets = [each for each in report.plain_sets if each.side is side]
         safe = sum(
@@ -84,6 +89,14 @@ def _cards(report: GuardReport) -> Iterator[Card]:
         yield Card("Latency", f"{latency:,.0f} ms", "median of single rows, one by one")
     errors = sum(each.errors for each in report.sets)
     yield Card("Rows without a judgement", f"{errors:,}", "left out of every figure")
+
+
+def _balanced_f1(sets: Sequence[SetReport], side: Side) -> Iterator[float]:
+    for each in sets:
+        if each.side is side and each.points:
+            strict = each.points["strict"]
+            if strict.f1 is not None and strict.false_positive_rate is not None:
+                yield strict.f1.value
 
 
 def _whole_texts(report: GuardReport) -> Section:

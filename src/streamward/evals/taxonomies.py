@@ -144,12 +144,5 @@ WILDGUARD: Table = {
     "mental_health_crisis": _C.SELF_HARM,
 }
 
-SHIELD_GEMMA: Table = {
-    "dangerous content": _C.ILLEGAL_ACTS,
-    "harassment": _C.UNETHICAL,
-    "hate speech": _C.UNETHICAL,
-    "sexually explicit information": _C.SEXUAL,
-}
-
 OURS: Table = {category.value.lower(): category for category in Category}
 """Names of our own, as gpt-oss-safeguard answers under a policy written with them."""
