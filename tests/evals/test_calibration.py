@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
@@ -28,6 +28,7 @@ def test_no_rows_have_no_calibration():
     assert calibration([], []) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
 def test_bins_equal_those_of_scikit_learn(rows):
     edges = np.linspace(0, 1, 11)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -8,6 +8,7 @@ from streamward.evals.metrics import Counts, count
 ROWS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_figures_equal_those_of_scikit_learn(rows: list[tuple[bool, bool]]) -> None:
     flagged, unsafe = (list(column) for column in zip(*rows, strict=True))

@@ -1,7 +1,7 @@
 """The metric of Qwen3GuardTest on constructed predictions, against the definitions of its published script."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamward.evals.predictions import TokenRisk
@@ -75,6 +75,7 @@ def test_no_streams_have_no_metric():
     assert published_metric([]) is None
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="scu", max_size=40), st.integers(0, 39), st.integers(0, 10))
 def test_figures_agree_with_the_script_told_step_by_step(text, first, length):
     last = first + length

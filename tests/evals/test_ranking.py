@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
@@ -12,6 +12,7 @@ ROWS = st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=60).filte
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_areas_equal_those_of_scikit_learn(rows):
     scores, truths = zip(*rows, strict=True)
@@ -20,6 +21,7 @@ def test_areas_equal_those_of_scikit_learn(rows):
     assert average_precision(tp, fp) == pytest.approx(average_precision_score(truths, scores))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_best_f1_is_that_of_the_best_line(rows):
     scores, truths = zip(*rows, strict=True)
@@ -28,6 +30,7 @@ def test_the_best_f1_is_that_of_the_best_line(rows):
     assert best_f1(*rank(scores, truths).cumulated()) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_curve_goes_through_the_points_of_scikit_learn(rows):
     scores, truths = zip(*rows, strict=True)
@@ -36,6 +39,7 @@ def test_the_curve_goes_through_the_points_of_scikit_learn(rows):
     np.testing.assert_allclose(ours, np.stack([false_stops, recall], axis=1)[1:], atol=1e-4)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_weights_count_as_repeated_rows(rows):
     scores, truths = zip(*rows, strict=True)
