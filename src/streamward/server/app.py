@@ -14,7 +14,7 @@ from streamward.errors import ConfigError, StreamwardError
 from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
-from streamward.server.errors import install_error_handlers
+from streamward.server.errors import ERRORS, describe, install_error_handlers
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
 from streamward.server.sessions import StreamRegistry
 from streamward.server.state import ServiceState, open_state
@@ -73,12 +73,13 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     install_error_handlers(app)
     _add_routes(app, config)
     _add_middleware(app, config, live)
+    describe(app)
     return app
 
 
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:
     for module in (health, admin, moderations, guard, chat, streams, stream_socket, litellm):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=ERRORS)
     if config.page.enabled:
         app.include_router(page.router)
     app.include_router(proxy.router)  # last: its paths begin with any name
