@@ -5,7 +5,7 @@ from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, RiskLevel, Side
 from streamward.train.batching import SideTargets, collate, plan_batches
 from streamward.train.examples import Example, Target
-from streamward.train.loss import LossWeights, joint_loss, side_loss
+from streamward.train.loss import LossWeights, flicker, joint_loss, side_loss
 from tests.train.tiny import GUARD_CONFIG, tiny_guard
 
 EXAMPLES = [
@@ -52,3 +52,41 @@ def test_a_batch_never_pads_beyond_its_limit_and_loses_no_example() -> None:
     plan = plan_batches(lengths, max_tokens=100, seed=1)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     assert all(max(lengths[index] for index in batch) * len(batch) <= 100 for batch in plan)
+
+
+def response_targets(owners: list[int], *, unmarked: bool) -> SideTargets:
+    count = len(owners)
+    return SideTargets(
+        torch.arange(count),
+        torch.ones(count, dtype=torch.int64),
+        torch.full((count,), 1 / count),
+        torch.zeros(count, 8),
+        torch.tensor(owners),
+        torch.full((count,), unmarked),
+    )
+
+
+def test_a_response_without_an_onset_need_only_be_risky_somewhere() -> None:
+    risk = torch.tensor([[9.0, 0.0, 0.0]] * 18 + [[0.0, 9.0, 0.0]] * 2)
+    unmarked, marked = (response_targets([0] * 20, unmarked=each) for each in (True, False))
+    assert float(side_loss(risk, torch.zeros(20, 8), unmarked, instance=1.0).risk) < 0.01
+    assert float(side_loss(risk, torch.zeros(20, 8), unmarked).risk) > 5
+    assert float(side_loss(risk, torch.zeros(20, 8), marked, instance=1.0).risk) > 5
+
+
+def test_only_a_fall_of_the_risk_within_one_response_is_flicker() -> None:
+    low, high = [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]
+    rising, falling = torch.tensor([low, high]), torch.tensor([high, low])
+    assert float(flicker(rising, response_targets([0, 0], unmarked=False), safe=0)) == 0.0
+    assert float(flicker(falling, response_targets([0, 0], unmarked=False), safe=0)) > 0.4
+    assert float(flicker(falling, response_targets([0, 1], unmarked=False), safe=0)) == 0.0
+
+
+def test_the_loss_with_every_term_of_a_fixed_batch_stays_what_it_was() -> None:
+    model = tiny_guard()
+    targets = tuple(Target(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25, is_unmarked=True) for index in range(1, 5))
+    batch = collate([*EXAMPLES, Example((1, 9, 8, 3, 7), targets, 1.0, "c")], GUARD_CONFIG)
+    hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
+    weights = LossWeights(category=0.3, response=1.0, instance=0.5, flicker=0.5)
+    loss, _ = joint_loss(model, hidden, batch, weights=weights)
+    assert loss.item() == pytest.approx(1.40601, abs=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +49,22 @@ def test_a_stage_of_another_shape_is_refused(workplace: Path) -> None:
 def test_more_layers_than_the_base_has_are_refused(workplace: Path) -> None:
     with pytest.raises(ConfigError, match="the base has 2"):
         train(config(workplace, "deep", num_layers=3))
+
+
+def test_every_term_and_every_kind_of_row_can_be_switched_on(workplace: Path) -> None:
+    options: dict[str, Any] = {
+        "instance_weight": 0.5,
+        "flicker_weight": 0.2,
+        "prefix_fraction": 0.5,
+        "long_rows": "windows",
+    }
+    folder = train(config(workplace, "tiny", max_tokens=40, epochs=1.0, unmarked_onset="ramp", **options))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["num_rows"] > 105  # of 120, a fifth held back
+    assert report["config"]["flicker_weight"] == 0.2
+
+
+def test_a_gpu_that_is_not_there_is_an_error(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU"):
+        train(config(workplace, "tiny", device="cuda"))

@@ -35,6 +35,12 @@ STAGES = (
     Stage(
         "gen", "a Gen guard: LoRA over a base, and answers to its instruction", "streamward.train.gen:train", "gen-135m"
     ),
+    Stage(
+        "calibrate",
+        "a temperature and operating points of a Stream guard",
+        "streamward.train.calibration:run",
+        "calibrate-135m",
+    ),
 )
 _EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
 _EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"

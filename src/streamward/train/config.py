@@ -10,6 +10,23 @@ from streamward.errors import ConfigError
 from streamward.settings import Settings
 
 
+class TomlSettings(Settings):
+    """Settings of one run: one TOML file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a TOML file.
+
+        Raises:
+            ConfigError: The file is missing, is not TOML, or a key is wrong.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return cls.parse(values, source=str(path))
+
+
 class SourceConfig(Settings):
     """One data file of the mixture."""
 
@@ -40,7 +57,7 @@ class LoraConfig(Settings):
     alpha: float = Field(default=64.0, gt=0)
 
 
-class RunConfig(Settings):
+class RunConfig(TomlSettings):
     """What every training run states: base, data, length and rate."""
 
     name: str
@@ -80,19 +97,6 @@ class RunConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU where there is one."""
     seed: int = 0
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a TOML file.
-
-        Raises:
-            ConfigError: The file is missing, is not TOML, or a key is wrong.
-        """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-        return cls.parse(values, source=str(path))
 
 
 class StreamTrainConfig(RunConfig):

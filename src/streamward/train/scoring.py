@@ -13,7 +13,7 @@ from streamward.model.decoder import dense_hidden
 from streamward.model.guard_model import GuardModel
 from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
-from streamward.train.batching import plan_batches
+from streamward.train.batching import collate, plan_batches
 from streamward.train.examples import Example, Target
 
 
@@ -49,6 +49,25 @@ def score_examples(model: GuardModel, examples: Sequence[Example], *, batch_toke
         for row, index in enumerate(indices):
             scores += _score_row(model, hidden_BSD[row], examples[index], index=index)
     return scores
+
+
+@torch.no_grad()
+def risk_logits(
+    model: GuardModel, examples: Sequence[Example], side: Side, *, batch_tokens: int = 4096
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the risk logits of every target of a side [N, R], the right logit [N] and the target's weight [N]."""
+    device = model.decoder.embed.weight.device
+    logits, levels, weights = [torch.zeros(0, len(model.guard_config.labels(side).risk_levels))], [], []
+    for indices in plan_batches([len(example.ids) for example in examples], max_tokens=batch_tokens, seed=0):
+        batch = collate([examples[index] for index in indices], model.guard_config)
+        targets = batch.targets[side]
+        if len(targets.rows_N):
+            hidden_TD = dense_hidden(model.decoder, batch.ids_BS.to(device)).flatten(0, 1)
+            logits.append(model.heads(side)(hidden_TD[targets.rows_N.to(device)].float()).risk_TR.cpu())
+            levels.append(targets.levels_N)
+            weights.append(targets.weights_N)
+    none = torch.zeros(0)
+    return torch.cat(logits), torch.cat([none.long(), *levels]), torch.cat([none, *weights])
 
 
 def held_peak(probability_N: Tensor, *, run: int) -> float:

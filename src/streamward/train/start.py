@@ -32,11 +32,18 @@ def init_folder(config: RunConfig) -> Path | None:
     """
     if config.init is None:
         return None
-    folder = guard_folder(config.init) if config.init in embedded_guards() else Path(config.init)
+    return guard_source(config.init)
+
+
+def guard_source(name: str) -> Path:
+    """Return the folder of a guard as it was written: an adapter's, or a whole checkpoint's.
+
+    Raises:
+        CheckpointError: There is no such guard.
+    """
+    folder = guard_folder(name) if name in embedded_guards() else Path(name)
     if not folder.is_dir():
-        raise CheckpointError(
-            f"init: there is no guard {config.init!r}; give {', '.join(embedded_guards())} or a folder"
-        )
+        raise CheckpointError(f"there is no guard {name!r}; give {', '.join(embedded_guards())} or a folder")
     return folder
 
 
@@ -137,6 +144,8 @@ def new_adapter(config: RunConfig, model: nn.Module) -> Adapter:
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy a checkpoint's tokenizer, template and whatever else is not weights."""
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() == source.resolve():
+        return
     for path in source.iterdir():
         if path.is_file() and not any(path.match(pattern) for pattern in _WEIGHTS):
             shutil.copy(path, folder)

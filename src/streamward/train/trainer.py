@@ -64,13 +64,15 @@ class Trainer:
         """Plan the run; nothing is computed yet.
 
         Raises:
-            ConfigError: There are fewer batches than processes.
+            ConfigError: There is nothing to learn from, or there are fewer batches than processes.
         """
         self.config = config
         self.task = task
         self.folder = folder
         self.world = world or World()
         self.lengths = list(task.lengths)
+        if not self.lengths:
+            raise ConfigError("no row is left to learn from; see the sources' labels, half and learn")
         self.plan = _plan(config, self.lengths)
         self.num_steps = len(self.plan) // self.world.size
         if not self.num_steps:
@@ -188,7 +190,7 @@ def _plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     for epoch in range(int(config.epochs) + 1):
         plan += plan_batches(lengths, max_tokens=config.batch_tokens, seed=config.seed + epoch)
     one_epoch = len(plan) // (int(config.epochs) + 1)
-    return plan[: round(one_epoch * config.epochs)]
+    return plan[: max(1, round(one_epoch * config.epochs))]
 
 
 def split_parameters(model: nn.Module, heads: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
