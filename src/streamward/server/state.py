@@ -22,6 +22,7 @@ from streamward.server.policies import KeptPolicy, PolicyStore
 from streamward.server.rates import RateLimiter
 from streamward.server.records import Job, Texts, build_record, num_tokens
 from streamward.server.store import open_store
+from streamward.server.telemetry import Telemetry, open_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class ServiceState:
     admission: Admission
     feed: LiveFeed
     metrics: Metrics
+    telemetry: Telemetry
     admin_key: str | None = None
     hash_key: bytes | None = None
 
@@ -86,6 +88,7 @@ class ServiceState:
 
     def _announce(self, job: Job, record: AuditRecord, decision: Decision, tokens: int) -> None:
         seconds = time.perf_counter() - job.started_at
+        self.telemetry.decided(record)
         self.metrics.decided(decision, endpoint=job.endpoint, num_tokens=tokens, seconds=seconds)
         logger.info(
             "decided",
@@ -143,7 +146,7 @@ def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> Se
     """
     hash_key = config.audit.hash_key_env and read_secret(config.audit.hash_key_env, setting="audit.hash_key_env")
     admin_key = config.auth.admin_key_env and read_secret(config.auth.admin_key_env, setting="auth.admin_key_env")
-    metrics = Metrics()
+    metrics, telemetry = Metrics(), open_telemetry(is_enabled=config.log.opentelemetry)
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
@@ -159,6 +162,7 @@ def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> Se
         admission=Admission(config.limits.max_in_flight),
         feed=LiveFeed(has_text=config.page.live_text, max_watchers=config.page.max_watchers),
         metrics=metrics,
+        telemetry=telemetry,
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )
