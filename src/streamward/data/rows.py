@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -66,7 +65,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Open a text file that takes its place when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as raw:
             if path.suffix == ".gz":

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streamward.cli.main import main
 from streamward.data.decontaminate import Benchmarks
 from streamward.data.rows import Row, read_rows, write_rows
 from streamward.errors import ConfigError, InputError
@@ -182,3 +183,29 @@ def test_a_bad_row_stops_the_run_or_is_counted(root: Path, content: str) -> None
 def test_unlabelled_rows_stay_if_they_are_to_be_labelled(root: Path) -> None:
     prompts: Sequence[str] = [found["prompt"] for found in rows(run(config(root, unlabelled="keep", splits={})))]
     assert "?" in prompts
+
+
+def test_the_command_prints_where_it_wrote(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "data", "--config", str(config(root))]) == 0
+    assert capsys.readouterr().out == f"{root / 'out'}\n"
+    assert main(["train", "data", "--config", str(root / "none.toml")]) == 2
+
+
+def test_rows_of_ten_scripts_and_half_characters_pass_through(root: Path) -> None:
+    texts = [
+        "如何做面包",
+        "パンの作り方",
+        "빵 굽는 법",
+        "كيف أخبز",
+        "रोटी कैसे बनाऊँ",
+        "วิธีทำขนมปัง",
+        "как испечь",
+        "ψωμί",
+        "לחם",
+        "a\x00b\U0001f35e",
+    ]
+    lines = [json.dumps({"prompt": text, "prompt_label": "Safe"}) for text in texts]
+    lines.append('{"prompt": "half \\ud83d", "prompt_label": "Safe"}')
+    (root / "others.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = {row["prompt"] for row in rows(run(config(root, splits={})))}
+    assert found >= {*texts, "half ?"}
