@@ -14,7 +14,7 @@ from streamward.generative.local import LocalGenGuard
 from streamward.hub import fetch
 from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config import is_stream_checkpoint, read_config
-from streamward.model.packing import pack_linears, serving_dtype
+from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
@@ -97,5 +97,8 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
         pack_linears(lm)
         return WholeTextAdapter(LocalGenGuard(lm, tokenizer))
     model = load_stream(folder, dtype=chosen)
+    config = engine or EngineConfig()
+    if config.weights == "int8":
+        quantize_linears(model.decoder)
     pack_linears(model)
-    return StreamGuard(tokenizer, Engine(engine or EngineConfig(), model=model))
+    return StreamGuard(tokenizer, Engine(config, model=model))

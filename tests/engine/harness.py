@@ -66,7 +66,8 @@ def make_engine(guard: GuardModel, *, num_pages: int = 256, **limits: int) -> En
     shape = guard.decoder.config
     page_tokens = limits.setdefault("page_tokens", 8)
     page_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4 * page_tokens
-    return Engine(EngineConfig(kv_cache_bytes=num_pages * page_bytes, **limits), model=guard)
+    config = EngineConfig.model_validate({"kv_cache_bytes": num_pages * page_bytes, **limits})
+    return Engine(config, model=guard)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def random_model(*, window_tokens: int | None = None, seed: int = 0) -> GuardMod
 def stream_guard(*, window_tokens: int | None = None, **limits: int) -> StreamGuard:
     """A guard over its own engine; `limits` are those of `EngineConfig`."""
     engine = Engine(
-        EngineConfig(**{"page_tokens": 16, "kv_cache_bytes": 2**24, **limits}),
+        EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **limits}),
         model=random_model(window_tokens=window_tokens),
     )
     return StreamGuard(guard_tokenizer(), engine)

@@ -1,5 +1,7 @@
 """Limits of an engine."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from streamward.settings import Settings
@@ -12,6 +14,8 @@ class EngineConfig(Settings):
     """Streams open at the same time."""
     max_batch_tokens: int = Field(default=512, gt=0)
     """Tokens of one step, over all streams."""
+    max_long_tokens: int = Field(default=128, gt=0)
+    """Tokens that long texts get in a step in which short appends wait too, which bounds how long those wait."""
     max_queued_tokens: int = Field(default=65536, gt=0)
     """Tokens waiting for a step, over all streams."""
     max_stream_tokens: int | None = Field(default=None, gt=0)
@@ -22,3 +26,5 @@ class EngineConfig(Settings):
     """Size of the KV cache. Memory is taken from the system as pages are first used."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of a step; None takes torch's number, and fewer while other processes hold cores."""
+    weights: Literal["full", "int8"] = "full"
+    """Of the decoder: as the checkpoint has them, or rounded to 8 bits when it is loaded (needs native kernels)."""

@@ -1,7 +1,13 @@
 """Linear layers in the CPU's own layout, and the dtype that suits the CPU."""
 
+import ctypes
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
+
+from streamward.errors import ConfigError
+from streamward.model.native.library import Int8Shape, kernels
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
 
@@ -35,6 +41,62 @@ class PackedLinear(nn.Module):
         """Return x W^T, [..., out]."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.packed, None, "none", [], "")
         return out
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias whose weights have 8 bits, one scale an output; see `native/int8.c`."""
+
+    _STEP: ClassVar = 64  # inputs and outputs are taken so many at a time
+
+    def __init__(self, weight: Tensor, *, library: ctypes.CDLL) -> None:
+        """Quantise a weight [out, in] of which `fits` is true; the caller drops the original."""
+        super().__init__()
+        num_outputs, num_inputs = weight.shape
+        values = weight.float()
+        self.scales = values.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        shifted = (values / self.scales[:, None]).round().add_(128).to(torch.uint8)
+        panels = shifted.view(num_outputs // self._STEP, self._STEP, num_inputs // 4, 4)
+        self.weights = panels.transpose(1, 2).contiguous()
+        self._library = library
+        self._shape = Int8Shape(self.weights.data_ptr(), self.scales.data_ptr(), num_inputs, num_outputs)
+        self._address = ctypes.addressof(self._shape)
+        self._scratch_bytes = num_inputs + 8 * num_inputs // self._STEP  # for each row
+
+    @classmethod
+    def fits(cls, weight: Tensor) -> bool:
+        """Whether the kernel takes a weight."""
+        return weight.dtype is torch.bfloat16 and all(size % cls._STEP == 0 for size in weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T, [rows, out]; x [rows, in] is rounded to 8 bits, in groups of 64 inputs of one row."""
+        x = x.contiguous()
+        out = x.new_empty(len(x), self._shape.num_outputs)
+        scratch = torch.empty(len(x) * self._scratch_bytes, dtype=torch.int8)
+        self._library.streamward_linear_int8(self._address, x.data_ptr(), out.data_ptr(), len(x), scratch.data_ptr())
+        return out
+
+
+def quantize_linears(decoder: nn.Module) -> None:
+    """Give every linear layer of a decoder weights of 8 bits. It can then be run but no longer be saved or trained.
+
+    Raises:
+        ConfigError: There are no native kernels, or they do not take a layer's shape or dtype.
+    """
+    library = kernels()
+    if library is None:
+        raise ConfigError(
+            "weights of 8 bits need the native kernels (a C compiler at installation, a CPU with AVX512-BF16);"
+            " set weights to full"
+        )
+    for module in list(decoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                if not Int8Linear.fits(child.weight):
+                    raise ConfigError(
+                        f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"
+                        f" {child.weight.dtype} {list(child.weight.shape)}; set weights to full"
+                    )
+                setattr(module, name, Int8Linear(child.weight.detach(), library=library))
 
 
 def pack_linears(model: nn.Module) -> None:

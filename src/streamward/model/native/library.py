@@ -35,12 +35,22 @@ class AttendPlan(ctypes.Structure):
     ]
 
 
+class Int8Shape(ctypes.Structure):
+    """`Int8Linear` in int8.c."""
+
+    _fields_: ClassVar = [
+        *((name, ctypes.c_void_p) for name in ("weights", "scales")),
+        *((name, ctypes.c_long) for name in ("num_inputs", "num_outputs")),
+    ]
+
+
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 _SIGNATURES = {
     "streamward_add_norm": (*[_POINTER] * 4, _LONG, _LONG, ctypes.c_float),
     "streamward_silu_mul": (_POINTER, _POINTER, _LONG, _LONG),
     "streamward_rotate_store": (*[_POINTER] * 7, _LONG),
     "streamward_attend": (_POINTER,) * 5,
+    "streamward_linear_int8": (_POINTER, _POINTER, _POINTER, _LONG, _POINTER),
 }
 
 
