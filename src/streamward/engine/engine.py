@@ -15,7 +15,7 @@ from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.runner import Runner
-from streamward.engine.stream import Stream, shares
+from streamward.engine.stream import Stream, shares, step_tokens
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
@@ -172,7 +172,9 @@ class Engine:
         if not waiting:
             return []
         waiting.sort(key=lambda stream: stream.last_turn)
-        granted = shares([stream.num_unread for stream in waiting], total=self.config.max_batch_tokens)
+        demands = [stream.num_unread for stream in waiting]
+        most, most_long = self.config.max_batch_tokens, self.config.max_long_tokens
+        granted = shares(demands, total=step_tokens(demands, most=most, most_long=most_long))
         batch = [(stream, count) for stream, count in zip(waiting, granted, strict=True) if count]
         with self._threads():
             outputs = self._read_heads(batch, self._runner.forward(batch))

@@ -61,6 +61,22 @@ class Stream:
         return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
 
 
+SHORT_TOKENS = 32
+"""A stream with at most so many tokens waiting is being appended to; one with more is a text being read in."""
+
+
+def step_tokens(demands: Sequence[int], *, most: int, most_long: int) -> int:
+    """Return how many tokens a step takes: fewer of long texts while short appends wait.
+
+    Args:
+        demands: Tokens that wait, of each stream.
+        most: Limit of a step.
+        most_long: Limit for long texts while short appends wait.
+    """
+    short = sum(demand for demand in demands if demand <= SHORT_TOKENS)
+    return min(most, short + most_long) if short else most
+
+
 def shares(demands: Sequence[int], *, total: int) -> list[int]:
     """Divide a step's tokens: nobody gets more than he asks for, and what he leaves goes to the others.
 
