@@ -41,6 +41,13 @@ STAGES = (
         "streamward.train.calibration:run",
         "calibrate-135m",
     ),
+    Stage(
+        "controversial",
+        "rows whose conflicting readings are labelled Controversial",
+        "streamward.train.controversial:run",
+        "controversial",
+    ),
+    Stage("distill", "rows whose labels a teacher has refined", "streamward.train.distill:run", "distill"),
 )
 _EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
 _EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"

@@ -1,13 +1,12 @@
 """Settings of a training run: one TOML file."""
 
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field
 
-from streamward.errors import ConfigError
 from streamward.settings import Settings
+from streamward.train.toml_file import read_config
 
 
 class TomlSettings(Settings):
@@ -20,11 +19,7 @@ class TomlSettings(Settings):
         Raises:
             ConfigError: The file is missing, is not TOML, or a key is wrong.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-        return cls.parse(values, source=str(path))
+        return read_config(cls, path)
 
 
 class SourceConfig(Settings):
