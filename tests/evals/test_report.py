@@ -12,7 +12,7 @@ from streamward.evals.disguises import disguised
 from streamward.evals.predictions import Prediction
 from streamward.evals.report import write_report
 from streamward.evals.report_model import read_report
-from streamward.evals.report_tables import quality_table
+from streamward.evals.report_tables import BEGIN, END, put_table, quality_table
 from streamward.evals.sets import EvalSet
 from streamward.evals.whole_text import pairs_of
 from streamward.schema import Category, Side
@@ -154,3 +154,27 @@ def test_failed_rows_are_in_no_figure_and_are_told(tmp_path):
     assert report.sets[0].points["strict"].true_positives == 29
     assert "40 (1 not judged)" in (tmp_path / "out" / "report.md").read_text()
     assert len(pairs_of(run.sets[0])) == 40
+
+
+def test_a_table_goes_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_table("| new |\n", path)
+    put_table("| newer |\n", path)
+    assert path.read_text() == f"before\n{BEGIN}\n\n| newer |\n\n{END}\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["", f"{BEGIN}", f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_a_file_without_markers_is_left_alone(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(InputError, match="once each"):
+        put_table("| new |\n", path)
+    assert path.read_text() == text
+
+
+def test_a_floor_on_other_rows_is_no_floor(both, tmp_path):
+    other = EvalSet("own", Side.PROMPT, tuple(row(n, SAFE) for n in range(3)))
+    floor = write_report(run_on([other], always(SAFE), tmp_path / "predictions"), tmp_path / "other")
+    table = quality_table(read_report(both / "always-Unsafe"), floor=floor)
+    assert "| own (prompt) | 40 | 85.7 | 100.0 | 100.0 | 85.7 | - | - |" in table

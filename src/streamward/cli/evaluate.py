@@ -34,7 +34,7 @@ examples:
   streamward evaluate bench/ --guard http://localhost:8000/v1#llama-guard --format llama-guard --out reports/lg
   streamward evaluate hub --sets toxicchat_test --out reports/toxicchat
   streamward evaluate compare reports/a/report.json reports/b/report.json --out reports/a-b
-  streamward evaluate table reports/a --floor reports/keyword > quality.md
+  streamward evaluate table reports/a --floor reports/keyword --into README.md
   streamward evaluate list
 """
 
@@ -57,6 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--out", metavar="DIR", help="where reports go; predictions are kept there too")
     parser.add_argument("--cache", metavar="DIR", help="keep predictions here instead, to share them between runs")
     parser.add_argument("--floor", metavar="REPORT", help="with `table`: a simple guard's report, for one more column")
+    parser.add_argument("--into", metavar="FILE", help="with `table`: put it between the markers of a Markdown file")
     choice = parser.add_argument_group("what is judged")
     choice.add_argument("--suite", choices=_SUITES, default="all", help="default: %(default)s")
     choice.add_argument("--sets", metavar="A,B", help="only these sets")
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     if first == _LIST and not rest:
         return _list_sets()
     if first == _TABLE:
-        return _print_table(rest, arguments.floor)
+        return _make_table(rest, arguments.floor, into=arguments.into)
     if arguments.out is None:
         raise InputError("--out is missing; give the folder that the report goes to")
     if first == _COMPARE:
@@ -125,14 +126,19 @@ def _compare(reports: Sequence[str], out: Path) -> int:
     return ExitCode.ALLOWED
 
 
-def _print_table(reports: Sequence[str], floor: str | None) -> int:
+def _make_table(reports: Sequence[str], floor: str | None, *, into: str | None) -> int:
     if len(reports) != 1:
         raise InputError("table needs one report")
     from streamward.evals.report_model import read_report
-    from streamward.evals.report_tables import quality_table
+    from streamward.evals.report_tables import put_table, quality_table
 
     lowest = None if floor is None else read_report(Path(floor))
-    print(quality_table(read_report(Path(reports[0])), floor=lowest), end="")
+    table = quality_table(read_report(Path(reports[0])), floor=lowest)
+    if into is None:
+        print(table, end="")
+    else:
+        put_table(table, Path(into))
+        print(into)
     return ExitCode.ALLOWED
 
 

@@ -1,10 +1,14 @@
 """Tables for a README or a model card, out of a report: with its command and date, so that they can be made again."""
 
+from pathlib import Path
 from typing import NamedTuple
 
+from streamward.errors import InputError
 from streamward.evals.figures import percent, percent_of
 from streamward.evals.rendering import Table, markdown_table
 from streamward.evals.report_model import GuardReport, Point
+
+BEGIN, END = "<!-- quality table -->", "<!-- end of quality table -->"
 
 
 def quality_table(report: GuardReport, *, floor: GuardReport | None = None) -> str:
@@ -12,7 +16,7 @@ def quality_table(report: GuardReport, *, floor: GuardReport | None = None) -> s
 
     Args:
         report: Of the guard.
-        floor: Of a simple guard on the same rows, for one more column.
+        floor: Of a simple guard, for one more column; empty where it judged other rows.
     """
     floors = {} if floor is None else _lines(floor)
     header = ["set", "rows", "F1", "recall", "false positives", "F1 loose", "AUROC"]
@@ -20,10 +24,11 @@ def quality_table(report: GuardReport, *, floor: GuardReport | None = None) -> s
     rows = []
     for name, line in _lines(report).items():
         strict = line.strict
-        row = [name, f"{line.rows:,}", percent_of(strict.f1), percent_of(strict.recall)]
+        row = [name, line.size, percent_of(strict.f1), percent_of(strict.recall)]
         row += [percent_of(strict.false_positive_rate), percent_of(line.loose.f1), percent(line.auroc)]
         if floor is not None:
-            row.append(percent_of(floors[name].strict.f1) if name in floors else "-")
+            lowest = floors.get(name)
+            row.append(percent_of(lowest.strict.f1) if lowest and lowest.sha256 == line.sha256 else "-")
         rows.append(row)
     sources = [report] if floor is None else [report, floor]
     made = " ".join(f"{each.name}: `{each.command}`, {each.date[:10]}." for each in sources)
@@ -31,8 +36,26 @@ def quality_table(report: GuardReport, *, floor: GuardReport | None = None) -> s
     return f"{markdown_table(Table('', header, rows))}\n\n{note}\n"
 
 
+def put_table(table: str, path: Path) -> None:
+    """Replace what stands between the two markers in a Markdown file.
+
+    Raises:
+        InputError: The file cannot be read, or does not hold each marker once, in order.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {type(error).__name__}") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise InputError(f"{str(path)!r} must hold the lines {BEGIN} and {END} once each, around the table")
+    path.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}", encoding="utf-8")
+
+
 class _Line(NamedTuple):
-    rows: int
+    size: str
+    sha256: str
     strict: Point
     loose: Point
     auroc: float | None
@@ -45,8 +68,10 @@ def _lines(report: GuardReport) -> dict[str, _Line]:
         if column.kind != "refusal":
             whole = None if column.whole_set is None else sets.pop(column.whole_set, None)
             auroc = None if whole is None or whole.ranking is None else whole.ranking.auroc.value
-            lines[column.name] = _Line(column.rows, column.points["strict"], column.points["loose"], auroc)
+            strict, loose = column.points["strict"], column.points["loose"]
+            lines[column.name] = _Line(f"{column.rows:,}", column.sha256, strict, loose, auroc)
     for key, each in sets.items():
         auroc = None if each.ranking is None else each.ranking.auroc.value
-        lines[key] = _Line(each.rows, each.points["strict"], each.points["loose"], auroc)
+        size = f"{each.rows:,}" if each.sampled_from is None else f"{each.rows:,} of {each.sampled_from:,}"
+        lines[key] = _Line(size, each.sha256, each.points["strict"], each.points["loose"], auroc)
     return lines
