@@ -5,11 +5,13 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -20,6 +22,7 @@ from streamward.errors import ConfigError
 from streamward.observability import JsonFormatter, set_up_logging
 from streamward.schema import Action
 from streamward.server.config import ServeConfig
+from streamward.server.moderations import OPENAI_KEYS
 from tests.server.services import open_service, settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,6 +71,41 @@ def test_a_guard_that_breaks_blocks_and_shows(tmp_path, path, body, caplog):
         chat = service.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
         assert chat.status_code == 502
         assert "swordfish" not in caplog.text + answer.text + chat.text
+
+
+class SlowGuard:
+    """Answers when it is let."""
+
+    def __init__(self):
+        self.is_let = threading.Event()
+
+    def judge(self, conversation, policy):
+        self.is_let.wait(10)
+        raise RuntimeError
+
+    def close(self):
+        self.is_let.set()
+
+
+def test_a_guard_that_does_not_answer_is_not_waited_for(tmp_path):
+    guard = SlowGuard()
+    with open_service(tmp_path, guard=guard, limits={"judge_timeout_s": 0.05}) as service:
+
+        async def used(client: httpx.AsyncClient):
+            return await client.post("/v1/guard", json={"prompt": "x"})
+
+        answer = service.run(used)
+        guard.is_let.set()
+    assert answer.status_code == 503
+    assert "did not answer" in answer.json()["error"]["message"]
+    assert service.metric("streamward_rejected_total", reason="overloaded") == 1
+
+
+def test_the_mapping_in_the_documents_is_the_one_in_force():
+    rows = [line for line in (REPOSITORY / "docs/service.md").read_text().splitlines() if line.startswith("| ")]
+    for category, keys in OPENAI_KEYS.items():
+        (row,) = [line for line in rows if category.value in line.split("|")[1]]
+        assert set(re.findall(r"`([a-z/-]+)`", row)) == set(keys)
 
 
 def test_logs_hold_facts_and_no_text(service):
@@ -142,11 +180,13 @@ def test_settings_are_read_from_a_file_and_changed_one_by_one(tmp_path):
         ("limits.colour=red", "limits.colour"),
         ("limits.max_in_flight=0", "greater than 0"),
         ("limits.max_in_flight.x=1", "limits"),
+        ("store.url=postgresql://me:swordfish@host/x", "url_env"),
     ],
 )
 def test_a_wrong_setting_is_named(change, problem):
-    with pytest.raises(ConfigError, match=problem):
+    with pytest.raises(ConfigError, match=problem) as told:
         ServeConfig.load(None, changes=[change])
+    assert "swordfish" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from streamward.settings import Settings
 
 ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 UpstreamName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -80,6 +82,8 @@ class LimitsConfig(Settings):
     """Longest conversation, in characters."""
     max_inputs: int = Field(default=256, gt=0)
     """Texts of one call of /v1/moderations."""
+    judge_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """For the guard to judge one text; what takes longer is answered 503."""
     drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     """How long requests in flight may go on after a stop was asked for."""
 
@@ -129,6 +133,8 @@ class StoreConfig(Settings):
     def _says_it_once(self) -> Self:
         if self.url is not None and self.url_env is not None:
             raise ValueError("give url or url_env, not both")
+        if self.url is not None and _PASSWORD.search(self.url):
+            raise ValueError("url holds a password; put the URL into an environment variable and name it in url_env")
         return self
 
     def secret_url(self) -> SecretStr:

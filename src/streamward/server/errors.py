@@ -39,6 +39,7 @@ class Answer(NamedTuple):
     """`type` of OpenAI's error object."""
 
 
+_REFUSALS = frozenset({401, 403, 429, 503})  # counted, so that an operator sees who is turned away
 _INTERNAL = Answer(500, 1011, "server_error")
 _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     AuthenticationError: Answer(401, 1008, "authentication_error"),
@@ -80,6 +81,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
         409: "The stream is closed, or was never open.",
         413: "The text is too long.",
         429: "The key's own limit is reached; see Retry-After.",
+        500: "Something of ours broke.",
         502: "The guard failed.",
         503: "No room at present, or decisions cannot be logged; see Retry-After.",
     }.items()
@@ -135,6 +137,8 @@ def describe(app: FastAPI) -> None:
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StreamwardError)
     request.state.error_code = error.code
+    if answer_for(error).status in _REFUSALS:
+        request.app.state.service.metrics.rejected(error.code)
     return error_response(error)
 
 

@@ -1,5 +1,6 @@
 """Whole texts: judged for a caller, logged, counted."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -43,11 +44,12 @@ async def judge(
         prompt=prompt, response=response, messages=messages, max_chars=state.config.limits.max_chars
     )
     turns = [*given.context] if given.response is None else [*given.context, given.response]
+    limit_s = state.config.limits.judge_timeout_s
     try:
-        result = await state.under(job.policy).amoderate(messages=turns)
-    except OverloadedError as error:
-        state.metrics.rejected(error.code)
-        raise
+        async with asyncio.timeout(limit_s):
+            result = await state.under(job.policy).amoderate(messages=turns)
+    except TimeoutError as error:
+        raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except StreamwardError:
         raise
     except Exception as error:
