@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench serve clean
+.PHONY: help setup demo test check bench bench-serve serve clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-6s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## Install everything into .venv
 
@@ -32,8 +32,11 @@ check: setup ## Check format, lint and types
 bench: setup ## Measure speed on this machine
 	$(BIN)/streamward bench
 
-serve: setup ## Start the moderation service
-	$(BIN)/streamward serve configs/serve.toml
+bench-serve: setup ## Measure guarded streams on this machine
+	$(BIN)/streamward bench-serve --find
+
+serve: setup ## Start the moderation service, with a small assistant as a model to guard
+	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

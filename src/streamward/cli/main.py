@@ -6,7 +6,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from streamward.cli import assistant, audit, bench, evaluate, keys, models, moderate, policy, serve, train, watch
+from streamward.cli import (
+    assistant,
+    audit,
+    bench,
+    bench_serve,
+    evaluate,
+    keys,
+    models,
+    moderate,
+    policy,
+    serve,
+    train,
+    watch,
+)
 from streamward.cli.common import ExitCode, say
 from streamward.errors import ConfigError, InputError, StreamwardError
 
@@ -19,7 +32,7 @@ Judges what people ask a language model and what it answers, also while the answ
   streamward models list                                 what guards there are
 """
 _EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."
-_COMMANDS = (moderate, watch, models, policy, serve, keys, audit, train, evaluate, bench, assistant)
+_COMMANDS = (moderate, watch, models, policy, serve, keys, audit, train, evaluate, bench, bench_serve, assistant)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,15 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
-    state = open_state(config)
+    return ExitCode.ALLOWED if serve(config, open_state(config)) else ExitCode.FAILURE
+
+
+def serve(config: "ServeConfig", state: "ServiceState") -> bool:
+    """Serve until told to stop, then close the state. Returns whether the service ever started."""
     try:
         server = _server(config, state)
         for each in (signal.SIGINT, signal.SIGTERM):  # raised again once the server has stopped; then we close
             signal.signal(each, lambda *_: None)
         server.run()
+        return server.started
     finally:
         state.close()
-    return ExitCode.ALLOWED if server.started else ExitCode.FAILURE
 
 
 def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
