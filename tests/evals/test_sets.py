@@ -300,3 +300,10 @@ def test_suites_choose(tmp_path):
     disguises = [each.disguise for each in plan(sets, Suite.ROBUSTNESS)]
     assert disguises.count(None) == 2
     assert len(disguises) == 2 + 2 * 10
+
+
+def test_a_set_with_other_published_labels_is_sampled(tmp_path):
+    write(tmp_path / "rtp_lx_prompts.jsonl", [ours(id=str(n), prompt=f"p{n}") for n in range(5100)])
+    (whole,) = load(tmp_path, "rtp_lx_prompts")
+    (published,) = plan([whole], Suite.PUBLISHED)
+    assert (len(published.rows), published.sampled_from) == (5000, 5100)

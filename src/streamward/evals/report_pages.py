@@ -120,8 +120,8 @@ def _whole_texts(report: GuardReport) -> Section:
             _points_table(sets),
             _ranking_table(sets),
         ]
-    if refusals := _refusal_table(report.plain_sets):
-        parts.append(refusals)
+    found = (_refusal_table(report.plain_sets), _unlabelled_table(report.plain_sets))
+    parts += [table for table in found if table is not None]
     return Section("Whole texts", text, parts)
 
 
@@ -199,6 +199,20 @@ def _refusal_table(sets: Sequence[SetReport]) -> Table | None:
     ]
     note = "Rows unsaid: the guard does not say whether a response is a refusal."
     return Table("Refusals", ["set", "rows unsaid", "F1", "precision", "recall"], rows, note) if rows else None
+
+
+def _unlabelled_table(sets: Sequence[SetReport]) -> Table | None:
+    rows = []
+    for each in sets:
+        flagged, passed = (each.decisions.strict.count(letter) for letter in "10")
+        if not each.points and flagged + passed:
+            rows.append([each.key, _size(each), percent(flagged / (flagged + passed)), each.labels])
+    note = "Nobody says which of these rows are unsafe: the share is no figure of merit."
+    return (
+        Table("Sets without a label of harm", ["set", "rows", "flagged, strict", "labels"], rows, note)
+        if rows
+        else None
+    )
 
 
 def _published(report: GuardReport) -> Section:

@@ -10,6 +10,8 @@ from streamward.schema import Side
 
 QUICK_ROWS = {Side.PROMPT: 100, Side.RESPONSE: 60}
 """Rows of each set in `quick`: at most five minutes for the embedded guard on two cores."""
+DIFFERENT_ROWS = 5000
+"""Most rows in `published` of a set whose published column has other labels: it forms no column, so a sample serves."""
 ROBUSTNESS_ROWS = 100
 """Rows of each set of prompts that are judged again in every disguise."""
 
@@ -40,7 +42,9 @@ def plan(
             the disguised set: the plain one may hold more.
         max_rows: At most so many rows of each set, a fixed sample.
     """
-    chosen = [each for each in sets if suite is not Suite.PUBLISHED or is_published(each.name)]
+    chosen = list(sets)
+    if suite is Suite.PUBLISHED:
+        chosen = [each.sample(_published_rows(each)) for each in sets if is_published(each.name)]
     if suite is Suite.QUICK:
         chosen = [each.sample(QUICK_ROWS[each.side]) for each in chosen]
     if suite is Suite.ROBUSTNESS:
@@ -51,3 +55,8 @@ def plan(
         plain = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
         chosen += [disguised(each, name) for each in plain for name in DISGUISES]
     return chosen
+
+
+def _published_rows(each: EvalSet) -> int:
+    is_different = all(column.comparable == "different" for column in columns_of(each.name))
+    return DIFFERENT_ROWS if is_different else len(each.rows)
