@@ -1,6 +1,7 @@
 """The service behind the real LiteLLM's guardrail hook.
 
-LiteLLM pins versions of its own, so it may live in another environment: STREAMWARD_LITELLM_PYTHON names its interpreter.
+LiteLLM pins versions of its own, so it may live in another environment: STREAMWARD_LITELLM_PYTHON names its
+interpreter.
 """
 
 import importlib.util
