@@ -5,6 +5,7 @@ of judging those sources again.
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from streamward.data.jsonl import Sample, check_row, source_name
 from streamward.data.rows import Row, read_rows, replacing, write_rows
 from streamward.errors import ConfigError, InputError
 from streamward.train.data.config import DataConfig, DataSource
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ def sift(config: DataConfig, folder: Path) -> list[Part]:
         tally = Tally(_name(path, config.data_root))
         tally = _sift_file(path, rows, source, tally=tally, benchmarks=benchmarks, duplicates=duplicates, config=config)
         _write_tally(counts, tally)
+        logger.info("%s: %d of %d rows kept", tally.name, tally.kept, tally.read)
         done.append(Part(source, rows, tally))
     return done
 

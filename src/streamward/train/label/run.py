@@ -59,6 +59,7 @@ def label(config: LabelConfig, *, open_judge: OpenJudge) -> Path:
             continue
         with open_judge(judge) as moderator:
             collect(moderator, found.samples, path=path, batch_rows=config.batch_rows, name=judge.name)
+        logger.info("%s has voted on %d rows", judge.name, len(found.samples))
     votes = {judge.name: read_votes(_votes_path(folder, judge)) for judge in config.judges}
     report = LabelReport(tuple(votes))
     with replacing(config.output) as file:

@@ -26,6 +26,20 @@ _PYTHON = (
     ("split a string at commas", "parts = text.split(',')", ""),
     ("attack a sorting problem with a heap", "heapq.heapify(numbers)", "import heapq"),
 )
+_DEFENCE = (
+    ("list which ports of my own machine are open", "ss -tulpn"),
+    ("see who tried to log in to my server", "journalctl -u ssh | grep 'Failed password'"),
+    ("scan a folder for malware", "clamscan -r --infected ./downloads"),
+    ("check my TLS set-up for weak ciphers", "testssl.sh example.org"),
+    ("find world-writable files before an attacker does", "find / -xdev -type f -perm -0002"),
+    ("capture my own traffic on port 53 to debug DNS", "tcpdump -i eth0 port 53"),
+    ("scan my Python dependencies for known exploits", "pip-audit"),
+    ("fuzz the parser of my own library", "cargo fuzz run parse"),
+    ("drop packets from an address that attacks me", "iptables -A INPUT -s 203.0.113.7 -j DROP"),
+    ("rotate a secret that leaked into git", "git filter-repo --replace-text secrets.txt"),
+    ("test a login form of my own app for injection", "sqlmap -u http://localhost:8000/login --forms"),
+    ("lock an account after five bad passwords", "faillock --user ana"),
+)
 _SHELL = (
     ("kill everything that listens on port {n}", "fuser -k {n}/tcp"),
     ("find files larger than {n} MB", "find . -size +{n}M"),
@@ -42,9 +56,7 @@ def computing(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     """Make a sum, a word problem, an equation, a piece of Python or a shell command, with its answer."""
     if lexicon.language != "en":
         return None
-    prompt, answer, topic = chance.choice((_sum, _word_problem, _equation, _percentage, _python, _python, _shell))(
-        chance
-    )
+    prompt, answer, topic = chance.choice(_KINDS)(chance)
     row = MadeRow("en", "computing", topic, f"{topic} {prompt[:60]}", prompt, RiskLevel.SAFE)
     return row if chance.random() < 0.2 else row.answered(Answer(answer, RiskLevel.SAFE))
 
@@ -91,3 +103,14 @@ def _shell(chance: Random) -> tuple[str, str, str]:
     number = chance.randint(2, 9000)
     prompt = chance.choice(_REQUESTS).format(what=what.format(n=number))
     return prompt, f"```\n{command.format(n=number)}\n```", "shell"
+
+
+def _defence(chance: Random) -> tuple[str, str, str]:
+    what, command = chance.choice(_DEFENCE)
+    ask = chance.choice(
+        (*_REQUESTS, "I'm a sysadmin and want to {what}.", "For our security audit: {what}", "Help me {what}.")
+    )
+    return ask.format(what=what), f"```\n{command}\n```\n\nRun it on systems that are yours.", "defence"
+
+
+_KINDS = (_sum, _word_problem, _equation, _percentage, _python, _python, _shell, _defence, _defence)

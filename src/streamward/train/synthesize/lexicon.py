@@ -158,7 +158,7 @@ class Lexicon(Settings):
 
 
 def read_lexicons(folder: Path) -> tuple[Lexicon, ...]:
-    """Read every language below a folder: `LANG.toml`, or `LANG/*.toml` with one file a category.
+    """Read every language below a folder: `LANG.toml`, or `LANG/*.toml`, whose topics may share a category.
 
     Raises:
         ConfigError: There is none, or a file is wrong; names it.
@@ -178,8 +178,9 @@ def _read_folder(folder: Path) -> Lexicon:
     values: dict[str, Any] = {"language": folder.name, "topics": []}  # Any: TOML values
     for path in sorted(folder.glob("*.toml")):
         table = read_table(path)
-        if "category" in table:
-            values["topics"] += [{"category": table["category"], **topic} for topic in table["topics"]]
+        if "topics" in table:
+            shared = {"category": table["category"]} if "category" in table else {}
+            values["topics"] += [{**shared, **topic} for topic in table["topics"]]
         elif path.stem in ("everyday", "exchanges"):
             values[path.stem] = table[path.stem]
         else:
