@@ -232,6 +232,15 @@ def test_a_key_that_is_no_key_is_an_error_at_the_start(monkeypatch):
         Upstream("up", config)
 
 
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_certificates_that_cannot_be_read_are_an_error_at_the_start(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="ca_file"):
+        Upstream("up", UpstreamConfig(base_url="https://upstream.test/v1", ca_file=path))
+
+
 @pytest.mark.parametrize("url", ["ftp://x/v1", "http://a:b@x/v1", "http://x/v1?q", "//x", "http://", "http://x/ y"])
 def test_addresses_that_hide_something_are_refused(url):
     with pytest.raises(ConfigError):
@@ -314,7 +323,7 @@ ENDINGS = {
     "error": delta(content="hi") + event({"error": {"message": "##"}}),
     "choices": delta(content="hi") + event({"choices": {"0": "##"}}),
     "index": delta(content="hi") + event({"choices": [{"index": "0", "delta": {"content": "x"}}]}),
-    "huge": delta(content="hi") + b"data: " + b"x" * 2_000_000,
+    "huge": delta(content="hi") + b"data: " + b"x" * 5_000_000,
     "deep": delta(content="hi") + b'data: {"choices": ' + b"[" * 500 + b"]" * 500 + b"}\n\n",
 }
 

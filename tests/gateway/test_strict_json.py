@@ -20,7 +20,7 @@ TRAPS = [
 
 @pytest.mark.parametrize("text", TRAPS, ids=range(len(TRAPS)))
 def test_what_other_parsers_may_read_otherwise_is_refused(text):
-    with pytest.raises(ValueError, match="it is|nested") as caught:
+    with pytest.raises(ValueError, match=r"it is|nested") as caught:
         parse_object(text)
     assert "NaN" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, SecretStr, model_validator
@@ -53,6 +54,8 @@ class UpstreamConfig(Settings):
     """Up to and including `/v1`. No user, password or query in it."""
     api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable with the key that this server asks for; None if it asks for none."""
+    ca_file: Path | None = None
+    """PEM file with the certificates that vouch for it; None: the usual ones."""
     models: tuple[str, ...] = ()
     """Names of models that may be asked for; empty: any."""
     release: ReleaseConfig = ReleaseConfig()
@@ -90,7 +93,7 @@ class UpstreamConfig(Settings):
 class GatewayLimits(Settings):
     """Bounds of one answer."""
 
-    max_event_bytes: int = Field(default=2**20, gt=0)
+    max_event_bytes: int = Field(default=2**22, gt=0)
     """One event of a stream."""
     max_ahead_bytes: int = Field(default=2**18, gt=0)
     """Read ahead of the judge before the upstream has to wait."""

@@ -93,6 +93,8 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
+        if isinstance(content, dict) and config.unjudged_input == "pass":
+            return ""
         raise InputError(f"{where} must be a string or a list of parts")
     texts = []
     for index, part in enumerate(content):

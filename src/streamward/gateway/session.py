@@ -205,6 +205,7 @@ class Session:
             await ledger.take(reading.take(await self._next(reading)))
             ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
             if ahead:
+                self._note_first_byte()
                 yield b"".join(ahead)
             await self._judge(ledger)
             if self._is_over(ledger):
@@ -261,9 +262,13 @@ class Session:
         out += [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
-        if out and self._first_byte_s is None:
-            self._first_byte_s = self._clock() - self._started
+        if out:
+            self._note_first_byte()
         return out
+
+    def _note_first_byte(self) -> None:
+        if self._first_byte_s is None:
+            self._first_byte_s = self._clock() - self._started
 
     def _encode(self, parcel: Parcel, ledger: Ledger) -> bytes:
         if not parcel.ends_group or parcel.group is None:

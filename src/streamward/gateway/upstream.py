@@ -1,13 +1,14 @@
 """Requests to the guarded models: only configured servers, our key, no redirects, no header of the client."""
 
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import httpx
 
-from streamward.errors import UpstreamError
+from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.strict_json import JsonObject, dump
 
@@ -31,7 +32,7 @@ class Upstream:
             transport: Replaced in tests.
 
         Raises:
-            ConfigError: The environment variable that should hold its key does not.
+            ConfigError: The environment variable that should hold its key does not, or `ca_file` cannot be read.
         """
         self.name = name
         self.config = config
@@ -44,6 +45,7 @@ class Upstream:
             transport=transport,
             follow_redirects=False,
             trust_env=False,
+            verify=_certificates(config),
             limits=httpx.Limits(max_connections=config.max_connections, max_keepalive_connections=32),
             timeout=httpx.Timeout(
                 config.idle_timeout_s, connect=config.connect_timeout_s, pool=config.connect_timeout_s
@@ -85,3 +87,12 @@ def retry_after(response: httpx.Response) -> str | None:
     """Return the seconds an upstream asks to wait, if it says so in a form that is safe to pass on."""
     value = response.headers.get("retry-after", "").strip()
     return value if _DELAY.fullmatch(value) else None
+
+
+def _certificates(config: UpstreamConfig) -> ssl.SSLContext | bool:
+    if config.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=config.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ca_file {str(config.ca_file)!r} cannot be read as PEM certificates") from error
