@@ -67,3 +67,22 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 5)
     with pytest.raises(ConfigError, match=r"a\.jsonl: no row is left"):
         split(tmp_path, SourceConfig(file="a.jsonl", languages=("fr",)))
+
+
+def test_a_relabelled_file_is_read_instead_of_its_source(tmp_path: Path) -> None:
+    (tmp_path / "labelled").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, 20)
+    write(tmp_path / "labelled" / "a.jsonl", 20, prompt_label="Unsafe")
+    sources = (SourceConfig(file="a.jsonl"), SourceConfig(file="b.jsonl"))
+    config = StreamTrainConfig(name="x", data_root=tmp_path, overlay_root=tmp_path / "labelled", sources=sources)
+    labels = {(row.file, row.sample.prompt_label) for row in draw(config).train}
+    assert labels == {("a.jsonl", "Unsafe"), ("b.jsonl", "Safe")}
+
+
+def test_the_halves_share_no_row_and_miss_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200)
+    base = StreamTrainConfig(name="x", data_root=tmp_path, sources=(SourceConfig(file="a.jsonl"),))
+    whole, first, second = (prompts(draw(base.model_copy(update={"half": half})).train) for half in (None, "A", "B"))
+    assert sorted(first + second) == whole
+    assert 60 < len(first) < 140

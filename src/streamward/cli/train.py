@@ -48,6 +48,13 @@ STAGES = (
         "controversial",
     ),
     Stage("distill", "rows whose labels a teacher has refined", "streamward.train.distill:run", "distill"),
+    Stage(
+        "token-labels",
+        "rows with the character their harm begins at",
+        "streamward.train.token_labels:run",
+        "token-labels",
+    ),
+    Stage("ablate", "a table of runs that differ in a few settings each", "streamward.train.ablation:run", "ablation"),
 )
 _EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
 _EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"

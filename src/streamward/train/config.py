@@ -64,6 +64,8 @@ class RunConfig(TomlSettings):
     num_layers: int | None = Field(default=None, gt=0)
     """Layers of the base to keep, from the bottom; all by default."""
     data_root: Path
+    overlay_root: Path | None = None
+    """Where other stages wrote labelled files: those found there are read instead."""
     output_root: Path = Path("runs")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     lora: LoraConfig = LoraConfig()
@@ -92,6 +94,12 @@ class RunConfig(TomlSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU where there is one."""
     seed: int = 0
+
+    def source_path(self, source: SourceConfig) -> Path:
+        """Return where a source's file is read."""
+        if self.overlay_root is not None and (self.overlay_root / source.file).exists():
+            return self.overlay_root / source.file
+        return source.path(self.data_root)
 
 
 class StreamTrainConfig(RunConfig):

@@ -52,7 +52,7 @@ def relabel(
         source = next(source for source in config.sources if source.file == file)
         path = folder / file
         if not (is_same and path.exists()):
-            rows = [row for _, row in read_rows(source.path(config.data_root))]
+            rows = [row for _, row in read_rows(config.source_path(source))]
             parts = [rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS)]
             bar = tqdm(parts, desc=file, unit="part")
             write_rows(path, (row for part in bar for row in _label(part, guards, judge, config=config, file=file)))

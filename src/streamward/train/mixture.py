@@ -69,7 +69,7 @@ def _digest(sample: Sample) -> bytes:
 def _draw_source(config: RunConfig, source: SourceConfig) -> Iterable[Row]:
     samples = [
         moved
-        for sample in read_samples(source.path(config.data_root))
+        for sample in read_samples(config.source_path(source))
         if not source.languages or sample.language in source.languages
         if (moved := _move(sample, source.use)) is not None
     ]
