@@ -21,7 +21,7 @@ from pyarrow import parquet
 from streamward.policy import Policy
 from streamward.server.audit import storable
 from streamward.server.audit_reading import Period, all_rows, purge, recent, write_jsonl, write_parquet
-from tests.server.databases import has_postgres, postgres
+from tests.server.databases import has_postgres, postgres, start_postgres, stop_postgres
 from tests.server.services import open_service
 
 REPOSITORY = Path(__file__).parents[2]
@@ -215,6 +215,21 @@ def service_connect(engine):
     from sqlalchemy import event
 
     return event.listens_for(engine, "connect")
+
+
+@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL is not installed")
+def test_a_database_server_that_dies_fails_closed_until_it_is_back(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name) / "server"
+        with postgres(folder) as url, open_service(tmp_path, store={"url": url, "timeout_s": 2.0}) as service:
+            assert judge(service).status_code == 200
+            stop_postgres(folder)
+            assert judge(service).status_code == 503
+            assert service.get("/ready").status_code == 503
+            start_postgres(folder)
+            assert judge(service).status_code == 200
+            assert len(recent(service.state.engine)) == 2
 
 
 def test_the_queue_of_rows_is_bounded(tmp_path):

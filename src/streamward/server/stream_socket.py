@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
@@ -90,10 +91,11 @@ class Connection:
         except InputError as error:
             await self._end(error)
         finally:
+            for session in self._sessions.values():
+                session.detach(self)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._detach()
 
     async def _receive(self) -> ClientMessage:
         received: Mapping[str, object] = await self._websocket.receive()
@@ -111,15 +113,18 @@ class Connection:
     async def _work(self, message: ClientMessage) -> None:
         """Do what a message asks, and answer. Messages of one stream keep their order: its lock is fair."""
         try:
-            reply = await self._reply(message)
+            await self._send(await self._answer(message))
+        finally:
+            self._pending.release()  # only now: a client that takes no answers can have only so many waiting
+
+    async def _answer(self, message: ClientMessage) -> Reply:
+        try:
+            return await self._reply(message)
         except StreamwardError as error:
-            reply = _failed(message, error)
+            return _failed(message, error)
         except Exception as error:
             logger.error("stream message failed", extra={"request_id": self._request_id, **defect(error)})
-            reply = _failed(message, StreamwardError("an unexpected error; see the service's log"))
-        finally:
-            self._pending.release()
-        await self._send(reply)
+            return _failed(message, StreamwardError("an unexpected error; see the service's log"))
 
     async def _reply(self, message: ClientMessage) -> Reply:
         match message:
@@ -157,10 +162,6 @@ class Connection:
         session.attach(self)
         self._sessions[session.id] = session
 
-    def _detach(self) -> None:
-        for session in self._sessions.values():
-            session.detach(self)
-
     def _forget_ended(self) -> None:
         for session in [each for each in self._sessions.values() if each.is_over]:
             del self._sessions[session.id]
@@ -173,6 +174,8 @@ class Connection:
                 await self._websocket.send_text(text)
         except (TimeoutError, RuntimeError, WebSocketDisconnect, OSError):
             logger.info("client vanished", extra={"request_id": self._request_id})
+            with suppress(RuntimeError, OSError):
+                await self._websocket.close(answer_for(OverloadedError()).close_code)
 
     async def _end(self, error: StreamwardError) -> None:
         await self._send(Failed(code=error.code, message=str(error)))
