@@ -155,3 +155,16 @@ def test_judges_of_the_same_name_and_rows_without_text_are_refused(tmp_path: Pat
     write_rows(config.input, [{"id": "1", "prompt": ""}])
     with pytest.raises(InputError, match="no text"):
         labelled(config, a=WordGuard())
+
+
+def test_a_row_too_long_for_a_judge_does_not_spoil_its_batch(tmp_path: Path) -> None:
+    config = settings(tmp_path, "a", batch_rows=5)
+    write_rows(config.input, [{"id": "1", "prompt": "x" * 1000}, {"id": "2", "prompt": "a bomb"}])
+
+    def open_judge(judge: JudgeConfig) -> Moderator:
+        return Moderator(WholeTextAdapter(WordGuard("bomb")), policy=Policy.load(judge.policy), max_chars=100)
+
+    rows = {row["id"]: row for _, row in read_rows(label(config, open_judge=open_judge))}
+    assert rows["1"]["native"]["votes"]["a"]["error"] == "context_length_exceeded"
+    assert rows["1"]["prompt_label"] is None
+    assert rows["2"]["prompt_label"] == "Unsafe"
