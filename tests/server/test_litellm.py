@@ -4,6 +4,8 @@ import asyncio
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import select
 
 from streamward.schema import Message, Role
@@ -18,14 +20,14 @@ from tests.server.marked_guard import marked_model, marked_moderator
 PATH = "/beta/litellm_basic_guardrail_api"
 
 
-def settings(folder, **changes):
+def serve_config(folder, **changes):
     base = {"auth": {"required": False}, "store": {"url": f"sqlite:///{folder}/service.sqlite3"}}
     return ServeConfig.parse(base | changes, source="test")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    state = open_state(settings(tmp_path_factory.mktemp("service")), moderator=marked_moderator())
+    state = open_state(serve_config(tmp_path_factory.mktemp("service")), moderator=marked_moderator())
     with served(create_app(state.config, state=state)) as url, httpx.Client(base_url=url, timeout=30) as client:
         client.state = state
         yield client
@@ -181,7 +183,7 @@ def test_a_replacement_is_the_reason_of_a_block(tmp_path):
     (tmp_path / "soft.toml").write_text(
         'name = "soft"\nreplacement = "Let us talk about bread."\n[response]\nunsafe = "replace"\n'
     )
-    config = settings(tmp_path, policies={"folder": str(tmp_path), "default": "soft"})
+    config = serve_config(tmp_path, policies={"folder": str(tmp_path), "default": "soft"})
     state = open_state(config, moderator=marked_moderator())
     with served(create_app(state.config, state=state)) as url, httpx.Client(base_url=url, timeout=30) as client:
         answer = ask(client, "response", ["a ##"])
@@ -192,7 +194,7 @@ def test_a_replacement_is_the_reason_of_a_block(tmp_path):
 
 def test_a_guard_that_fails_blocks_and_the_failure_is_logged(tmp_path):
     model = marked_model()
-    state = open_state(settings(tmp_path), moderator=marked_moderator(model=model))
+    state = open_state(serve_config(tmp_path), moderator=marked_moderator(model=model))
     with served(create_app(state.config, state=state)) as url, httpx.Client(base_url=url, timeout=30) as client:
         ask(client, "response", ["fine"], call_id="fails")
         model.response_heads.get_parameter("risk.weight").data.fill_(float("nan"))
@@ -206,7 +208,7 @@ def test_a_guard_that_fails_blocks_and_the_failure_is_logged(tmp_path):
 
 
 def test_the_end_of_a_streamed_answer_is_logged_when_the_service_stops(tmp_path):
-    state = open_state(settings(tmp_path), moderator=marked_moderator())
+    state = open_state(serve_config(tmp_path), moderator=marked_moderator())
     with served(create_app(state.config, state=state)) as url, httpx.Client(base_url=url, timeout=30) as client:
         for text in ("fine", "fine so", "fine so far"):
             ask(client, "response", [text], call_id="ends")
@@ -214,6 +216,35 @@ def test_the_end_of_a_streamed_answer_is_logged_when_the_service_stops(tmp_path)
     logged = [(row.response_chars, row.details["place"]) for row in rows(client, "ends")]
     state.close()
     assert logged == [(4, "text 0"), (11, "text 0")]
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(alphabet="ab# \u00e9\u0928\u093f\U0001f600\x00", min_size=1, max_size=24), st.data())
+def test_however_an_answer_grows_it_ends_as_the_whole_does(service, text, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(text)), max_size=4)) | {len(text)})
+    whole = ask(service, "response", [text], call_id=None)["action"]
+    grown = [ask(service, "response", [text[:cut]], call_id=f"cuts {text!r} {cuts}"[:200])["action"] for cut in cuts]
+    assert grown[-1] == whole or "BLOCKED" in grown  # the beginning alone may be one bad token
+
+
+def test_too_many_texts_are_refused(service):
+    response = service.post(PATH, json=request("response", ["a"] * 257))
+    assert response.status_code == 400
+    assert "max_inputs" in response.json()["error"]["message"]
+
+
+def test_whoever_watches_sees_an_answer_grow(service):
+    with service.state.feed.watched(None) as watcher:
+        for text in ("a", "a #b", "a #b ##"):
+            ask(service, "response", [text], call_id="watched")
+        events = [asyncio.run(watcher.next(1)) for _ in range(5)]
+    shown = {}
+    for event in events:
+        shown |= {event.start + place: token.risk_level for place, token in enumerate(event.tokens)}
+    assert [event.kind for event in events] == ["tokens", "decided", "tokens", "tokens", "decided"]
+    assert {event.stream_id for event in events} == {"watched"}
+    assert [level.value for level in shown.values()].count("Unsafe") == 3
+    assert events[-1].action == "block"
 
 
 def test_another_tenants_call_id_is_another_call():

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,6 +19,7 @@ from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import CallerNow
 from streamward.server.judging import failed, judge
 from streamward.server.litellm_calls import Call, Calls, GrowingText, Opinion
+from streamward.server.live import LiveEvent, LiveKind, LiveText
 from streamward.server.middleware import request_id
 from streamward.server.records import Job
 from streamward.server.state import ServiceState, service_state
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _READING = PromptConfig(unjudged_input="pass")  # images are LiteLLM's to judge with another guardrail
 _SWEEP_S = 5.0
+_FIRST = "text 0"
 
 
 class GuardrailRequest(BaseModel):
@@ -78,6 +81,9 @@ async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: 
     wanted = (body.additional_provider_specific_params or {}).get("policy")
     if wanted is not None and not isinstance(wanted, str):
         raise InputError("additional_provider_specific_params.policy must be the name of a policy")
+    num_texts = len(body.texts or ()) + len(body.tool_calls or ())
+    if num_texts > state.config.limits.max_inputs:
+        raise InputError(f"there are {num_texts} texts; limits.max_inputs is {state.config.limits.max_inputs}")
     policy = caller.choose_policy(state, wanted)
     call_id = body.litellm_call_id
     job = Job(
@@ -125,12 +131,34 @@ async def _judge_response(state: ServiceState, job: Job, *, body: GuardrailReque
     opinions = []
     for place, text in places:
         opinion = await _opinion(call, state.under(job.policy), job=job, place=place, text=text)
+        _show(state, job, opinion, place=place, text=text)
         if opinion.result is not None:
             await state.conclude(job, opinion.result, texts=call.spoken(text), details={"place": place})
         opinions.append(opinion)
     answer = _answer(_worst([opinion.decision for opinion in opinions]))
     held = [opinion.held_chars for opinion in opinions[: len(body.texts or ())]]
     return answer.model_copy(update={"stream_holdback_chars": held})
+
+
+def _show(state: ServiceState, job: Job, opinion: Opinion, *, place: str, text: str) -> None:
+    """Tell whoever watches what the new tokens are."""
+    if not state.feed.is_watched or not opinion.events:
+        return
+    live = LiveText()
+    live.add(text)
+    stream_id = job.stream_id or job.request_id
+    state.feed.publish(
+        LiveEvent(
+            LiveKind.TOKENS,
+            datetime.now(UTC),
+            job.tenant,
+            job.endpoint,
+            stream_id if place == _FIRST else f"{stream_id} {place}",
+            tokens=live.tokens(opinion.events),
+            start=opinion.events[0].verdict.position,
+            action=opinion.decision.action,
+        )
+    )
 
 
 async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, text: str) -> Opinion:

@@ -11,7 +11,7 @@ from streamward.errors import InputError, OverloadedError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
 from streamward.policy import ALLOWED, SidePolicy
-from streamward.schema import Action, Decision, Message, Result, Role, Side, Verdict
+from streamward.schema import Action, Decision, Event, Message, Result, Role, Side, Verdict
 from streamward.server.records import Job, Texts
 
 
@@ -23,11 +23,13 @@ class Opinion:
         decision: What to do.
         held_chars: Characters at the end that should not be shown yet.
         result: For the log, where there is something new to log.
+        events: Newly judged tokens, for whoever watches.
     """
 
     decision: Decision
     held_chars: int = 0
     result: Result | None = None
+    events: tuple[Event, ...] = ()
 
 
 class GrowingText:
@@ -80,19 +82,19 @@ class GrowingText:
         result = await moderator.amoderate(messages=[*self.messages, Message(Role.ASSISTANT, text)])
         verdicts = () if result.response is None else result.response.verdicts
         held = _held_chars(verdicts, moderator.policy.side(Side.RESPONSE), num_chars=len(text))
-        return Opinion(result.decision, held, result)
+        return Opinion(result.decision, held, result, tuple(Event(verdict, result.decision) for verdict in verdicts))
 
     async def _extend(self, text: str, moderator: Moderator) -> Opinion:
         stream = self._stream or await self._open(moderator)
         if stream is None:
             return await self._whole(text, moderator)
-        await stream.feed(text[self._num_fed :])
+        events = tuple(await stream.feed(text[self._num_fed :]))
         self._num_fed = len(text)
         if stream.decision.action.severity >= Action.REPLACE.severity:
             result = await stream.finish()
             await self.close()
-            return Opinion(result.decision, 0, result)
-        return Opinion(stream.decision, len(text) - stream.checked_chars)
+            return Opinion(result.decision, 0, result, events)
+        return Opinion(stream.decision, len(text) - stream.checked_chars, events=events)
 
     async def _open(self, moderator: Moderator) -> AsyncGuardStream | None:
         """Open a stream; None if the guard judges whole texts only."""

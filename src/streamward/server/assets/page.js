@@ -68,7 +68,7 @@ async function start(isFirst) {
   const whose = overview.is_admin ? "all tenants" : `tenant ${overview.tenant}`;
   part("facts").textContent = `guard ${overview.guard}, ${whose}`;
   part("live-note").textContent = overview.shows_text
-    ? "Text is shown to this tenant only while it is judged, and never kept for this page."
+    ? "Text is shown while it is judged, and never kept for this page."
     : "This service shows no text here (page.live_text): each block is a token.";
   playground.offer(overview);
   numbers.show(overview.numbers);
