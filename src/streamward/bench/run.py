@@ -1,146 +1,207 @@
-"""`streamward bench`: what a chunk of new tokens costs, and how far that is from the floor."""
+"""`streamward bench`: what new tokens cost on each path, and how far that is from the floor."""
 
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from streamward.bench import paths
+from streamward.bench import paths, reference
+from streamward.bench.floor import Machine, measure_machine, step_floor_s
+from streamward.bench.plot import plot
+from streamward.bench.record import Record, ratios, table
 from streamward.bench.shapes import linear_bytes, random_guard
+from streamward.bench.startup import ready_s, text_side
+from streamward.bench.timing import median_seconds, timed
+from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.model.packing import pack_linears, serving_dtype
+from streamward.model.guard_model import GuardModel
+from streamward.model.native.library import kernels
+from streamward.model.packing import Int8Linear, pack_linears, quantize_linears, serving_dtype
 
-CONTEXT = 512
 CHUNKS = (1, 4, 16)
-STREAM_COUNTS = (1, 8, 32)
+CONTEXTS = (128, 512, 2048, 8176)  # the last chunk of 16 ends at the last of 8,192 positions
+STREAM_COUNTS = (8, 32, 128)
+SHARED_CONTEXT = 512
+QUICK_CONTEXTS = (512,)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One measurement.
-
-    Attributes:
-        path: `append` (ours), `reread` (our decoder, no cache), `reread-transformers` (the published behaviour).
-        k: New tokens of each stream.
-        ms: Median time to judge them, milliseconds.
-        floor_ms: Time to read the weights once at the measured memory bandwidth.
-    """
-
-    path: str
-    shape: str
-    dtype: str
-    context: int
-    k: int
-    streams: int
-    ms: float
-    tokens_per_s: float
-    floor_ms: float
-
-
-def main_bench(*, shape: str = "0.6b", quick: bool = False, json_path: Path | None = None) -> None:
-    """Measure, print a table and the ratios, and write one record a line if asked.
+def main_bench(
+    *, shapes: Sequence[str], quick: bool = False, json_path: Path | None = None, plot_path: Path | None = None
+) -> None:
+    """Measure, print a table and ratios, and write one record a line if asked.
 
     Args:
-        shape: One of `streamward.bench.shapes.SHAPES`.
-        quick: Fewer repetitions, one stream only.
+        shapes: Of `streamward.bench.shapes.SHAPES`.
+        quick: One context, one stream, fewer repetitions.
         json_path: Where the records go, as JSON lines.
+        plot_path: Where a picture goes.
 
     Raises:
         InputError: There is no such shape.
+        ConfigError: A plot was asked for and matplotlib is not installed.
     """
     console = Console(width=None if sys.stdout.isatty() else 110)
+    dtype = serving_dtype()
+    machine = measure_machine(dtype)
     console.print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {_versions()}")
-    bench = _Bench(shape, repeats=5 if quick else 15)
-    records = []
-    table = _table()
-    for record in bench.records(stream_counts=STREAM_COUNTS[:1] if quick else STREAM_COUNTS):
-        records.append(record)
-        _add(table, record)
-    console.print(table)
-    for line in [*_ratios(records), bench.contention()]:
+    console.print(f"reads {machine.bytes_per_s / 1e9:.1f} GB/s, multiplies {machine.flops_per_s / 1e9:.0f} GFLOP/s")
+    records: list[Record] = []
+    lines: list[str] = []
+    for shape in shapes:
+        bench = _Bench(shape, machine, dtype=dtype, quick=quick)
+        for record in bench.records():
+            records.append(record)
+            print(json.dumps(asdict(record)), file=sys.stderr, flush=True)  # a run takes minutes
+        lines += [bench.memory(), bench.contention()]
+    console.print(table(records))
+    for line in [*ratios(records), *lines, *_embedded()]:
         console.print(line, soft_wrap=True)
     if json_path is not None:
         json_path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
+    if plot_path is not None:
+        plot(records, plot_path)
+
+
+def _embedded() -> Iterator[str]:
+    yield f"the embedded guard is ready {ready_s(repeats=2):.2f} s after its process started"
+    text = text_side(num_words=200)
+    yield (
+        f"the embedded guard fed word by word: {text.feed_ms:.1f} ms a word, of which"
+        f" {text.feed_ms - text.step_ms:.2f} ms outside the engine's steps"
+    )
 
 
 class _Bench:
-    def __init__(self, shape: str, *, repeats: int) -> None:
-        self.shape = shape
-        self.repeats = repeats
-        self.dtype = serving_dtype()
-        model = random_guard(shape, dtype=self.dtype)
-        self.floor_ms = linear_bytes(model) / paths.read_bandwidth() * 1e3
-        pack_linears(model)
-        self.model = model
-        self.engine = Engine(EngineConfig(), model=model)
+    """All measurements of one shape."""
 
-    def records(self, *, stream_counts: Sequence[int]) -> Iterator[Record]:
-        """Measure the paths one after the other; slow ones less often."""
-        for streams in stream_counts:
+    def __init__(self, shape: str, machine: Machine, *, dtype: torch.dtype, quick: bool) -> None:
+        self.shape = shape
+        self._machine = machine
+        self._dtype = dtype
+        self._contexts = QUICK_CONTEXTS if quick else CONTEXTS
+        self._stream_counts = () if quick else STREAM_COUNTS
+        self._repeats = 5 if quick else 11
+        self._full_bytes = linear_bytes(random_guard(shape, dtype=dtype))
+        self._engine = self._make_engine()
+
+    def records(self) -> Iterator[Record]:
+        """Measure path after path; slow ones less often."""
+        yield from self._appending(self._engine, "append", self._name(), weight_bytes=self._full_bytes)
+        for streams in self._stream_counts:
             for k in CHUNKS:
-                step, close = paths.appending(self.engine, context=CONTEXT, k=k, streams=streams)
-                yield self._record("append", k, streams, paths.median_seconds(step, repeats=self.repeats))
-                close()
-        reread = paths.rereading(self.model, context=CONTEXT)
-        yield self._record("reread", 1, 1, paths.median_seconds(reread, repeats=3, warmup=1))
-        if self.shape != "135m":
-            try:
-                reread = paths.rereading_with_transformers(self.shape, context=CONTEXT, dtype=self.dtype)
-            except ImportError:
-                print("transformers is not installed: the published behaviour is not measured", file=sys.stderr)
-                return
-            yield self._record("reread-transformers", 1, 1, paths.median_seconds(reread, repeats=3, warmup=1))
+                seconds = self._append(self._engine, context=SHARED_CONTEXT, k=k, streams=streams, repeats=3)
+                yield self._record("append", SHARED_CONTEXT, k, seconds, streams=streams)
+        if self._engine.is_native:
+            plain = self._make_engine(native=False)
+            yield from self._appending(plain, "append-torch", self._name(), weight_bytes=self._full_bytes)
+        if kernels() is not None:
+            yield from self._int8()
+        yield from self._rereading()
+
+    def memory(self) -> str:
+        """Say what one stream takes of the cache."""
+        config = self._engine.config
+        pages = -(-SHARED_CONTEXT // config.page_tokens)
+        token_bytes = KVCache.bytes_per_token(self._engine.model.decoder.config, self._dtype)
+        size = pages * config.page_tokens * token_bytes / 1e6
+        return f"{self.shape}: a stream of {SHARED_CONTEXT} tokens takes {size:.1f} MB of cache"
 
     def contention(self) -> str:
         """Compare a chunk's time alone and while another process holds one core."""
-        step, close = paths.appending(self.engine, context=CONTEXT, k=16)
-        times = max(40, 4 * self.repeats)
-        alone = sum(paths.timed(step, repeats=times))
+        step, close = paths.appending(self._engine, context=SHARED_CONTEXT, k=16)
+        times = 8 * self._repeats
+        alone = sum(timed(step, repeats=times))
         with paths.busy_core():
-            shared = sum(paths.timed(step, repeats=times, warmup=0))
+            shared = sum(timed(step, repeats=times, warmup=0))
         close()
-        return f"with another process holding one core: {alone / shared:.2f} of the speed alone"
+        return f"{self.shape}: {alone / shared:.2f} of the speed while another process holds one core"
 
-    def _record(self, path: str, k: int, streams: int, seconds: float) -> Record:
-        dtype = str(self.dtype).removeprefix("torch.")
-        tokens_per_s = k * streams / seconds
+    def _make_engine(self, *, native: bool = True, int8: bool = False) -> Engine:
+        model = random_guard(self.shape, dtype=self._dtype)
+        if int8:
+            quantize_linears(model.decoder)
+        pack_linears(model)
+        tokens = max(self._contexts[-1] + 64, *(count * (SHARED_CONTEXT + 64) for count in (1, *self._stream_counts)))
+        size = tokens * KVCache.bytes_per_token(model.decoder.config, self._dtype)
+        return Engine(EngineConfig(kv_cache_bytes=size), model=model, native_kernels=native)
+
+    def _appending(self, engine: Engine, path: str, dtype: str, *, weight_bytes: int) -> Iterator[Record]:
+        for context in self._contexts:
+            for k in CHUNKS:
+                seconds = self._append(engine, context=context, k=k, streams=1, repeats=self._repeats)
+                yield self._record(path, context, k, seconds, dtype=dtype, weight_bytes=weight_bytes)
+
+    def _append(self, engine: Engine, *, context: int, k: int, streams: int, repeats: int) -> float:
+        step, close = paths.appending(engine, context=context, k=k, streams=streams)
+        seconds = median_seconds(step, repeats=repeats, warmup=1)
+        close()
+        return seconds
+
+    def _int8(self) -> Iterator[Record]:
+        engine = self._make_engine(int8=True)
+        small = sum(layer.weights.nbytes for layer in engine.model.modules() if isinstance(layer, Int8Linear))
+        weight_bytes = self._full_bytes - small * (self._dtype.itemsize - 1)
+        yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
+        for streams in self._stream_counts:
+            seconds = self._append(engine, context=SHARED_CONTEXT, k=4, streams=streams, repeats=3)
+            yield self._record(
+                "append", SHARED_CONTEXT, 4, seconds, streams=streams, dtype="int8", weight_bytes=weight_bytes
+            )
+
+    def _rereading(self) -> Iterator[Record]:
+        for context in self._contexts:
+            read = paths.rereading(self._engine.model, context=context)
+            yield self._record("reread", context, 1, median_seconds(read, repeats=1, warmup=context < CONTEXTS[-1]))
+        try:
+            model = reference.reference_model(self.shape, dtype=self._dtype)
+        except ImportError:
+            print("transformers is not installed: it is not measured", file=sys.stderr)
+            return
+        for context in self._contexts:
+            read = reference.rereading(model, context=context)
+            seconds = median_seconds(read, repeats=1, warmup=context < CONTEXTS[-1])
+            yield self._record("reread-transformers", context, 1, seconds)
+            for k in CHUNKS:
+                step = reference.cached(model, context=context, k=k)
+                yield self._record("transformers-cache", context, k, median_seconds(step, repeats=5))
+
+    def _record(
+        self,
+        path: str,
+        context: int,
+        k: int,
+        seconds: float,
+        *,
+        streams: int = 1,
+        dtype: str | None = None,
+        weight_bytes: int | None = None,
+    ) -> Record:
+        size = self._full_bytes if weight_bytes is None else weight_bytes
+        floor_s = step_floor_s(self._model, self._machine, weight_bytes=size, context=context, k=k, streams=streams)
         return Record(
             path,
             self.shape,
-            dtype,
-            CONTEXT,
+            dtype or self._name(),
+            context,
             k,
             streams,
-            ms=round(seconds * 1e3, 2),
-            tokens_per_s=round(tokens_per_s, 1),
-            floor_ms=round(self.floor_ms, 2),
+            ms=round(seconds * 1e3, 3),
+            tokens_per_s=round(k * streams / seconds, 1),
+            floor_ms=round(floor_s * 1e3, 3),
         )
 
+    @property
+    def _model(self) -> GuardModel:
+        return self._engine.model
 
-def _ratios(records: Sequence[Record]) -> Iterator[str]:
-    by_path: Mapping[str, Record] = {record.path: record for record in records if record.path != "append"}
-    chunk = next(record for record in records if record.path == "append" and record.k == 16 and record.streams == 1)
-    for path, record in by_path.items():
-        ratio = 16 * record.ms / chunk.ms
-        yield f"{path}: judging 16 tokens one by one costs {ratio:.0f} times our chunk of 16 (context {CONTEXT})"
-
-
-def _table() -> Table:
-    table = Table(title="Judging new tokens of a stream")
-    for name in ("path", "shape", "dtype", "context", "k", "streams", "ms", "tokens/s", "floor ms"):
-        table.add_column(name, justify="left" if name in ("path", "shape", "dtype") else "right")
-    return table
-
-
-def _add(table: Table, record: Record) -> None:
-    table.add_row(*(str(value) for value in asdict(record).values()))
+    def _name(self) -> str:
+        return str(self._dtype).removeprefix("torch.")
 
 
 def _versions() -> str:

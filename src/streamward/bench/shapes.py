@@ -32,14 +32,11 @@ def _qwen3(*, hidden_size: int, num_layers: int, num_heads: int, intermediate_si
     )
 
 
-SHAPES = {
-    "0.6b": _qwen3(hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072),
-    "4b": _qwen3(hidden_size=2560, num_layers=36, num_heads=32, intermediate_size=9728),
-    "8b": _qwen3(hidden_size=4096, num_layers=36, num_heads=32, intermediate_size=12288),
-    "135m": ModelConfig(
+def _smollm2(*, num_layers: int) -> ModelConfig:
+    return ModelConfig(
         vocab_size=49152,
         hidden_size=576,
-        num_layers=18,
+        num_layers=num_layers,
         num_heads=9,
         num_kv_heads=3,
         head_dim=64,
@@ -49,9 +46,17 @@ SHAPES = {
         max_positions=8192,
         has_tied_embeddings=True,
         has_qk_norm=False,
-    ),
+    )
+
+
+SHAPES = {
+    "0.6b": _qwen3(hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072),
+    "4b": _qwen3(hidden_size=2560, num_layers=36, num_heads=32, intermediate_size=9728),
+    "8b": _qwen3(hidden_size=4096, num_layers=36, num_heads=32, intermediate_size=12288),
+    "135m": _smollm2(num_layers=30),
+    "135m-18": _smollm2(num_layers=18),
 }
-"""Qwen3Guard-Stream in its three sizes (from Qwen3's configurations), and the embedded guard."""
+"""Qwen3Guard-Stream in its three sizes (from Qwen3's configurations), and the embedded base with all layers or 18."""
 
 
 def random_guard(shape: str, *, dtype: torch.dtype) -> GuardModel:
@@ -62,7 +67,7 @@ def random_guard(shape: str, *, dtype: torch.dtype) -> GuardModel:
     """
     if shape not in SHAPES:
         raise InputError(f"there is no shape {shape!r}; there are {', '.join(SHAPES)}")
-    inner_size = 256 if shape == "135m" else 512
+    inner_size = 256 if shape.startswith("135m") else 512
     guard_config = GuardConfig(
         inner_size,
         SideLabels(PUBLISHED_RISK_LEVELS, PUBLISHED_PROMPT_CATEGORIES),

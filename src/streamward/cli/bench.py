@@ -10,13 +10,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bench",
         help="measure speed on this machine",
         description=(
-            "Measures what judging the next tokens of a stream costs, against re-reading the text and against the time"
-            " to read the weights once. Weights are random: speed does not depend on them."
+            "Measures what judging the next tokens of streams costs, against re-reading the text, against transformers"
+            " and against the least time this machine needs. Weights are random: speed does not depend on them."
         ),
     )
-    parser.add_argument("--shape", default="0.6b", metavar="S", help="0.6b, 4b, 8b or 135m (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, one stream only")
-    parser.add_argument("--json", metavar="FILE", help="write one record a line")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        metavar="S",
+        help="0.6b, 4b, 8b, 135m or 135m-18; may be given again (default: 0.6b and 135m)",
+    )
+    parser.add_argument("--quick", action="store_true", help="one context, one stream, fewer repetitions")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one record a line")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (needs matplotlib)")
     parser.set_defaults(run=run)
 
 
@@ -25,8 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     from streamward.bench.run import main_bench
 
     main_bench(
-        shape=arguments.shape,
+        shapes=arguments.shape or ["0.6b", "135m"],
         quick=arguments.quick,
-        json_path=None if arguments.json is None else Path(arguments.json),
+        json_path=arguments.json,
+        plot_path=arguments.plot,
     )
     return 0

@@ -1,0 +1,71 @@
+"""What this machine can do at best, measured: the least time a step can take."""
+
+from dataclasses import dataclass
+
+import torch
+
+from streamward.bench.timing import median_seconds
+from streamward.model.guard_model import GuardModel
+from streamward.model.packing import PackedLinear, can_pack
+
+_GEMM_ROWS, _GEMM_SIZE = 256, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Measured limits.
+
+    Attributes:
+        bytes_per_s: Read from memory with all threads.
+        flops_per_s: Of a large matrix product in the dtype served.
+    """
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+def measure_machine(dtype: torch.dtype) -> Machine:
+    """Measure this machine."""
+    return Machine(_read_bandwidth(), _gemm_rate(dtype))
+
+
+def _read_bandwidth() -> float:
+    values = torch.ones(2**28, dtype=torch.int8)  # far more than any cache holds
+    words = values.view(torch.int64)
+    return values.nbytes / median_seconds(words.sum, repeats=7)
+
+
+def _gemm_rate(dtype: torch.dtype) -> float:
+    weight, x = torch.randn(_GEMM_SIZE, _GEMM_SIZE).to(dtype), torch.randn(_GEMM_ROWS, _GEMM_SIZE).to(dtype)
+    linear = PackedLinear(weight) if can_pack(dtype) else torch.nn.Linear(_GEMM_SIZE, _GEMM_SIZE, bias=False).to(dtype)
+    with torch.inference_mode():
+        seconds = median_seconds(lambda: linear(x), repeats=7)
+    return 2 * _GEMM_ROWS * _GEMM_SIZE**2 / seconds
+
+
+def decoder_weights(model: GuardModel) -> int:
+    """Return how many weights of linear layers one step multiplies by, heads left out."""
+    config = model.decoder.config
+    heads = config.num_heads + config.num_kv_heads
+    attention = 2 * heads * config.head_dim * config.hidden_size
+    return config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+
+
+def step_floor_s(
+    model: GuardModel, machine: Machine, *, weight_bytes: int, context: int, k: int, streams: int
+) -> float:
+    """Return the least time of a step: everything read once, or every operation done, whichever takes longer.
+
+    Args:
+        model: Whose step.
+        machine: Measured limits.
+        weight_bytes: Of the linear layers as they are stored; operations count as if all were of the dtype served.
+        context: Tokens of each stream in the cache.
+        k: New tokens of each.
+        streams: That are stepped together.
+    """
+    config, dtype = model.decoder.config, model.decoder.embed.weight.dtype
+    kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize * (context + k) * streams
+    attention = 4 * config.num_layers * config.num_heads * config.head_dim * (context + k)
+    flops = k * streams * (2 * decoder_weights(model) + attention)
+    return max((weight_bytes + kv_bytes) / machine.bytes_per_s, flops / machine.flops_per_s)
