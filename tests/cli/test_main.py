@@ -30,7 +30,10 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["moderate"], ["watch"], ["models"], ["policy"], ["train"], ["bench"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["moderate"], ["watch"], ["models"], ["policy"], ["serve"], ["keys"], ["audit"], ["train"], ["bench"]],
+)
 def test_every_command_explains_itself(capsys, command):
     code, out, _ = run(capsys, *command, "--help")
     assert code == 0

@@ -157,6 +157,20 @@ def test_a_closed_moderator_refuses_work_and_may_be_closed_again(guard):
             call()
 
 
+def test_policies_share_one_guard_and_only_its_owner_closes_it(guard):
+    lax = guard.with_policy(Policy(name="lax", prompt={"unsafe": "allow", "controversial": "allow"}))
+    texts = [f"text {index}" for index in range(30)]
+    strict_results = [guard.moderate(prompt=text) for text in texts]
+    assert Action.BLOCK in {result.decision.action for result in strict_results}
+    assert [lax.moderate(prompt=text).prompt for text in texts] == [result.prompt for result in strict_results]
+    assert {lax.moderate(prompt=text).decision.action for text in texts} == {Action.ALLOW}
+    lax.close()
+    assert guard.moderate(prompt="x").prompt is not None
+    guard.close()
+    with pytest.raises(StreamClosedError, match="closed"):
+        lax.moderate(prompt="x")
+
+
 def test_a_stream_does_not_follow_an_answer(guard):
     with pytest.raises(InputError, match="ends with an assistant's turn"):
         guard.stream(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])

@@ -86,6 +86,8 @@ class Watcher:
 
     async def next(self, timeout_s: float) -> LiveEvent | None:
         """Return the next event; None if none came in time, so that a connection can be kept alive."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
         try:
             return await asyncio.wait_for(self._queue.get(), timeout_s)
         except TimeoutError:
