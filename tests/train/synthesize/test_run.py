@@ -82,9 +82,10 @@ def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
     assert run(path).read_bytes() == run(path).read_bytes()
 
 
-def test_a_family_that_runs_dry_ends(tmp_path: Path) -> None:
+def test_a_family_that_runs_dry_ends_and_says_so(tmp_path: Path) -> None:
     run(config(tmp_path, "[rows.en]\nexchange = 40\n[rows.uk]\nreasoning = 10\n"))
     assert report(tmp_path)["families"] == {"exchange": 40}
+    assert report(tmp_path)["missing"] == {"uk reasoning": 10}
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,18 @@ def count_rows(rows: Sequence[MadeRow]) -> dict[str, dict[str, int]]:
     }
 
 
-def write_report(path: Path, rows: Sequence[MadeRow], *, writer: Mapping[str, int]) -> str:
+def write_report(path: Path, rows: Sequence[MadeRow], *, writer: Mapping[str, int], missing: Mapping[str, int]) -> str:
     """Write the counts as JSON and return them as lines.
 
     Args:
         path: A JSON file.
         rows: What was made.
         writer: Answers of the model that wrote, by what became of them; empty if there was none.
+        missing: Rows that were wanted and could not be made, by language and family.
     """
     counts = count_rows(rows)
+    if missing:
+        counts["missing"] = dict(missing)
     if writer:
         counts["writer"] = dict(writer)
     with replacing(path) as file:

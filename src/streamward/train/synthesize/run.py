@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -51,6 +52,14 @@ FAMILIES: Mapping[Family, Callable[[Lexicon, Random], MadeRow | None]] = {
 _TRIES_PER_ROW = 20
 
 
+class Wanted(NamedTuple):
+    """Rows wanted of one family in one language."""
+
+    lexicon: Lexicon
+    family: Family
+    number: int
+
+
 def run(config_path: Path) -> Path:
     """Make the rows of a run; the same config gives the same rows.
 
@@ -62,7 +71,13 @@ def run(config_path: Path) -> Path:
     """
     config = read_config(SynthesizeConfig, config_path)
     lexicons = _chosen(read_lexicons(config.lexicon), config)
-    rows = list(draw_rows(lexicons, config))
+    wanted = list(_wanted(lexicons, config))
+    rows = list(draw_rows(wanted, config))
+    made = Counter((row.language, row.family) for row in rows)
+    short = {
+        f"{order.lexicon.language} {order.family}": order.number - made[order.lexicon.language, order.family]
+        for order in wanted
+    }
     stem = source_name(config.output)
     outcomes: Mapping[str, int] = {}
     if config.writer is not None:
@@ -73,7 +88,7 @@ def run(config_path: Path) -> Path:
         model.close()
     write_rows(config.output, (row.as_json(row_id(row)) for row in rows))
     report = config.output.with_name(f"{stem}.report.json")
-    logger.info(write_report(report, rows, writer=outcomes))
+    logger.info(write_report(report, rows, writer=outcomes, missing={name: gap for name, gap in short.items() if gap}))
     return config.output
 
 
@@ -85,37 +100,36 @@ def _chosen(lexicons: Sequence[Lexicon], config: SynthesizeConfig) -> tuple[Lexi
     return tuple(lexicon for lexicon in lexicons if not config.languages or lexicon.language in config.languages)
 
 
-def draw_rows(lexicons: tuple[Lexicon, ...], config: SynthesizeConfig) -> Iterator[MadeRow]:
-    """Draw the wanted rows of each language and family, without repeats."""
-    wanted = [
-        (lexicon, family, number)
-        for lexicon in lexicons
-        for family, number in config.rows.get(lexicon.language, config.rows.get("other", {})).items()
-    ]
+def _wanted(lexicons: Sequence[Lexicon], config: SynthesizeConfig) -> Iterator[Wanted]:
+    for lexicon in lexicons:
+        numbers = config.rows.get(lexicon.language, config.rows.get("other", {}))
+        yield from (Wanted(lexicon, family, number) for family, number in numbers.items())
+
+
+def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[MadeRow]:
+    """Draw the wanted rows, without repeats; fewer where the words run out."""
     seen: Counter[str] = Counter()
-    with tqdm(total=sum(number for _, _, number in wanted), desc="synthesis", unit="row", mininterval=2) as bar:
-        for lexicon, family, number in wanted:
-            chance = Random(f"{config.seed}/{lexicon.language}/{family}")
-            for row in _draw_family(lexicon, family, chance=chance, number=number, seen=seen, config=config):
+    with tqdm(total=sum(order.number for order in wanted), desc="synthesis", unit="row", mininterval=2) as bar:
+        for order in wanted:
+            for row in _draw_family(order, seen=seen, config=config):
                 bar.update()
                 yield row
 
 
-def _draw_family(
-    lexicon: Lexicon, family: Family, *, chance: Random, number: int, seen: Counter[str], config: SynthesizeConfig
-) -> Iterator[MadeRow]:
+def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig) -> Iterator[MadeRow]:
+    chance = Random(f"{config.seed}/{order.lexicon.language}/{order.family}")
     made = 0
-    for _ in range(number * _TRIES_PER_ROW):
-        if made == number:
+    for _ in range(order.number * _TRIES_PER_ROW):
+        if made == order.number:
             return
-        row = FAMILIES[family](lexicon, chance)
+        row = FAMILIES[order.family](order.lexicon, chance)
         if row is None:
             continue
         prompt, whole = (" ".join(text.lower().split()) for text in (row.prompt, f"{row.prompt}\0{row.response}"))
         if (row.response is None and seen[prompt]) or seen[prompt] >= config.max_repeats or seen[whole]:
             continue
         seen[prompt] += 1
-        seen[whole] += prompt != whole
+        seen[whole] += 1
         made += 1
         yield row
 
