@@ -1,6 +1,7 @@
 """Two or more reports side by side, and whether guards differ on the same rows."""
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,8 @@ from streamward.evals.figures import percent, percent_of, with_interval
 from streamward.evals.intervals import Paired, paired
 from streamward.evals.rendering import Card, Page, Plot, Section, Table, write_page
 from streamward.evals.report_model import GuardReport, SetReport, read_report
-from streamward.evals.report_pages import column_mean, published_tables
+from streamward.evals.report_pages import balanced_f1, published_tables
+from streamward.schema import Side
 
 _SIGNIFICANT = 0.05
 
@@ -111,19 +113,24 @@ def _page(reports: dict[str, GuardReport], shared: Sequence[str], differences: S
     ]
     title = " against ".join(reports) if len(reports) == 2 else f"{len(reports)} guards"
     subtitle = f"{len(shared)} sets judged on the same rows by all: {', '.join(reports)}"
-    cards = [
-        Card(name, percent(mean), "mean F1 on prompt columns, strict")
-        for name, report in reports.items()
-        if (mean := column_mean(report.columns, "prompt", "strict")) is not None
-    ]
+    cards = list(_cards(reports, shared))
     return Page(title, subtitle, cards, [each for each in sections if each.parts])
+
+
+def _cards(reports: dict[str, GuardReport], shared: Sequence[str]) -> Iterator[Card]:
+    for name, report in reports.items():
+        sets = [_set_of(report, key) for key in shared]
+        values = [value for side in Side for value in balanced_f1(sets, side)]
+        if values:
+            note = f"mean F1 of {len(values)} shared sets with safe and unsafe rows, strict"
+            yield Card(name, percent(statistics.fmean(values)), note)
 
 
 def _whole_texts(reports: dict[str, GuardReport], shared: Sequence[str]) -> Section:
     sets = {name: [_set_of(report, key) for key in shared] for name, report in reports.items()}
     series = [plots.Series(name, [each.points["strict"].f1 for each in own]) for name, own in sets.items()]
     points = [
-        (each.name, strict.false_positive_rate.value, strict.recall.value, index)
+        ("", strict.false_positive_rate.value, strict.recall.value, index)
         for index, own in enumerate(sets.values())
         for each in own
         if (strict := each.points["strict"]).recall is not None and strict.false_positive_rate is not None
@@ -139,7 +146,7 @@ def _whole_texts(reports: dict[str, GuardReport], shared: Sequence[str]) -> Sect
     header = ["set", *(f"F1, {name}" for name in sets), *(f"false positives, {name}" for name in sets)]
     parts: list[Table | Plot] = [
         Plot("F1 of each set, strict", plots.dot_plot(shared, series, xlabel="F1 on Unsafe", marks={})),
-        Plot("Recall against false positives, strict", plots.scatter(points, groups=list(sets))),
+        Plot("Recall against false positives, strict", plots.scatter(points, groups=list(sets)), "A dot a set."),
         Table("Sets", header, rows),
     ]
     return Section("Whole texts", "Only sets of which all guards judged the very same rows, by hash.", parts)

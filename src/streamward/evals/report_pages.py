@@ -67,7 +67,7 @@ def _cards(report: GuardReport) -> Iterator[Card]:
         mean = column_mean(report.columns, side.value, "strict")
         if mean is not None and count >= _FEW_COLUMNS:
             yield Card(f"F1, {side}s", percent(mean), f"mean of {count} columns with published counterparts, strict")
-        elif values := list(_balanced_f1(report.plain_sets, side)):
+        elif values := list(balanced_f1(report.plain_sets, side)):
             note = f"mean of {len(values)} sets with safe and unsafe rows, strict"
             yield Card(f"F1, {side}s", percent(statistics.fmean(values)), note)
     for side in Side:
@@ -91,7 +91,8 @@ def _cards(report: GuardReport) -> Iterator[Card]:
     yield Card("Rows without a judgement", f"{errors:,}", "left out of every figure")
 
 
-def _balanced_f1(sets: Sequence[SetReport], side: Side) -> Iterator[float]:
+def balanced_f1(sets: Sequence[SetReport], side: Side) -> Iterator[float]:
+    """Yield the strict F1 of the sets of a side that can show false alarms too."""
     for each in sets:
         if each.side is side and each.points:
             strict = each.points["strict"]
