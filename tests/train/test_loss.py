@@ -54,6 +54,10 @@ def test_a_batch_never_pads_beyond_its_limit_and_loses_no_example() -> None:
     assert all(max(lengths[index] for index in batch) * len(batch) <= 100 for batch in plan)
 
 
+def test_no_examples_make_no_batch() -> None:
+    assert plan_batches([], max_tokens=100, seed=1) == []
+
+
 def response_targets(owners: list[int], *, unmarked: bool) -> SideTargets:
     count = len(owners)
     return SideTargets(

@@ -64,7 +64,8 @@ def plan_batches(lengths: Sequence[int], *, max_tokens: int, seed: int) -> list[
             batches.append(current)
             current = []
         current.append(index)
-    batches.append(current)
+    if current:
+        batches.append(current)
     chance.shuffle(batches)
     return batches
 
