@@ -156,6 +156,27 @@ def test_ragged_streams_attend_as_softmax_does(heads: int, kv_heads: int, head_d
     )
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("source", ["q", "keys", "values"])
+def test_what_is_no_number_is_not_hidden_by_attention(source: str, bad: float) -> None:
+    cache = Cache([(2, 100)], heads=2, kv_heads=1, head_dim=64, page_tokens=100)
+    getattr(cache, source)[0, 0, 5] = bad
+    assert not cache.attend(max_tokens=2)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_not_hidden_between_projections(bad: float) -> None:
+    assert library is not None
+    x, weight, out = randn(1, 64), randn(64, seed=2), torch.empty(1, 64, dtype=torch.bfloat16)
+    x[0, 3] = bad
+    library.streamward_add_norm(x.data_ptr(), None, weight.data_ptr(), out.data_ptr(), 1, 64, 1e-6)
+    assert not out.isfinite().all()
+    gate = randn(1, 64)
+    gate[0, 3] = bad
+    library.streamward_silu_mul(gate.data_ptr(), out.data_ptr(), 1, 32)
+    assert not out[0, :32].isfinite().all()
+
+
 def test_what_else_is_in_the_batch_changes_no_bit() -> None:
     together = Cache(RAGGED, heads=4, kv_heads=2, head_dim=64, page_tokens=16)
     whole = together.attend(max_tokens=32)

@@ -27,9 +27,12 @@ INLINE void store_bf16(bf16 *target, __m512 x) {
     _mm256_storeu_si256((__m256i *)target, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-/* 2^x for x <= 127, within 2e-7 of its value: Taylor's polynomial of 2^f for f in [-1/2, 1/2]. */
+/*
+ * 2^x for x <= 127, within 2e-7 of its value: Taylor's polynomial of 2^f for f in [-1/2, 1/2].
+ * Of a comparison with NaN the second operand comes out: the order keeps NaN, which tells that a guard is damaged.
+ */
 INLINE __m512 exp2_lanes(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
     __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(x, whole);
     __m512 y = _mm512_set1_ps(1.5403530e-4f);

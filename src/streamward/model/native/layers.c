@@ -52,7 +52,7 @@ void streamward_silu_mul(const bf16 *gate_up, bf16 *out, long rows, long size) {
         const bf16 *gate = gate_up + 2 * row * size, *up = gate + size;
         for (long i = 0; i < size; i += LANES) {
             __m512 x = load_bf16(gate + i);
-            __m512 power = exp2_lanes(_mm512_min_ps(_mm512_mul_ps(x, minus_log2e), largest));
+            __m512 power = exp2_lanes(_mm512_min_ps(largest, _mm512_mul_ps(x, minus_log2e)));
             __m512 y = _mm512_div_ps(x, _mm512_add_ps(one, power));
             store_bf16(out + row * size + i, _mm512_mul_ps(y, load_bf16(up + i)));
         }
