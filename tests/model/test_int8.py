@@ -54,6 +54,16 @@ def test_one_huge_activation_spoils_only_its_neighbours() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_hidden(bad: float) -> None:
+    x = randn(2, 128)
+    x[1, 70] = bad
+    out = quantized(randn(64, 128))(x)
+    assert out[0].isfinite().all()
+    assert not out[1].isfinite().any()
+
+
+@needs_kernels
 def test_zeros_stay_zero() -> None:
     weight = randn(64, 128)
     weight[5] = 0

@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias whose weights have 8 bits, one scale an output; see `native/int8.c`."""
+    """A linear layer without bias whose weights have 8 bits, with scales for groups of 64; see `native/int8.c`."""
 
     _STEP: ClassVar = 64  # inputs and outputs are taken so many at a time
 
@@ -52,10 +52,12 @@ class Int8Linear(nn.Module):
         """Quantise a weight [out, in] of which `fits` is true; the caller drops the original."""
         super().__init__()
         num_outputs, num_inputs = weight.shape
-        values = weight.float()
-        self.scales = values.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        shifted = (values / self.scales[:, None]).round().add_(128).to(torch.uint8)
-        panels = shifted.view(num_outputs // self._STEP, self._STEP, num_inputs // 4, 4)
+        step = self._STEP
+        groups = weight.float().view(num_outputs, num_inputs // step, step)
+        scales = groups.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        self.scales = scales.view(num_outputs // step, step, -1).transpose(1, 2).contiguous()
+        shifted = (groups / scales[..., None]).round().add_(128).to(torch.uint8)
+        panels = shifted.view(num_outputs // step, step, num_inputs // 4, 4)
         self.weights = panels.transpose(1, 2).contiguous()
         self._library = library
         self._shape = Int8Shape(self.weights.data_ptr(), self.scales.data_ptr(), num_inputs, num_outputs)
@@ -76,8 +78,13 @@ class Int8Linear(nn.Module):
         return out
 
 
+_FULL = ("qkv",)  # queries and keys carry most of the error that rounding makes, a fifth of the weights at most
+
+
 def quantize_linears(decoder: nn.Module) -> None:
-    """Give every linear layer of a decoder weights of 8 bits. It can then be run but no longer be saved or trained.
+    """Give the linear layers of a decoder, save those of queries, keys and values, weights of 8 bits.
+
+    It can then be run but no longer be saved or trained. The layers left are `pack_linears`' to pack.
 
     Raises:
         ConfigError: There are no native kernels, or they do not take a layer's shape or dtype.
@@ -90,7 +97,7 @@ def quantize_linears(decoder: nn.Module) -> None:
         )
     for module in list(decoder.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
+            if isinstance(child, nn.Linear) and name not in _FULL:
                 if not Int8Linear.fits(child.weight):
                     raise ConfigError(
                         f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"

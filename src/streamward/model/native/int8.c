@@ -1,5 +1,5 @@
 /*
- * Linear layers with weights of 8 bits: one scale for each output, and one for each 64 inputs of each token.
+ * Linear layers with weights of 8 bits: one scale for each 64 inputs of each output, and of each token.
  *
  * A token is scaled by itself, so that no verdict depends on what else is in the batch or how a text was cut; and in
  * groups, so that one huge activation (SmolLM2 has them at position 0) spoils 63 others and not the whole token.
@@ -18,7 +18,7 @@
 
 typedef struct {
     const uint8_t *weights; /* [outputs / 64, inputs / 4, 64, 4], 128 added */
-    const float *scales;    /* [outputs] */
+    const float *scales;    /* [outputs / 64, inputs / 64, 64] */
     long num_inputs, num_outputs;
 } Int8Linear;
 
@@ -30,12 +30,13 @@ typedef struct {
 } Quantized;
 
 INLINE void quantize_group(const bf16 *x, int8_t *values, float *scale, int32_t *correction) {
-    __m512 lanes[GROUP / LANES], largest = _mm512_setzero_ps();
+    __m512 lanes[GROUP / LANES], largest = _mm512_setzero_ps(), damage = _mm512_setzero_ps();
     for (int i = 0; i < GROUP / LANES; i++) {
         lanes[i] = load_bf16(x + i * LANES);
         largest = _mm512_max_ps(largest, _mm512_abs_ps(lanes[i]));
+        damage = _mm512_fmadd_ps(lanes[i], _mm512_setzero_ps(), damage); /* NaN if any value is no number */
     }
-    const float top = _mm512_reduce_max_ps(largest);
+    const float top = _mm512_reduce_max_ps(largest) + _mm512_reduce_add_ps(damage);
     const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
     __m512i sum = _mm512_setzero_si512();
     for (int i = 0; i < GROUP / LANES; i++) {
@@ -48,8 +49,8 @@ INLINE void quantize_group(const bf16 *x, int8_t *values, float *scale, int32_t 
 }
 
 /* Products of a few tokens with one group of a panel's weights, added to float32 sums [rows, 64]. */
-INLINE void add_group(const int rows, const uint8_t *weights, const Quantized *x, long first_row, long group,
-                      long num_inputs, float *sums) {
+INLINE void add_group(const int rows, const uint8_t *weights, const float *scales, const Quantized *x, long first_row,
+                      long group, long num_inputs, float *sums) {
     const long num_groups = num_inputs / GROUP;
     __m512i products[ROWS][PANEL / LANES];
     for (int r = 0; r < rows; r++)
@@ -66,8 +67,9 @@ INLINE void add_group(const int rows, const uint8_t *weights, const Quantized *x
         }
     }
     for (int r = 0; r < rows; r++) {
-        const __m512 scale = _mm512_set1_ps(x->scales[(first_row + r) * num_groups + group]);
+        const __m512 token_scale = _mm512_set1_ps(x->scales[(first_row + r) * num_groups + group]);
         for (int i = 0; i < PANEL / LANES; i++) {
+            const __m512 scale = _mm512_mul_ps(token_scale, _mm512_loadu_ps(scales + i * LANES));
             float *sum = sums + (first_row + r) * PANEL + i * LANES;
             _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[r][i]), scale, _mm512_loadu_ps(sum)));
         }
@@ -79,17 +81,15 @@ static void multiply_panel(const Int8Linear *linear, const Quantized *x, long pa
     memset(sums, 0, rows * PANEL * sizeof(float));
     for (long group = 0; group < inputs / GROUP; group++) {
         const uint8_t *weights = linear->weights + (panel * inputs + group * GROUP) * PANEL;
+        const float *scales = linear->scales + (panel * (inputs / GROUP) + group) * PANEL;
         long row = 0;
-        for (; row + ROWS <= rows; row += ROWS) add_group(ROWS, weights, x, row, group, inputs, sums);
-        for (; row + 2 <= rows; row += 2) add_group(2, weights, x, row, group, inputs, sums);
-        if (row < rows) add_group(1, weights, x, row, group, inputs, sums);
+        for (; row + ROWS <= rows; row += ROWS) add_group(ROWS, weights, scales, x, row, group, inputs, sums);
+        for (; row + 2 <= rows; row += 2) add_group(2, weights, scales, x, row, group, inputs, sums);
+        if (row < rows) add_group(1, weights, scales, x, row, group, inputs, sums);
     }
     for (long row = 0; row < rows; row++)
-        for (long i = 0; i < PANEL; i += LANES) {
-            __m512 scale = _mm512_loadu_ps(linear->scales + panel * PANEL + i);
-            store_bf16(out + row * linear->num_outputs + panel * PANEL + i,
-                       _mm512_mul_ps(_mm512_loadu_ps(sums + row * PANEL + i), scale));
-        }
+        for (long i = 0; i < PANEL; i += LANES)
+            store_bf16(out + row * linear->num_outputs + panel * PANEL + i, _mm512_loadu_ps(sums + row * PANEL + i));
 }
 
 #define BLOCK 64 /* tokens that share one reading of a panel; their sums stay in the first-level cache */
