@@ -129,7 +129,10 @@ class OwnGuard:
         except StreamwardError:
             answers = [self._judge_alone(item) for item in items]
         elapsed_ms = (time.perf_counter() - start) * 1e3
-        counts = [len(self._tokenizer.encode(clean_text(row.text)).ids) for row in rows]
+        counts = [
+            0 if isinstance(answer, StreamwardError) else len(self._tokenizer.encode(clean_text(row.text)).ids)
+            for row, answer in zip(rows, answers, strict=True)
+        ]
         total = sum(counts) + len(rows)
         return [
             self._prediction(
