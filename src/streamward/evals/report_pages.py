@@ -293,7 +293,7 @@ def _cost(report: GuardReport) -> Section:
         "alone_ms_p95": "milliseconds of one row, 95th percentile",
     }
     rows = [
-        [title, f"{value:,.0f}" if value >= 10 else f"{value:.2f}"]
+        [title, f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2f}"]
         for key, title in names.items()
         if (value := report.cost.get(key)) is not None
     ]
