@@ -8,7 +8,15 @@ import pytest
 from streamward.generative.parsing import parse_answer
 from streamward.schema import Category, RiskLevel
 from streamward.server.moderations import ALL_KEYS, OPENAI_KEYS
-from tests.server.services import served
+from tests.server.services import open_service, served
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """One service for all: nothing here depends on what was asked before."""
+    with open_service(tmp_path_factory.mktemp("service")) as opened:
+        yield opened
+
 
 TEXTS = ["hello", "the other thing rolls on", "中文字符", "", "no"]
 
@@ -112,6 +120,12 @@ def test_a_body_that_is_no_json_is_refused(service, raw):
     answer = service.request("POST", "/v1/moderations", content=raw, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_input"
+
+
+def test_a_body_that_does_not_say_it_is_json_is_refused_with_a_hint(service):
+    answer = service.request("POST", "/v1/guard", content=b'{"prompt": "x"}')
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 def test_half_a_surrogate_pair_is_refused_or_judged_but_breaks_nothing(service):

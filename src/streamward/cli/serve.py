@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,8 @@ def serve(config: "ServeConfig", state: "ServiceState") -> bool:
         server = _server(config, state)
         for each in (signal.SIGINT, signal.SIGTERM):  # raised again once the server has stopped; then we close
             signal.signal(each, lambda *_: None)
-        server.run()
+        with suppress(SystemExit):  # how it ends if it cannot listen, which it has logged
+            server.run()
         return server.started
     finally:
         state.close()
