@@ -252,3 +252,21 @@ def test_what_is_known_and_clear_passes_untouched():
     _, data = ask(gateway(script, guard=guard), call(chat()))
     assert events_in(data)[0] == {**chunk, "choices": [choice], "usage": None}
     assert guard.num_opened == 1
+
+
+def test_flagged_text_beside_the_choices_stops_them_all():
+    chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": "fine"}}], "provider": "a ## b"}
+    script = Script(delta(0, content="one"), delta(1, content="two"), event(chunk), delta(1, content="three"))
+    _, data = ask(gateway(script), call(chat(n=2)))
+    assert b"provider" not in data
+    assert reasons_in(data) == {0: "content_filter", 1: "content_filter"}
+    assert data.endswith(DONE)
+
+
+def test_the_end_of_a_choice_waits_for_the_end_of_all():
+    script = Script(
+        delta(content="hi"), delta(reason="stop"), event({"choices": [], "usage": {"total_tokens": 1}}), DONE
+    )
+    early, late = ask_in_two(gateway(script), script, call(chat()), at=2)
+    assert (texts_in(early), reasons_in(early)) == ({CONTENT: "hi"}, {})
+    assert reasons_in(late) == {0: "stop"}
