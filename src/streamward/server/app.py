@@ -46,15 +46,10 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
-        tasks = [asyncio.create_task(task) for task in _background(live, registry)]
         try:
-            yield
+            async with _running(live, registry):
+                yield
         finally:
-            await live.admission.drain(config.limits.drain_s)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await registry.close()
             if state is None:
                 await asyncio.to_thread(live.close)
 
@@ -75,6 +70,20 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     _add_middleware(app, config, live)
     describe(app)
     return app
+
+
+@asynccontextmanager
+async def _running(state: ServiceState, registry: StreamRegistry) -> AsyncIterator[None]:
+    """Run what belongs beside the requests; at the end let them finish, and close the streams."""
+    tasks = [asyncio.create_task(task) for task in _background(state, registry)]
+    try:
+        yield
+    finally:
+        await state.admission.drain(state.config.limits.drain_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await registry.close()
 
 
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamward.policy import Policy
-from streamward.schema import Action, Judgement, Result, RiskLevel, Side, Span
+from streamward.schema import Action, Decision, Judgement, Result, RiskLevel, Side, Span
 from streamward.server.audit import AuditRecord
 from streamward.server.policies import KeptPolicy
 
@@ -72,46 +72,59 @@ def build_record(
         details: Further JSON values, without text.
     """
     decision, now = result.decision, datetime.now(UTC)
-    policy = job.policy.policy
     done = decision.action if action is None else action
     span = flagged_span(result)
-    is_kept = _keeps_text(policy, done)
     return AuditRecord(
         id=new_id("dec"),
         time=now,
-        tenant=job.tenant,
-        key_id=job.key_id,
-        endpoint=job.endpoint,
-        request_id=job.request_id,
-        stream_id=job.stream_id,
-        upstream=job.upstream,
-        model=job.model,
         guard=guard,
-        policy=policy.name,
-        policy_version=policy.version,
-        policy_digest=job.policy.digest,
+        **_job_facts(job),
         action=done,
-        side=decision.side,
-        risk_level=decision.risk_level,
-        category=decision.category,
-        position=decision.position,
-        error=decision.error,
+        **_decision_facts(decision),
         **_side_facts("prompt", result.prompt),
         **_side_facts("response", result.response),
         refusal=None if result.response is None else result.response.refusal,
         flagged_start=None if span is None else span.start,
         flagged_end=None if span is None else span.end,
         num_tokens=num_tokens(result),
-        prompt_chars=None if texts.prompt is None else len(texts.prompt),
-        response_chars=None if texts.response is None else len(texts.response),
-        prompt_hash=_text_hash(texts.prompt, hash_key),
-        response_hash=_text_hash(texts.response, hash_key),
         latency_ms=(time.perf_counter() - job.started_at) * 1000,
-        prompt_text=texts.prompt if is_kept else None,
-        response_text=texts.response if is_kept else None,
-        text_until=now + timedelta(days=policy.recording.days) if is_kept else None,
+        **_text_facts(texts, hash_key),
+        **(_kept_texts(texts, job.policy.policy, now) if _keeps_text(job.policy.policy, done) else {}),
         details=details,
     )
+
+
+def _decision_facts(decision: Decision) -> dict[str, Any]:  # Any: column values
+    return {name: getattr(decision, name) for name in ("side", "risk_level", "category", "position", "error")}
+
+
+def _job_facts(job: Job) -> dict[str, Any]:  # Any: column values
+    return {
+        "tenant": job.tenant,
+        "key_id": job.key_id,
+        "endpoint": job.endpoint,
+        "request_id": job.request_id,
+        "stream_id": job.stream_id,
+        "upstream": job.upstream,
+        "model": job.model,
+        "policy": job.policy.policy.name,
+        "policy_version": job.policy.policy.version,
+        "policy_digest": job.policy.digest,
+    }
+
+
+def _text_facts(texts: Texts, hash_key: bytes | None) -> dict[str, Any]:  # Any: column values
+    return {
+        "prompt_chars": None if texts.prompt is None else len(texts.prompt),
+        "response_chars": None if texts.response is None else len(texts.response),
+        "prompt_hash": _text_hash(texts.prompt, hash_key),
+        "response_hash": _text_hash(texts.response, hash_key),
+    }
+
+
+def _kept_texts(texts: Texts, policy: Policy, now: datetime) -> dict[str, Any]:  # Any: column values
+    until = now + timedelta(days=policy.recording.days)
+    return {"prompt_text": texts.prompt, "response_text": texts.response, "text_until": until}
 
 
 def new_id(prefix: str) -> str:

@@ -83,14 +83,12 @@ class StreamSession:
             prompt_text: The user's turn, for the log.
             clock: Seconds.
         """
-        assert job.stream_id is not None
-        self.id = job.stream_id
+        self.id = str(job.stream_id)
         self.job = job
         self.used_at = clock()
         self.detached_at: float | None = None
         """When its connection broke, by `clock`; None while it has one, or if it never had any."""
-        self.owner: object | None = None
-        """The connection it belongs to."""
+        self.owner: object | None = None  # the connection it belongs to
         self.next_seq = 0
         self._stream = stream
         self._held = held
