@@ -180,8 +180,8 @@ async def _chunks(writing: Writing, job: Job) -> AsyncIterator[wire.Json]:
     counts: dict[int, int] = {}
     async for piece in writing:
         counts[piece.choice] = piece.num_tokens
-        for choice in _chunk_choices(piece, job):
-            yield head | {"choices": [choice]}
+        for part in _chunk_choices(piece, job):
+            yield head | {"choices": [part]}
     if job.request.has_usage_chunk:
         yield head | {"choices": [], "usage": wire.usage(job.num_prompt_tokens, sum(counts.values()))}
 
