@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import streamward
+from streamward.engine.config import EngineConfig
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.checkpoint import save_checkpoint
 from tests.generative.gen_guards import GEN_TEMPLATE, random_lm
@@ -47,6 +48,11 @@ def test_a_gen_folder_becomes_a_moderator_of_whole_texts(tmp_path):
         assert result.response.refusal in (True, False)
         with pytest.raises(streamward.InputError, match="whole texts only"):
             guard.stream(prompt="hello")
+
+
+def test_weights_of_8_bits_are_refused_for_a_gen_guard(tmp_path):
+    with pytest.raises(ConfigError, match="no weights of 8 bits"):
+        streamward.load(write(tmp_path, random_lm(1), GEN_TEMPLATE), engine=EngineConfig(weights="int8"))
 
 
 def test_an_endpoint_has_an_address_and_a_model(monkeypatch):

@@ -89,10 +89,13 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
 
     Raises:
         CheckpointError: A file is missing or damaged.
+        ConfigError: The engine's settings do not fit this kind of guard.
     """
     tokenizer = GuardTokenizer.from_folder(folder)
     chosen = serving_dtype() if dtype is None else dtype
     if not is_stream_checkpoint(read_config(folder)):
+        if engine is not None and engine.weights == "int8":
+            raise ConfigError("weights is int8; a Gen guard has no weights of 8 bits, leave the setting out")
         lm = load_gen(folder, dtype=chosen)
         pack_linears(lm)
         return WholeTextAdapter(LocalGenGuard(lm, tokenizer))

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
+from streamward.errors import InputError
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
 from streamward.schema import Action, Decision, Result
@@ -171,13 +173,17 @@ def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> Se
 def _load(config: ServeConfig, policy: KeptPolicy) -> Moderator:
     from streamward.loading import load  # torch: seconds
 
-    return load(
+    moderator = load(
         config.guard,
         policy=policy.policy,
         engine=config.engine,
         max_chars=config.limits.max_chars,
         max_workers=config.limits.max_in_flight,
     )
+    with suppress(InputError), moderator.stream(prompt="Hello") as stream:  # a Gen guard has no streams
+        stream.feed("Hello there.")  # so that the first caller does not wait a second for kernels
+        stream.finish()
+    return moderator
 
 
 def service_state(connection: HTTPConnection) -> ServiceState:
