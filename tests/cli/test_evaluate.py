@@ -44,7 +44,7 @@ def test_a_folder_is_evaluated_and_reported(capsys, bench, tmp_path):
     values = report(out)
     assert [each["name"] for each in values["sets"]] == ["xstest_prompts", "traffic"]
     assert values["sets"][0]["points"]["strict"]["f1"]["value"] == 1.0
-    assert values["command"].startswith("streamward ")
+    assert values["command"] == f"streamward evaluate {bench} --baseline keyword --out {out}"
     assert values["guard"]["identity"]
     assert {"python", "torch", "streamward"} <= values["versions"].keys()
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,7 +183,8 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
     folders = _folders(out, [name for name, _ in guards])
     is_failed = False
     for folder, (_, make) in zip(folders, guards, strict=True):
-        run_of_guard = _run_guard(make(), sets, cache=Path(arguments.cache or out / "predictions"), suite=suite)
+        cache = Path(arguments.cache or out / "predictions")
+        run_of_guard = _run_guard(make(), sets, cache=cache, suite=suite, given=arguments.given)
         folder.mkdir(parents=True, exist_ok=True)
         write_report(run_of_guard, folder)
         is_failed |= _say_failures(run_of_guard)
@@ -247,10 +247,12 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
     return [out / slug for slug in slugs]
 
 
-def _run_guard(guard: "GuardUnderTest", sets: "Sequence[EvalSet]", *, cache: Path, suite: str) -> "GuardRun":
+def _run_guard(
+    guard: "GuardUnderTest", sets: "Sequence[EvalSet]", *, cache: Path, suite: str, given: "Sequence[str]"
+) -> "GuardRun":
     from streamward.evals.runner import run_guard, work
 
-    command = shlex.join(["streamward", *sys.argv[1:]])
+    command = shlex.join(["streamward", *given])
     total = sum(work(row) for each in sets for row in each.rows)
     try:
         with _progress(guard.name, total) as on_progress:

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
     try:
         return int(arguments.run(arguments))
     except (InputError, ConfigError) as error:
