@@ -17,14 +17,14 @@ ROOT = "__init__"  # the public names
 LAYERS = (
     {"errors", "schema"},
     {"settings"},
-    {"policy", "tokenizer", "model", "client", "observability"},
+    {"policy", "tokenizer", "model", "observability"},
     {"engine", "data", "generative", "builtin", "text_stream"},
     {"moderation", "hub"},
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant"},
     {"server", "train"},
-    {"config", "cli"},
+    {"cli"},
     {"__main__"},
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}

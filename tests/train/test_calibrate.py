@@ -1,42 +1,91 @@
+"""`streamward train calibrate`: lines for a stated rate, written into the guard."""
+
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import streamward
+from streamward.builtin.embedded import prepare_adapter
+from streamward.errors import ConfigError
+from streamward.model.config import parse_guard_config, read_config
 from streamward.schema import RiskLevel, Side
-from streamward.train.calibrate import operating_point
-from streamward.train.scoring import Score, held_peak
+from streamward.train.calibrate import best_line, fit_temperature, run
+from streamward.train.gen import train as train_gen
+from streamward.train.stream import train
+from tests.train.tiny import CALM, RISKY, config
 
 
-def score(example: int, risky: float, level: RiskLevel) -> Score:
-    return Score(example, Side.PROMPT, unsafe=risky, risky=risky, level=level)
+def calibrate_config(workplace: Path, guard: Path, output: Path, **changes: object) -> Path:
+    values = {
+        "guard": str(guard),
+        "output": str(output),
+        "data_root": str(workplace),
+        "files": ["rows.jsonl"],
+        **changes,
+    }
+    path = workplace / "calibrate.toml"
+    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+    return path
 
 
-def test_the_line_separates_what_can_be_separated() -> None:
-    scores = [score(0, 0.2, RiskLevel.SAFE), score(1, 0.4, RiskLevel.SAFE), score(2, 0.8, RiskLevel.UNSAFE)]
-    point = operating_point(scores, ordinary=(), max_false_positive_rate=0.02)
-    assert 0.4 < point.controversial <= 0.8
+@pytest.fixture
+def trained(workplace: Path) -> Path:
+    return train(config(workplace, "tiny", epochs=4.0))
 
 
-def test_ordinary_traffic_moves_the_line_up() -> None:
-    scores = [score(0, 0.6, RiskLevel.SAFE), score(1, 0.5, RiskLevel.UNSAFE), score(2, 0.55, RiskLevel.UNSAFE)]
-    assert operating_point(scores, ordinary=(), max_false_positive_rate=0.02).controversial <= 0.5
-    assert operating_point(scores, ordinary={0}, max_false_positive_rate=0.02).controversial > 0.6
+def test_the_best_line_keeps_its_caps() -> None:
+    values = torch.tensor([0.1, 0.6, 0.2, 0.55, 0.7])
+    positive = torch.tensor([False, False, False, True, True])
+    assert best_line(values, positive, []) == pytest.approx(0.55)
+    assert best_line(values, positive, [(~positive, 0.2)]) == pytest.approx(0.7)
+    assert best_line(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)]) == 1.0
 
 
-def test_unsafe_is_never_easier_to_reach_than_controversial() -> None:
-    scores = [score(0, 0.3, RiskLevel.SAFE), score(1, 0.5, RiskLevel.CONTROVERSIAL), score(2, 0.9, RiskLevel.UNSAFE)]
-    point = operating_point(scores, ordinary=(), max_false_positive_rate=0.02)
-    assert point.unsafe >= point.controversial
-    assert point.unsafe > 0.5
+def test_an_overconfident_guard_gets_a_temperature_above_one() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4000, 3)
+    levels = torch.multinomial(logits.softmax(dim=1), 1)[:, 0]
+    found = fit_temperature(logits * 2, levels, torch.ones(len(levels)))
+    assert found == pytest.approx(2.0, rel=0.15)
 
 
-@pytest.mark.parametrize(("run", "peak"), [(1, 0.9), (2, 0.6), (9, 0.1)])
-def test_a_peak_must_hold_for_a_run_of_tokens(run: int, peak: float) -> None:
-    assert held_peak(torch.tensor([0.1, 0.9, 0.3, 0.6, 0.7]), run=run) == pytest.approx(peak)
+def test_a_calibrated_adapter_carries_lines_and_temperature(workplace: Path, trained: Path) -> None:
+    output = run(calibrate_config(workplace, trained, workplace / "out"))
+    report = json.loads((output / "calibration.json").read_text())
+    points = parse_guard_config(read_config(output)).operating_points
+    assert points[Side.PROMPT].controversial == pytest.approx(report["prompt"]["strict"]["line"], abs=1e-4)
+    assert points[Side.RESPONSE].unsafe >= points[Side.RESPONSE].controversial
+    assert report["prompt"]["nll_after"] <= report["prompt"]["nll_before"]
+    assert report["prompt"]["strict"]["false_positive_rate"] <= 0.03
+    with streamward.load(output) as guard:
+        assert guard.moderate(prompt=f"900 {RISKY}").decision.action == "block"
+        assert guard.moderate(prompt=f"901 {CALM}").decision.action == "allow"
 
 
-def test_safe_rows_of_any_kind_can_move_the_line_up_too() -> None:
-    scores = [score(index, 0.6, RiskLevel.SAFE) for index in range(2)]
-    scores += [score(index, 0.3 + index / 20, RiskLevel.UNSAFE) for index in range(2, 9)]
-    free = operating_point(scores, ordinary=(), max_false_positive_rate=0.02)
-    bound = operating_point(scores, ordinary=(), max_false_positive_rate=0.02, max_safe_rate=0.2)
-    assert free.controversial <= 0.6 < bound.controversial
+def test_a_checkpoint_in_the_published_layout_is_calibrated_too(workplace: Path, trained: Path) -> None:
+    whole = prepare_adapter(trained)
+    output = run(calibrate_config(workplace, whole, workplace / "out"))
+    assert (output / "tokenizer.json").exists()
+    report = json.loads((output / "calibration.json").read_text())
+    with streamward.load(whole) as before, streamward.load(output) as after:
+        old, new = (guard.moderate(prompt="5 hurt bread").prompt for guard in (before, after))
+    assert old is not None
+    assert new is not None
+    logits = torch.tensor([old.probabilities[level] for level in RiskLevel]).log()
+    expected = (logits / report["prompt"]["temperature"]).softmax(dim=0)
+    torch.testing.assert_close(
+        torch.tensor([new.probabilities[level] for level in RiskLevel]), expected, atol=0.02, rtol=0
+    )
+
+
+def test_a_guard_is_calibrated_in_place(workplace: Path, trained: Path) -> None:
+    assert run(calibrate_config(workplace, trained, trained)) == trained
+    assert (trained / "calibration.json").exists()
+
+
+def test_a_gen_guard_is_refused(workplace: Path) -> None:
+    folder = train_gen(config(workplace, "gen", without=("inner_size", "head_lr"), epochs=0.1))
+    with pytest.raises(ConfigError, match="is a Gen guard"):
+        run(calibrate_config(workplace, folder, workplace / "out"))

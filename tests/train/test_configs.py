@@ -6,7 +6,7 @@ import pytest
 
 from streamward.settings import Settings
 from streamward.train.ablation import AblationConfig
-from streamward.train.calibration import CalibrateConfig
+from streamward.train.calibrate import CalibrateConfig
 from streamward.train.config import GenTrainConfig, StreamTrainConfig
 from streamward.train.controversial import ControversialConfig
 from streamward.train.distill import DistillConfig

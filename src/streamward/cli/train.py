@@ -38,7 +38,7 @@ STAGES = (
     Stage(
         "calibrate",
         "a temperature and operating points of a Stream guard",
-        "streamward.train.calibration:run",
+        "streamward.train.calibrate:run",
         "calibrate-135m",
     ),
     Stage(

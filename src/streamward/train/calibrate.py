@@ -1,58 +1,232 @@
-"""Chooses a guard's operating point on held-back rows."""
+"""`streamward train calibrate`: a temperature and operating points for a finished Stream guard."""
 
-from collections.abc import Collection, Sequence
+# Shapes: N rows or tokens; R risk levels; C candidate lines.
 
-from streamward.evals.metrics import Counts, count
-from streamward.model.config import OperatingPoint
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from streamward.builtin.adapter import ADAPTER_FILE
+from streamward.data.jsonl import Sample, read_samples
+from streamward.errors import ConfigError
+from streamward.evals.metrics import count
+from streamward.loading import find_checkpoint
+from streamward.model.checkpoint import load_stream, save_checkpoint
+from streamward.model.config import OperatingPoint, guard_config_keys, read_config
+from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
-from streamward.train.scoring import Score
+from streamward.settings import Settings
+from streamward.tokenizer import GuardTokenizer
+from streamward.train.config import TomlSettings
+from streamward.train.examples import Example, make_example
+from streamward.train.operating_point import by_side
+from streamward.train.scoring import Score, risk_logits, score_examples
+from streamward.train.start import copy_companions, guard_source, is_adapter, is_stream_folder
 
-_STEPS = 200
+REPORT_FILE = "calibration.json"
+_TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
+_MAX_LINES = 500
 
 
-def operating_point(
-    scores: Sequence[Score],
-    *,
-    ordinary: Collection[int],
-    max_false_positive_rate: float,
-    max_safe_rate: float = 1.0,
-) -> OperatingPoint:
-    """Choose one side's lines: the best F1 that stops no more harmless text than allowed.
+class ModeConfig(Settings):
+    """How often one way of reading the guard may be wrong about harmless text."""
 
-    `controversial` separates Safe from the rest; `unsafe`, never below it, separates Unsafe from the rest.
+    max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
+    """Share of ordinary traffic that may be flagged; of all safe rows where no file is ordinary."""
+    max_safe_prompt_rate: float = Field(default=1.0, gt=0, le=1)
+    """Share of all safe prompts that may be flagged, look-alikes of harmful ones among them."""
+    max_safe_response_rate: float = Field(default=1.0, gt=0, le=1)
+
+
+class CalibrateConfig(TomlSettings):
+    """`streamward train calibrate`."""
+
+    guard: str
+    """A Stream guard: embedded, or the folder of an adapter or of a checkpoint in the published layout."""
+    output: Path
+    """Folder of the calibrated guard; may be the guard's own."""
+    data_root: Path
+    files: tuple[str, ...] = Field(min_length=1)
+    """Labelled rows the guard has not learnt from."""
+    ordinary_files: tuple[str, ...] = ()
+    """Those among them that hold ordinary traffic."""
+    strict: ModeConfig = ModeConfig()
+    """Controversial counts as unsafe: draws the line between Safe and the rest."""
+    loose: ModeConfig = ModeConfig(max_false_positive_rate=0.01)
+    """Controversial counts as safe: draws the line between Unsafe and the rest."""
+    has_temperature: bool = True
+    """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
+    max_tokens: int = Field(default=1024, gt=8)
+
+
+class Sides(NamedTuple):
+    """What was found for each side."""
+
+    temperatures: dict[Side, float]
+    points: dict[Side, OperatingPoint]
+    report: dict[str, Any]
+
+
+def run(config_path: Path) -> Path:
+    """Calibrate a guard and write it; returns its folder.
+
+    Raises:
+        ConfigError: The guard is a Gen guard, or no row says anything about it.
+        InputError: A data file cannot be read.
+        CheckpointError: The guard is missing or damaged.
+    """
+    config = CalibrateConfig.read(config_path)
+    source, folder = guard_source(config.guard), find_checkpoint(config.guard)
+    if not is_stream_folder(folder):
+        raise ConfigError(f"{config.guard} is a Gen guard; only Stream guards have operating points")
+    model, tokenizer = load_stream(folder, dtype=torch.bfloat16), GuardTokenizer.from_folder(folder)
+    for heads in (model.prompt_heads, model.response_heads):
+        heads.float()
+    samples, files = _read(config)
+    examples, kept = [], []
+    for sample, file in zip(samples, files, strict=True):
+        example = make_example(tokenizer, sample, weight=1.0, max_tokens=config.max_tokens)
+        if example is not None:
+            examples.append(example)
+            kept.append(file)
+    found = calibrate(model, examples, kept, config=config)
+    _write(config.output, model, found, source=source, whole=folder)
+    (config.output / REPORT_FILE).write_text(json.dumps(found.report, indent=2) + "\n", encoding="utf-8")
+    return config.output
+
+
+def calibrate(
+    model: GuardModel, examples: Sequence[Example], files: Sequence[str], *, config: CalibrateConfig
+) -> Sides:
+    """Fit temperatures, fold them into the model's heads, and draw the lines.
 
     Args:
-        scores: Of one side.
-        ordinary: Rows of ordinary traffic among them; all of them are safe.
-        max_false_positive_rate: Share of the ordinary rows that may be flagged.
-        max_safe_rate: Share of all safe rows that may be flagged.
+        model: Changed in place.
+        examples: Held-back rows.
+        files: Where each comes from.
+        config: Rates allowed.
+
+    Raises:
+        ConfigError: No row has a label.
     """
-    safe = {score.example for score in scores if score.level is RiskLevel.SAFE}
-    lines = [step / _STEPS for step in range(1, _STEPS)]
-    kept = [
-        line
-        for line in lines
-        if _flagged_share(scores, ordinary, line) <= max_false_positive_rate
-        and _flagged_share(scores, safe, line) <= max_safe_rate
-    ]
-    risky = max(kept or lines[-1:], key=lambda line: count_at(scores, line).f1)
-    above = [line for line in lines if line >= risky]
-    truth = [score.level is RiskLevel.UNSAFE for score in scores]
-    unsafe = max(above, key=lambda line: count([score.unsafe >= line for score in scores], truth).f1)
-    return OperatingPoint(unsafe=unsafe, controversial=risky)
+    found = Sides({}, {}, {"config": json.loads(config.model_dump_json())})
+    for side in Side:
+        logits_NR, levels_N, weights_N = risk_logits(model, examples, side)
+        if not len(levels_N):
+            continue
+        temperature = fit_temperature(logits_NR, levels_N, weights_N) if config.has_temperature else 1.0
+        with torch.no_grad():
+            model.get_parameter(f"{side.value}_heads.risk.weight").div_(temperature)
+        found.temperatures[side] = temperature
+        found.report[side.value] = {
+            "temperature": round(temperature, 4),
+            "nll_before": _nll(logits_NR, levels_N, weights_N),
+            "nll_after": _nll(logits_NR / temperature, levels_N, weights_N),
+        }
+    if not found.temperatures:
+        raise ConfigError("no row of the files has a label")
+    scores = score_examples(model, examples)
+    for side in found.temperatures:
+        own = by_side(scores, side)
+        found.points[side], figures = _lines(own, files, config=config, side=side)
+        found.report[side.value] |= figures
+    points = {**model.guard_config.operating_points, **found.points}
+    model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
+    return found
 
 
-def count_at(scores: Sequence[Score], line: float) -> Counts:
-    """Compare the rows at or over a line with those that are not safe."""
-    truth = [score.level is not RiskLevel.SAFE for score in scores]
-    return count([score.risky >= line for score in scores], truth)
+def fit_temperature(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> float:
+    """Return the temperature with the least negative log likelihood (Guo et al., arXiv 1706.04599)."""
+    return min(_TEMPERATURES, key=lambda each: _nll(logits_NR / each, levels_N, weights_N))
 
 
-def by_side(scores: Sequence[Score], side: Side) -> list[Score]:
-    """Return the scores of one side."""
-    return [score for score in scores if score.side is side]
+def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tensor, float]]) -> float:
+    """Return the line with the best F1 among those that keep every cap; over all values if none does.
+
+    Args:
+        values_N: How risky each row looks; it is flagged at or over the line.
+        is_positive_N: Which should be.
+        caps: Rows, and the share of them that may be flagged.
+    """
+    lines_C = values_N.unique()
+    if len(lines_C) > _MAX_LINES:
+        lines_C = lines_C[torch.linspace(0, len(lines_C) - 1, _MAX_LINES).long()]
+    flagged_CN = values_N[None] >= lines_C[:, None]
+    is_allowed_C = torch.ones(len(lines_C), dtype=torch.bool)
+    for rows_N, share in caps:
+        if bool(rows_N.any()):
+            is_allowed_C &= flagged_CN[:, rows_N].float().mean(dim=1) <= share
+    if not bool(is_allowed_C.any()):
+        return 1.0
+    hits_C = (flagged_CN & is_positive_N).sum(dim=1)
+    f1_C = 2 * hits_C / (flagged_CN.sum(dim=1) + is_positive_N.sum()).clamp(min=1)
+    return float(lines_C[int(torch.where(is_allowed_C, f1_C, -1.0).argmax())])
 
 
-def _flagged_share(scores: Sequence[Score], rows: Collection[int], line: float) -> float:
-    flagged = [score.risky >= line for score in scores if score.example in rows]
-    return sum(flagged) / len(flagged) if flagged else 0.0
+def _lines(
+    scores: Sequence[Score], files: Sequence[str], *, config: CalibrateConfig, side: Side
+) -> tuple[OperatingPoint, dict[str, Any]]:
+    safe_N = torch.tensor([score.level is RiskLevel.SAFE for score in scores])
+    ordinary_N = torch.tensor([files[score.example] in config.ordinary_files for score in scores]) & safe_N
+    rows = {
+        "strict": (torch.tensor([score.risky for score in scores]), ~safe_N),
+        "loose": (
+            torch.tensor([score.unsafe for score in scores]),
+            torch.tensor([score.level is RiskLevel.UNSAFE for score in scores]),
+        ),
+    }
+    lines: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    for name, (values_N, positive_N) in rows.items():
+        mode: ModeConfig = getattr(config, name)
+        safe_rate = mode.max_safe_prompt_rate if side is Side.PROMPT else mode.max_safe_response_rate
+        capped_N = ordinary_N if bool(ordinary_N.any()) else safe_N
+        line = best_line(values_N, positive_N, [(capped_N, mode.max_false_positive_rate), (safe_N, safe_rate)])
+        lines[name] = max(line, lines.get("strict", 0.0))
+        counts = count((values_N >= lines[name]).tolist(), positive_N.tolist())
+        figures[name] = {
+            "line": round(lines[name], 5),
+            "f1": round(counts.f1, 4),
+            "recall": round(counts.recall, 4),
+            "false_positive_rate": round(counts.false_positive_rate, 4),
+            "ordinary_flagged": round(float((values_N >= lines[name])[ordinary_N].float().mean().nan_to_num()), 4),
+        }
+    return OperatingPoint(unsafe=lines["loose"], controversial=lines["strict"]), {"rows": len(scores)} | figures
+
+
+def _read(config: CalibrateConfig) -> tuple[list[Sample], list[str]]:
+    samples, files = [], []
+    for file in config.files:
+        for sample in read_samples(config.data_root / file):
+            samples.append(sample)
+            files.append(file)
+    return samples, files
+
+
+def _nll(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> float:
+    losses_N = F.cross_entropy(logits_NR, levels_N, reduction="none")
+    return round(float((losses_N * weights_N).sum() / weights_N.sum()), 5)
+
+
+def _write(output: Path, model: GuardModel, found: Sides, *, source: Path, whole: Path) -> None:
+    """Write the guard in the form it came in."""
+    copy_companions(source, output)
+    if not is_adapter(source):
+        save_checkpoint(model.to(torch.bfloat16), output)
+        copy_companions(whole, output)
+        return
+    tensors = load_file(source / ADAPTER_FILE)
+    for side, temperature in found.temperatures.items():
+        tensors[f"{side.value}_heads.risk.weight"] = tensors[f"{side.value}_heads.risk.weight"] / temperature
+    keys = read_config(source)
+    keys["streamward"] = {**keys["streamward"], **guard_config_keys(model.guard_config)["streamward"]}
+    save_file(tensors, output / ADAPTER_FILE)
+    (output / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")

@@ -20,12 +20,12 @@ from streamward.model.guard_model import CausalLM
 from streamward.model.packing import pack_linears
 from streamward.schema import Message, Role, Side
 from streamward.tokenizer import GuardTokenizer, clean_text
-from streamward.train.calibrate import by_side, count_at
 from streamward.train.config import GenTrainConfig
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, draw
+from streamward.train.operating_point import by_side, count_at
 from streamward.train.parallel import World
 from streamward.train.scoring import Score
 from streamward.train.start import (

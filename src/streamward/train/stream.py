@@ -29,11 +29,11 @@ from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.augment import cut_short, windows
-from streamward.train.calibrate import by_side, count_at, operating_point
 from streamward.train.config import StreamTrainConfig
 from streamward.train.examples import Example, make_example
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, draw
+from streamward.train.operating_point import by_side, count_at, operating_point
 from streamward.train.parallel import World
 from streamward.train.scoring import Score, score_examples
 from streamward.train.start import (
