@@ -15,6 +15,7 @@ from streamward.hub import fetch
 from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
+from streamward.moderation.driver import EngineDriver
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
@@ -104,4 +105,4 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
     if config.weights == "int8":
         quantize_linears(model.decoder)
     pack_linears(model)
-    return StreamGuard(tokenizer, Engine(config, model=model))
+    return StreamGuard(tokenizer, EngineDriver(Engine(config, model=model)))

@@ -3,17 +3,63 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from streamward.engine.engine import Engine, StepOutput
 from streamward.errors import StreamClosedError, StreamwardError
+from streamward.model.config import GuardConfig
 from streamward.schema import Side
 
 Segment = tuple[Sequence[int], Side | None]
 """Token ids, and whose heads judge them; None if they are only context."""
 T = TypeVar("T")
+
+
+class Driver(Protocol):
+    """Where a guard's streams of tokens are read: by an engine in this process, or elsewhere. Thread-safe.
+
+    The methods do what those of `EngineDriver` do, and raise what those raise.
+    """
+
+    @property
+    def guard_config(self) -> GuardConfig:
+        """Labels and lines of the guard."""
+        ...
+
+    @property
+    def max_stream_tokens(self) -> int:
+        """Most tokens of one stream."""
+        ...
+
+    def open(self) -> int:
+        """Open a stream."""
+        ...
+
+    def temporary_stream(self) -> AbstractContextManager[int]:
+        """Open a stream for the time of a `with` block."""
+        ...
+
+    def close_stream(self, stream_id: int) -> None:
+        """Close a stream."""
+        ...
+
+    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+        """Add tokens to a stream and wait until they are read."""
+        ...
+
+    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+        """Likewise for successive tokens that different heads judge."""
+        ...
+
+    def truncate(self, stream_id: int, length: int) -> None:
+        """Drop a stream's tokens from `length` on."""
+        ...
+
+    def close(self) -> None:
+        """Refuse new streams; open ones go on."""
+        ...
 
 
 @dataclass(slots=True)
@@ -57,6 +103,16 @@ class EngineDriver:
         self._queue: list[_Read | _Call] = []
         self._is_running = False  # whether the stepper is at work; it stops when everything is read
         self._is_closed = False
+
+    @property
+    def guard_config(self) -> GuardConfig:
+        """Labels and lines of the guard."""
+        return self.engine.model.guard_config
+
+    @property
+    def max_stream_tokens(self) -> int:
+        """Most tokens of one stream."""
+        return self.engine.max_stream_tokens
 
     @contextmanager
     def temporary_stream(self) -> Iterator[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, InputError
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.driver import EngineDriver, Segment
+from streamward.moderation.driver import Driver, EngineDriver, Segment
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
 from streamward.moderation.verdicts import VerdictReader
@@ -37,17 +37,17 @@ class StreamGuard:
     prompt all of it is judged).
     """
 
-    def __init__(self, tokenizer: GuardTokenizer, engine: Engine) -> None:
-        """Take over an engine.
+    def __init__(self, tokenizer: GuardTokenizer, driver: Driver) -> None:
+        """Take over a driver: `EngineDriver(engine)`, or one whose engines are elsewhere.
 
         Raises:
             ConfigError: The guard's window does not hold its own template.
         """
-        config = engine.model.guard_config
+        config, limit = driver.guard_config, driver.max_stream_tokens
         self._tokenizer = tokenizer
-        self._driver = EngineDriver(engine)
+        self._driver = driver
         self._readers = {side: VerdictReader(config, side) for side in Side}
-        self._window_tokens = min(config.window_tokens or engine.max_stream_tokens, engine.max_stream_tokens)
+        self._window_tokens = min(config.window_tokens or limit, limit)
         self._reasoning = _reasoning_tokens(tokenizer)
         needed = CONTEXT_SHARE * (len(tokenizer.render([], is_open=True).ids) + _MIN_PROMPT_TOKENS)
         if self._window_tokens < needed:
@@ -55,7 +55,8 @@ class StreamGuard:
 
     @property
     def engine(self) -> Engine:
-        """Where the tokens are read."""
+        """Where the tokens are read, if that is in this process."""
+        assert isinstance(self._driver, EngineDriver), "the engines are elsewhere"
         return self._driver.engine
 
     @property
