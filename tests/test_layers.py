@@ -22,7 +22,7 @@ LAYERS = (
     {"moderation", "hub"},
     {"loading"},
     {ROOT},
-    {"gateway", "evals", "bench", "assistant"},
+    {"gateway", "evals", "bench", "assistant", "fleet"},
     {"server", "train"},
     {"cli"},
     {"__main__"},

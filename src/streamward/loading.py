@@ -100,9 +100,19 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
         lm = load_gen(folder, dtype=chosen)
         pack_linears(lm)
         return WholeTextAdapter(LocalGenGuard(lm, tokenizer))
-    model = load_stream(folder, dtype=chosen)
+    return StreamGuard(tokenizer, EngineDriver(load_engine(folder, engine=engine, dtype=chosen)))
+
+
+def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: torch.dtype | None = None) -> Engine:
+    """Load a Stream guard's checkpoint as an engine, which needs no tokenizer.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or it is no Stream guard.
+        ConfigError: The engine's settings do not fit the guard.
+    """
+    model = load_stream(folder, dtype=serving_dtype() if dtype is None else dtype)
     config = engine or EngineConfig()
     if config.weights == "int8":
         quantize_linears(model.decoder)
     pack_linears(model)
-    return StreamGuard(tokenizer, EngineDriver(Engine(config, model=model)))
+    return Engine(config, model=model)

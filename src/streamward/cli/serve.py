@@ -14,6 +14,8 @@ from streamward.errors import ConfigError
 if TYPE_CHECKING:
     import uvicorn
 
+    from streamward.moderation.moderator import Moderator
+    from streamward.policy import Policy
     from streamward.server.config import ServeConfig
     from streamward.server.state import ServiceState
 
@@ -22,6 +24,7 @@ examples:
   streamward serve
   streamward serve configs/serve.toml --set listen.port=9000
   streamward serve configs/serve.toml --print-config
+  streamward serve --ray --set ray.min_replicas=2 --set ray.max_replicas=8
 """
 
 
@@ -37,6 +40,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
     _add_changes(parser)
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="judge in replicas on Ray Serve (extra ray); the table ray of the settings says how many",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,11 +87,31 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitCode.ALLOWED
     try:
         from streamward.observability import set_up_logging
-        from streamward.server.state import open_state
+        from streamward.server.state import load_here, open_state
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
-    return ExitCode.ALLOWED if serve(config, open_state(config)) else ExitCode.FAILURE
+    load = load_on_ray if arguments.ray else load_here
+    return ExitCode.ALLOWED if serve(config, open_state(config, load=load)) else ExitCode.FAILURE
+
+
+def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
+    """Load the guard into replicas.
+
+    Raises:
+        ConfigError: The extra `ray` is not installed, or the settings do not fit.
+        CheckpointError: The guard cannot be loaded.
+    """
+    try:
+        from streamward.fleet.serving import ApplicationArguments, open_moderator
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
+    return open_moderator(
+        ApplicationArguments(guard=config.guard, engine=config.engine, fleet=config.ray),
+        policy=policy,
+        max_chars=config.limits.max_chars,
+        max_workers=config.limits.max_in_flight,
+    )
 
 
 def serve(config: "ServeConfig", state: "ServiceState") -> bool:

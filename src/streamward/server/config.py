@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
+from streamward.fleet.config import FleetConfig
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.settings import Settings
 
@@ -226,6 +227,8 @@ class ServeConfig(Settings):
     """Guarded models, by the name that stands in their path: `/NAME/v1/chat/completions`."""
     gateway: GatewayLimits = GatewayLimits()
     """Limits of guarded answers."""
+    ray: FleetConfig = FleetConfig()
+    """Replicas of the guard, where it is served with `--ray`."""
 
     @model_validator(mode="after")
     def _is_not_open_to_the_network(self) -> Self:

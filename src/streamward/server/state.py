@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from streamward.errors import InputError
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
+from streamward.policy import Policy
 from streamward.schema import Action, Decision, Result
 from streamward.server.admission import Admission
 from streamward.server.audit import AuditLog, AuditRecord
@@ -135,12 +136,31 @@ class ServiceState:
         self.engine.dispose()
 
 
-def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> ServiceState:
+def load_here(config: ServeConfig, policy: Policy) -> Moderator:
+    """Load the guard into this process."""
+    from streamward.loading import load  # torch: seconds
+
+    return load(
+        config.guard,
+        policy=policy,
+        engine=config.engine,
+        max_chars=config.limits.max_chars,
+        max_workers=config.limits.max_in_flight,
+    )
+
+
+def open_state(
+    config: ServeConfig,
+    *,
+    moderator: Moderator | None = None,
+    load: Callable[[ServeConfig, Policy], Moderator] = load_here,
+) -> ServiceState:
     """Open the database, read policies and load the guard, in this order: what is quick to fail comes first.
 
     Args:
         config: The service's settings.
         moderator: Instead of loading a guard; owned by the state from now on.
+        load: How the guard is loaded.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -152,7 +172,8 @@ def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> Se
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
-        moderator = _load(config, policies.default)
+        moderator = load(config, policies.default.policy)
+        _warm_up(moderator)
     return ServiceState(
         config=config,
         moderator=moderator,
@@ -170,20 +191,11 @@ def open_state(config: ServeConfig, *, moderator: Moderator | None = None) -> Se
     )
 
 
-def _load(config: ServeConfig, policy: KeptPolicy) -> Moderator:
-    from streamward.loading import load  # torch: seconds
-
-    moderator = load(
-        config.guard,
-        policy=policy.policy,
-        engine=config.engine,
-        max_chars=config.limits.max_chars,
-        max_workers=config.limits.max_in_flight,
-    )
+def _warm_up(moderator: Moderator) -> None:
+    """Judge something, so that the first caller does not wait a second for kernels."""
     with suppress(InputError), moderator.stream(prompt="Hello") as stream:  # a Gen guard has no streams
-        stream.feed("Hello there.")  # so that the first caller does not wait a second for kernels
+        stream.feed("Hello there.")
         stream.finish()
-    return moderator
 
 
 def service_state(connection: HTTPConnection) -> ServiceState:

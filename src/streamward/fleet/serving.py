@@ -1,0 +1,234 @@
+"""A guard as replicas on Ray Serve, and the service's end of it."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from streamward.engine.config import EngineConfig
+from streamward.errors import CheckpointError, ConfigError, OverloadedError
+from streamward.fleet.cluster import join_ray
+from streamward.fleet.config import FleetConfig
+from streamward.fleet.remote import RemoteDriver, ReplicaLostError
+from streamward.fleet.replica import GuardReplica
+from streamward.fleet.router import StickyRouter
+from streamward.fleet.wire import Description, ReadReply, ReadRequest
+from streamward.loading import find_checkpoint, load_engine
+from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.moderation.moderator import Moderator
+from streamward.moderation.stream_guard import StreamGuard
+from streamward.policy import Policy
+from streamward.settings import Settings
+from streamward.tokenizer import GuardTokenizer
+
+_HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 20.0  # a replica that computes answers late; one that hangs must be found
+_DESCRIBE_S = 60.0
+_QUEUED_PER_READ = 16  # reads that may wait in the service for each that a replica takes
+
+
+class ApplicationArguments(Settings):
+    """What a Ray Serve config file may give `streamward.fleet.serving:build`."""
+
+    guard: str = "stream-135m"
+    """Embedded guard, checkpoint folder or hub id, on every node alike."""
+    engine: EngineConfig = EngineConfig()
+    """Limits of each replica's engine."""
+    fleet: FleetConfig = FleetConfig()
+    """The replicas."""
+
+
+class ServeReplica:
+    """A `GuardReplica` as Ray Serve calls it."""
+
+    def __init__(self, guard: str, engine: EngineConfig, fleet: FleetConfig) -> None:
+        """Load the guard."""
+        name = serve.get_replica_context().replica_id.unique_id
+        self._replica = GuardReplica(
+            load_engine(find_checkpoint(guard), engine=engine), guard=guard, name=name, idle_s=fleet.idle_s
+        )
+        self._pool = ThreadPoolExecutor(fleet.max_reads, thread_name_prefix="streamward-read")
+
+    async def describe(self, replica: None = None) -> Description:
+        """Say which guard this is."""
+        return self._replica.describe()
+
+    async def pid(self, replica: str | None = None) -> tuple[str, int]:
+        """Return the name of the replica and its process, for those who watch it."""
+        return serve.get_replica_context().replica_id.unique_id, os.getpid()
+
+    async def read(self, request: ReadRequest, replica: str | None = None) -> ReadReply:
+        """Read new tokens; `replica` is for the router."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._replica.read, request)
+
+    async def forget(self, stream: str, replica: str) -> None:
+        """Drop a stream."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._replica.forget, stream)
+
+
+def build(arguments: Mapping[str, Any]) -> serve.Application:  # Any: values as in YAML
+    """Return the replicas as an application; a Ray Serve config file names this function as its import path.
+
+    Raises:
+        ConfigError: An argument is unknown or wrong.
+    """
+    return application(ApplicationArguments.parse(dict(arguments), source="application arguments"))
+
+
+def application(arguments: ApplicationArguments) -> serve.Application:
+    """Return the replicas as an application."""
+    fleet = arguments.fleet
+    deployment = serve.deployment(ServeReplica).options(
+        name="guard",
+        max_ongoing_requests=fleet.max_reads,
+        max_queued_requests=fleet.max_reads * _QUEUED_PER_READ,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=fleet.min_replicas,
+            max_replicas=fleet.max_replicas,
+            target_ongoing_requests=fleet.target_reads,
+            upscale_delay_s=fleet.upscale_delay_s,
+            downscale_delay_s=fleet.downscale_delay_s,
+        ),
+        request_router_config=RequestRouterConfig(request_router_class=StickyRouter),
+        ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
+        health_check_period_s=_HEALTH_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=fleet.timeout_s,
+        logging_config={"enable_access_log": False},
+    )
+    bound: serve.Application = deployment.bind(arguments.guard, arguments.engine, fleet)
+    return bound
+
+
+class RayFleet:
+    """The replicas of a Ray Serve application. From `open`; close it."""
+
+    def __init__(self, handle: DeploymentHandle, *, application: str | None, is_own_ray: bool) -> None:
+        """Take over an application.
+
+        Args:
+            handle: Of its replicas.
+            application: To be deleted at the end.
+            is_own_ray: Whether Ray was started for it, and stops with it.
+        """
+        self._handle = handle
+        self._application = application
+        self._is_own_ray = is_own_ray
+
+    @classmethod
+    def open(cls, arguments: ApplicationArguments) -> Self:
+        """Join Ray, or start it, and deploy the replicas if they are to be deployed. Returns when there is one.
+
+        Raises:
+            ConfigError: There is no such cluster or application, or this machine has too few cores.
+            CheckpointError: No replica could load the guard.
+        """
+        config = arguments.fleet
+        is_own_ray = join_ray(config.address, cores_needed=config.cpus * config.min_replicas)
+        try:
+            if not config.deploy:
+                return cls(_find(config), application=None, is_own_ray=is_own_ray)
+            serve.start(proxy_location=ProxyLocation.Disabled, logging_config={"log_level": "WARNING"})
+            handle = serve.run(application(arguments), name=config.application, route_prefix=None)
+            return cls(handle, application=config.application, is_own_ray=is_own_ray)
+        except RuntimeError as error:
+            _leave(config.application if config.deploy else None, is_own_ray=is_own_ray)
+            raise CheckpointError(f"no replica could load {arguments.guard!r}; Ray's logs say why") from error
+        except BaseException:
+            _leave(None, is_own_ray=is_own_ray)
+            raise
+
+    @property
+    def handle(self) -> DeploymentHandle:
+        """Where Ray Serve takes calls."""
+        return self._handle
+
+    def describe(self) -> Description:
+        """Ask a replica which guard it has.
+
+        Raises:
+            OverloadedError: Nobody answered.
+        """
+        try:
+            description: Description = self._handle.describe.remote().result(timeout_s=_DESCRIBE_S)
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise OverloadedError("no replica of the guard answers; try again later") from error
+        return description
+
+    def read(self, request: ReadRequest, *, replica: str | None, timeout_s: float) -> ReadReply:
+        """Have tokens read; see `Fleet.read`."""
+        try:
+            reply: ReadReply = self._handle.read.remote(request, replica=replica).result(timeout_s=timeout_s)
+        except BackPressureError as error:
+            raise OverloadedError("too many texts wait for a replica; try again later") from error
+        except TimeoutError as error:
+            raise OverloadedError(f"no replica judged the text within {timeout_s:.0f} s; try again later") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, RayActorError):
+                raise ReplicaLostError("the replica was lost") from None
+            raise
+        except (RayError, RayServeException):
+            raise ReplicaLostError("the replica was lost") from None
+        return reply
+
+    def forget(self, stream: str, *, replica: str) -> None:
+        """Tell a replica that a stream is over."""
+        self._handle.forget.remote(stream, replica=replica)
+
+    def close(self) -> None:
+        """Delete the application if it was deployed here, and stop Ray if it was started here."""
+        _leave(self._application, is_own_ray=self._is_own_ray)
+
+
+def _find(config: FleetConfig) -> DeploymentHandle:
+    try:
+        return serve.get_app_handle(config.application)
+    except RayServeException as error:
+        raise ConfigError(f"there is no Ray Serve application {config.application!r} in the cluster") from error
+
+
+def _leave(application_name: str | None, *, is_own_ray: bool) -> None:
+    if application_name is not None:
+        serve.delete(application_name)
+    if is_own_ray:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def open_moderator(arguments: ApplicationArguments, *, policy: Policy, max_chars: int, max_workers: int) -> Moderator:
+    """Return a moderator whose guard is read by replicas.
+
+    Args:
+        arguments: The guard and its replicas.
+        policy: As for `streamward.load`; likewise the others.
+        max_chars: Longest conversation, in characters.
+        max_workers: Conversations judged together.
+
+    Raises:
+        ConfigError: It is no Stream guard, or Ray cannot be joined or has too few cores.
+        CheckpointError: There is no such guard, or no replica could load it.
+        OverloadedError: No replica answers.
+    """
+    if arguments.guard.startswith(("http://", "https://")):
+        raise ConfigError("a guard behind an address has its own replicas; serve it without --ray")
+    folder = find_checkpoint(arguments.guard)
+    if not is_stream_checkpoint(read_config(folder)):
+        raise ConfigError(
+            f"{arguments.guard!r} judges whole texts only; --ray is for Stream guards."
+            " Serve a Gen guard with vLLM or SGLang and name its address instead"
+        )
+    fleet = RayFleet.open(arguments)
+    try:
+        driver = RemoteDriver(fleet, fleet.describe(), timeout_s=arguments.fleet.timeout_s)
+        guard = StreamGuard(GuardTokenizer.from_folder(folder), driver)
+    except BaseException:
+        fleet.close()
+        raise
+    return Moderator(guard, policy=policy, max_chars=max_chars, max_workers=max_workers)
