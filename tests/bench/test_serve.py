@@ -13,7 +13,8 @@ def record(path="guarded", streams=8, **changes):
     values = {
         "path": path, "streams": streams, "seconds": 30.0, "tokens": 100, "p50_ms": 5.0, "p99_ms": 20.0, "max_ms": 30.0,
         "first_p50_ms": 40.0, "first_p99_ms": 50.0, "done": 9, "stopped": 0, "failed": 0, "service_cores": 0.5,
-        "load_cores": 0.1, "rss_start_mb": 100.0, "rss_end_mb": 101.0, "rss_max_mb": 102.0, "is_borne": True,
+        "load_cores": 0.1, "rss_start_mb": 100.0, "rss_half_mb": 100.5, "rss_end_mb": 101.0,
+        "rss_max_mb": 102.0, "is_borne": True,
     }  # fmt: skip
     return LoadRecord(**{**values, **changes})
 
@@ -52,6 +53,15 @@ def test_records_are_written_a_line_each(tmp_path):
     first, *others = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert first["config"]["rate"] == 15.0
     assert [each["streams"] for each in others] == [8, 16]
+
+
+def test_one_path_can_be_measured_alone():
+    assert [each.path for each in UpTo(8).compare(4, ["guarded"])] == ["guarded"]
+
+
+def test_a_search_without_a_guarded_load_to_go_on_from_is_refused(capsys):
+    assert main(["bench-serve", "--find", "--path", "guarded", "--path", "direct"]) == 2
+    assert "--find" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 import torch
 
 from streamward.model.decoder import dense_hidden
-from streamward.train.lora import add_lora, lora_modules, merge_lora
+from streamward.train.lora import LoraLinear, add_lora, lora_modules, merge_lora
 from tests.train.tiny import tiny_guard
 
 
@@ -22,3 +22,15 @@ def test_only_adapters_are_trained_in_the_decoder() -> None:
     add_lora(decoder, rank=4, alpha=8)
     trained = {name.rsplit(".", 1)[1] for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     assert trained == {"lora_a", "lora_b"}
+
+
+def test_gradients_are_those_of_the_formula() -> None:
+    layer = LoraLinear(torch.nn.Linear(6, 4, bias=False).double().requires_grad_(False), rank=2, alpha=6).double()
+    torch.nn.init.normal_(layer.lora_b)
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    inputs = [x, layer.lora_a, layer.lora_b]
+    formula = x @ layer.base.weight.T + 3 * x @ layer.lora_a.T @ layer.lora_b.T
+    torch.testing.assert_close(layer(x), formula)
+    upstream = torch.randn_like(formula)
+    found = torch.autograd.grad(layer(x), inputs, upstream)
+    torch.testing.assert_close(found, torch.autograd.grad(formula, inputs, upstream))

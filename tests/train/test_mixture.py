@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamward.errors import ConfigError
+from streamward.schema import RiskLevel
 from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.mixture import Split, draw
 
@@ -86,3 +87,18 @@ def test_the_halves_share_no_row_and_miss_none(tmp_path: Path) -> None:
     whole, first, second = (prompts(draw(base.model_copy(update={"half": half})).train) for half in (None, "A", "B"))
     assert sorted(first + second) == whole
     assert 60 < len(first) < 140
+
+
+def test_a_response_alone_keeps_its_label_and_its_side_of_the_split(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200, response="an answer", response_label="Unsafe", prompt_label="Unsafe")
+    learnt = split(tmp_path, SourceConfig(file="a.jsonl"))
+    alone = split(tmp_path, SourceConfig(file="a.jsonl", use="response-alone"))
+    assert len(alone.train) == len(learnt.train)
+    assert {(row.sample.prompt, row.sample.prompt_label) for row in alone.train} == {("", None)}
+    assert {row.sample.response_label for row in alone.train} == {RiskLevel.UNSAFE}
+
+
+def test_prompts_without_a_response_are_not_read_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 20)
+    with pytest.raises(ConfigError, match="no row is left"):
+        split(tmp_path, SourceConfig(file="a.jsonl", use="response-alone"))

@@ -57,7 +57,8 @@ class LoadRecord:
         stopped: Answers that the guard cut: the text is harmless, so there should be none.
         failed: Requests refused or broken off.
         service_cores: CPU time of the service by time; likewise that of the load generator, upstream included.
-        rss_start_mb: Memory of the service at the beginning of what was measured; the end and the most likewise.
+        rss_start_mb: Memory of the service at the beginning of what was measured; at half time, at the end and the most
+            likewise.
         is_borne: Whether the load stayed within the limits.
     """
 
@@ -76,6 +77,7 @@ class LoadRecord:
     service_cores: float
     load_cores: float
     rss_start_mb: float
+    rss_half_mb: float
     rss_end_mb: float
     rss_max_mb: float
     is_borne: bool
@@ -88,9 +90,9 @@ class Bench:
         self._config = config
         self._say = say
 
-    def compare(self, num_streams: int) -> Iterator[LoadRecord]:
-        """Measure all paths with one load."""
-        for path in PATHS:
+    def compare(self, num_streams: int, paths: Sequence[str] = PATHS) -> Iterator[LoadRecord]:
+        """Measure paths with one load."""
+        for path in paths:
             yield self.measure(path, num_streams)
 
     def find_most(self, known: LoadRecord) -> Iterator[LoadRecord]:
@@ -145,6 +147,7 @@ class Bench:
             service_cores=usage.service_cores,
             load_cores=usage.load_cores,
             rss_start_mb=usage.rss_mb[0],
+            rss_half_mb=usage.rss_mb[len(usage.rss_mb) // 2],
             rss_end_mb=usage.rss_mb[-1],
             rss_max_mb=max(usage.rss_mb),
             is_borne=is_clean and self._kept_up(tally, num_streams) and p99 <= self._config.max_p99_ms,

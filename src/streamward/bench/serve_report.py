@@ -22,6 +22,7 @@ _COLUMNS = (
     ("service_cores", "service, cores"),
     ("load_cores", "load, cores"),
     ("rss_start_mb", "memory from, MB"),
+    ("rss_half_mb", "half-way"),
     ("rss_end_mb", "to"),
     ("stopped", "cut"),
     ("failed", "failed"),

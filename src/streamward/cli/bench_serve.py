@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from streamward.cli.common import ExitCode, say
+from streamward.errors import ConfigError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,6 +18,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ),
     )
     parser.add_argument("--streams", type=int, default=8, metavar="N", help="at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--path",
+        action="append",
+        choices=("direct", "unguarded", "guarded"),
+        dest="paths",
+        help="measure this one; may be given again (default: all)",
+    )
     parser.add_argument("--find", action="store_true", help="then find how many streams this machine bears")
     parser.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="measured, of each load (default: %(default)s)"
@@ -37,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write."""
-    from streamward.bench.serve import Bench, LoadConfig
+    from streamward.bench.serve import PATHS, Bench, LoadConfig
     from streamward.bench.serve_report import markdown, write_json_lines
 
     settings = {
@@ -46,9 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
         "rate": arguments.rate,
         "max_p99_ms": arguments.max_p99,
     }
+    if arguments.find and (arguments.paths or PATHS)[-1] != "guarded":
+        raise ConfigError("--find goes on from the guarded path; name it last")
     config = LoadConfig.parse(settings, source="bench-serve")
     bench = Bench(config, say=say)
-    records = list(bench.compare(arguments.streams))
+    records = list(bench.compare(arguments.streams, arguments.paths or PATHS))
     if arguments.find:
         records += bench.find_most(records[-1])
     report = markdown(config, records)

@@ -8,6 +8,9 @@ from pydantic import Field
 from streamward.settings import Settings
 from streamward.train.toml_file import read_config
 
+Use = Literal["as-is", "response-alone", "prompt-as-response", "response-as-prompt"]
+"""What is read of a row, and on which side; see `SourceConfig.use`."""
+
 
 class TomlSettings(Settings):
     """Settings of one run: one TOML file."""
@@ -33,9 +36,10 @@ class SourceConfig(Settings):
     """What a row of this source counts in the loss."""
     languages: tuple[str, ...] = ()
     """Only rows of these languages; all by default."""
-    use: Literal["as-is", "prompt-as-response", "response-as-prompt"] = "as-is"
-    """Whether to move the text to the other side: marked comments teach the response heads where harm starts,
-    harmless answers teach the prompt heads what harmless prose looks like."""
+    use: Use = "as-is"
+    """Whether to move the text: responses without their prompts teach the response heads to look at what was said;
+    marked comments on the response's side where harm starts; harmless answers on the prompt's side what harmless prose
+    looks like."""
 
     learn: bool = True
     """Whether to learn from its rows; else only those held back are used, for the operating point."""

@@ -1,7 +1,10 @@
 """Low-rank updates on a decoder's fused projections (Hu et al., arXiv 2106.09685)."""
 
+# Shapes: T tokens; I inputs; O outputs; R rank.
+
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +29,28 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer with its update; same dtype as `x`."""
-        low = F.linear(x, self.lora_a.to(x.dtype))
-        update = F.linear(low, self.lora_b.to(x.dtype) * self.scale)
-        result: Tensor = self.base(x) + update
+        scaled_b = self.lora_b.to(x.dtype) * self.scale
+        result: Tensor = _Updated.apply(x, self.base.weight, self.lora_a.to(x.dtype), scaled_b)  # type: ignore[no-untyped-call]  # torch leaves it so
         return result
+
+
+class _Updated(torch.autograd.Function):
+    """x W^T + (x A^T) B^T over a frozen W: the update is added in place, forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TI: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor
+    ) -> Tensor:  # Any: torch's context
+        low_TR = F.linear(x_TI, a_RI)
+        ctx.save_for_backward(x_TI, weight_OI, a_RI, b_OR, low_TR)
+        return F.linear(x_TI, weight_OI).add_(F.linear(low_TR, b_OR))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:  # Any: as above
+        x_TI, weight_OI, a_RI, b_OR, low_TR = ctx.saved_tensors
+        (grad_TO,) = grads
+        grad_TR = grad_TO @ b_OR
+        return (grad_TO @ weight_OI).add_(grad_TR @ a_RI), None, grad_TR.T @ x_TI, grad_TO.T @ low_TR
 
 
 def add_lora(decoder: Decoder, *, rank: int, alpha: float) -> None:

@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from streamward.data.jsonl import Sample, read_samples
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
-from streamward.train.config import RunConfig, SourceConfig
+from streamward.train.config import RunConfig, SourceConfig, Use
 
 
 class Row(NamedTuple):
@@ -37,13 +36,14 @@ def draw(config: RunConfig) -> Split:
     split = Split([], [])
     seen: set[tuple[str, str, str | None]] = set()  # a file may be a source twice
     for source in config.sources:
-        rows = list(_draw_source(config, source))
-        if not rows:
+        samples = _draw_source(config, source)
+        if not samples:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
-        for row in rows:
+        for sample in samples:  # on the side of the split where its row is, wherever its text is moved
+            row = Row(_move(sample, source.use), source.weight, source.file)
             key = (row.file, row.sample.prompt, row.sample.response)
-            if not is_held_back(row.sample, fraction=config.validation_fraction):
-                if source.learn and config.half in (None, half_of(row.sample)):
+            if not is_held_back(sample, fraction=config.validation_fraction):
+                if source.learn and config.half in (None, half_of(sample)):
                     split.train.append(row)
             elif key not in seen:
                 seen.add(key)
@@ -66,41 +66,37 @@ def _digest(sample: Sample) -> bytes:
     return hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
 
 
-def _draw_source(config: RunConfig, source: SourceConfig) -> Iterable[Row]:
+def _draw_source(config: RunConfig, source: SourceConfig) -> list[Sample]:
     samples = [
-        moved
+        sample
         for sample in read_samples(config.source_path(source))
         if not source.languages or sample.language in source.languages
-        if (moved := _move(sample, source.use)) is not None
+        if _has_use(sample, source.use)
     ]
     if source.max_rows is not None and source.max_rows < len(samples):
         samples = random.Random(f"{config.seed}/{source.file}").sample(samples, source.max_rows)
-    return (Row(sample, source.weight, source.file) for sample in samples)
+    return samples
 
 
-def _move(sample: Sample, use: str) -> Sample | None:
-    group = sample.group or sample.prompt  # a moved text stays on its row's side of the split
+def _has_use(sample: Sample, use: Use) -> bool:
     if use == "prompt-as-response":
-        if sample.prompt_label is None:
-            return None
-        return dataclasses.replace(
-            sample,
-            prompt="",
-            response=sample.prompt,
-            prompt_label=None,
-            response_label=sample.prompt_label,
-            group=group,
-        )
+        return sample.prompt_label is not None
     if use == "response-as-prompt":
-        if sample.response is None or sample.response_label is not RiskLevel.SAFE:
-            return None
-        return dataclasses.replace(
-            sample,
-            prompt=sample.response,
-            response=None,
-            prompt_label=RiskLevel.SAFE,
-            response_label=None,
-            spans=None,
-            group=group,
-        )
-    return sample if sample.prompt_label is not None or sample.response_label is not None else None
+        return sample.response is not None and sample.response_label is RiskLevel.SAFE
+    if use == "response-alone":
+        return sample.response is not None and sample.response_label is not None
+    return sample.prompt_label is not None or sample.response_label is not None
+
+
+def _move(sample: Sample, use: Use) -> Sample:
+    if use == "as-is":
+        return sample
+    alone = dataclasses.replace(sample, history=(), prompt="", prompt_label=None)
+    if use == "response-alone":
+        return alone
+    if use == "prompt-as-response":
+        return dataclasses.replace(alone, response=sample.prompt, response_label=sample.prompt_label)
+    assert sample.response is not None, "has this use"
+    return dataclasses.replace(
+        alone, prompt=sample.response, prompt_label=RiskLevel.SAFE, response=None, response_label=None, spans=None
+    )
