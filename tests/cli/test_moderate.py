@@ -109,6 +109,7 @@ def test_messages_come_from_a_file(capsys, policies, tmp_path):
     [
         (["x", "--prompt", "y"], "TEXT is the prompt"),
         (["x", "--jsonl", "y"], "nothing beside it"),
+        (["x", "--ray", "in.jsonl", "out.jsonl"], "nothing beside it"),
         (["x", "--policy", "nope"], "policy 'nope' not found"),
         (["--messages", "missing.json"], "'missing.json' cannot be read"),
         (["z" * 10_001], "at most 10000"),
@@ -196,3 +197,11 @@ def test_a_defect_of_ours_is_one_line_without_the_text(capsys, monkeypatch):
     assert code == 1
     assert "unexpected ZeroDivisionError" in err
     assert "swordfish" not in out + err
+
+
+def test_without_ray_a_job_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "streamward.fleet.job", raising=False)
+    code, _, err = run(capsys, "--ray", "in.jsonl", "out.jsonl")
+    assert code == 2
+    assert "--ray needs ray; run: pip install 'streamward[ray]'" in err

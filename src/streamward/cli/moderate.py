@@ -2,39 +2,35 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
-from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, read_bytes, read_text
-from streamward.cli.show import result_json, show_result
-from streamward.errors import InputError, StreamwardError
+from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, read_bytes, read_text, say
+from streamward.cli.progress import file_progress, row_progress
+from streamward.cli.show import show_result
+from streamward.errors import ConfigError, InputError, StreamwardError
+from streamward.moderation.rows import Row, answer_json, judge_row, read_line, result_json
+from streamward.policy import Policy
 from streamward.schema import Result
 
 if TYPE_CHECKING:
     from streamward.moderation.moderator import Moderator
 
 _BATCH_ROWS = 32
-_ITEM_KEYS = ("prompt", "response", "messages")
+_SHARD_ROWS = 500
 _EXAMPLES = """\
 examples:
   streamward moderate "How do I bake bread?"
   streamward moderate --prompt "Tell me a joke" --response "Two cats walk into a bar" --json
   streamward moderate --messages conversation.json --policy loose
   streamward moderate --jsonl traffic.jsonl > verdicts.jsonl
+  streamward moderate --ray traffic.parquet verdicts.parquet --workers 8
   cat prompt.txt | streamward moderate -
 """
-
-
-class Row(NamedTuple):
-    """One line of a JSONL file: what it asks, or what is wrong with it."""
-
-    label: dict[str, object]
-    item: dict[str, object] | None
-    problem: str | None
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,14 +49,35 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one JSON object a line with prompt, response or messages (- for stdin)"
     )
+    parser.add_argument(
+        "--ray",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="judge a JSONL or Parquet file with workers on Ray; the same command goes on where it was interrupted",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="with --ray (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shard-rows",
+        type=int,
+        default=_SHARD_ROWS,
+        metavar="N",
+        help="with --ray: most rows a killed worker does again (default: %(default)s)",
+    )
+    parser.add_argument("--address", metavar="A", help="with --ray: cluster to join (default: start Ray here)")
     add_guard_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a text to read")
-    parser.add_argument("--verdicts", action="store_true", help="with --json: the verdict of every token too")
+    parser.add_argument("--verdicts", action="store_true", help="with --json or --ray: the verdict of every token too")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge what was given and print it."""
+    if arguments.ray is not None:
+        if any(value is not None for value in (arguments.text, arguments.jsonl, *_single(arguments).values())):
+            raise InputError("--ray names everything to judge; give nothing beside it")
+        return _run_job(arguments)
     if arguments.jsonl is not None:
         if any(value is not None for value in (arguments.text, *_single(arguments).values())):
             raise InputError("--jsonl holds everything to judge; give nothing beside it")
@@ -103,7 +120,7 @@ def _read_messages(path: str) -> object:
 def _run_rows(arguments: argparse.Namespace) -> int:
     codes: set[int] = set()
     stream = sys.stdin.buffer if arguments.jsonl == "-" else _open(arguments.jsonl)
-    with stream, load(arguments) as guard, _progress() as advance:
+    with stream, load(arguments) as guard, row_progress() as advance:
         waiting = _read_rows(stream)
         while rows := list(islice(waiting, _BATCH_ROWS)):
             for row, answer in zip(rows, _judge(guard, rows), strict=True):
@@ -112,6 +129,38 @@ def _run_rows(arguments: argparse.Namespace) -> int:
             advance(len(rows))
     for code in (ExitCode.BAD_INPUT, ExitCode.FAILURE, ExitCode.BLOCKED):
         if code in codes:
+            return code
+    return ExitCode.ALLOWED
+
+
+def _run_job(arguments: argparse.Namespace) -> int:
+    try:
+        from streamward.fleet.job import Job, run_job
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
+    for name in ("workers", "shard_rows"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
+    source, output = arguments.ray
+    job = Job(
+        source=Path(source),
+        output=Path(output),
+        guard=arguments.guard,
+        policy=Policy.load(arguments.policy),
+        has_verdicts=arguments.verdicts,
+        workers=arguments.workers,
+        shard_rows=arguments.shard_rows,
+        address=arguments.address,
+    )
+    with file_progress() as told:
+        counts = run_job(job, told)
+    say(f"{counts.rows} rows in {output}: {counts.blocked} blocked, {counts.bad} bad, {counts.failed} failed")
+    for code, number in (
+        (ExitCode.BAD_INPUT, counts.bad),
+        (ExitCode.FAILURE, counts.failed),
+        (ExitCode.BLOCKED, counts.blocked),
+    ):
+        if number:
             return code
     return ExitCode.ALLOWED
 
@@ -126,20 +175,7 @@ def _open(path: str) -> IO[bytes]:
 def _read_rows(lines: IO[bytes]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _read_row(line, number)
-
-
-def _read_row(line: bytes, number: int) -> Row:
-    label: dict[str, object] = {"line": number}
-    try:
-        raw = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return Row(label, None, "the line is not JSON")
-    if not isinstance(raw, dict):
-        return Row(label, None, "the line is not a JSON object")
-    if isinstance(raw.get("id"), str | int):
-        label = {"id": raw["id"], **label}
-    return Row(label, {name: raw[name] for name in _ITEM_KEYS if raw.get(name) is not None}, None)
+            yield read_line(line, number)
 
 
 def _judge(guard: "Moderator", rows: Sequence[Row]) -> list[Result | StreamwardError]:
@@ -149,16 +185,7 @@ def _judge(guard: "Moderator", rows: Sequence[Row]) -> list[Result | StreamwardE
         results = iter(guard.moderate_batch(good))
         return [InputError(row.problem or "") if row.item is None else next(results) for row in rows]
     except StreamwardError:
-        return [_judge_one(guard, row) for row in rows]
-
-
-def _judge_one(guard: "Moderator", row: Row) -> Result | StreamwardError:
-    if row.item is None:
-        return InputError(row.problem or "")
-    try:
-        return guard.moderate(**row.item)  # type: ignore[arg-type]  # checked there
-    except StreamwardError as error:
-        return error
+        return [judge_row(guard, row) for row in rows]
 
 
 def _print_row(arguments: argparse.Namespace, row: Row, answer: Result | StreamwardError) -> ExitCode:
@@ -166,7 +193,7 @@ def _print_row(arguments: argparse.Namespace, row: Row, answer: Result | Streamw
         _print(arguments, answer, row.label)
         return exit_code(answer.decision)
     if arguments.json:
-        print(json.dumps({**row.label, "error": {"code": answer.code, "message": str(answer)}}))
+        print(json.dumps(answer_json(row, answer)))
     else:
         print(f"line {row.label['line']}: {answer}")
     return ExitCode.BAD_INPUT if isinstance(answer, InputError) else ExitCode.FAILURE
@@ -177,18 +204,3 @@ def _print(arguments: argparse.Namespace, result: Result, label: dict[str, objec
         print(json.dumps({**label, **result_json(result, has_verdicts=arguments.verdicts)}))
     else:
         show_result(result, title=f"line {label['line']}" if label else None)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int], object]]:
-    """Count rows on standard error while a person watches it and the output goes elsewhere."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        yield lambda rows: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("judged"), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("rows", total=None)
-        yield lambda rows: progress.advance(task, rows)

@@ -1,0 +1,122 @@
+"""Rows of a file: what one asks, and what came of it as JSON values."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamward.errors import InputError, StreamwardError
+from streamward.schema import Decision, Judgement, Result, Verdict
+
+if TYPE_CHECKING:  # the command line reads rows before it waits for torch
+    from streamward.moderation.moderator import Moderator
+
+ITEM_KEYS = ("prompt", "response", "messages")
+
+
+class Row(NamedTuple):
+    """One row: its number and id, what it asks, or what is wrong with it."""
+
+    label: dict[str, object]
+    item: dict[str, object] | None
+    problem: str | None
+
+
+def read_line(line: bytes, number: int) -> Row:
+    """Read a line of JSONL; bytes that are no UTF-8 become U+FFFD."""
+    try:
+        raw = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return Row({"line": number}, None, "the line is not JSON")
+    if not isinstance(raw, dict):
+        return Row({"line": number}, None, "the line is not a JSON object")
+    return read_values(raw, number)
+
+
+def read_values(values: Mapping[str, object], number: int) -> Row:
+    """Take a row apart; keys that say nothing to us are ignored."""
+    label: dict[str, object] = {"line": number}
+    if isinstance(values.get("id"), str | int):
+        label = {"id": values["id"], **label}
+    return Row(label, {name: values[name] for name in ITEM_KEYS if values.get(name) is not None}, None)
+
+
+def judge_row(guard: "Moderator", row: Row) -> Result | StreamwardError:
+    """Judge a row by itself; what keeps it from being judged is returned."""
+    if row.item is None:
+        return InputError(row.problem or "")
+    try:
+        return guard.moderate(**row.item)  # type: ignore[arg-type]  # checked there
+    except StreamwardError as error:
+        return error
+
+
+def answer_json(row: Row, answer: Result | StreamwardError, *, has_verdicts: bool = False) -> dict[str, Any]:
+    """Return a row's answer as JSON values, with its number and id."""
+    if isinstance(answer, Result):
+        return {**row.label, **result_json(answer, has_verdicts=has_verdicts)}
+    return {**row.label, "error": {"code": answer.code, "message": str(answer)}}
+
+
+def result_json(result: Result, *, has_verdicts: bool = False) -> dict[str, Any]:  # Any: JSON values
+    """Return a result as JSON values: the side that decided on top, then the decision and both sides.
+
+    Args:
+        result: From a moderator.
+        has_verdicts: Include the verdict of every token.
+    """
+    sides = {"prompt": result.prompt, "response": result.response}
+    top = None if result.decision.side is None else sides[result.decision.side]
+    if top is None:
+        judged = [side for side in sides.values() if side is not None]
+        top = max(judged, key=lambda side: side.risk_level.severity, default=None)
+    return {
+        **_side_json(top, has_verdicts=False),
+        "decision": _decision_json(result.decision),
+        **{name: side and _side_json(side, has_verdicts=has_verdicts) for name, side in sides.items()},
+    }
+
+
+def _side_json(side: Judgement | None, *, has_verdicts: bool) -> dict[str, Any]:
+    if side is None:  # the guard failed
+        names = ("risk_level", "category", "probabilities", "first_flagged_char", "first_flagged_token", "refusal")
+        return {**dict.fromkeys(names), "windows": 0, "tokens": 0}
+    first = side.first_flagged
+    values: dict[str, Any] = {
+        "risk_level": side.risk_level,
+        "category": side.category,
+        "probabilities": _rounded(side.probabilities),
+        "first_flagged_char": None if first is None else first.char,
+        "first_flagged_token": None if first is None else first.position,
+        "refusal": side.refusal,
+        "windows": side.windows,
+        "tokens": len(side.verdicts),
+    }
+    if has_verdicts:
+        values["verdicts"] = [_verdict_json(verdict) for verdict in side.verdicts]
+    return values
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "position": verdict.position,
+        "risk_level": verdict.risk_level,
+        "category": verdict.category,
+        "probabilities": _rounded(verdict.probabilities),
+        "span": verdict.span,
+    }
+
+
+def _decision_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": decision.action,
+        "side": decision.side,
+        "risk_level": decision.risk_level,
+        "category": decision.category,
+        "position": decision.position,
+        "message": decision.message,
+        "error": decision.error,
+    }
+
+
+def _rounded(probabilities: Any) -> dict[str, float]:
+    return {level: round(value, 4) for level, value in probabilities.items()}
