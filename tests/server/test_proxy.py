@@ -69,6 +69,21 @@ def test_a_blocked_prompt_is_400(tmp_path, path):
     assert answer.json()["error"]["code"] == "content_filter"
 
 
+def test_models_of_an_upstream_are_listed(tmp_path):
+    listed = {"data": [{"id": "m", "created": 7, "owned_by": "us"}]}
+    with guarded(tmp_path, Script(json.dumps(listed).encode(), content_type="application/json")) as service:
+        answer = service.get("/up/v1/models")
+        assert service.get("/nowhere/v1/models").status_code == 404
+    assert answer.json() == {"object": "list", "data": [{"id": "m", "object": "model", "created": 7, "owned_by": "us"}]}
+
+
+def test_an_upstream_that_lists_nothing_is_502(tmp_path):
+    with guarded(tmp_path, spoken("hi")) as service:
+        answer = service.get("/up/v1/models")
+    assert answer.status_code == 502
+    assert answer.json()["error"]["type"] == "upstream_error"
+
+
 def test_every_answer_is_logged_and_counted(tmp_path):
     with guarded(tmp_path, spoken("one ## two")) as service:
         service.post("/up/v1/chat/completions", chat(), headers={"x-request-id": "req-1"})

@@ -10,6 +10,7 @@ from streamward.gateway.guard import OpenGuard
 from streamward.gateway.outcome import Answer, Call, Observer, SilentObserver
 from streamward.gateway.report import Describe
 from streamward.gateway.session import Session
+from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream
 
 
@@ -44,6 +45,15 @@ class Gateway:
         """Return whether a server of this name is configured."""
         return upstream in self._upstreams
 
+    async def models(self, upstream: str) -> list[JsonObject]:
+        """Return the models of a configured server; see `Upstream.models`.
+
+        Raises:
+            InputError: There is no such upstream.
+            UpstreamError: It does not say.
+        """
+        return await self._named(upstream).models()
+
     @asynccontextmanager
     async def answer(self, call: Call, *, observer: Observer | None = None) -> AsyncIterator[Answer]:
         """Answer one call. The answer is good within the `async with` block; leaving it ends what is not over.
@@ -56,12 +66,9 @@ class Gateway:
             InputError: There is no such upstream, or the request is malformed or has what the gateway refuses.
             StreamwardError: The prompt could not be judged, and the policy blocks what it cannot judge.
         """
-        upstream = self._upstreams.get(call.upstream)
-        if upstream is None:
-            raise InputError("there is no upstream of this name")
         session = Session(
             call,
-            upstream,
+            self._named(call.upstream),
             open_guard=self._open_guard,
             limits=self._limits,
             describe=self._describe,
@@ -72,6 +79,12 @@ class Gateway:
             yield await session.answer()
         finally:
             await session.aclose()
+
+    def _named(self, name: str) -> Upstream:
+        upstream = self._upstreams.get(name)
+        if upstream is None:
+            raise InputError("there is no upstream of this name")
+        return upstream
 
     async def aclose(self) -> None:
         """Close the connections to the upstreams."""

@@ -10,9 +10,10 @@ import httpx
 
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
-from streamward.gateway.strict_json import JsonObject, dump
+from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
+_MAX_LIST_BYTES = 4 * 2**20
 _DELAY = re.compile(r"\d{1,6}")
 
 
@@ -52,6 +53,18 @@ class Upstream:
             ),
         )
 
+    async def models(self) -> list[JsonObject]:
+        """Return the models it serves, as OpenAI lists them: id, creation time and owner, nothing else.
+
+        Raises:
+            UpstreamTimeoutError, UpstreamError: As `post`; or its list is none.
+        """
+        async with self._sent("GET", "/models") as response:
+            listed = await _read_list(response) if response.status_code == 200 else None
+        if listed is None:
+            raise UpstreamError(f"the upstream {self.name} does not list its models")
+        return [model for model in map(_model, listed) if model is not None]
+
     @asynccontextmanager
     async def post(self, path: str, body: JsonObject) -> AsyncIterator[httpx.Response]:
         """Send a request and yield its answer as soon as the headers are there; closes the answer afterwards.
@@ -60,9 +73,17 @@ class Upstream:
             UpstreamTimeoutError: It did not connect or answer in time.
             UpstreamError: It could not be reached, broke off, or answered in a way that cannot be read.
         """
+        async with self._sent("POST", path, body) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _sent(self, method: str, path: str, body: JsonObject | None = None) -> AsyncIterator[httpx.Response]:
         url = self.config.base_url.rstrip("/") + path
-        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-        request = self._client.build_request("POST", url, content=dump(body), headers=headers)
+        headers = {"Accept": "application/json, text/event-stream"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        content = None if body is None else dump(body)
+        request = self._client.build_request(method, url, content=content, headers=headers)
         request.extensions["timeout"]["read"] = self.config.first_byte_timeout_s
         try:
             response = await self._client.send(request, stream=True)
@@ -81,6 +102,32 @@ class Upstream:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+async def _read_list(response: httpx.Response) -> list[object] | None:
+    """Return the `data` of a list, if the answer is one and no larger than a list of models can be."""
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > _MAX_LIST_BYTES:
+            return None
+    try:
+        listed = parse_object(bytes(body)).get("data")
+    except ValueError:
+        return None
+    return listed if isinstance(listed, list) else None
+
+
+def _model(listed: object) -> JsonObject | None:
+    if not isinstance(listed, dict) or not isinstance(listed.get("id"), str):
+        return None
+    created, owner = listed.get("created"), listed.get("owned_by")
+    return {
+        "id": listed["id"],
+        "object": "model",
+        "created": created if isinstance(created, int) else 0,
+        "owned_by": owner if isinstance(owner, str) else "",
+    }
 
 
 def retry_after(response: httpx.Response) -> str | None:

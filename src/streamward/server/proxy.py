@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import httpx
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -27,6 +28,22 @@ from streamward.server.moderations import ALL_KEYS, OPENAI_KEYS
 from streamward.server.records import Job
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import risk_of
+
+
+class ModelCard(BaseModel):
+    """A model of an upstream."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The models of an upstream, as OpenAI lists them."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
 
 
 class GuardedModels(NamedTuple):
@@ -120,6 +137,13 @@ async def chat_completions(
     return await _answer("chat/completions", upstream, request, caller, policy=policy, extras=extras)
 
 
+@router.get("/{upstream}/v1/models", responses={**ERRORS, 404: {"description": "There is no such upstream."}})
+async def models(upstream: UpstreamName, request: Request, caller: CallerNow) -> ModelList:
+    """List the models of an upstream: ids, times and owners."""
+    gateway = _gateway_for(upstream, request, caller).gateway
+    return ModelList(data=[ModelCard.model_validate(model) for model in await gateway.models(upstream)])
+
+
 @router.post("/{upstream}/v1/completions", responses=_ANSWERS, openapi_extra=_BODY)
 async def completions(
     upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None, extras: Extras = None
@@ -146,10 +170,7 @@ async def _answer(
     extras: str | None,
 ) -> Response:
     state = service_state(request)
-    models: GuardedModels = request.app.state.gateway
-    caller.check_upstream(upstream)
-    if not models.gateway.knows(upstream):
-        raise HTTPException(404, "There is no upstream of this name.")
+    guarded = _gateway_for(upstream, request, caller)
     kept = caller.choose_policy(state, policy)
     job = Job(
         request_id=request_id(request),
@@ -160,8 +181,16 @@ async def _answer(
         upstream=upstream,
     )
     call = Call(upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id)
-    log = GatewayLog(state, job, models.metrics)
-    return _Guarded(models.gateway.answer(call, observer=log), client_timeout_s=state.config.gateway.client_timeout_s)
+    log = GatewayLog(state, job, guarded.metrics)
+    return _Guarded(guarded.gateway.answer(call, observer=log), client_timeout_s=state.config.gateway.client_timeout_s)
+
+
+def _gateway_for(upstream: str, request: Request, caller: Caller) -> GuardedModels:
+    guarded: GuardedModels = request.app.state.gateway
+    caller.check_upstream(upstream)
+    if not guarded.gateway.knows(upstream):
+        raise HTTPException(404, "There is no upstream of this name.")
+    return guarded
 
 
 class _Guarded(Response):
