@@ -20,6 +20,7 @@ LAYERS = (
     {"policy", "tokenizer", "model", "observability"},
     {"engine", "data", "generative", "builtin", "text_stream"},
     {"moderation", "hub"},
+    {"vllm"},
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant", "fleet"},

@@ -21,6 +21,7 @@ from streamward.moderation.stream_guard import StreamGuard
 from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
 from streamward.policy import Policy
 from streamward.tokenizer import GuardTokenizer
+from streamward.vllm.config import VllmConfig
 
 API_KEY_ENV = "STREAMWARD_API_KEY"
 """Environment variable with the key of an endpoint."""
@@ -30,7 +31,7 @@ def load(
     name: str | Path = "stream-135m",
     *,
     policy: str | Path | Policy = "strict",
-    engine: EngineConfig | None = None,
+    engine: EngineConfig | VllmConfig | str | None = None,
     dtype: torch.dtype | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
     max_workers: int = DEFAULT_MAX_WORKERS,
@@ -42,20 +43,27 @@ def load(
             (`modelscope:org/name`), or a Gen guard behind an OpenAI-compatible endpoint (`http://host/v1#model`; its
             key, if it needs one, is taken from the environment variable STREAMWARD_API_KEY).
         policy: `strict`, `loose`, a TOML file or a policy.
-        engine: Limits of the engine; the defaults suit one machine.
+        engine: Limits of our engine; the defaults suit one machine. Or what reads the tokens of a Stream guard instead:
+            `vllm` in this process, the address of a vLLM server (`http://host:port`), or a `VllmConfig`.
         dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
 
     Raises:
-        ConfigError: There is no such policy, or the hub's package is not installed.
+        ConfigError: There is no such policy, the hub's package is not installed, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
+        UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
+    how = VllmConfig.of(engine) if isinstance(engine, str) else engine
     if isinstance(name, str) and name.startswith(("http://", "https://")):
+        if isinstance(how, VllmConfig):
+            raise ConfigError("a guard behind an endpoint has its own engine; leave engine out")
         guard = _endpoint(name)
+    elif isinstance(how, VllmConfig):
+        guard = _vllm_guard(find_checkpoint(name), how, dtype)
     else:
-        guard = load_guard(find_checkpoint(name), engine=engine, dtype=dtype)
+        guard = load_guard(find_checkpoint(name), engine=how, dtype=dtype)
     return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
 
 
@@ -64,6 +72,13 @@ def _endpoint(name: str) -> Guard:
     if not model:
         raise ConfigError("an endpoint's address needs the guard's name there: http://host/v1#model")
     return remote_guard(base_url, model, api_key_env=API_KEY_ENV if API_KEY_ENV in os.environ else None)
+
+
+def _vllm_guard(folder: Path, config: VllmConfig, dtype: torch.dtype | None) -> Guard:
+    from streamward.vllm.guard import vllm_driver  # not for those who do without
+
+    tokenizer = GuardTokenizer.from_folder(folder)
+    return StreamGuard(tokenizer, vllm_driver(folder, config, dtype=serving_dtype() if dtype is None else dtype))
 
 
 def find_checkpoint(name: str | Path) -> Path:

@@ -106,6 +106,8 @@ def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
         from streamward.fleet.serving import ApplicationArguments, open_moderator
     except ModuleNotFoundError as error:
         raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
+    if config.vllm is not None:
+        raise ConfigError("replicas on Ray have engines of their own; leave out --ray, or the settings of vllm")
     return open_moderator(
         ApplicationArguments(guard=config.guard, engine=config.engine, fleet=config.ray),
         policy=policy,

@@ -15,6 +15,7 @@ from streamward.errors import ConfigError
 from streamward.fleet.config import FleetConfig
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.settings import Settings
+from streamward.vllm.config import VllmConfig
 
 ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 UpstreamName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -209,6 +210,8 @@ class ServeConfig(Settings):
     """What requests may take."""
     engine: EngineConfig = EngineConfig()
     """Limits of the engine."""
+    vllm: VllmConfig | None = None
+    """Instead of the engine: vLLM, in this process or behind a `url`."""
     streams: StreamsConfig = StreamsConfig()
     """Streams that callers feed."""
     auth: AuthConfig = AuthConfig()
@@ -229,6 +232,12 @@ class ServeConfig(Settings):
     """Limits of guarded answers."""
     ray: FleetConfig = FleetConfig()
     """Replicas of the guard, where it is served with `--ray`."""
+
+    @model_validator(mode="after")
+    def _has_one_engine(self) -> Self:
+        if self.vllm is not None and "engine" in self.model_fields_set:
+            raise ValueError("vllm takes the place of engine; leave the settings of one of them out")
+        return self
 
     @model_validator(mode="after")
     def _is_not_open_to_the_network(self) -> Self:

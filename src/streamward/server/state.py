@@ -143,7 +143,7 @@ def load_here(config: ServeConfig, policy: Policy) -> Moderator:
     return load(
         config.guard,
         policy=policy,
-        engine=config.engine,
+        engine=config.vllm or config.engine,
         max_chars=config.limits.max_chars,
         max_workers=config.limits.max_in_flight,
     )

@@ -1,0 +1,47 @@
+"""What vLLM answers for a Stream guard: a row of probabilities a token, and which guard gave it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from streamward.model.config import GuardConfig, ModelConfig, guard_config_keys, model_config_keys
+from streamward.schema import Side
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Probabilities of the last tokens of a request.
+
+    Attributes:
+        probs: One row a token, [tokens, labels], float32; the heads' labels lie side by side as in `head_widths`.
+        num_cached: Tokens before them that vLLM says it took from its cache.
+    """
+
+    probs: Tensor
+    num_cached: int
+
+
+def head_widths(config: GuardConfig) -> tuple[int, int, int, int]:
+    """Return the labels of each head: risk and category of the response, then of the prompt."""
+    sides = (config.response, config.prompt)
+    response, prompt = ((len(labels.risk_levels), len(labels.categories)) for labels in sides)
+    return *response, *prompt
+
+
+def side_probs(probs: Tensor, side: Side, config: GuardConfig) -> tuple[Tensor, Tensor]:
+    """Take risk and category of one side out of rows of all heads."""
+    parts = probs.split(head_widths(config), dim=-1)
+    risk, category = parts[:2] if side is Side.RESPONSE else parts[2:]
+    return risk, category
+
+
+def fingerprint(model: ModelConfig, guard: GuardConfig) -> str:
+    """Return a digest of shapes and label maps, by which client and server tell that they mean the same guard.
+
+    Operating points are left out: they are the client's.
+    """
+    keys = {**model_config_keys(model), **guard_config_keys(guard)}
+    keys.pop("streamward", None)
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]

