@@ -11,7 +11,7 @@ from streamward.builtin.embedded import prepare_adapter
 from streamward.errors import ConfigError
 from streamward.model.config import parse_guard_config, read_config
 from streamward.schema import RiskLevel, Side
-from streamward.train.calibrate import best_line, fit_temperature, run
+from streamward.train.calibrate import fit_temperature, run
 from streamward.train.gen import train as train_gen
 from streamward.train.stream import train
 from tests.train.tiny import CALM, RISKY, config
@@ -33,14 +33,6 @@ def calibrate_config(workplace: Path, guard: Path, output: Path, **changes: obje
 @pytest.fixture
 def trained(workplace: Path) -> Path:
     return train(config(workplace, "tiny", epochs=4.0))
-
-
-def test_the_best_line_keeps_its_caps() -> None:
-    values = torch.tensor([0.1, 0.6, 0.2, 0.55, 0.7])
-    positive = torch.tensor([False, False, False, True, True])
-    assert best_line(values, positive, []) == pytest.approx(0.55)
-    assert best_line(values, positive, [(~positive, 0.2)]) == pytest.approx(0.7)
-    assert best_line(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)]) == 1.0
 
 
 def test_an_overconfident_guard_gets_a_temperature_above_one() -> None:

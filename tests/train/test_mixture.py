@@ -8,7 +8,7 @@ import pytest
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
 from streamward.train.config import SourceConfig, StreamTrainConfig
-from streamward.train.mixture import Split, draw
+from streamward.train.mixture import Split, draw, unlearnt
 
 
 def write(path: Path, count: int, **changes: object) -> None:
@@ -102,3 +102,11 @@ def test_prompts_without_a_response_are_not_read_alone(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 20)
     with pytest.raises(ConfigError, match="no row is left"):
         split(tmp_path, SourceConfig(file="a.jsonl", use="response-alone"))
+
+
+def test_what_a_run_holds_back_can_be_read_without_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200)
+    held_back = split(tmp_path, SourceConfig(file="a.jsonl")).validation
+    found = unlearnt(tmp_path / "a.jsonl", held_back_fraction=0.25)
+    assert sorted(row.prompt for row in found) == prompts(held_back)
+    assert len(unlearnt(tmp_path / "a.jsonl", held_back_fraction=None)) == 200

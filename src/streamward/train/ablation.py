@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import Field
 
-from streamward.data.jsonl import Sample, read_samples
+from streamward.data.jsonl import Sample
 from streamward.evals.metrics import count
 from streamward.loading import find_checkpoint
 from streamward.model.config import OperatingPoint, parse_guard_config, read_config
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.train.config import TomlSettings
+from streamward.train.mixture import unlearnt
 from streamward.train.recipe import RecipeConfig, run_once, score_rows
 from streamward.train.scoring import Score
 from streamward.train.start import is_stream_folder
@@ -41,6 +42,8 @@ class AblationConfig(TomlSettings):
     test_root: Path
     tests: tuple[str, ...] = Field(min_length=1)
     """Labelled files no variant learns from."""
+    held_back_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Only their rows that the recipe, with this `validation_fraction`, holds back; all by default."""
     max_test_rows: int | None = Field(default=None, gt=0)
     """Only the first rows of each."""
 
@@ -54,7 +57,10 @@ def run(config_path: Path) -> Path:
     """
     config = AblationConfig.read(config_path)
     folder = config.output_root / config.name
-    tests = {file: list(read_samples(config.test_root / file))[: config.max_test_rows] for file in config.tests}
+    tests = {
+        file: unlearnt(config.test_root / file, held_back_fraction=config.held_back_fraction)[: config.max_test_rows]
+        for file in config.tests
+    }
     results: dict[str, Any] = {}  # Any: JSON values
     for variant in config.variants:
         changes = {**variant.set, "name": variant.name, "output_root": str(folder)}

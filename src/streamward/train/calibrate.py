@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streamward.builtin.adapter import ADAPTER_FILE
-from streamward.data.jsonl import Sample, read_samples
+from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import count
 from streamward.loading import find_checkpoint
@@ -27,13 +27,13 @@ from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import TomlSettings
 from streamward.train.examples import Example, make_example
-from streamward.train.operating_point import by_side
+from streamward.train.mixture import unlearnt
+from streamward.train.operating_point import best_line, by_side
 from streamward.train.scoring import Score, risk_logits, score_examples
 from streamward.train.start import copy_companions, guard_source, is_adapter, is_stream_folder
 
 REPORT_FILE = "calibration.json"
 _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
-_MAX_LINES = 500
 
 
 class ModeConfig(Settings):
@@ -56,6 +56,8 @@ class CalibrateConfig(TomlSettings):
     data_root: Path
     files: tuple[str, ...] = Field(min_length=1)
     """Labelled rows the guard has not learnt from."""
+    held_back_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Only the rows of the files that a training run of this `validation_fraction` holds back; all by default."""
     ordinary_files: tuple[str, ...] = ()
     """Those among them that hold ordinary traffic."""
     strict: ModeConfig = ModeConfig()
@@ -148,29 +150,6 @@ def fit_temperature(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> f
     return min(_TEMPERATURES, key=lambda each: _nll(logits_NR / each, levels_N, weights_N))
 
 
-def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tensor, float]]) -> float:
-    """Return the line with the best F1 among those that keep every cap; over all values if none does.
-
-    Args:
-        values_N: How risky each row looks; it is flagged at or over the line.
-        is_positive_N: Which should be.
-        caps: Rows, and the share of them that may be flagged.
-    """
-    lines_C = values_N.unique()
-    if len(lines_C) > _MAX_LINES:
-        lines_C = lines_C[torch.linspace(0, len(lines_C) - 1, _MAX_LINES).long()]
-    flagged_CN = values_N[None] >= lines_C[:, None]
-    is_allowed_C = torch.ones(len(lines_C), dtype=torch.bool)
-    for rows_N, share in caps:
-        if bool(rows_N.any()):
-            is_allowed_C &= flagged_CN[:, rows_N].float().mean(dim=1) <= share
-    if not bool(is_allowed_C.any()):
-        return 1.0
-    hits_C = (flagged_CN & is_positive_N).sum(dim=1)
-    f1_C = 2 * hits_C / (flagged_CN.sum(dim=1) + is_positive_N.sum()).clamp(min=1)
-    return float(lines_C[int(torch.where(is_allowed_C, f1_C, -1.0).argmax())])
-
-
 def _lines(
     scores: Sequence[Score], files: Sequence[str], *, config: CalibrateConfig, side: Side
 ) -> tuple[OperatingPoint, dict[str, Any]]:
@@ -205,9 +184,9 @@ def _lines(
 def _read(config: CalibrateConfig) -> tuple[list[Sample], list[str]]:
     samples, files = [], []
     for file in config.files:
-        for sample in read_samples(config.data_root / file):
-            samples.append(sample)
-            files.append(file)
+        own = unlearnt(config.data_root / file, held_back_fraction=config.held_back_fraction)
+        samples += own
+        files += [file] * len(own)
     return samples, files
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import random
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from streamward.data.jsonl import Sample, read_samples
@@ -54,6 +55,16 @@ def draw(config: RunConfig) -> Split:
 def is_held_back(sample: Sample, *, fraction: float) -> bool:
     """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
     return int.from_bytes(_digest(sample)[:4], "big") / 2**32 < fraction
+
+
+def unlearnt(path: Path, *, held_back_fraction: float | None) -> list[Sample]:
+    """Read the rows of a file that runs with this `validation_fraction` hold back; all of them if it is None.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    rows = read_samples(path)
+    return [row for row in rows if held_back_fraction is None or is_held_back(row, fraction=held_back_fraction)]
 
 
 def half_of(sample: Sample) -> Literal["A", "B"]:

@@ -1,13 +1,18 @@
 """Chooses a guard's operating point on held-back rows."""
 
+# Shapes: N rows; C candidate lines.
+
 from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
 
 from streamward.evals.metrics import Counts, count
 from streamward.model.config import OperatingPoint
 from streamward.schema import RiskLevel, Side
 from streamward.train.scoring import Score
 
-_STEPS = 200
+_MAX_LINES = 500
 
 
 def operating_point(
@@ -27,19 +32,40 @@ def operating_point(
         max_false_positive_rate: Share of the ordinary rows that may be flagged.
         max_safe_rate: Share of all safe rows that may be flagged.
     """
-    safe = {score.example for score in scores if score.level is RiskLevel.SAFE}
-    lines = [step / _STEPS for step in range(1, _STEPS)]
-    kept = [
-        line
-        for line in lines
-        if _flagged_share(scores, ordinary, line) <= max_false_positive_rate
-        and _flagged_share(scores, safe, line) <= max_safe_rate
-    ]
-    risky = max(kept or lines[-1:], key=lambda line: count_at(scores, line).f1)
-    above = [line for line in lines if line >= risky]
-    truth = [score.level is RiskLevel.UNSAFE for score in scores]
-    unsafe = max(above, key=lambda line: count([score.unsafe >= line for score in scores], truth).f1)
-    return OperatingPoint(unsafe=unsafe, controversial=risky)
+    safe_N = torch.tensor([score.level is RiskLevel.SAFE for score in scores])
+    ordinary_N = torch.tensor([score.example in ordinary for score in scores])
+    unsafe_N = torch.tensor([score.level is RiskLevel.UNSAFE for score in scores])
+    caps = [(ordinary_N, max_false_positive_rate), (safe_N, max_safe_rate)]
+    risky = best_line(torch.tensor([score.risky for score in scores]), ~safe_N, caps)
+    unsafe = best_line(torch.tensor([score.unsafe for score in scores]), unsafe_N)
+    return OperatingPoint(unsafe=max(unsafe, risky), controversial=risky)
+
+
+def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tensor, float]] = ()) -> float:
+    """Return the line with the best F1 among those that keep every cap; 1 if none does.
+
+    Lines lie half-way between two values that occur: rows to come are no nearer to one than to the other.
+
+    Args:
+        values_N: How risky each row looks; it is flagged at or over the line.
+        is_positive_N: Which should be.
+        caps: Rows, and the share of them that may be flagged.
+    """
+    found = values_N.unique()
+    lines_C = torch.cat((found[:1], (found[1:] + found[:-1]) / 2))
+    if len(lines_C) > _MAX_LINES:
+        lines_C = lines_C[torch.linspace(0, len(lines_C) - 1, _MAX_LINES).long()]
+    lines_C = torch.cat((lines_C, ((found[-1:] + 1) / 2)))  # the last flags no row at all
+    flagged_CN = values_N[None] >= lines_C[:, None]
+    is_allowed_C = torch.ones(len(lines_C), dtype=torch.bool)
+    for rows_N, share in caps:
+        if bool(rows_N.any()):
+            is_allowed_C &= flagged_CN[:, rows_N].float().mean(dim=1) <= share
+    if not bool(is_allowed_C.any()):
+        return 1.0
+    hits_C = (flagged_CN & is_positive_N).sum(dim=1)
+    f1_C = 2 * hits_C / (flagged_CN.sum(dim=1) + is_positive_N.sum()).clamp(min=1)
+    return float(lines_C[int(torch.where(is_allowed_C, f1_C, -1.0).argmax())])
 
 
 def count_at(scores: Sequence[Score], line: float) -> Counts:
@@ -51,8 +77,3 @@ def count_at(scores: Sequence[Score], line: float) -> Counts:
 def by_side(scores: Sequence[Score], side: Side) -> list[Score]:
     """Return the scores of one side."""
     return [score for score in scores if score.side is side]
-
-
-def _flagged_share(scores: Sequence[Score], rows: Collection[int], line: float) -> float:
-    flagged = [score.risky >= line for score in scores if score.example in rows]
-    return sum(flagged) / len(flagged) if flagged else 0.0
