@@ -31,15 +31,8 @@ def moderator():
         yield opened
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    start=st.integers(0, 60),
-    length=st.integers(1, 120),
-    pieces=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=3),
-)
-def test_nothing_leaves_past_the_flagged_token(moderator, start, length, pieces, sizes):
-    text = (TEXT * 3)[start : start + length]
+def assert_nothing_leaves_past_the_flagged_token(moderator, text, *, pieces, sizes):
+    """Send a text through a gateway over a guard, in deltas of so many characters and chunks of so many bytes."""
     words = [part.decode("utf-32-le") for part in cut(text.encode("utf-32-le"), [4 * size for size in pieces])]
     body = b"".join(delta(content=word) for word in words) + delta(reason="stop") + DONE
 
@@ -57,6 +50,18 @@ def test_nothing_leaves_past_the_flagged_token(moderator, start, length, pieces,
         assert reasons_in(data) == {0: "content_filter"}
         span = judged.verdicts[judged.first_flagged.position].span
         assert len(shown) < span.end
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    start=st.integers(0, 60),
+    length=st.integers(1, 120),
+    pieces=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=3),
+)
+def test_nothing_leaves_past_the_flagged_token(moderator, start, length, pieces, sizes):
+    text = (TEXT * 3)[start : start + length]
+    assert_nothing_leaves_past_the_flagged_token(moderator, text, pieces=pieces, sizes=sizes)
     assert moderator._guard.engine.num_streams == 0
 
 
