@@ -22,7 +22,8 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.model.guard_model import GuardModel
 from streamward.model.native.library import kernels
-from streamward.model.packing import Int8Linear, pack_linears, quantize_linears, serving_dtype
+from streamward.model.native_linear import NativeLinear
+from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
 
 CHUNKS = (1, 4, 16)
 CONTEXTS = (128, 512, 2048, 8176)  # the last chunk of 16 ends at the last of 8,192 positions
@@ -145,8 +146,9 @@ class _Bench:
 
     def _int8(self) -> Iterator[Record]:
         engine = self._make_engine(int8=True)
-        small = sum(layer.weights.nbytes for layer in engine.model.modules() if isinstance(layer, Int8Linear))
-        weight_bytes = self._full_bytes - small * (self._dtype.itemsize - 1)
+        packed = [layer for layer in engine.model.modules() if isinstance(layer, NativeLinear)]
+        full_bytes = sum(layer.num_outputs * layer.num_inputs * self._dtype.itemsize for layer in packed)
+        weight_bytes = self._full_bytes - full_bytes + sum(layer.weight_bytes for layer in packed)
         yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
         for streams in self._stream_counts:
             seconds = self._append(engine, context=SHARED_CONTEXT, k=4, streams=streams, repeats=3)

@@ -95,7 +95,11 @@ class Engine:
         self._pool = PagePool(num_pages)
         self._cache = KVCache(shape, num_slots=num_slots, dtype=weight.dtype, device=weight.device)
         self._runner = Runner(
-            model.decoder, cache=self._cache, page_tokens=config.page_tokens, use_native=native_kernels
+            model.decoder,
+            cache=self._cache,
+            page_tokens=config.page_tokens,
+            max_tokens=config.max_batch_tokens,
+            use_native=native_kernels,
         )
         self._governor = ThreadGovernor(torch.get_num_threads()) if weight.device.type == "cpu" else None
 
@@ -106,7 +110,7 @@ class Engine:
 
     @property
     def is_native(self) -> bool:
-        """Whether native kernels run between the linear projections."""
+        """Whether native kernels run the decoder; `pack_linears` prepares it for them."""
         return self._runner.is_native
 
     @property

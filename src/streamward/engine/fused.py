@@ -1,23 +1,22 @@
-"""The decoder over the paged cache with native kernels between its linear projections."""
+"""The decoder over the paged cache in one call of the native kernels."""
 
-# Shapes: T tokens of all streams, packed and padded; D hidden size; F intermediate size; H query heads; d head size.
+# Shapes: T tokens of all streams, packed; D hidden size; H query heads; d head size.
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamward.engine.attention import KVCache
 from streamward.model.decoder import Decoder
 from streamward.model.layers import DecoderLayer, RMSNorm
-from streamward.model.native.library import MAX_ROWS, AttendPlan, RotatePlan, fits, kernels
-
-Linear = Callable[[Tensor], Tensor]
+from streamward.model.native import library as native
+from streamward.model.native_linear import NativeLinear, PackedActivations
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,101 +34,82 @@ class Reach:
     pages: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One layer's projections, and addresses of its norms' weights and of its cache."""
-
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
-    input_norm: int
-    q_norm: int | None
-    k_norm: int | None
-    post_norm: int
-    keys: int
-    values: int
-
-
 class FusedDecoder:
-    """Does what `Decoder` does with `PagedAttention`, in ten calls a layer instead of forty."""
+    """Does what `Decoder` does with `PagedAttention`, in one call of the native kernels for all layers."""
 
-    def __init__(self, library: ctypes.CDLL, decoder: Decoder, *, cache: KVCache, page_tokens: int) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, decoder: Decoder, *, cache: KVCache, page_tokens: int, max_rows: int
+    ) -> None:
         """Made by `create`."""
+        config = decoder.config
         self._library = library
         self._decoder = decoder  # keeps alive what the addresses point to
         self._cache = cache
         self._page_tokens = page_tokens
         self._num_slots = cache.keys[0].shape[1]
-        self._layers = [
-            _layer(layer, keys, values)
-            for layer, keys, values in zip(decoder.layers, cache.keys, cache.values, strict=True)
-            if isinstance(layer, DecoderLayer)
-        ]
+        tables = zip(decoder.layers, cache.keys, cache.values, strict=True)
+        layers = [_layer(layer, keys, values) for layer, keys, values in tables]
+        self._layers = (native.Layer * len(layers))(*layers)
+        self._shape = native.Decoder(
+            len(layers),
+            config.hidden_size,
+            config.rms_norm_eps,
+            ctypes.cast(self._layers, ctypes.c_void_p),
+            _address(decoder.norm),
+        )
+        qkv_size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        widest = max(config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size)
+        self._hidden_TD = torch.empty(max_rows, config.hidden_size)
+        self._wide = torch.empty(max_rows * max(qkv_size, config.intermediate_size))
+        self._q_THd = torch.empty(max_rows, config.num_heads, config.head_dim, dtype=torch.bfloat16)
+        self._packed = PackedActivations(max_rows, widest)
+        self._final_TD = torch.empty(max_rows, config.hidden_size, dtype=torch.bfloat16)
+        buffers = (self._hidden_TD.data_ptr(), self._wide.data_ptr(), self._q_THd.data_ptr(), self._packed.operand)
+        self._buffers = native.Buffers(*buffers, self._final_TD.data_ptr())
 
     @classmethod
-    def create(cls, decoder: Decoder, *, cache: KVCache, page_tokens: int) -> Self | None:
-        """Return None where there are no kernels or they do not take this decoder."""
-        config, weight = decoder.config, decoder.embed.weight
-        if weight.device.type != "cpu" or not fits(
-            head_dim=config.head_dim,
-            group=config.num_heads // config.num_kv_heads,
-            sizes=(config.hidden_size, config.intermediate_size),
-            dtype=weight.dtype,
-        ):
+    def create(cls, decoder: Decoder, *, cache: KVCache, page_tokens: int, max_rows: int) -> Self | None:
+        """Return None where there are no kernels, or where `pack_linears` did not pack the decoder for them.
+
+        Args:
+            decoder: To be run.
+            cache: Keys and values of all streams.
+            page_tokens: Tokens of one page.
+            max_rows: Tokens of one step at most.
+        """
+        config, library = decoder.config, native.kernels()
+        linears = [child for layer in decoder.layers for child in layer.children() if not isinstance(child, RMSNorm)]
+        is_packed = bool(linears) and all(isinstance(linear, NativeLinear) for linear in linears)
+        group = config.num_heads // config.num_kv_heads
+        if library is None or not is_packed or not native.fits(head_dim=config.head_dim, group=group):
             return None
-        library = kernels()
-        return None if library is None else cls(library, decoder, cache=cache, page_tokens=page_tokens)
+        return cls(library, decoder, cache=cache, page_tokens=page_tokens, max_rows=max_rows)
 
     def __call__(
         self, ids_T: Tensor, *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[Reach]
     ) -> Tensor:
         """Store the new tokens' keys and values; return the hidden states after the final norm, [T, D].
 
+        They stay as they are until the next call.
+
         Args:
-            ids_T: Token ids, int64; those behind the last position are padding.
+            ids_T: Token ids, int64, at most `max_rows`.
             positions: Of each new token in its stream.
             slots: Where each new token goes in the cache.
             parts: Of each stream, in the order of the tokens.
         """
-        config = self._decoder.config
+        config, num_rows = self._decoder.config, len(ids_T)
         where = np.array([positions, slots], dtype=np.int64)
-        items, pages = _items(parts, max_tokens=MAX_ROWS // (config.num_heads // config.num_kv_heads))
+        items, pages = _items(parts, max_tokens=native.MAX_ROWS // (config.num_heads // config.num_kv_heads))
         rotate_plan, attend_plan = self._rotate_plan(where), self._attend_plan(items, pages)
-        hidden_TD = F.embedding(ids_T, self._decoder.embed.weight)
-        self._run_layers(hidden_TD, rotate_plan, attend_plan, num_new=len(positions))
-        return hidden_TD
+        self._hidden_TD[:num_rows] = F.embedding(ids_T, self._decoder.embed.weight)
+        plans = (ctypes.byref(rotate_plan), ctypes.byref(attend_plan))
+        self._library.streamward_decode(ctypes.byref(self._shape), *plans, ctypes.byref(self._buffers), num_rows)
+        return self._final_TD[:num_rows]
 
-    def _run_layers(self, hidden_TD: Tensor, rotate_plan: RotatePlan, attend_plan: AttendPlan, *, num_new: int) -> None:
-        """Replace embeddings by final hidden states."""
-        config, library, num_rows = self._decoder.config, self._library, len(hidden_TD)
-        size, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
-        normed_TD = torch.empty_like(hidden_TD)
-        q_THd = hidden_TD.new_empty(num_rows, config.num_heads, config.head_dim)
-        attended_TA = hidden_TD.new_zeros(num_rows, config.num_heads * config.head_dim)  # padding stays zero
-        gated_TF = hidden_TD.new_empty(num_rows, inner)
-        hidden, normed, q = hidden_TD.data_ptr(), normed_TD.data_ptr(), q_THd.data_ptr()
-        attended, gated = attended_TA.data_ptr(), gated_TF.data_ptr()
-        rotating, attending = ctypes.byref(rotate_plan), ctypes.byref(attend_plan)
-        delta: int | None = None
-        for layer in self._layers:
-            library.streamward_add_norm(hidden, delta, layer.input_norm, normed, num_rows, size, eps)
-            qkv = layer.qkv(normed_TD)
-            library.streamward_rotate_store(
-                rotating, qkv.data_ptr(), layer.q_norm, layer.k_norm, q, layer.keys, layer.values, num_new
-            )
-            library.streamward_attend(attending, q, layer.keys, layer.values, attended)
-            out_TD = layer.out(attended_TA)
-            library.streamward_add_norm(hidden, out_TD.data_ptr(), layer.post_norm, normed, num_rows, size, eps)
-            gate_up = layer.gate_up(normed_TD)
-            library.streamward_silu_mul(gate_up.data_ptr(), gated, num_rows, inner)
-            down_TD = layer.down(gated_TF)  # keeps `delta` alive
-            delta = down_TD.data_ptr()
-        library.streamward_add_norm(hidden, delta, _address(self._decoder.norm), hidden, num_rows, size, eps)
-
-    def _rotate_plan(self, where: np.ndarray) -> RotatePlan:
+    def _rotate_plan(self, where: np.ndarray) -> native.RotatePlan:
         config = self._decoder.config
-        return RotatePlan(
+        return native.RotatePlan(
             config.num_heads,
             config.num_kv_heads,
             config.head_dim,
@@ -141,9 +121,9 @@ class FusedDecoder:
             where[1].ctypes.data,
         )
 
-    def _attend_plan(self, items: np.ndarray, pages: np.ndarray) -> AttendPlan:
+    def _attend_plan(self, items: np.ndarray, pages: np.ndarray) -> native.AttendPlan:
         config = self._decoder.config
-        return AttendPlan(
+        return native.AttendPlan(
             config.num_heads,
             config.num_kv_heads,
             config.head_dim,
@@ -170,19 +150,22 @@ def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.n
     return np.array(items, dtype=np.int32), np.array(pages, dtype=np.int32)
 
 
-def _layer(layer: DecoderLayer, keys: Tensor, values: Tensor) -> _Layer:
-    return _Layer(
-        qkv=layer.qkv.forward,
-        out=layer.out.forward,
-        gate_up=layer.gate_up.forward,
-        down=layer.down.forward,
-        input_norm=_address(layer.input_norm),
-        q_norm=None if layer.q_norm is None else _address(layer.q_norm),
-        k_norm=None if layer.k_norm is None else _address(layer.k_norm),
-        post_norm=_address(layer.post_norm),
-        keys=keys.data_ptr(),
-        values=values.data_ptr(),
+def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> native.Layer:
+    assert isinstance(layer, DecoderLayer)
+    return native.Layer(
+        *(_shape_address(linear) for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)),
+        _address(layer.input_norm),
+        None if layer.q_norm is None else _address(layer.q_norm),
+        None if layer.k_norm is None else _address(layer.k_norm),
+        _address(layer.post_norm),
+        keys.data_ptr(),
+        values.data_ptr(),
     )
+
+
+def _shape_address(linear: nn.Module) -> int:
+    assert isinstance(linear, NativeLinear)
+    return ctypes.addressof(linear.shape)
 
 
 def _address(norm: RMSNorm) -> int:

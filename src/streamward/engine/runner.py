@@ -17,20 +17,25 @@ from streamward.model.decoder import Decoder
 class Runner:
     """Runs a decoder over the cache, with native kernels where there are any."""
 
-    def __init__(self, decoder: Decoder, *, cache: KVCache, page_tokens: int, use_native: bool) -> None:
+    def __init__(
+        self, decoder: Decoder, *, cache: KVCache, page_tokens: int, max_tokens: int, use_native: bool
+    ) -> None:
         """Take a decoder and the cache it fills.
 
         Args:
             decoder: Its weights must not change from now on.
             cache: Keys and values of all streams.
             page_tokens: Tokens of one page.
+            max_tokens: New tokens of one pass at most.
             use_native: Whether native kernels may run.
         """
         self._decoder = decoder
         self._cache = cache
         self._page_tokens = page_tokens
         self._device = decoder.embed.weight.device
-        self._fused = FusedDecoder.create(decoder, cache=cache, page_tokens=page_tokens) if use_native else None
+        self._fused = None
+        if use_native:
+            self._fused = FusedDecoder.create(decoder, cache=cache, page_tokens=page_tokens, max_rows=max_tokens)
 
     @property
     def is_native(self) -> bool:
@@ -39,7 +44,10 @@ class Runner:
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[tuple[Stream, int]]) -> Tensor:
-        """Read the next tokens of each stream; return their hidden states [T, D], padding behind them."""
+        """Read the next tokens of each stream; return their hidden states [T, D], perhaps with padding behind them.
+
+        They stay as they are until the next pass.
+        """
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -48,11 +56,11 @@ class Runner:
             ids += stream.token_ids[start:end]
             positions += range(start, end)
             slots += stream.slots(start, end, page_tokens=self._page_tokens)
-        padding = [0] * (round_size(len(ids)) - len(ids))
-        ids_T = torch.tensor(ids + padding, device=self._device)
         if self._fused is not None:
             parts = [Reach(count, stream.num_cached + count, stream.pages) for stream, count in batch]
-            return self._fused(ids_T, positions=positions, slots=slots, parts=parts)
+            return self._fused(torch.tensor(ids), positions=positions, slots=slots, parts=parts)
+        padding = [0] * (round_size(len(ids)) - len(ids))
+        ids_T = torch.tensor(ids + padding, device=self._device)
         new_slots_T = torch.tensor(slots, device=self._device)
         attend = PagedAttention(self._cache, new_slots_T=new_slots_T, parts=self._parts(batch))
         hidden_TD: Tensor = self._decoder(ids_T, torch.tensor(positions + padding, device=self._device), attend)

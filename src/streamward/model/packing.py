@@ -1,13 +1,14 @@
 """Linear layers in the CPU's own layout, and the dtype that suits the CPU."""
 
-import ctypes
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from streamward.errors import ConfigError
-from streamward.model.native.library import Int8Shape, kernels
+from streamward.model.decoder import Decoder
+from streamward.model.equalizing import equalize
+from streamward.model.layers import DecoderLayer
+from streamward.model.native.library import kernels
+from streamward.model.native_linear import NativeLinear
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
 
@@ -43,48 +44,10 @@ class PackedLinear(nn.Module):
         return out
 
 
-class Int8Linear(nn.Module):
-    """A linear layer without bias whose weights have 8 bits, with scales for groups of 64; see `native/int8.c`."""
+def quantize_linears(decoder: Decoder) -> None:
+    """Give the linear layers of a decoder weights of 8 bits.
 
-    _STEP: ClassVar = 64  # inputs and outputs are taken so many at a time
-
-    def __init__(self, weight: Tensor, *, library: ctypes.CDLL) -> None:
-        """Quantise a weight [out, in] of which `fits` is true; the caller drops the original."""
-        super().__init__()
-        num_outputs, num_inputs = weight.shape
-        step = self._STEP
-        groups = weight.float().view(num_outputs, num_inputs // step, step)
-        scales = groups.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self.scales = scales.view(num_outputs // step, step, -1).transpose(1, 2).contiguous()
-        shifted = (groups / scales[..., None]).round().add_(128).to(torch.uint8)
-        panels = shifted.view(num_outputs // step, step, num_inputs // 4, 4)
-        self.weights = panels.transpose(1, 2).contiguous()
-        self._library = library
-        self._shape = Int8Shape(self.weights.data_ptr(), self.scales.data_ptr(), num_inputs, num_outputs)
-        self._address = ctypes.addressof(self._shape)
-        self._scratch_bytes = num_inputs + 8 * num_inputs // self._STEP  # for each row
-
-    @classmethod
-    def fits(cls, weight: Tensor) -> bool:
-        """Whether the kernel takes a weight."""
-        return weight.dtype is torch.bfloat16 and all(size % cls._STEP == 0 for size in weight.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T, [rows, out]; x [rows, in] is rounded to 8 bits, in groups of 64 inputs of one row."""
-        x = x.contiguous()
-        out = x.new_empty(len(x), self._shape.num_outputs)
-        scratch = torch.empty(len(x) * self._scratch_bytes, dtype=torch.int8)
-        self._library.streamward_linear_int8(self._address, x.data_ptr(), out.data_ptr(), len(x), scratch.data_ptr())
-        return out
-
-
-_FULL = ("qkv",)  # queries and keys carry most of the error that rounding makes, a fifth of the weights at most
-
-
-def quantize_linears(decoder: nn.Module) -> None:
-    """Give the linear layers of a decoder, save those of queries, keys and values, weights of 8 bits.
-
-    It can then be run but no longer be saved or trained. The layers left are `pack_linears`' to pack.
+    It can then be run but no longer be saved or trained.
 
     Raises:
         ConfigError: There are no native kernels, or they do not take a layer's shape or dtype.
@@ -95,26 +58,44 @@ def quantize_linears(decoder: nn.Module) -> None:
             "weights of 8 bits need the native kernels (a C compiler at installation, a CPU with AVX512-BF16);"
             " set weights to full"
         )
-    for module in list(decoder.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and name not in _FULL:
-                if not Int8Linear.fits(child.weight):
-                    raise ConfigError(
-                        f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"
-                        f" {child.weight.dtype} {list(child.weight.shape)}; set weights to full"
-                    )
-                setattr(module, name, Int8Linear(child.weight.detach(), library=library))
+    linears = _linears(decoder)
+    for _, name, linear in linears:
+        if not NativeLinear.fits(linear.weight):
+            raise ConfigError(
+                f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"
+                f" {linear.weight.dtype} {list(linear.weight.shape)}; set weights to full"
+            )
+    equalize(decoder)
+    for module, name, linear in linears:
+        packed = NativeLinear(linear.weight.detach(), library=library, is_int8=True, is_gated=name == "gate_up")
+        setattr(module, name, packed)
 
 
 def pack_linears(model: nn.Module) -> None:
     """Replace every linear layer of a model on the CPU by a packed one, where that is possible.
 
-    The model can then be run but no longer be saved or trained.
+    Those of decoder layers are packed for the native kernels where these run. The model can then be run but no longer
+    be saved or trained.
     """
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and child.weight.device.type == "cpu" and can_pack(child.weight.dtype):
-                setattr(module, name, PackedLinear(child.weight.detach()))
+    library = kernels()
+    for module, name, linear in _linears(model):
+        weight = linear.weight.detach()
+        if weight.device.type != "cpu":
+            continue
+        if library is not None and isinstance(module, DecoderLayer) and NativeLinear.fits(weight):
+            setattr(module, name, NativeLinear(weight, library=library, is_int8=False, is_gated=name == "gate_up"))
+        elif can_pack(weight.dtype):
+            setattr(module, name, PackedLinear(weight))
+
+
+def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """List the linear layers of a model: where each is, and its name there."""
+    return [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.Linear)
+    ]
 
 
 def _has_fast_bfloat16() -> bool:

@@ -6,7 +6,7 @@
  */
 #if defined(__x86_64__)
 
-#include "lanes.h"
+#include "layers.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,18 +15,6 @@
 #define MAX_ROWS 64  /* query rows of one item */
 #define MAX_DIM 256  /* largest head */
 #define CHUNK 64     /* values of a head accumulated together: four registers */
-
-typedef struct {
-    int32_t first_row, num_tokens; /* new tokens: rows of q */
-    int32_t num_keys;              /* tokens its last new token sees */
-    int32_t first_page;            /* of its stream, in the table of pages */
-} Item;
-
-typedef struct {
-    long num_heads, num_kv_heads, head_dim, num_slots, page_tokens, num_items;
-    const Item *items;
-    const int32_t *pages;
-} AttendPlan;
 
 typedef struct {
     int32_t keys[MAX_DIM / 2 * TILE];     /* pairs of a key's values, [d / 2, TILE] */
@@ -121,7 +109,7 @@ INLINE void weigh_row(Work *work, int row, const float *scores, long first_key, 
         total = _mm512_add_ps(total, weight);
         store_bf16(work->weights[row] + i * LANES, weight);
     }
-    work->decay[row] = exp2f(work->top[row] - highest);
+    work->decay[row] = _mm512_cvtss_f32(exp2_lanes(_mm512_set1_ps(work->top[row] - highest)));
     work->total[row] = work->total[row] * work->decay[row] + _mm512_reduce_add_ps(total);
     work->top[row] = highest;
 }
@@ -169,15 +157,21 @@ static void take_tile(Work *work, int num_rows, long first_key, long num_keys, l
         }
 }
 
-/* Divide by the weights' sum and undo the order of unpack. */
-INLINE void write_row(const Work *work, int row, bf16 *out, long d) {
+/* Divide by the weights' sum, undo the order of unpack, and pack for the layer that reads it. */
+INLINE void put_row(const Work *work, int row, const Linear *reader, const Operand *out, long rows, long at, long d) {
     const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
     const __m512 factor = _mm512_set1_ps(1.0f / work->total[row]);
-    for (long i = 0; i < d; i += 2 * LANES) {
-        __m512 low = _mm512_loadu_ps(work->sums[row] + i), high = _mm512_loadu_ps(work->sums[row] + i + LANES);
-        store_bf16(out + i, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
-        store_bf16(out + i + LANES, _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
+    const long width = reader->num_inputs;
+    for (long i = 0; i < d; i += GROUP) {
+        __m512 x[GROUP_LANES];
+        for (int j = 0; j < GROUP_LANES; j += 2) {
+            const float *sums = work->sums[row] + i + j * LANES;
+            const __m512 low = _mm512_loadu_ps(sums), high = _mm512_loadu_ps(sums + LANES);
+            x[j] = _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor);
+            x[j + 1] = _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor);
+        }
+        put_group(reader, out, rows, at / width, (at % width + i) / GROUP, x);
     }
 }
 
@@ -202,42 +196,59 @@ static int start_rows(Work *work, const AttendPlan *plan, const Item *item, long
     return row;
 }
 
-static void attend_item(Work *work, const AttendPlan *plan, const Item *item, long kv_head, const bf16 *q,
-                        const bf16 *keys, const bf16 *values, bf16 *out) {
-    const long d = plan->head_dim, page_tokens = plan->page_tokens;
+/* Where a tile's keys and values are. */
+typedef struct {
+    const bf16 *keys[TILE], *values[TILE];
+    long count; /* rounded up: past the end the last key is repeated, so that values are finite */
+} Tile;
+
+/* Find the tile that begins at a key, and ask for its memory. */
+static void find_tile(const AttendPlan *plan, const Item *item, long kv_head, long first_key, const bf16 *keys,
+                      const bf16 *values, Tile *tile) {
+    const long d = plan->head_dim, page_tokens = plan->page_tokens, left = item->num_keys - first_key;
     const int32_t *pages = plan->pages + item->first_page;
-    const bf16 *tile_keys[TILE], *tile_values[TILE];
-    const int num_rows = start_rows(work, plan, item, kv_head, q);
-    for (long first_key = 0; first_key < item->num_keys; first_key += TILE) {
-        const long left = item->num_keys - first_key;
-        const long num_keys = left >= TILE ? TILE : (left + LANES - 1) / LANES * LANES;
-        long page = first_key / page_tokens, offset = first_key % page_tokens;
-        for (long i = 0; i < num_keys; i++) {
-            const long at = (kv_head * plan->num_slots + pages[page] * page_tokens + offset) * d;
-            tile_keys[i] = keys + at;
-            tile_values[i] = values + at;
-            if (i + 1 < left && ++offset == page_tokens) { /* past the end the last key is repeated: finite values */
-                offset = 0;
-                page++;
-            }
+    long page = first_key / page_tokens, offset = first_key % page_tokens;
+    tile->count = left >= TILE ? TILE : (left + LANES - 1) / LANES * LANES;
+    for (long i = 0; i < tile->count; i++) {
+        const long at = (kv_head * plan->num_slots + pages[page] * page_tokens + offset) * d;
+        tile->keys[i] = keys + at;
+        tile->values[i] = values + at;
+        for (long line = 0; line < d; line += 32) {
+            _mm_prefetch((const char *)(keys + at + line), _MM_HINT_T0);
+            _mm_prefetch((const char *)(values + at + line), _MM_HINT_T0);
         }
-        pack_tile(work, tile_keys, tile_values, num_keys, d);
-        take_tile(work, num_rows, first_key, num_keys, d);
+        if (i + 1 < left && ++offset == page_tokens) {
+            offset = 0;
+            page++;
+        }
     }
-    for (int row = 0; row < num_rows; row++)
-        write_row(work, row, out + (work->queries[row] - q), d);
 }
 
-/* Attend for every item and key head. q and out [rows, H, d]; keys and values [K, S, d]. */
-void streamward_attend(const AttendPlan *plan, const bf16 *q, const bf16 *keys, const bf16 *values, bf16 *out) {
-#pragma omp parallel
-    {
-        Work work; /* 200 kB of each thread's stack */
-        memset(work.keys, 0, sizeof(work.keys));
-#pragma omp for schedule(dynamic, 1)
-        for (long i = 0; i < plan->num_items * plan->num_kv_heads; i++)
-            attend_item(&work, plan, plan->items + i / plan->num_kv_heads, i % plan->num_kv_heads, q, keys, values, out);
+static void attend_item(Work *work, const AttendPlan *plan, const Item *item, long kv_head, const bf16 *q,
+                        const bf16 *keys, const bf16 *values, const Linear *reader, const Operand *out, long rows) {
+    const int num_rows = start_rows(work, plan, item, kv_head, q);
+    const long d = plan->head_dim;
+    Tile tile;
+    find_tile(plan, item, kv_head, 0, keys, values, &tile);
+    for (long first_key = 0; first_key < item->num_keys; first_key += TILE) {
+        const long count = tile.count;
+        pack_tile(work, tile.keys, tile.values, count, d);
+        if (first_key + TILE < item->num_keys) find_tile(plan, item, kv_head, first_key + TILE, keys, values, &tile);
+        take_tile(work, num_rows, first_key, count, d);
     }
+    for (int row = 0; row < num_rows; row++) put_row(work, row, reader, out, rows, work->queries[row] - q, d);
+}
+
+/* Attend for every item and key head; pack [rows, H * d] for the layer that reads it. q [rows, H, d]; keys and values
+ * [K, S, d]. */
+void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, const bf16 *keys,
+                       const bf16 *values, const Operand *out, long rows) {
+    Work work; /* 200 kB of each thread's stack */
+    memset(work.keys, 0, sizeof(work.keys));
+#pragma omp for schedule(dynamic, 1)
+    for (long i = 0; i < plan->num_items * plan->num_kv_heads; i++)
+        attend_item(&work, plan, plan->items + i / plan->num_kv_heads, i % plan->num_kv_heads, q, keys, values, reader,
+                    out, rows);
 }
 
 #endif

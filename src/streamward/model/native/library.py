@@ -6,51 +6,92 @@ import importlib.util
 import logging
 from typing import ClassVar
 
-import torch  # also loads the OpenMP runtime that the kernels share with it
+import torch  # noqa: F401  # loads the OpenMP runtime that the kernels share with it
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 """Query rows of one item of attention: new tokens times the query heads that share a key head."""
-_MAX_HEAD_DIM, _HEAD_STEP, _ROW_STEP = 256, 64, 16
+STORE, ADD, GATE = range(3)
+"""What becomes of a product; see linear.h."""
+SIZE_STEP = 64
+"""Inputs and outputs of a layer are multiples of it."""
+_MAX_HEAD_DIM = 256
+_POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
+
+
+class Linear(ctypes.Structure):
+    """`Linear` in linear.h."""
+
+    _fields_: ClassVar = [
+        *((name, _POINTER) for name in ("weights", "scales")),
+        *((name, _LONG) for name in ("num_inputs", "num_outputs")),
+    ]
+
+
+class Operand(ctypes.Structure):
+    """`Operand` in linear.h."""
+
+    _fields_: ClassVar = [(name, _POINTER) for name in ("values", "scales", "corrections")]
 
 
 class RotatePlan(ctypes.Structure):
-    """`RotatePlan` in layers.c."""
+    """`RotatePlan` in layers.h."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_long) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots")),
+        *((name, _LONG) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots")),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("cosines", "sines", "positions", "slots")),
+        *((name, _POINTER) for name in ("cosines", "sines", "positions", "slots")),
     ]
 
 
 class AttendPlan(ctypes.Structure):
-    """`AttendPlan` in attention.c."""
+    """`AttendPlan` in layers.h."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_long) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots")),
-        *((name, ctypes.c_long) for name in ("page_tokens", "num_items")),
-        *((name, ctypes.c_void_p) for name in ("items", "pages")),
+        *((name, _LONG) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots", "page_tokens", "num_items")),
+        *((name, _POINTER) for name in ("items", "pages")),
     ]
 
 
-class Int8Shape(ctypes.Structure):
-    """`Int8Linear` in int8.c."""
+class Layer(ctypes.Structure):
+    """`Layer` in decode.c."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_void_p) for name in ("weights", "scales")),
-        *((name, ctypes.c_long) for name in ("num_inputs", "num_outputs")),
+        *((name, _POINTER) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "keys", "values")),
     ]
 
 
-_POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
+class Decoder(ctypes.Structure):
+    """`Decoder` in decode.c."""
+
+    _fields_: ClassVar = [
+        *((name, _LONG) for name in ("num_layers", "hidden_size")),
+        ("eps", ctypes.c_float),
+        *((name, _POINTER) for name in ("layers", "norm")),
+    ]
+
+
+class Buffers(ctypes.Structure):
+    """`Buffers` in decode.c."""
+
+    _fields_: ClassVar = [
+        *((name, _POINTER) for name in ("hidden", "wide", "q")),
+        ("operand", Operand),
+        ("final", _POINTER),
+    ]
+
+
 _SIGNATURES = {
-    "streamward_add_norm": (*[_POINTER] * 4, _LONG, _LONG, ctypes.c_float),
-    "streamward_silu_mul": (_POINTER, _POINTER, _LONG, _LONG),
+    "streamward_decode": (*[_POINTER] * 4, _LONG),
+    "streamward_linear": (*[_POINTER] * 4, _LONG),
+    "streamward_multiply": (*[_POINTER] * 3, _LONG, ctypes.c_int),
+    "streamward_pack": (*[_POINTER] * 3, _LONG),
+    "streamward_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _LONG, _LONG),
+    "streamward_norm_pack": (*[_POINTER] * 3, ctypes.c_float, _POINTER, _LONG),
     "streamward_rotate_store": (*[_POINTER] * 7, _LONG),
-    "streamward_attend": (_POINTER,) * 5,
-    "streamward_linear_int8": (_POINTER, _POINTER, _POINTER, _LONG, _POINTER),
+    "streamward_attend": (*[_POINTER] * 6, _LONG),
 }
 
 
@@ -70,19 +111,19 @@ def kernels() -> ctypes.CDLL | None:
         logger.info("native kernels need AVX512-BF16; torch's operations are used")
         return None
     for name, types in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            logger.warning("native kernels are of another version, install again; torch's operations are used")
+            return None
         function.argtypes, function.restype = types, None
     return library
 
 
-def fits(*, head_dim: int, group: int, sizes: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether the kernels take a decoder's shape.
+def fits(*, head_dim: int, group: int) -> bool:
+    """Whether attention takes a decoder's shape.
 
     Args:
         head_dim: Size of a head.
         group: Query heads that share a key head.
-        sizes: Hidden and intermediate size.
-        dtype: Of weights and cache.
     """
-    has_heads = head_dim % _HEAD_STEP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS
-    return dtype is torch.bfloat16 and has_heads and all(size % _ROW_STEP == 0 for size in sizes)
+    return head_dim % SIZE_STEP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS

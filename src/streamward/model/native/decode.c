@@ -1,0 +1,64 @@
+/*
+ * All layers of a decoder in one call and one parallel region. Sums between layers are float32; bfloat16 are the cache,
+ * the queries and what the heads read.
+ */
+#if defined(__x86_64__)
+
+#include "layers.h"
+
+typedef struct {
+    const Linear *qkv, *out, *gate_up, *down;
+    const bf16 *input_norm, *q_norm, *k_norm, *post_norm; /* of queries and keys: NULL if there are none */
+    bf16 *keys, *values;                                  /* the cache of this layer, [K, S, d] */
+} Layer;
+
+typedef struct {
+    long num_layers, hidden_size;
+    float eps;
+    const Layer *layers;
+    const bf16 *norm;
+} Decoder;
+
+/* Memory for one step. */
+typedef struct {
+    float *hidden;   /* [rows, hidden_size]: embeddings at first */
+    float *wide;     /* [rows, outputs of queries, keys and values, or inner size] */
+    bf16 *q;         /* [rows, H, d] */
+    Operand operand; /* room for the widest layer's inputs */
+    bf16 *final;     /* [rows, hidden_size] */
+} Buffers;
+
+static void run_layer(const Layer *layer, float eps, const RotatePlan *rotate, const AttendPlan *attend,
+                      const Buffers *b, long rows) {
+    streamward_norm_pack(layer->qkv, b->hidden, layer->input_norm, eps, &b->operand, rows);
+    streamward_multiply(layer->qkv, &b->operand, b->wide, rows, STORE);
+    streamward_rotate_store(rotate, b->wide, layer->q_norm, layer->k_norm, b->q, layer->keys, layer->values, rows);
+    streamward_attend(attend, layer->out, b->q, layer->keys, layer->values, &b->operand, rows);
+    streamward_multiply(layer->out, &b->operand, b->hidden, rows, ADD);
+    streamward_norm_pack(layer->gate_up, b->hidden, layer->post_norm, eps, &b->operand, rows);
+    streamward_multiply(layer->gate_up, &b->operand, b->wide, rows, GATE);
+    streamward_pack(layer->down, b->wide, &b->operand, rows);
+    streamward_multiply(layer->down, &b->operand, b->hidden, rows, ADD);
+}
+
+/* Read the new tokens of all streams: store their keys and values, and give their hidden states after the last norm. */
+void streamward_decode(const Decoder *decoder, const RotatePlan *rotate, const AttendPlan *attend, const Buffers *b,
+                       long rows) {
+#pragma omp parallel
+    {
+        for (long i = 0; i < decoder->num_layers; i++)
+            run_layer(decoder->layers + i, decoder->eps, rotate, attend, b, rows);
+        streamward_norm(b->hidden, decoder->norm, decoder->eps, b->final, rows, decoder->hidden_size);
+    }
+}
+
+/* out [rows, outputs] = x W^T in the order of the panels; `out` float32. For a layer by itself. */
+void streamward_linear(const Linear *linear, const float *x, const Operand *operand, float *out, long rows) {
+#pragma omp parallel
+    {
+        streamward_pack(linear, x, operand, rows);
+        streamward_multiply(linear, operand, out, rows, STORE);
+    }
+}
+
+#endif

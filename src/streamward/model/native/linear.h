@@ -1,0 +1,66 @@
+/*
+ * Linear layers without bias, and the form in which activations reach them.
+ *
+ * Weights are bfloat16, or have 8 bits with one scale for each 64 inputs of each output. Activations follow: bfloat16,
+ * or whole numbers with one scale for each 64 inputs of each token. A token is scaled by itself, so that no verdict
+ * depends on what else is in the batch or how a text was cut; and in groups, so that one huge activation (SmolLM2 has
+ * them at position 0) spoils 63 others and not the whole token.
+ */
+#ifndef STREAMWARD_LINEAR_H
+#define STREAMWARD_LINEAR_H
+
+#include "lanes.h"
+
+#define GROUP 64 /* inputs with one scale, taken together */
+#define PANEL 32 /* outputs computed together: two registers */
+#define GROUP_LANES (GROUP / LANES)
+#define PANEL_LANES (PANEL / LANES)
+
+typedef struct {
+    const void *weights; /* bf16 [outputs / 32, inputs / 2, 32, 2], or uint8 [outputs / 32, inputs / 4, 32, 4], 128 added */
+    const float *scales; /* [outputs / 32, inputs / 64, 32] of 8-bit weights; NULL if they are bfloat16 */
+    long num_inputs, num_outputs;
+} Linear;
+
+/* Activations of some tokens, by groups: what is multiplied together lies side by side. */
+typedef struct {
+    void *values;         /* bf16 or int8 [inputs / 64, rows, 64] */
+    float *scales;        /* [inputs / 64, rows] */
+    int32_t *corrections; /* the same: what the 128 added to each weight adds to a product, negative */
+} Operand;
+
+/* What becomes of a product [rows, outputs]. */
+enum { STORE, ADD, GATE }; /* out = y; out += y; out = silu(gate) * up, where a panel holds 16 gates and their 16 ups */
+
+void streamward_pack(const Linear *linear, const float *x, const Operand *operand, long rows);
+void streamward_multiply(const Linear *linear, const Operand *operand, float *out, long rows, int target);
+
+/* Turn 64 values into whole numbers from -127 to 127. */
+INLINE void quantize_group(const __m512 *x, int8_t *values, float *scale, int32_t *correction) {
+    __m512 largest = _mm512_setzero_ps(), damage = _mm512_setzero_ps();
+    for (int i = 0; i < GROUP_LANES; i++) {
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(x[i]));
+        damage = _mm512_fmadd_ps(x[i], _mm512_setzero_ps(), damage); /* NaN if any value is no number */
+    }
+    const float top = _mm512_reduce_max_ps(largest) + _mm512_reduce_add_ps(damage);
+    const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < GROUP_LANES; i++) {
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], factor));
+        sum = _mm512_add_epi32(sum, whole);
+        _mm_storeu_si128((__m128i *)(values + i * LANES), _mm512_cvtsepi32_epi8(whole));
+    }
+    *scale = top / 127.0f;
+    *correction = -128 * _mm512_reduce_add_epi32(sum);
+}
+
+/* Put 64 successive activations of one token where a layer will read them. */
+INLINE void put_group(const Linear *linear, const Operand *operand, long rows, long row, long group, const __m512 *x) {
+    const long at = group * rows + row;
+    if (linear->scales)
+        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->corrections + at);
+    else
+        for (int i = 0; i < GROUP_LANES; i++) store_bf16((bf16 *)operand->values + at * GROUP + i * LANES, x[i]);
+}
+
+#endif
