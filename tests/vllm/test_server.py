@@ -92,6 +92,13 @@ def test_the_key_is_sent(upstream, monkeypatch):
     assert {request.headers["Authorization"] for request in upstream.requests} == {"Bearer sesame"}
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_the_key_is_said(upstream, status):
+    upstream.answers = [httpx.Response(status)]
+    with pytest.raises(UpstreamError, match="refuses the key; set api_key_env"):
+        connect(upstream)
+
+
 def test_a_key_that_is_not_set_is_said_before_anything_is_asked(upstream, monkeypatch):
     monkeypatch.delenv("VLLM_KEY", raising=False)
     with pytest.raises(ConfigError, match="VLLM_KEY"):

@@ -124,6 +124,8 @@ class VllmServer:
         response = self._send(method, path, body)
         if response.status_code in (429, 503):
             raise OverloadedError("the vLLM server is overloaded; try later")
+        if response.status_code in (401, 403):
+            raise UpstreamError("the vLLM server refuses the key; set api_key_env to the variable that holds it")
         if not response.is_success:
             raise UpstreamError(f"the vLLM server answered {path} with status {response.status_code}")
         try:
