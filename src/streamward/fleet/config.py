@@ -1,9 +1,10 @@
 """How a guard is spread over Ray. Imports without torch and without ray."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from streamward.engine.config import EngineConfig
 from streamward.settings import Settings
 
 
@@ -32,6 +33,9 @@ class FleetConfig(Settings):
     """Cores that Ray reserves for a replica, which are its threads unless `engine.threads` says otherwise."""
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that Ray reserves for a replica."""
+    dtype: Literal["bfloat16", "float32"] | None = None
+    """Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32. A stream that moves is
+    read again in other pieces, which shows in the last digits: of bfloat16 the third, of float32 the sixth."""
     timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For new tokens to be judged, whatever happens to replicas meanwhile; what takes longer is answered 503."""
     idle_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
@@ -44,3 +48,14 @@ class FleetConfig(Settings):
         if not self.deploy and self.address is None:
             raise ValueError("deploy is false, so address must say where the application runs")
         return self
+
+
+class ApplicationArguments(Settings):
+    """What a Ray Serve config file may give `streamward.fleet.serving:build`."""
+
+    guard: str = "stream-135m"
+    """Embedded guard, checkpoint folder or hub id, on every node alike."""
+    engine: EngineConfig = EngineConfig()
+    """Limits of each replica's engine."""
+    fleet: FleetConfig = FleetConfig()
+    """The replicas."""

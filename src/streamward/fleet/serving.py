@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import ray
+import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
@@ -16,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from streamward.engine.config import EngineConfig
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
 from streamward.fleet.cluster import join_ray
-from streamward.fleet.config import FleetConfig
+from streamward.fleet.config import ApplicationArguments, FleetConfig
 from streamward.fleet.remote import RemoteDriver, ReplicaLostError
 from streamward.fleet.replica import GuardReplica
 from streamward.fleet.router import StickyRouter
@@ -26,23 +27,11 @@ from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
 
 _HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 20.0  # a replica that computes answers late; one that hangs must be found
 _DESCRIBE_S = 60.0
 _QUEUED_PER_READ = 16  # reads that may wait in the service for each that a replica takes
-
-
-class ApplicationArguments(Settings):
-    """What a Ray Serve config file may give `streamward.fleet.serving:build`."""
-
-    guard: str = "stream-135m"
-    """Embedded guard, checkpoint folder or hub id, on every node alike."""
-    engine: EngineConfig = EngineConfig()
-    """Limits of each replica's engine."""
-    fleet: FleetConfig = FleetConfig()
-    """The replicas."""
 
 
 class ServeReplica:
@@ -51,9 +40,9 @@ class ServeReplica:
     def __init__(self, guard: str, engine: EngineConfig, fleet: FleetConfig) -> None:
         """Load the guard."""
         name = serve.get_replica_context().replica_id.unique_id
-        self._replica = GuardReplica(
-            load_engine(find_checkpoint(guard), engine=engine), guard=guard, name=name, idle_s=fleet.idle_s
-        )
+        dtype = None if fleet.dtype is None else getattr(torch, fleet.dtype)
+        loaded = load_engine(find_checkpoint(guard), engine=engine, dtype=dtype)
+        self._replica = GuardReplica(loaded, guard=guard, name=name, idle_s=fleet.idle_s)
         self._pool = ThreadPoolExecutor(fleet.max_reads, thread_name_prefix="streamward-read")
 
     async def describe(self, replica: None = None) -> Description:
