@@ -3,10 +3,10 @@
 # Shapes: T new tokens of all streams, packed; H query heads; K key/value heads; d head size; S slots of the cache.
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +74,11 @@ class PagedAttention:
 
 
 def _lazy_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make zeros; on the CPU without touching them, which `torch.zeros` does."""
-    if device.type != "cpu":
+    """Make zeros; on the CPU without touching them, which `torch.zeros` does.
+
+    NumPy's zeros are lazy too, but in pages of two megabytes: a stream would touch one in every layer and head.
+    """
+    if device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.zeros(shape, dtype=dtype, device=device)
-    untouched = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(untouched).view(dtype).view(shape)
+    untouched = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(untouched, dtype=dtype).view(shape)

@@ -7,18 +7,22 @@ from streamward.errors import OverloadedError
 
 _FREE, _TAKEN = 1, 0
 _FREE_RUN = re.compile(b"\x01+")
+_LEAST_TOUCHED = 32  # pages taken into use together
 
 
 class PagePool:
     """Hands out pages so that a stream's lie side by side where possible; attention then needs no copy.
 
-    A new stream starts in the middle of the longest free run, which leaves it and its neighbours room to grow.
+    A new stream starts in the middle of the longest free run, which leaves it and its neighbours room to grow. Runs are
+    looked for in the first part of the cache, which grows only when it is full: the system gives memory for what is
+    touched and never takes it back.
     """
 
     def __init__(self, num_pages: int) -> None:
         """Start with every page free."""
         self._is_free = bytearray([_FREE]) * num_pages
         self._num_users = [0] * num_pages
+        self._num_touched = 0  # pages from here on were never handed out
         self.num_free = num_pages
 
     def take(self, count: int, *, after: int | None) -> list[int]:
@@ -34,8 +38,8 @@ class PagePool:
             after = self._next(after, left)
             self._is_free[after] = _TAKEN
             self._num_users[after] = 1
+            self.num_free -= 1
             pages.append(after)
-        self.num_free -= count
         return pages
 
     def share(self, pages: Sequence[int]) -> None:
@@ -56,10 +60,17 @@ class PagePool:
                 self.num_free += 1
 
     def _next(self, after: int | None, count: int) -> int:
-        if after is not None and after + 1 < len(self._is_free) and self._is_free[after + 1]:
+        if self.num_free == len(self._is_free) - self._num_touched:
+            self._touch(count)
+        if after is not None and after + 1 < self._num_touched and self._is_free[after + 1]:
             return after + 1
-        longest = max(_FREE_RUN.finditer(self._is_free), key=lambda run: run.end() - run.start())
-        start, end = longest.span()
-        if end - start == len(self._is_free):
+        runs = _FREE_RUN.finditer(self._is_free, 0, self._num_touched)
+        start, end = max((run.span() for run in runs), key=lambda span: span[1] - span[0])
+        if end - start == self._num_touched:
             return start
         return max(start, min((start + end) // 2, end - count))
+
+    def _touch(self, count: int) -> None:
+        """Take more of the cache into use."""
+        num_more = max(count, _LEAST_TOUCHED, self._num_touched // 4)
+        self._num_touched = min(len(self._is_free), self._num_touched + num_more)
