@@ -1,6 +1,7 @@
 """Guards read by vLLM itself, in this process and behind a server: the verdicts of our engine, whatever happens."""
 
 import base64
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,9 @@ def server(tmp_path_factory):
 def in_process(tmp_path_factory) -> Iterator[tuple[Driver, Setup]]:
     guard = random_guard()
     folder = write_guard(tmp_path_factory.mktemp("guards") / "qwen3", guard)
+    config = json.loads((folder / "config.json").read_text())
+    remote = {"AutoModel": "modeling_qwen3_guard.Qwen3ForGuardModel", "AutoConfig": "modeling_qwen3_guard.Qwen3Config"}
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": remote}))  # code that nobody may ask for
     setup = Setup(guard, folder, VllmConfig(timeout_s=120, options=SMALL))
     driver = vllm_driver(folder, setup.config, dtype=torch.float32)
     yield driver, setup

