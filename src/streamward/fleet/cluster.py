@@ -16,7 +16,7 @@ def join_ray(address: str | None, *, cores_needed: float) -> bool:
         cores_needed: What the first workers reserve; only checked on a Ray of one's own, others may grow.
 
     Returns:
-        Whether Ray was started, and is the caller's to stop.
+        Whether this process was not part of one; then the caller calls `ray.shutdown` at the end.
 
     Raises:
         ConfigError: Nobody answers at the address, or this machine has too few cores.
@@ -29,7 +29,7 @@ def join_ray(address: str | None, *, cores_needed: float) -> bool:
             ray.init(address=address, logging_level=logging.WARNING)
         except ConnectionError as error:
             raise ConfigError(f"there is no Ray cluster at {address!r}") from error
-        return False
+        return True
     cores = os.cpu_count() or 1
     if cores_needed > cores:
         raise ConfigError(f"the first replicas need {cores_needed:g} cores; this machine has {cores}")

@@ -122,7 +122,7 @@ def _judge(job: Job, shards: Sequence[Shard], *, folder: Path) -> Iterator[Shard
         threads=1,
         has_verdicts=job.has_verdicts,
     )
-    is_own_ray = join_ray(job.address, cores_needed=workers)
+    has_joined = join_ray(job.address, cores_needed=workers)
     try:
         _quiet()
         done = ray.data.from_items(
@@ -141,7 +141,7 @@ def _judge(job: Job, shards: Sequence[Shard], *, folder: Path) -> Iterator[Shard
     except RayError as error:
         raise WorkerError("Ray lost the workers; what is finished stays, run the same command again") from error
     finally:
-        if is_own_ray:
+        if has_joined:
             ray.shutdown()
 
 

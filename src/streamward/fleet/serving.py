@@ -1,6 +1,7 @@
 """A guard as replicas on Ray Serve, and the service's end of it."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.tokenizer import GuardTokenizer
+
+logger = logging.getLogger(__name__)
 
 _HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 20.0  # a replica that computes answers late; one that hangs must be found
 _DESCRIBE_S = 60.0
@@ -99,17 +102,17 @@ def application(arguments: ApplicationArguments) -> serve.Application:
 class RayFleet:
     """The replicas of a Ray Serve application. From `open`; close it."""
 
-    def __init__(self, handle: DeploymentHandle, *, application: str | None, is_own_ray: bool) -> None:
+    def __init__(self, handle: DeploymentHandle, config: FleetConfig, *, has_joined: bool) -> None:
         """Take over an application.
 
         Args:
             handle: Of its replicas.
-            application: To be deleted at the end.
-            is_own_ray: Whether Ray was started for it, and stops with it.
+            config: Says whether it is deleted at the end.
+            has_joined: Whether this process leaves Ray at the end.
         """
         self._handle = handle
-        self._application = application
-        self._is_own_ray = is_own_ray
+        self._config = config
+        self._has_joined = has_joined
 
     @classmethod
     def open(cls, arguments: ApplicationArguments) -> Self:
@@ -120,18 +123,11 @@ class RayFleet:
             CheckpointError: No replica could load the guard.
         """
         config = arguments.fleet
-        is_own_ray = join_ray(config.address, cores_needed=config.cpus * config.min_replicas)
+        has_joined = join_ray(config.address, cores_needed=config.cpus * config.min_replicas)
         try:
-            if not config.deploy:
-                return cls(_find(config), application=None, is_own_ray=is_own_ray)
-            serve.start(proxy_location=ProxyLocation.Disabled, logging_config={"log_level": "WARNING"})
-            handle = serve.run(application(arguments), name=config.application, route_prefix=None)
-            return cls(handle, application=config.application, is_own_ray=is_own_ray)
-        except RuntimeError as error:
-            _leave(config.application if config.deploy else None, is_own_ray=is_own_ray)
-            raise CheckpointError(f"no replica could load {arguments.guard!r}; Ray's logs say why") from error
+            return cls(_deploy(arguments) if config.deploy else _find(config), config, has_joined=has_joined)
         except BaseException:
-            _leave(None, is_own_ray=is_own_ray)
+            _leave(config, has_joined=has_joined)
             raise
 
     @property
@@ -173,7 +169,15 @@ class RayFleet:
 
     def close(self) -> None:
         """Delete the application if it was deployed here, and stop Ray if it was started here."""
-        _leave(self._application, is_own_ray=self._is_own_ray)
+        _leave(self._config, has_joined=self._has_joined)
+
+
+def _deploy(arguments: ApplicationArguments) -> DeploymentHandle:
+    serve.start(proxy_location=ProxyLocation.Disabled, logging_config={"log_level": "WARNING"})
+    try:
+        return serve.run(application(arguments), name=arguments.fleet.application, route_prefix=None)
+    except RuntimeError as error:
+        raise CheckpointError(f"no replica could load {arguments.guard!r}; Ray's logs say why") from error
 
 
 def _find(config: FleetConfig) -> DeploymentHandle:
@@ -183,11 +187,16 @@ def _find(config: FleetConfig) -> DeploymentHandle:
         raise ConfigError(f"there is no Ray Serve application {config.application!r} in the cluster") from error
 
 
-def _leave(application_name: str | None, *, is_own_ray: bool) -> None:
-    if application_name is not None:
-        serve.delete(application_name)
-    if is_own_ray:
-        serve.shutdown()
+def _leave(config: FleetConfig, *, has_joined: bool) -> None:
+    """Tidy up as far as Ray lets us; it gives up replicas that hang after a minute."""
+    try:
+        if config.deploy:
+            serve.delete(config.application)
+        if has_joined and config.address is None:
+            serve.shutdown()
+    except (RayError, RayServeException, TimeoutError) as error:
+        logger.warning("the replicas were not stopped in order", extra={"error_class": type(error).__name__})
+    if has_joined:
         ray.shutdown()
 
 
