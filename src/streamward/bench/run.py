@@ -127,7 +127,7 @@ class _Bench:
         model = random_guard(self.shape, dtype=self._dtype)
         if int8:
             quantize_linears(model.decoder)
-        pack_linears(model)
+        pack_linears(model, native=native)
         tokens = max(self._contexts[-1] + 64, *(count * (SHARED_CONTEXT + 64) for count in (1, *self._stream_counts)))
         size = tokens * KVCache.bytes_per_token(model.decoder.config, self._dtype)
         return Engine(EngineConfig(kv_cache_bytes=size), model=model, native_kernels=native)

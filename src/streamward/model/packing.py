@@ -71,13 +71,16 @@ def quantize_linears(decoder: Decoder) -> None:
         setattr(module, name, packed)
 
 
-def pack_linears(model: nn.Module) -> None:
+def pack_linears(model: nn.Module, *, native: bool = True) -> None:
     """Replace every linear layer of a model on the CPU by a packed one, where that is possible.
 
-    Those of decoder layers are packed for the native kernels where these run. The model can then be run but no longer
-    be saved or trained.
+    The model can then be run but no longer be saved or trained.
+
+    Args:
+        model: Whose layers.
+        native: Whether those of decoder layers are packed for the native kernels where these run.
     """
-    library = kernels()
+    library = kernels() if native else None
     for module, name, linear in _linears(model):
         weight = linear.weight.detach()
         if weight.device.type != "cpu":

@@ -28,6 +28,20 @@ INLINE void store_bf16(bf16 *target, __m512 x) {
 }
 
 /*
+ * sums += products of four bytes each, or of pairs of bfloat16. Not the compiler's intrinsics: with them GCC 12 copies and
+ * spills sums within the innermost loops.
+ */
+INLINE __m512i add_products_int8(__m512i sums, __m512i unsigned_bytes, __m512i signed_bytes) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(unsigned_bytes), "v"(signed_bytes));
+    return sums;
+}
+
+INLINE __m512 add_products_bf16(__m512 sums, __m512i left, __m512i right) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(left), "v"(right));
+    return sums;
+}
+
+/*
  * 2^x for x <= 127, within 2e-7 of its value: Taylor's polynomial of 2^f for f in [-1/2, 1/2].
  * Of a comparison with NaN the second operand comes out: the order keeps NaN, which tells that a guard is damaged.
  */

@@ -42,8 +42,7 @@ INLINE void add_bf16(const int rows, const int is_first, const Block *b, float *
         load_weights(b->weights + pair * PANEL * 4, is_first, w);
         for (int r = 0; r < rows; r++) {
             const __m512i x = four_bytes_everywhere(b->values + r * GROUP * 2 + pair * 4);
-            for (int i = 0; i < PANEL_LANES; i++)
-                acc[r][i] = _mm512_dpbf16_ps(acc[r][i], (__m512bh)w[i], (__m512bh)x);
+            for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = add_products_bf16(acc[r][i], w[i], x);
         }
     }
     for (int r = 0; r < rows; r++)
@@ -60,7 +59,7 @@ INLINE void add_int8(const int rows, const int is_first, const Block *b, float *
         load_weights(b->weights + four * PANEL * 4, is_first, w);
         for (int r = 0; r < rows; r++) {
             const __m512i x = four_bytes_everywhere(b->values + r * GROUP + four * 4);
-            for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], w[i], x);
+            for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = add_products_int8(acc[r][i], w[i], x);
         }
     }
     for (int i = 0; i < PANEL_LANES; i++) {
