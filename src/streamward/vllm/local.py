@@ -44,6 +44,11 @@ class LocalVllm:
             raise ConfigError(f"vLLM cannot serve {folder.name}: {_one_line(error)}") from error
         self._vocab_size: int = self._engine.model_config.get_vocab_size()
         self._max_tokens: int = self._engine.model_config.max_model_len
+        try:
+            self.read([0], reuse=False)  # some shapes start well and end the engine when it reads
+        except UpstreamError as error:
+            self.close()
+            raise ConfigError(f"vLLM cannot serve {folder.name}: {error}; its log says why") from error
 
     @property
     def vocab_size(self) -> int:
