@@ -22,6 +22,7 @@ def join_ray(address: str | None, *, cores_needed: float) -> bool:
         ConfigError: Nobody answers at the address, or this machine has too few cores.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing reaches the network unless the user says so
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other process starve the guard
     if ray.is_initialized():
         return False
     if address is not None:
