@@ -8,6 +8,8 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 class StickyRouter(RequestRouter):  # type: ignore[misc]  # ray is not installed where types are checked
     """Routes by the argument `replica` of a call: that one, for as long as it is there."""
 
+    queue_len_response_deadline_s = 1.0  # a replica that computes answers late; Ray's 0.1 s would pass it over
+
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
