@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamward.model.layers import Rotation, rotate
+from streamward.model.native import library as native
 from streamward.model.native.library import ADD, GATE, AttendPlan, Operand, RotatePlan, fits, kernels
 from streamward.model.native_linear import NativeLinear, PackedActivations
 
@@ -242,3 +243,11 @@ def test_how_a_chunk_is_cut_changes_no_bit() -> None:
 )
 def test_shapes_that_attention_cannot_take_are_told(head_dim: int, group: int, expected: bool) -> None:
     assert fits(head_dim=head_dim, group=group) is expected
+
+
+def test_kernels_of_another_version_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(native._SIGNATURES, "streamward_of_tomorrow", ())
+    assert native.kernels.__wrapped__() is None
+    assert "install again" in caplog.text
