@@ -54,3 +54,13 @@ def test_the_best_line_keeps_its_caps() -> None:
 def test_more_values_than_lines_tried_still_give_a_good_line() -> None:
     values = torch.linspace(0, 1, 5001)
     assert best_line(values, values > 0.3) == pytest.approx(0.3, abs=0.005)
+
+
+def test_recall_takes_the_lowest_line_that_is_allowed() -> None:
+    values = torch.tensor([0.1, 0.3, 0.4, 0.9])
+    positive = torch.tensor([False, False, False, True])
+    assert best_line(values, positive) == pytest.approx(0.65)
+    assert best_line(values, positive, [(~positive, 0.4)], aim="recall") == pytest.approx(0.35)
+    assert (
+        best_line(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)], aim="recall") == 1
+    )

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,9 @@ class ModeConfig(Settings):
     max_safe_prompt_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of all safe prompts that may be flagged, look-alikes of harmful ones among them."""
     max_safe_response_rate: float = Field(default=1.0, gt=0, le=1)
+    aim: Literal["f1", "recall"] = "f1"
+    """What the rates leave open: `f1` draws the line with the best F1 on these rows, `recall` the lowest that keeps the
+    rates, which misses less of harm that looks unlike these rows."""
 
 
 class CalibrateConfig(TomlSettings):
@@ -168,7 +171,9 @@ def _lines(
         mode: ModeConfig = getattr(config, name)
         safe_rate = mode.max_safe_prompt_rate if side is Side.PROMPT else mode.max_safe_response_rate
         capped_N = ordinary_N if bool(ordinary_N.any()) else safe_N
-        line = best_line(values_N, positive_N, [(capped_N, mode.max_false_positive_rate), (safe_N, safe_rate)])
+        line = best_line(
+            values_N, positive_N, [(capped_N, mode.max_false_positive_rate), (safe_N, safe_rate)], aim=mode.aim
+        )
         lines[name] = max(line, lines.get("strict", 0.0))
         counts = count((values_N >= lines[name]).tolist(), positive_N.tolist())
         figures[name] = {

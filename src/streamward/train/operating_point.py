@@ -3,6 +3,7 @@
 # Shapes: N rows; C candidate lines.
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,8 +42,14 @@ def operating_point(
     return OperatingPoint(unsafe=max(unsafe, risky), controversial=risky)
 
 
-def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tensor, float]] = ()) -> float:
-    """Return the line with the best F1 among those that keep every cap; 1 if none does.
+def best_line(
+    values_N: Tensor,
+    is_positive_N: Tensor,
+    caps: Sequence[tuple[Tensor, float]] = (),
+    *,
+    aim: Literal["f1", "recall"] = "f1",
+) -> float:
+    """Return the line with the best F1, or the best recall, among those that keep every cap; 1 if none does.
 
     Lines lie half-way between two values that occur: rows to come are no nearer to one than to the other.
 
@@ -50,6 +57,7 @@ def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tens
         values_N: How risky each row looks; it is flagged at or over the line.
         is_positive_N: Which should be.
         caps: Rows, and the share of them that may be flagged.
+        aim: Recall takes the lowest line that is allowed.
     """
     found = values_N.unique()
     lines_C = torch.cat((found[:1], (found[1:] + found[:-1]) / 2))
@@ -65,7 +73,8 @@ def best_line(values_N: Tensor, is_positive_N: Tensor, caps: Sequence[tuple[Tens
         return 1.0
     hits_C = (flagged_CN & is_positive_N).sum(dim=1)
     f1_C = 2 * hits_C / (flagged_CN.sum(dim=1) + is_positive_N.sum()).clamp(min=1)
-    return float(lines_C[int(torch.where(is_allowed_C, f1_C, -1.0).argmax())])
+    merit_C = f1_C if aim == "f1" else -lines_C
+    return float(lines_C[int(torch.where(is_allowed_C, merit_C, -2.0).argmax())])
 
 
 def count_at(scores: Sequence[Score], line: float) -> Counts:
