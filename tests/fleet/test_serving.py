@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from streamward.errors import ConfigError
 from streamward.fleet.config import ApplicationArguments, FleetConfig
 from streamward.loading import load
 from streamward.policy import Policy
@@ -82,6 +83,26 @@ def test_whole_texts_are_judged_as_here(remote, local):
         expected = local.moderate(prompt=PROMPT, response=TEXT[start_at:])
         assert_same(found.prompt.verdicts, expected.prompt.verdicts)
         assert_same(found.response.verdicts, expected.response.verdicts)
+
+
+def test_a_service_may_use_an_application_that_runs_already(remote, local, folder):
+    from streamward.fleet.serving import open_moderator
+
+    arguments = ApplicationArguments(guard=str(folder), fleet=FleetConfig(address="auto", deploy=False))
+    with open_moderator(arguments, policy=POLICY, max_chars=1000, max_workers=1) as other:
+        found = other.moderate(prompt=PROMPT)
+    assert_same(found.prompt.verdicts, local.moderate(prompt=PROMPT).prompt.verdicts)
+    assert remote.moderate(prompt=PROMPT).prompt is not None  # it was not taken away
+
+
+def test_an_application_that_does_not_run_is_refused(remote, folder):
+    from streamward.fleet.serving import open_moderator
+
+    fleet = FleetConfig(address="auto", deploy=False, application="other")
+    with pytest.raises(ConfigError, match="no Ray Serve application 'other'"):
+        open_moderator(
+            ApplicationArguments(guard=str(folder), fleet=fleet), policy=POLICY, max_chars=1000, max_workers=1
+        )
 
 
 def test_a_stream_stays_with_its_replica(remote):
