@@ -5,9 +5,7 @@ import torch
 
 import streamward
 from streamward.errors import ConfigError
-from streamward.policy import Policy
 from streamward.server.config import ServeConfig
-from streamward.server.state import load_here
 from streamward.vllm import local
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.guard import vllm_driver
@@ -78,11 +76,3 @@ def test_what_streamward_sets_is_no_option(tmp_path, monkeypatch):
     config = VllmConfig(options={"enable_prefix_caching": False})
     with pytest.raises(ConfigError, match="enable_prefix_caching, which is set by streamward"):
         vllm_driver(stream_checkpoint().write(tmp_path), config, dtype=torch.float32)
-
-
-def test_a_service_loads_its_guard_over_vllm(monkeypatch):
-    given = {}
-    monkeypatch.setattr("streamward.loading.load", lambda name, **settings: given.update(settings, name=name))
-    config = ServeConfig.load(None, changes=["vllm.url=http://host:8000", "vllm.model=guard"])
-    load_here(config, Policy.load("strict"))
-    assert (given["name"], given["engine"]) == ("stream-135m", VllmConfig(url="http://host:8000", model="guard"))
