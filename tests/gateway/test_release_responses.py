@@ -140,6 +140,7 @@ def test_flagged_text_leaves_in_no_event(name):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("reasoning", "#"), ("completed", "##")], [1])
+@example([("reasoning", "#"), ("logprobs", "x"), ("reasoning", "#")], [1])
 @given(
     parts=st.lists(st.tuples(st.sampled_from(sorted(PLACES)), TEXTS), max_size=10),
     sizes=st.lists(st.integers(1, 80), min_size=1, max_size=3),
@@ -153,6 +154,12 @@ def test_nothing_flagged_leaves(parts, sizes):
             key = (body["type"], body.get("output_index"))
             said[key] = said.get(key, "") + body["delta"]
     assert not any("##" in text for text in said.values())
+
+
+def test_reasoning_and_answer_at_one_place_are_two_texts():
+    sent = [PLACES[name](text) for name, text in [("reasoning", "#"), ("logprobs", "x"), ("reasoning", "#")]]
+    data, _ = stream(sent, [1])
+    assert [body["delta"] for body in events_in(data) if "delta" in body] == ["#", "a"]
 
 
 def test_a_whole_that_says_more_than_its_pieces_is_judged_for_the_rest():

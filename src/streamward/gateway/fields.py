@@ -72,7 +72,7 @@ class Fields:
         """By choice."""
         self._open_reader = open_reader
         self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
-        self._fields: dict[FieldKey, _Field] = {}
+        self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
     def start(self, group: int, reader: Reader) -> None:
         """Let a reader follow a choice."""
@@ -81,18 +81,22 @@ class Fields:
 
     async def append(self, key: FieldKey, text: str) -> Place:
         """Queue what comes next in a field."""
-        return await self._append(self._fields.setdefault(key, _Field()), text, group=_group(key))
+        return await self._append(self._fields.setdefault((key, False), _Field()), text, group=_group(key))
 
     async def place(self, slot: Slot) -> Place | None:
         """Queue the text of a slot, if it says anything new, and write it back as it is judged.
 
+        Reasoning and answer are two fields also where an upstream gives both the same place: whoever puts them together
+        by kind would else read what no reader has read.
+
         Returns:
             Where it is judged; None if there is nothing to judge.
         """
-        owner = self._fields.get(slot.field)
+        name = (slot.field, slot.shape.is_reasoning)
+        owner = self._fields.get(name)
         if owner is None:
             is_known = slot.kind is not Kind.UNKNOWN
-            owner = self._fields[slot.field] = _Field(slot.shape.is_reasoning, is_known)
+            owner = self._fields[name] = _Field(slot.shape.is_reasoning, is_known)
         if slot.kind is Kind.UNKNOWN:
             return await self._place_unknown(owner, slot)
         if slot.kind is Kind.WHOLE:
