@@ -5,8 +5,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
 from streamward.model.config import GuardConfig
-from streamward.moderation.driver import Segment
+from streamward.moderation.driver import Driver, Segment
 from streamward.schema import Side
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class _Placed:
         return ReadRequest(self.name, len(self.ids), segments)
 
 
-class RemoteDriver:
+class RemoteDriver(Driver):
     """Does what an `EngineDriver` does, with the engines of a fleet. One read of a stream at a time.
 
     A stream stays with the replica that has its cache. When that one is drained or dies, the next read goes to another
@@ -132,15 +131,6 @@ class RemoteDriver:
     def num_handovers(self) -> int:
         """Times a stream went on at another replica, or was read again by the same."""
         return self._num_handovers
-
-    @contextmanager
-    def temporary_stream(self) -> Iterator[int]:
-        """Open a stream for the time of a `with` block."""
-        stream_id = self.open()
-        try:
-            yield stream_id
-        finally:
-            self.close_stream(stream_id)
 
     def open(self) -> int:
         """Open a stream; a replica is chosen when it is first read.

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -37,9 +37,14 @@ class Driver(Protocol):
         """Open a stream."""
         ...
 
-    def temporary_stream(self) -> AbstractContextManager[int]:
+    @contextmanager
+    def temporary_stream(self) -> Iterator[int]:
         """Open a stream for the time of a `with` block."""
-        ...
+        stream_id = self.open()
+        try:
+            yield stream_id
+        finally:
+            self.close_stream(stream_id)
 
     def close_stream(self, stream_id: int) -> None:
         """Close a stream."""
@@ -87,7 +92,7 @@ class _Call:
     done: Future[object] = field(default_factory=Future)
 
 
-class EngineDriver:
+class EngineDriver(Driver):
     """Feeds an engine from any number of threads.
 
     Calls are put in a queue. While one step runs others arrive, and the next step takes the tokens of all of them
@@ -113,15 +118,6 @@ class EngineDriver:
     def max_stream_tokens(self) -> int:
         """Most tokens of one stream."""
         return self.engine.max_stream_tokens
-
-    @contextmanager
-    def temporary_stream(self) -> Iterator[int]:
-        """Open a stream for the time of a `with` block."""
-        stream_id = self.open()
-        try:
-            yield stream_id
-        finally:
-            self.close_stream(stream_id)
 
     def open(self) -> int:
         """Open a stream.

@@ -2,8 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
 from streamward.model.config import GuardConfig
-from streamward.moderation.driver import Segment
+from streamward.moderation.driver import Driver, Segment
 from streamward.schema import Side
 from streamward.vllm.layout import Rows, head_widths, side_probs
 
@@ -59,7 +58,7 @@ class _Stream:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class VllmDriver:
+class VllmDriver(Driver):
     """Appends to streams by asking vLLM for the whole text again, whose cached beginning costs nothing.
 
     An append costs its tokens and what is behind the last full block of the cache, less than one block. Verdicts given
@@ -102,15 +101,6 @@ class VllmDriver:
     def num_streams(self) -> int:
         """Streams that are open."""
         return len(self._streams)
-
-    @contextmanager
-    def temporary_stream(self) -> Iterator[int]:
-        """Open a stream for the time of a `with` block."""
-        stream_id = self.open()
-        try:
-            yield stream_id
-        finally:
-            self.close_stream(stream_id)
 
     def open(self) -> int:
         """Open a stream.
