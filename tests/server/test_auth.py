@@ -105,6 +105,9 @@ def test_requests_beyond_the_rate_are_told_when_to_come_again(closed_service):
     refused = closed_service.post("/v1/guard", BODY, headers=headers)
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 0 < float(refused.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
     assert closed_service.post("/v1/guard", BODY, headers=closed_service.key()).status_code == 200
 
 
@@ -117,9 +120,15 @@ def test_a_rate_refills_evenly():
         limiter.take("key", limits)
     assert refused.value.retry_after_s == pytest.approx(1.0)
     now[0] = 1.0
-    assert limiter.take("key", limits)["x-ratelimit-remaining-requests"] == "0"
+    limiter.take("key", limits)
+    assert limiter.headers("key", limits)["x-ratelimit-remaining-requests"] == "0"
     now[0] = 1000.0
-    assert limiter.take("key", limits)["x-ratelimit-remaining-requests"] == "59"
+    limiter.take("key", limits)
+    assert limiter.headers("key", limits) == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1.000s",
+    }
 
 
 def test_a_key_runs_only_so_many_requests_at_the_same_time(closed_service):
@@ -128,11 +137,13 @@ def test_a_key_runs_only_so_many_requests_at_the_same_time(closed_service):
     async def used(client: httpx.AsyncClient):
         answers = await asyncio.gather(*(client.post("/v1/guard", json=BODY, headers=headers) for _ in range(12)))
         after = await client.post("/v1/guard", json=BODY, headers=headers)
-        return [answer.status_code for answer in answers], after.status_code
+        return answers, after.status_code
 
-    found, after = closed_service.run(used)
-    assert set(found) <= {200, 429}
-    assert 429 in found
+    answers, after = closed_service.run(used)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert all("x-ratelimit-remaining-requests" in answer.headers for answer in answers)
     assert after == 200
 
 

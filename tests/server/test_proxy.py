@@ -77,6 +77,19 @@ def test_models_of_an_upstream_are_listed(tmp_path):
     assert answer.json() == {"object": "list", "data": [{"id": "m", "object": "model", "created": 7, "owned_by": "us"}]}
 
 
+def test_requests_beyond_the_rate_are_told_when_to_come_again_whoever_refuses_them(tmp_path):
+    busy = Script(b"{}", status=429, content_type="application/json", headers={"retry-after": "7"})
+    with guarded(tmp_path, busy, auth={"required": True}) as service:
+        headers = service.key(requests_per_minute=1)
+        upstreams, ours = (service.post("/up/v1/chat/completions", chat(), headers=headers) for _ in range(2))
+    assert (upstreams.status_code, ours.status_code) == (429, 429)
+    assert upstreams.headers["retry-after"] == "7"
+    assert 1 <= int(ours.headers["retry-after"]) <= 60
+    for answer in (upstreams, ours):
+        assert answer.headers["x-ratelimit-limit-requests"] == "1"
+        assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
 def test_an_upstream_that_lists_nothing_is_502(tmp_path):
     with guarded(tmp_path, spoken("hi")) as service:
         answer = service.get("/up/v1/models")

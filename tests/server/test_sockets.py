@@ -32,6 +32,20 @@ def test_a_wrong_key_is_answered_401_with_the_usual_error(closed_service):
             assert ask(connection, type="open", prompt="hello")["type"] == "opened"
 
 
+def test_a_connection_beyond_the_rate_is_answered_as_any_request_is(closed_service):
+    headers = closed_service.key(requests_per_minute=1)
+    with served(closed_service.app) as url:
+        with connect(address_of(url), additional_headers=headers):
+            pass
+        with pytest.raises(InvalidStatus) as refused, connect(address_of(url), additional_headers=headers):
+            pass
+    answer = refused.value.response
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert answer.headers["x-ratelimit-limit-requests"] == "1"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
 def test_a_message_too_large_ends_the_connection_with_1009(service):
     with served(service.app, ws_max_size=1000) as url, connect(address_of(url)) as connection:
         stream = ask(connection, type="open")["stream"]

@@ -121,11 +121,24 @@ async def authenticate(connection: HTTPConnection, documented: Documented) -> As
     del documented
     caller = await identify(connection)
     state = service_state(connection)
-    connection.state.rate_headers = state.rates.take(caller.key_id, caller.limits)
+    count(connection, caller)
     with ExitStack() as stack:
         stack.enter_context(state.rates.running(caller.key_id, caller.limits))
         stack.enter_context(state.admission.admitted())
         yield caller
+
+
+def count(connection: HTTPConnection, caller: Caller) -> None:
+    """Count a request, and have its answer say what is left, whatever the answer is.
+
+    Raises:
+        RateLimitError: The key's limit is reached.
+    """
+    rates = service_state(connection).rates
+    try:
+        rates.take(caller.key_id, caller.limits)
+    finally:
+        connection.state.rate_headers = rates.headers(caller.key_id, caller.limits)
 
 
 async def admin_only(connection: HTTPConnection, documented: Documented) -> Caller:

@@ -37,11 +37,8 @@ class RateLimiter:
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
+    def take(self, key_id: str, limits: KeyLimits) -> None:
         """Count a request.
-
-        Returns:
-            The headers that tell the caller what is left, as OpenAI names them.
 
         Raises:
             RateLimitError: None is left.
@@ -53,6 +50,10 @@ class RateLimiter:
                 f"the key's limit of {limits.requests_per_minute} requests a minute is reached", retry_after_s=wait_s
             )
         bucket.tokens -= 1
+
+    def headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
+        """Return the headers that tell a caller what is left, as OpenAI names them; nothing is counted."""
+        bucket = self._bucket(key_id, limits)
         reset_s = (limits.requests_per_minute - bucket.tokens) * _MINUTE_S / limits.requests_per_minute
         return {
             "x-ratelimit-limit-requests": str(limits.requests_per_minute),

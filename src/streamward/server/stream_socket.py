@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from streamward.errors import InputError, OverloadedError, StreamwardError
 from streamward.observability import defect
-from streamward.server.auth import SUBPROTOCOL, Caller, identify
+from streamward.server.auth import SUBPROTOCOL, Caller, count, identify
 from streamward.server.errors import answer_for, error_response
 from streamward.server.sessions import StreamSession
 from streamward.server.state import service_state
@@ -44,7 +44,7 @@ async def streams(websocket: WebSocket) -> None:
     state = service_state(websocket)
     try:
         caller = await identify(websocket)
-        state.rates.take(caller.key_id, caller.limits)
+        count(websocket, caller)
         state.admission.check_open()
     except StreamwardError as error:
         state.metrics.rejected(error.code)
