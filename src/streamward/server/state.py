@@ -11,7 +11,7 @@ from typing import Any, cast
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from streamward.errors import InputError
+from streamward.errors import ConfigError, InputError
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
 from streamward.policy import Policy
@@ -163,7 +163,7 @@ def open_state(
         load: How the guard is loaded.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is wrong, or the guard cannot guard the upstreams.
         CheckpointError: The guard cannot be loaded.
     """
     hash_key = config.audit.hash_key_env and read_secret(config.audit.hash_key_env, setting="audit.hash_key_env")
@@ -174,6 +174,8 @@ def open_state(
     if moderator is None:
         moderator = load(config, policies.default.policy)
         _warm_up(moderator)
+    if config.upstreams:
+        _check_streams(moderator, config)
     return ServiceState(
         config=config,
         moderator=moderator,
@@ -196,6 +198,23 @@ def _warm_up(moderator: Moderator) -> None:
     with suppress(InputError), moderator.stream(prompt="Hello") as stream:  # a Gen guard has no streams
         stream.feed("Hello there.")
         stream.finish()
+
+
+def _check_streams(moderator: Moderator, config: ServeConfig) -> None:
+    """Refuse upstreams before a guard that cannot read along: each of their answers would be refused.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    try:
+        moderator.stream().close()
+    except InputError as error:
+        moderator.close()
+        raise ConfigError(
+            f"the guard {config.guard!r} cannot guard the upstreams {', '.join(config.upstreams)}, whose answers are judged"
+            " token by token: it judges whole texts only. Set guard to a Stream guard, such as stream-135m or a"
+            " Qwen3Guard-Stream checkpoint, or leave the tables upstreams out"
+        ) from error
 
 
 def service_state(connection: HTTPConnection) -> ServiceState:
