@@ -211,8 +211,8 @@ def _check_streams(moderator: Moderator, config: ServeConfig) -> None:
     except InputError as error:
         moderator.close()
         raise ConfigError(
-            f"the guard {config.guard!r} cannot guard the upstreams {', '.join(config.upstreams)}, whose answers are judged"
-            " token by token: it judges whole texts only. Set guard to a Stream guard, such as stream-135m or a"
+            f"the guard {config.guard!r} cannot guard the upstreams {', '.join(config.upstreams)}, whose answers are"
+            " judged token by token: it judges whole texts only. Set guard to a Stream guard, such as stream-135m or a"
             " Qwen3Guard-Stream checkpoint, or leave the tables upstreams out"
         ) from error
 
