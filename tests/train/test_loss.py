@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, RiskLevel, Side
 from streamward.train.batching import SideTargets, collate, plan_batches
 from streamward.train.examples import Example, Target
-from streamward.train.loss import LossWeights, flicker, joint_loss, side_loss
+from streamward.train.loss import LossWeights, flicker, joint_loss, response_terms, side_loss
 from tests.train.tiny import GUARD_CONFIG, tiny_guard
 
 EXAMPLES = [
@@ -70,12 +72,29 @@ def response_targets(owners: list[int], *, unmarked: bool) -> SideTargets:
     )
 
 
+def response_loss(risk: torch.Tensor, targets: SideTargets, **terms: float) -> float:
+    weights = LossWeights(category=0.0, response=1.0, **terms)
+    level = side_loss(risk, torch.zeros(len(risk), 8), targets).risk
+    return float(level + response_terms(risk, targets, weights=weights, safe=0))
+
+
 def test_a_response_without_an_onset_need_only_be_risky_somewhere() -> None:
     risk = torch.tensor([[9.0, 0.0, 0.0]] * 18 + [[0.0, 9.0, 0.0]] * 2)
     unmarked, marked = (response_targets([0] * 20, unmarked=each) for each in (True, False))
-    assert float(side_loss(risk, torch.zeros(20, 8), unmarked, instance=1.0).risk) < 0.01
-    assert float(side_loss(risk, torch.zeros(20, 8), unmarked).risk) > 5
-    assert float(side_loss(risk, torch.zeros(20, 8), marked, instance=1.0).risk) > 5
+    assert response_loss(risk, unmarked, instance=1.0) < 0.01
+    assert response_loss(risk, unmarked) > 5
+    assert response_loss(risk, marked, instance=1.0) > 5
+
+
+def test_one_alarm_in_a_safe_response_weighs_as_much_as_the_alarm_term_says() -> None:
+    risk = torch.tensor([[9.0, 0.0, 0.0]] * 18 + [[0.0, 9.0, 0.0]] * 2)
+    safe = dataclasses.replace(response_targets([0] * 20, unmarked=False), levels_N=torch.zeros(20, dtype=torch.int64))
+    assert response_loss(risk, safe) == pytest.approx(0.9, abs=0.01)
+    assert response_loss(risk, safe, alarm=1.0) == pytest.approx(9.0, abs=0.01)
+    assert response_loss(risk, safe, alarm=0.5) == pytest.approx(4.95, abs=0.01)
+    assert response_loss(risk, response_targets([0] * 20, unmarked=False), alarm=1.0) == response_loss(
+        risk, response_targets([0] * 20, unmarked=False)
+    )
 
 
 def test_only_a_fall_of_the_risk_within_one_response_is_flicker() -> None:

@@ -110,3 +110,21 @@ def test_what_a_run_holds_back_can_be_read_without_it(tmp_path: Path) -> None:
     found = unlearnt(tmp_path / "a.jsonl", held_back_fraction=0.25)
     assert sorted(row.prompt for row in found) == prompts(held_back)
     assert len(unlearnt(tmp_path / "a.jsonl", held_back_fraction=None)) == 200
+
+
+def test_answers_may_be_learnt_from_under_prompts_of_another_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 100, response="No.", response_label="Safe")
+    write(tmp_path / "b.jsonl", 100, prompt_label="Unsafe", response="Yes.")
+    others = split(tmp_path, SourceConfig(file="b.jsonl"))
+    found = split(tmp_path, SourceConfig(file="a.jsonl", prompts="b.jsonl"))
+    assert {row.sample.prompt for row in found.train} <= {row.sample.prompt for row in others.train}
+    assert {(row.sample.prompt_label, row.sample.response) for row in found.train} == {(None, "No.")}
+    assert {row.sample.prompt_label for row in found.validation} == {RiskLevel.SAFE}
+    assert split(tmp_path, SourceConfig(file="a.jsonl", prompts="b.jsonl")) == found
+
+
+def test_a_file_without_prompts_lends_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 10, response="No.", response_label="Safe")
+    write(tmp_path / "b.jsonl", 10, prompt="", response="Yes.", response_label="Safe")
+    with pytest.raises(ConfigError, match=r"b\.jsonl has no prompt to take"):
+        split(tmp_path, SourceConfig(file="a.jsonl", prompts="b.jsonl"))

@@ -3,6 +3,7 @@
 # Shapes: T tokens, packed; D hidden size; H query heads; K key/value heads; d head size; F intermediate size;
 # P positions.
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -40,7 +41,36 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; same shape and dtype."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x / rms(x) * weight over the last dimension; same shape and dtype."""
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def rotate(x_Thd: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate each head's halves by the token's position; same shape."""
+    left, right = x_Thd.chunk(2, dim=-1)
+    cos, sin = rotation
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+def gated(gate_up_T2F: Tensor) -> Tensor:
+    """Return silu(left half) * right half of the last dimension."""
+    gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
+    return F.silu(gate_TF) * up_TF
+
+
+class SmallOps(NamedTuple):
+    """What a layer computes between its projections; training may put compiled ones in their place."""
+
+    norm: Callable[[Tensor, Tensor, float], Tensor]
+    rotate: Callable[[Tensor, Rotation], Tensor]
+    gated: Callable[[Tensor], Tensor]
+
+
+PLAIN_OPS = SmallOps(rms_norm, rotate, gated)
 
 
 def plain_linear(in_features: int, out_features: int) -> nn.Module:
@@ -54,6 +84,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: ModelConfig, *, index: int) -> None:
         super().__init__()
         self.index = index
+        self.ops = PLAIN_OPS
         self.head_counts = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         self.head_dim = config.head_dim
         attention_size = config.num_heads * config.head_dim
@@ -69,15 +100,18 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden_TD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """Return the hidden states after this layer, [T, D]."""
-        qkv: Tensor = self.qkv(self.input_norm(hidden_TD))
+        ops = self.ops
+        qkv: Tensor = self.qkv(self._normalised(self.input_norm, hidden_TD))
         q_THd, k_TKd, v_TKd = qkv.view(qkv.shape[0], -1, self.head_dim).split(self.head_counts, dim=1)
         if self.q_norm is not None and self.k_norm is not None:
-            q_THd, k_TKd = self.q_norm(q_THd), self.k_norm(k_TKd)
-        attended: Tensor = attend(self.index, rotate(q_THd, rotation), rotate(k_TKd, rotation), v_TKd)
+            q_THd, k_TKd = self._normalised(self.q_norm, q_THd), self._normalised(self.k_norm, k_TKd)
+        attended: Tensor = attend(self.index, ops.rotate(q_THd, rotation), ops.rotate(k_TKd, rotation), v_TKd)
         hidden_TD = hidden_TD + self.out(attended)
-        gate_TF, up_TF = self.gate_up(self.post_norm(hidden_TD)).chunk(2, dim=-1)
-        down_TD: Tensor = self.down(F.silu(gate_TF) * up_TF)
+        down_TD: Tensor = self.down(ops.gated(self.gate_up(self._normalised(self.post_norm, hidden_TD))))
         return hidden_TD + down_TD
+
+    def _normalised(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        return self.ops.norm(x, norm.weight, norm.eps)
 
 
 def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -87,10 +121,3 @@ def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
     positions = torch.arange(config.max_positions, dtype=torch.float32, device=device)
     angles = torch.outer(positions, config.rope_theta**-exponents)
     return angles.cos(), angles.sin()
-
-
-def rotate(x_Thd: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate each head's halves by the token's position; same shape."""
-    left, right = x_Thd.chunk(2, dim=-1)
-    cos, sin = rotation
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)

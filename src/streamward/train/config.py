@@ -41,12 +41,16 @@ class SourceConfig(Settings):
     marked comments on the response's side where harm starts; harmless answers on the prompt's side what harmless prose
     looks like."""
 
+    prompts: str | None = None
+    """File, found like `file`, whose prompts take the place of the rows' own, without their labels: an answer is what
+    it is whatever was asked, and should be judged so. Rows without a response keep their prompt."""
     learn: bool = True
     """Whether to learn from its rows; else only those held back are used, for the operating point."""
 
-    def path(self, data_root: Path) -> Path:
-        """Return where the file is."""
-        return Path(self.file) if self.file.startswith("./") else data_root / self.file
+
+def data_path(file: str, data_root: Path) -> Path:
+    """Return where a data file is: below the working directory if it begins with `./`, else below `data_root`."""
+    return Path(file) if file.startswith("./") else data_root / file
 
 
 class LoraConfig(Settings):
@@ -97,13 +101,17 @@ class RunConfig(TomlSettings):
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU where there is one."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether to compile the small operations of a layer: it takes half a minute and a C++ compiler, and makes a step
+    on a CPU shorter. Less is rounded to bfloat16 on the way, so losses differ in the third or fourth digit. `auto`: on
+    a CPU, in runs of 300,000 tokens or more, where it works; `true` ends the run where it does not."""
     seed: int = 0
 
     def source_path(self, source: SourceConfig) -> Path:
         """Return where a source's file is read."""
         if self.overlay_root is not None and (self.overlay_root / source.file).exists():
             return self.overlay_root / source.file
-        return source.path(self.data_root)
+        return data_path(source.file, self.data_root)
 
 
 class StreamTrainConfig(RunConfig):
@@ -119,6 +127,9 @@ class StreamTrainConfig(RunConfig):
     alone does not raise the risk of the answer's first tokens."""
     instance_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of a multiple-instance term in the loss of those responses: only their riskiest tokens must be found."""
+    alarm_weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the loss of a response's safe tokens that goes to the riskiest of them alone: one false alarm stops an
+    answer, however safe the rest of it is."""
     flicker_weight: float = Field(default=0.0, ge=0)
     """Weight of a term against risk that falls from one response token to the next."""
     prefix_fraction: float = Field(default=0.0, ge=0, le=1)

@@ -20,6 +20,7 @@ from streamward.model.guard_model import CausalLM
 from streamward.model.packing import pack_linears
 from streamward.schema import Message, Role, Side
 from streamward.tokenizer import GuardTokenizer, clean_text
+from streamward.train.compiling import compiled_layers
 from streamward.train.config import GenTrainConfig
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
@@ -83,7 +84,8 @@ def train_gen(config: GenTrainConfig) -> Path:
     model = new_model(source, config).to(device)
     task = GenTask(config, model, learnt.examples, device)
     trainer = Trainer(config, task=task, folder=folder, world=world)
-    trainer.run()
+    with compiled_layers(model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
+        trainer.run()
     if world.is_chief:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)
@@ -92,6 +94,7 @@ def train_gen(config: GenTrainConfig) -> Path:
         report = {
             "config": json.loads(config.model_dump_json()),
             "training_seconds": round(trainer.seconds),
+            "is_compiled": is_compiled,
             "num_rows": len(learnt.rows),
             "num_tokens": sum(task.lengths),
             "refusal_weights": dataclasses.asdict(refusals),

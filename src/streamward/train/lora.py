@@ -46,11 +46,12 @@ class _Updated(torch.autograd.Function):
         return F.linear(x_TI, weight_OI).add_(F.linear(low_TR, b_OR))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:  # Any: as above
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:  # Any: as above
         x_TI, weight_OI, a_RI, b_OR, low_TR = ctx.saved_tensors
         (grad_TO,) = grads
         grad_TR = grad_TO @ b_OR
-        return (grad_TO @ weight_OI).add_(grad_TR @ a_RI), None, grad_TR.T @ x_TI, grad_TO.T @ low_TR
+        grad_TI = (grad_TO @ weight_OI).add_(grad_TR @ a_RI) if ctx.needs_input_grad[0] else None
+        return grad_TI, None, grad_TR.T @ x_TI, grad_TO.T @ low_TR
 
 
 def add_lora(decoder: Decoder, *, rank: int, alpha: float) -> None:

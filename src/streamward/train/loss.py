@@ -14,7 +14,7 @@ from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
 from streamward.train.batching import Batch, SideTargets
 
-_FOUND_SHARE = 0.1  # of the tokens of an unsafe response that the multiple-instance term asks for
+_FOUND_SHARE = 0.1  # of the tokens of a response that the terms on its riskiest tokens look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class LossWeights:
     category: float
     response: float
     instance: float = 0.0
+    alarm: float = 0.0
     flicker: float = 0.0
 
 
@@ -34,7 +35,7 @@ class SideLoss(NamedTuple):
     category: Tensor
 
 
-def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets, *, instance: float = 0.0) -> SideLoss:
+def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets) -> SideLoss:
     """Cross entropy of the level, and of the acceptable categories where there are any.
 
     Several acceptable categories count as one: the loss is the negative log of their summed probability.
@@ -44,7 +45,7 @@ def side_loss(risk_NR: Tensor, category_NC: Tensor, targets: SideTargets, *, ins
     log_probs = category_NC.log_softmax(dim=1)
     allowed = log_probs.masked_fill(targets.categories_NC == 0, float("-inf"))[known]
     category = -allowed.logsumexp(dim=1)
-    return SideLoss(_level_loss(risk, targets, instance=instance), (category * targets.weights_N[known]).sum())
+    return SideLoss((risk * targets.weights_N).sum(), (category * targets.weights_N[known]).sum())
 
 
 def joint_loss(
@@ -65,15 +66,33 @@ def joint_loss(
             continue
         logits = model.heads(side)(hidden_TD[targets.rows_N].float())
         is_response = side is Side.RESPONSE
-        loss = side_loss(logits.risk_TR, logits.category_TC, targets, instance=weights.instance if is_response else 0.0)
+        loss = side_loss(logits.risk_TR, logits.category_TC, targets)
         whole = loss.risk + weights.category * loss.category
-        if is_response and weights.flicker:
+        if is_response:
             safe = model.guard_config.labels(side).risk_levels.index(RiskLevel.SAFE)
-            whole = whole + weights.flicker * flicker(logits.risk_TR, targets, safe=safe)
+            whole = whole + response_terms(logits.risk_TR, targets, weights=weights, safe=safe)
         total = total + (weights.response if is_response else 1.0) * whole
         share = float(targets.weights_N.sum())
         parts[f"{side.value}_risk"] = loss.risk.item() / share
     return total / batch.num_examples, parts
+
+
+def response_terms(risk_NR: Tensor, targets: SideTargets, *, weights: LossWeights, safe: int) -> Tensor:
+    """What the loss of responses has beyond the level of every token.
+
+    A share of the loss of responses without an onset asks for their riskiest tokens alone, as in multiple-instance
+    learning (Dietterich et al., 1997): the label says that harm is somewhere, not where. A share of the loss of safe
+    tokens looks at the riskiest of each response alone: one false alarm stops an answer, however safe the rest is.
+    """
+    risk_N = F.cross_entropy(risk_NR, targets.levels_N, reduction="none")
+    terms = torch.zeros((), device=risk_N.device)
+    if weights.instance:
+        terms = terms + weights.instance * _shift(risk_N, targets, targets.is_unmarked_N, is_highest=False)
+    if weights.alarm:
+        terms = terms + weights.alarm * _shift(risk_N, targets, targets.levels_N == safe, is_highest=True)
+    if weights.flicker:
+        terms = terms + weights.flicker * flicker(risk_NR, targets, safe=safe)
+    return terms
 
 
 def flicker(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Tensor:
@@ -84,18 +103,12 @@ def flicker(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Tensor:
     return (falls * targets.weights_N[1:] * is_same).sum()
 
 
-def _level_loss(risk_N: Tensor, targets: SideTargets, *, instance: float) -> Tensor:
-    """Sum the level's loss; of responses without an onset a share of it asks for the riskiest tokens alone.
-
-    Multiple-instance learning (Dietterich et al., 1997): the label says that harm is somewhere, not where.
-    """
-    if not instance or not bool(targets.is_unmarked_N.any()):
-        return (risk_N * targets.weights_N).sum()
-    kept_N = 1 - instance * targets.is_unmarked_N.to(risk_N.dtype)
-    total = (risk_N * targets.weights_N * kept_N).sum()
-    for owner in targets.owners_N[targets.is_unmarked_N].unique():
-        own = targets.owners_N == owner
+def _shift(risk_N: Tensor, targets: SideTargets, chosen_N: Tensor, *, is_highest: bool) -> Tensor:
+    """Sum what the loss gains when only the best or worst of the chosen tokens of each response count."""
+    total = torch.zeros((), device=risk_N.device)
+    for owner in targets.owners_N[chosen_N].unique():
+        own = chosen_N & (targets.owners_N == owner)
         num_found = min(int(own.sum()), max(RESPONSE_CONSECUTIVE_TOKENS, round(_FOUND_SHARE * int(own.sum()))))
-        found = risk_N[own].topk(num_found, largest=False).values.mean()
-        total = total + instance * targets.weights_N[own].sum() * found
+        found = risk_N[own].topk(num_found, largest=is_highest).values.mean()
+        total = total + targets.weights_N[own].sum() * found - (risk_N * targets.weights_N)[own].sum()
     return total

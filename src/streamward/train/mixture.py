@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from streamward.data.jsonl import Sample, read_samples
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
-from streamward.train.config import RunConfig, SourceConfig, Use
+from streamward.train.config import RunConfig, SourceConfig, Use, data_path
 
 
 class Row(NamedTuple):
@@ -40,12 +41,13 @@ def draw(config: RunConfig) -> Split:
         samples = _draw_source(config, source)
         if not samples:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
+        prompts, chance = _prompts(config, source), random.Random(f"{config.seed}/{source.file}/prompts")
         for sample in samples:  # on the side of the split where its row is, wherever its text is moved
             row = Row(_move(sample, source.use), source.weight, source.file)
             key = (row.file, row.sample.prompt, row.sample.response)
             if not is_held_back(sample, fraction=config.validation_fraction):
                 if source.learn and config.half in (None, half_of(sample)):
-                    split.train.append(row)
+                    split.train.append(row._replace(sample=_asked_otherwise(row.sample, prompts, chance)))
             elif key not in seen:
                 seen.add(key)
                 split.validation.append(row)
@@ -87,6 +89,23 @@ def _draw_source(config: RunConfig, source: SourceConfig) -> list[Sample]:
     if source.max_rows is not None and source.max_rows < len(samples):
         samples = random.Random(f"{config.seed}/{source.file}").sample(samples, source.max_rows)
     return samples
+
+
+def _prompts(config: RunConfig, source: SourceConfig) -> list[str]:
+    """Read the prompts that take the place of a source's own, none of a row that is held back."""
+    if source.prompts is None:
+        return []
+    rows = read_samples(data_path(source.prompts, config.data_root))
+    found = [row.prompt for row in rows if row.prompt and not is_held_back(row, fraction=config.validation_fraction)]
+    if not found:
+        raise ConfigError(f"source {source.file}: {source.prompts} has no prompt to take")
+    return found
+
+
+def _asked_otherwise(sample: Sample, prompts: Sequence[str], chance: random.Random) -> Sample:
+    if not prompts or sample.response is None or sample.response_label is None:
+        return sample
+    return dataclasses.replace(sample, history=(), prompt=chance.choice(prompts), prompt_label=None)
 
 
 def _has_use(sample: Sample, use: Use) -> bool:

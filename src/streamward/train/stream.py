@@ -29,6 +29,7 @@ from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.augment import cut_short, windows
+from streamward.train.compiling import compiled_layers
 from streamward.train.config import StreamTrainConfig
 from streamward.train.examples import Example, make_example
 from streamward.train.lora import add_lora, merge_lora
@@ -107,9 +108,11 @@ def train_stream(config: StreamTrainConfig) -> Path:
     start.model.to(device)
     task = StreamTask(config, start.model, learnt.examples, device)
     trainer = Trainer(config, task=task, folder=folder, world=world)
-    trainer.run()
+    with compiled_layers(start.model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
+        trainer.run()
     if world.is_chief:
-        write_guard(folder, start, held_back, config=config, seconds=trainer.seconds, learnt=learnt)
+        took = {"training_seconds": round(trainer.seconds), "is_compiled": is_compiled}
+        write_guard(folder, start, held_back, config=config, took=took, learnt=learnt)
     world.leave()
     return folder
 
@@ -157,7 +160,13 @@ def new_model(folder: Path, config: StreamTrainConfig) -> GuardModel:
 
 
 def write_guard(
-    folder: Path, start: Start, held_back: Encoded, *, config: StreamTrainConfig, seconds: float, learnt: Encoded
+    folder: Path,
+    start: Start,
+    held_back: Encoded,
+    *,
+    config: StreamTrainConfig,
+    took: Mapping[str, int],
+    learnt: Encoded,
 ) -> None:
     """Choose the operating points on held-back rows and write the guard with a report."""
     model = start.model
@@ -166,7 +175,7 @@ def write_guard(
     scores = score_examples(model, held_back.examples)
     report: dict[str, Any] = {  # Any: JSON values
         "config": json.loads(config.model_dump_json()),
-        "training_seconds": round(seconds),
+        **took,
         "num_rows": len(learnt.rows),
         "num_tokens": sum(len(example.ids) for example in learnt.examples),
         "rows_by_file": _rows_by_file(learnt.rows),

@@ -42,6 +42,7 @@ class StreamTask:
             category=self.config.category_loss_weight,
             response=self.config.response_loss_weight,
             instance=self.config.instance_weight,
+            alarm=self.config.alarm_weight,
             flicker=self.config.flicker_weight,
         )
         return Loss(*joint_loss(self.model, hidden_BSD.flatten(0, 1), batch, weights=weights))
