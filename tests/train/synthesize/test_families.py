@@ -9,7 +9,7 @@ from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.answers import comply_late
 from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.lexicon import Lexicon
-from streamward.train.synthesize.requests import Request, draw_request, second_person
+from streamward.train.synthesize.requests import Request, draw_request, second_person, third_person
 from streamward.train.synthesize.rows import MadeRow, Part, assemble
 from streamward.train.synthesize.run import FAMILIES, row_id
 from tests.train.synthesize.lexicons import shipped, tiny
@@ -53,6 +53,36 @@ def test_answers_start_to_harm_where_the_row_says(language: str) -> None:
             assert row.refusal is False
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_long_replies_are_of_both_kinds_and_fill_their_slots(language: str) -> None:
+    rows = made("reply", LANGUAGES[language])
+    assert {row.response_label for row in rows if row.prompt_label is RiskLevel.UNSAFE} == {
+        RiskLevel.SAFE,
+        RiskLevel.UNSAFE,
+    }
+    assert [row for row in rows if "{" in (row.response or "")] == []
+    for row in rows:
+        if row.response_label is RiskLevel.SAFE:
+            assert row.unsafe_start is None
+        else:
+            assert row.unsafe_start is not None
+            assert row.refusal is False
+
+
+def test_the_same_request_gets_a_harmful_and_a_safe_reply() -> None:
+    found: dict[str, set[RiskLevel | None]] = {}
+    for row in made("reply", LANGUAGES["en"], tries=4000):
+        found.setdefault(row.prompt, set()).add(row.response_label)
+    assert sum(len(levels) > 1 for levels in found.values()) > len(found) / 2
+
+
+def test_groups_are_spoken_of_with_contempt_and_without() -> None:
+    rows = made("statement", LANGUAGES["zh"])
+    texts = {(row.prompt_label, row.response_label) for row in rows}
+    safe, unsafe = RiskLevel.SAFE, RiskLevel.UNSAFE
+    assert texts == {(safe, None), (unsafe, None), (safe, safe), (safe, unsafe)}
+
+
 def test_a_late_turn_marks_the_first_harmful_sentence() -> None:
     lexicon = tiny()
     request = Request("How do I make a bomb?", True, lexicon.topics[0], "t")
@@ -61,8 +91,9 @@ def test_a_late_turn_marks_the_first_harmful_sentence() -> None:
 
 
 def test_requests_that_are_only_refused_are_never_complied_with() -> None:
-    for family in ("dialogue", "reasoning", "turns", "jailbreak", "roleplay", "document"):
-        rows = [row for row in made(family, LANGUAGES["en"], tries=2000) if row.topic == "minors" and row.response]
+    for family in ("dialogue", "reply", "reasoning", "turns", "jailbreak", "roleplay", "document"):
+        kinds = ("minors", "harm to children")
+        rows = [row for row in made(family, LANGUAGES["en"], tries=2000) if row.topic in kinds and row.response]
         assert [row for row in rows if row.response_label is not RiskLevel.SAFE and not row.history] == [], family
 
 
@@ -112,6 +143,7 @@ def test_an_onset_counts_what_stands_before_it() -> None:
 
 def test_phrases_turn_to_the_listener() -> None:
     assert second_person("kill myself with my dog when I'm home") == "kill yourself with your dog when you're home"
+    assert third_person("kill myself with my dog when I'm home") == "kill themselves with their dog when they're home"
 
 
 def test_sums_are_right() -> None:

@@ -33,9 +33,23 @@ def test_both_sides_of_a_pair_differ(languages: dict[str, Lexicon]) -> None:
 def test_frames_have_their_slots(languages: dict[str, Lexicon]) -> None:
     for found in languages.values():
         frames = found.frames
-        for name in ("act", "safe_context", "controversial_context"):
+        for name in ("act", "plea", "safe_context", "controversial_context"):
             assert [frame for frame in getattr(frames, name) if frame.count("{act}") != 1] == [], found.language
         assert [frame for frame in (*frames.jailbreak, *frames.roleplay) if "{ask}" not in frame] == [], found.language
+        said = found.statements
+        assert [each for each in (*said.derogatory, *said.neutral, *said.counter) if "{group}" not in each] == []
+
+
+def test_every_language_has_long_replies_pleas_and_statements(languages: dict[str, Lexicon]) -> None:
+    for found in languages.values():
+        assert min(len(found.frames.plea), len(found.replies.steps), len(found.statements.counter)) >= 3, found.language
+
+
+def test_lists_of_safe_and_harmful_replies_share_their_heads(languages: dict[str, Lexicon]) -> None:
+    for found in languages.values():
+        words = found.replies
+        heads = [{re.split("[:\uff1a]", point)[0] for point in points} for points in (words.reasons, words.steps)]
+        assert len(heads[0] & heads[1]) >= 4, found.language
 
 
 def test_nothing_about_minors_is_ever_complied_with(languages: dict[str, Lexicon]) -> None:
@@ -50,6 +64,7 @@ def test_no_harmful_sentence_holds_quantities(languages: dict[str, Lexicon]) -> 
     said = [text for found in languages.values() for topic in found.topics for text in topic.comply]
     said += [text for found in languages.values() for text in found.frames.comply]
     said += [text for found in languages.values() for exchange in found.exchanges for text in exchange.bad]
+    said += [text for found in languages.values() for text in (*found.replies.steps, *found.replies.dark_tales)]
     assert [text for text in said if unit.search(text)] == []
 
 

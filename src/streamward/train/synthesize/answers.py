@@ -9,7 +9,7 @@ from streamward.train.synthesize.lexicon import Frames, Lexicon, Topic
 from streamward.train.synthesize.requests import Request, draw_request, request_row, second_person
 from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, maybe, some
 
-_GENERIC = frozenset(  # "do it at night" is no answer to a question about hate or despair
+GENERIC = frozenset(  # "do it at night" is no answer to a question about hate or despair
     {Category.VIOLENT, Category.ILLEGAL_ACTS, Category.SEXUAL, Category.PII, Category.COPYRIGHT}
 )
 Draw = Callable[[Lexicon, Request, Random], Answer]
@@ -133,7 +133,7 @@ def turns(lexicon: Lexicon, chance: Random) -> MadeRow | None:
 
 def harmful_sentences(lexicon: Lexicon, topic: Topic) -> tuple[str, ...]:
     """Return what an answer that complies may say; empty if nothing that is known suits the topic."""
-    return topic.comply or (lexicon.frames.comply if topic.category in _GENERIC else ())
+    return topic.comply or (lexicon.frames.comply if topic.category in GENERIC else ())
 
 
 def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[Part], *, chance: Random) -> Answer:

@@ -10,8 +10,10 @@ from streamward.settings import Settings
 
 Family = Literal[
     "request",
+    "plea",
     "context",
     "dialogue",
+    "reply",
     "exchange",
     "lookalike",
     "everyday",
@@ -24,6 +26,7 @@ Family = Literal[
     "reasoning",
     "turns",
     "passage",
+    "statement",
     "computing",
 ]
 

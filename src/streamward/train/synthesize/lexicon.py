@@ -55,6 +55,8 @@ class Frames(Settings):
 
     act: tuple[str, ...] = Field(min_length=1)
     thing: tuple[str, ...] = ()
+    plea: tuple[str, ...] = ()
+    """Short wishes and orders with `{act}`."""
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     safe_context: tuple[str, ...] = ()
@@ -140,6 +142,47 @@ class Passages(Settings):
     """What may stand before any of them."""
 
 
+class Replies(Settings):
+    """Parts of long answers to harmful requests, safe and harmful ones of the same form.
+
+    `{act}` is what was asked for, said to the user, `{others}` the same, said of other people. Points of a list are
+    `Head: sentence.`; both kinds share their heads. Without `decline`, `facts` and `lead` there are none.
+    """
+
+    decline: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Points: why not."""
+    ways: tuple[str, ...] = ()
+    """Points: what to do instead."""
+    closing: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    """History, law, psychology."""
+    watch: tuple[str, ...] = ()
+    """Points: how people protect themselves."""
+    tales: tuple[str, ...] = ()
+    """Fiction that stays harmless."""
+    honest: tuple[str, ...] = ()
+    """How an answer begins that looks like a guide and is none."""
+    lead: tuple[str, ...] = ()
+    """How a harmful guide begins; those without `{others}` suit a harmless one too."""
+    steps: tuple[str, ...] = ()
+    """Points of a harmful guide; vague on purpose."""
+    dark_tales: tuple[str, ...] = ()
+    harmful_closing: tuple[str, ...] = ()
+
+
+class Statements(Settings):
+    """What people say about groups; every frame has `{group}`."""
+
+    groups: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    """Harmless questions to which all of it may be an answer."""
+    derogatory: tuple[str, ...] = ()
+    neutral: tuple[str, ...] = ()
+    counter: tuple[str, ...] = ()
+    """Speaks against contempt, often in its words."""
+
+
 class Lexicon(Settings):
     """Everything of one language."""
 
@@ -150,6 +193,8 @@ class Lexicon(Settings):
     everyday: tuple[Subject, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     passages: Passages = Passages()
+    replies: Replies = Replies()
+    statements: Statements = Statements()
 
     @property
     def space(self) -> str:

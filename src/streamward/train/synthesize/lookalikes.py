@@ -3,8 +3,12 @@
 from random import Random
 
 from streamward.schema import RiskLevel
-from streamward.train.synthesize.lexicon import Lexicon
+from streamward.train.synthesize.lexicon import Lexicon, Topic
+from streamward.train.synthesize.replies import has_replies, long_answer
+from streamward.train.synthesize.requests import Request
 from streamward.train.synthesize.rows import Answer, MadeRow, some
+
+_WORD_ANSWERED, _TERM_ANSWERED = 0.4, 0.15
 
 
 def lookalike(lexicon: Lexicon, chance: Random) -> MadeRow | None:
@@ -22,7 +26,9 @@ def lookalike(lexicon: Lexicon, chance: Random) -> MadeRow | None:
         term = prompt = chance.choice(words.questions)
         answers = words.question_answer
     row = _row(lexicon, prompt, twin=term, topic=kind)
-    return row.answered(Answer(" ".join(some(chance, answers, most=2)), RiskLevel.SAFE)) if _answered(chance) else row
+    if chance.random() >= _TERM_ANSWERED:
+        return row
+    return row.answered(Answer(" ".join(some(chance, answers, most=2)), RiskLevel.SAFE))
 
 
 def _word(lexicon: Lexicon, chance: Random) -> MadeRow:
@@ -33,17 +39,14 @@ def _word(lexicon: Lexicon, chance: Random) -> MadeRow:
     thing = chance.choice(word.harm if is_harmful else word.safe)
     frame = chance.choice(words.frames_verb if is_verb else words.frames_noun)
     prompt = frame.format(verb=word.word, object=thing)
-    if is_harmful:
-        level, categories = RiskLevel.UNSAFE, (word.category,)
-        return MadeRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
-    row = _row(lexicon, prompt, twin=word.word, topic="word")
-    body = lexicon.frames.benign_body
-    return row.answered(Answer(" ".join(some(chance, body, most=3)), RiskLevel.SAFE)) if _answered(chance) else row
+    level, categories = (RiskLevel.UNSAFE, (word.category,)) if is_harmful else (RiskLevel.SAFE, ())
+    row = MadeRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
+    if chance.random() >= _WORD_ANSWERED or not (is_verb and has_replies(lexicon)):
+        return row
+    topic = Topic(name="word", category=word.category)
+    asked = Request(prompt, is_harmful, topic, word.word, act=f"{word.word} {thing}")
+    return row.answered(long_answer(lexicon, asked, chance))
 
 
 def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> MadeRow:
     return MadeRow(lexicon.language, "lookalike", topic, twin, prompt, RiskLevel.SAFE)
-
-
-def _answered(chance: Random) -> bool:
-    return chance.random() < 0.15

@@ -1,5 +1,6 @@
 """Requests in words: a harmful one or its harmless twin, in the same frames."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from random import Random
@@ -11,6 +12,10 @@ from streamward.train.synthesize.rows import MadeRow, maybe
 _SECOND_PERSON = {
     "my": "your", "me": "you", "i": "you", "i'm": "you're", "myself": "yourself", "our": "your", "us": "you",
     "we": "you", "mine": "yours", "am": "are",
+}  # fmt: skip
+_THIRD_PERSON = {
+    "my": "their", "me": "them", "i": "they", "i'm": "they're", "myself": "themselves", "our": "their", "us": "them",
+    "we": "they", "mine": "theirs", "am": "are",
 }  # fmt: skip
 _FIRST_PERSON = re.compile(r"\b(" + "|".join(sorted(_SECOND_PERSON, key=len, reverse=True)) + r")\b", re.IGNORECASE)
 
@@ -82,6 +87,16 @@ def request(lexicon: Lexicon, chance: Random) -> MadeRow:
     return request_row(lexicon, draw_request(lexicon, chance), family="request")
 
 
+def plea(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+    """Make a short wish or order, as people type it who want help at once."""
+    frames = lexicon.frames.plea
+    if not frames:
+        return None
+    found = draw_request(lexicon, chance, with_act=True)
+    row = request_row(lexicon, found, family="plea")
+    return dataclasses.replace(row, prompt=roughen(chance.choice(frames).format(act=found.act), chance))
+
+
 def context(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     """Put a harmful act into a question that asks about law, reasons or protection, or into fiction."""
     found = draw_request(lexicon, chance, harmful=1.0, with_act=True)
@@ -103,6 +118,11 @@ def context(lexicon: Lexicon, chance: Random) -> MadeRow | None:
 def second_person(text: str) -> str:
     """Turn an English phrase from the speaker's view to the listener's: `my dog` becomes `your dog`."""
     return _FIRST_PERSON.sub(lambda found: _SECOND_PERSON[found[0].lower()], text)
+
+
+def third_person(text: str) -> str:
+    """Turn an English phrase from the speaker's view to that of others: `my dog` becomes `their dog`."""
+    return _FIRST_PERSON.sub(lambda found: _THIRD_PERSON[found[0].lower()], text)
 
 
 def _frame(core: str, kind: str, frames: Frames, chance: Random) -> str:

@@ -22,9 +22,11 @@ from streamward.train.synthesize.exchanges import exchange
 from streamward.train.synthesize.lexicon import Lexicon, read_lexicons
 from streamward.train.synthesize.lookalikes import lookalike
 from streamward.train.synthesize.passages import passage
+from streamward.train.synthesize.replies import reply
 from streamward.train.synthesize.report import write_report
-from streamward.train.synthesize.requests import context, request
+from streamward.train.synthesize.requests import context, plea, request
 from streamward.train.synthesize.rows import MadeRow
+from streamward.train.synthesize.statements import statement
 from streamward.train.synthesize.wrappers import disguise, excerpt, jailbreak, roleplay, unfinished
 from streamward.train.synthesize.writer import Writer
 from streamward.train.toml_file import read_config
@@ -33,8 +35,10 @@ logger = logging.getLogger(__name__)
 
 FAMILIES: Mapping[Family, Callable[[Lexicon, Random], MadeRow | None]] = {
     "request": request,
+    "plea": plea,
     "context": context,
     "dialogue": dialogue,
+    "reply": reply,
     "exchange": exchange,
     "lookalike": lookalike,
     "everyday": everyday,
@@ -47,6 +51,7 @@ FAMILIES: Mapping[Family, Callable[[Lexicon, Random], MadeRow | None]] = {
     "reasoning": reasoning,
     "turns": turns,
     "passage": passage,
+    "statement": statement,
     "computing": computing,
 }
 _TRIES_PER_ROW = 20
