@@ -71,7 +71,7 @@ def test_long_replies_are_of_both_kinds_and_fill_their_slots(language: str) -> N
 
 def test_the_same_request_gets_a_harmful_and_a_safe_reply() -> None:
     found: dict[str, set[RiskLevel | None]] = {}
-    for row in made("reply", LANGUAGES["en"], tries=4000):
+    for row in made("reply", LANGUAGES["en"], tries=9000):
         found.setdefault(row.prompt, set()).add(row.response_label)
     assert sum(len(levels) > 1 for levels in found.values()) > len(found) / 2
 
