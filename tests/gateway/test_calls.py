@@ -1,6 +1,7 @@
 """From request to end: prompts, upstreams that fail, clients that leave, and what is told of it."""
 
 import asyncio
+import gc
 import gzip
 import json
 
@@ -533,3 +534,31 @@ def test_the_end_is_told_before_the_client_sees_it():
     assert (outcome.ending, outcome.status, outcome.model) == (Ending.COMPLETE, 200, "m")
     assert [(part.name, part.text) for part in outcome.parts] == [("0", "hi")]
     assert outcome.num_tokens == 2
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_call_that_is_over_leaves_nothing_to_the_garbage_collector(is_left):
+    script = Script(delta(content="hello "), delta(content="there"), delta(reason="stop"), DONE)
+    gate = gateway(script)
+
+    async def talk() -> None:
+        async with gate.answer(call(chat())) as answer:
+            async for _ in answer.events:
+                if is_left:
+                    return
+
+    async def talk_and_look() -> set[str]:
+        await talk()
+        await asyncio.sleep(0)
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await talk()
+            await asyncio.sleep(0)
+            gc.collect()
+            return {type(each).__qualname__ for each in gc.garbage if type(each).__module__.startswith("streamward")}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    assert asyncio.run(talk_and_look()) == set()

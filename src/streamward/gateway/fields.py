@@ -44,6 +44,7 @@ class _Field:
     num_repeats: int = 0
     twice: Place | None = None  # where it is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
+    token: object = field(default_factory=object)  # stands for it where a reference would close a circle
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -152,7 +153,7 @@ class Fields:
 
     async def _reader(self, owner: _Field, group: int) -> Reader:
         current = owner.place.reader if owner.place is not None else None
-        if current is not None and current.last_field is owner and not current.is_finished:
+        if current is not None and current.last_field is owner.token and not current.is_finished:
             return current
         if current is not None:
             reader = await self._open(group)
@@ -162,7 +163,7 @@ class Fields:
             reader.separate(is_reasoning=owner.is_reasoning)
         else:
             reader = self._main[group, owner.is_known] = await self._open(group)
-        reader.last_field = owner
+        reader.last_field = owner.token
         return reader
 
     async def _open(self, group: int) -> Reader:

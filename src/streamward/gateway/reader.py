@@ -49,8 +49,10 @@ class Reader:
         self.name = name
         self.fed = 0
         """Characters handed over, judged or not."""
+        self.num_tokens = 0
+        """Judged; a token that was read again counts again."""
         self.last_field: object = None
-        """Whose text is at the end and may go on."""
+        """Stands for the field whose text is at the end and may go on."""
         self.is_finished = False
         self.result: Result | None = None
         """What the guard says of the whole; None before the end."""
@@ -174,6 +176,7 @@ class Reader:
         return await self._stream.feed(text)
 
     def _note(self, text: str, events: Sequence[Event]) -> None:
+        self.num_tokens += len(events)
         if self._hold_tokens:
             for event in events:
                 del self._ends[event.verdict.position :]

@@ -1,7 +1,7 @@
 """One call: prompt and upstream at once, then the answer as the guard lets it through."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from streamward.errors import InputError, StreamwardError, UpstreamError
@@ -13,6 +13,7 @@ from streamward.gateway.failures import answer_of_failure, answer_of_upstream, r
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.intake import Intake
 from streamward.gateway.judges import Judges
+from streamward.gateway.openings import Openings
 from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
 from streamward.gateway.reading import StreamReading
 from streamward.gateway.release import Ledger, Parcel, Stop
@@ -23,7 +24,7 @@ from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
 from streamward.gateway.wire import WireFormat
 from streamward.policy import ALLOWED, combine
-from streamward.schema import Action, Event
+from streamward.schema import Action
 
 T = TypeVar("T")
 
@@ -62,20 +63,20 @@ class Session:
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
         self._format = _read(call, body, upstream, limits)
         self._request = self._format.request
-        self._judges = Judges(
+        openings = Openings(
             open_guard,
             self._format,
             policy=policy,
             release=config.release,
             limits=limits,
-            on_judged=self._note_judged,
+            on_judged=observer.judged,
         )
+        self._judges = Judges(openings, self._format)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
         self._intake: Intake | None = None
         self._events: AsyncGenerator[bytes, None] | None = None
         self._decision = ALLOWED
         self._stops: list[Stop] = []
-        self._num_tokens = 0
         self._guard_s = 0.0
         self._prompt_s = 0.0
         self._first_byte_s: float | None = None
@@ -291,10 +292,6 @@ class Session:
                 f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
             ) from error
 
-    def _note_judged(self, name: str, text: str, events: Sequence[Event]) -> None:
-        self._num_tokens += len(events)
-        self._observer.judged(name, text, events)
-
     async def _tell(self, ending: Ending, *, status: int = 200, error: str | None = None) -> None:
         """Tell the observer, once."""
         if self._is_told:
@@ -322,7 +319,7 @@ class Session:
             first_byte_s=self._first_byte_s,
             duration_s=self._clock() - self._started,
             guard_s=self._guard_s,
-            num_tokens=self._num_tokens,
+            num_tokens=sum(reader.num_tokens for reader in readers),
             error=error,
         )
         await asyncio.shield(self._observer.finished(outcome))

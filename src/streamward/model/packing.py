@@ -1,13 +1,17 @@
 """Linear layers in the CPU's own layout, and the dtype that suits the CPU."""
 
+import ctypes
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
 from streamward.model.equalizing import equalize
+from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
-from streamward.model.native.library import kernels
+from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
@@ -44,6 +48,30 @@ class PackedLinear(nn.Module):
         return out
 
 
+class NarrowLinear(nn.Module):
+    """A linear layer without bias of few outputs, filled up to what the native kernels take."""
+
+    def __init__(self, weight: Tensor, *, library: ctypes.CDLL) -> None:
+        """Pack a weight [out, in]; the caller drops the original."""
+        super().__init__()
+        self.num_outputs = len(weight)
+        self.filled = NativeLinear(_filled(weight), library=library, is_int8=False)
+
+    @classmethod
+    def fits(cls, weight: Tensor) -> bool:
+        """Whether the kernels take a weight, filled up."""
+        return NativeLinear.fits(_filled(weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T, [..., out], in the dtype of x."""
+        out: Tensor = self.filled(x)[..., : self.num_outputs]
+        return out
+
+
+def _filled(weight: Tensor) -> Tensor:
+    return F.pad(weight, (0, 0, 0, -len(weight) % SIZE_STEP))
+
+
 def quantize_linears(decoder: Decoder) -> None:
     """Give the linear layers of a decoder weights of 8 bits.
 
@@ -78,7 +106,8 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
 
     Args:
         model: Whose layers.
-        native: Whether those of decoder layers are packed for the native kernels where these run.
+        native: Whether those of decoder layers and heads are packed for the native kernels where these run. Beyond
+            their speed, these have one form for every number of tokens, where oneDNN compiles and keeps one for each.
     """
     library = kernels() if native else None
     for module, name, linear in _linears(model):
@@ -87,6 +116,8 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
             continue
         if library is not None and isinstance(module, DecoderLayer) and NativeLinear.fits(weight):
             setattr(module, name, NativeLinear(weight, library=library, is_int8=False, is_gated=name == "gate_up"))
+        elif library is not None and isinstance(module, SideHeads) and NarrowLinear.fits(weight):
+            setattr(module, name, NarrowLinear(weight, library=library))
         elif can_pack(weight.dtype):
             setattr(module, name, PackedLinear(weight))
 

@@ -235,6 +235,15 @@ def storable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 
 
+def _add_usage(statement: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
+    columns = (column for column in USAGE.c if column.name.startswith("num_"))
+    added = {column.name: column + statement.excluded[column.name] for column in columns}
+    return statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=added)
+
+
+_ADD_USAGE = {"sqlite": _add_usage(sqlite.insert(USAGE)), "postgresql": _add_usage(postgresql.insert(USAGE))}
+
+
 def _count_usage(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:  # Any: column values
     counts: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
@@ -247,8 +256,5 @@ def _count_usage(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
         count["num_stopped"] += row["action"] in _STOPPING
         count["num_tokens"] += row["num_tokens"]
         count["num_chars"] += (row["prompt_chars"] or 0) + (row["response_chars"] or 0)
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    for (key_id, day), count in sorted(counts.items()):  # sorted: two processes lock rows in the same order
-        statement = dialect.insert(USAGE).values(key_id=key_id, day=day, **count)
-        added = {name: USAGE.c[name] + statement.excluded[name] for name in count if name.startswith("num_")}
-        connection.execute(statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
+    added = [{"key_id": key_id, "day": day, **count} for (key_id, day), count in sorted(counts.items())]
+    connection.execute(_ADD_USAGE[connection.dialect.name], added)  # sorted: two processes lock rows in the same order
