@@ -97,6 +97,28 @@ def test_text_cut_anywhere_ends_in_the_ids_of_the_whole(name, text, sizes):
     check_ends_as_whole(TOKENIZERS[name](), text, cut(text, sizes))
 
 
+ENDLESS = {
+    "letters": st.text("abcdefghijklmnopqrstuvwxyzé", min_size=1, max_size=30),
+    "two letters": st.text("ab", min_size=1, max_size=30),
+    "ideographs": st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=30),
+    "rare letters": st.text("ꙮ𓀀𐎀ყ", min_size=1, max_size=6),
+    "punctuation": st.text("-_=!'\"#*.,", min_size=1, max_size=12),
+    "white space": st.text(" \t\n", min_size=1, max_size=6),
+    "syllables": st.text("한각\u1112\u1161\u11ab", min_size=1, max_size=6),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(few, max_examples=8)
+@given(data=st.data(), end=st.sampled_from(["", " end", "'ll be", "!\n\n  \n", "\u0301", "\n.", "b's"]))
+def test_an_endless_word_cut_anywhere_ends_in_the_ids_of_the_whole(name, kind, data, end):
+    unit = data.draw(ENDLESS[kind])
+    text = "x " + unit * (600 // len(unit)) + end
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    check_ends_as_whole(TOKENIZERS[name](), text, cut(text, sizes))
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 @few
 @given(text=texts, sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6))
@@ -157,20 +179,41 @@ def test_a_lone_surrogate_and_half_a_character_become_replacement_characters():
         assert stream.ids == smollm2().encode("a\ufffd").ids
 
 
-def test_a_feed_costs_what_its_unsettled_end_costs(monkeypatch):
-    tokenizer = smollm2()
-    lengths = []
-    encode = tokenizer.encode
+@pytest.fixture
+def lengths(monkeypatch) -> list[int]:
+    """Characters of each text that SmolLM2's tokenizer encodes from now on."""
+    encode, found = smollm2().encode, []
 
     def counted(text):
-        lengths.append(len(text))
+        found.append(len(text))
         return encode(text)
 
-    monkeypatch.setattr(tokenizer, "encode", counted)
-    stream = TextStream(tokenizer)
+    monkeypatch.setattr(smollm2(), "encode", counted)
+    return found
+
+
+def test_a_feed_costs_what_its_unsettled_end_costs(lengths):
+    stream = TextStream(smollm2())
     for _ in range(2000):
         stream.feed("some words, ")
     assert max(lengths) < 60
+
+
+@pytest.mark.parametrize("unit", ["ab", "abcdefghijklmnopq", "日本語の文章", "!?", "\n \t"])
+def test_a_feed_into_an_endless_word_costs_no_more_the_longer_it_is(lengths, unit):
+    stream = TextStream(smollm2())
+    for _ in range(500):
+        stream.feed(unit * (102 // len(unit)))
+    assert max(lengths[-250:]) <= max(lengths[:250]) < 2000
+
+
+@pytest.mark.parametrize("unit", ["\u0301", "-", " "])  # nothing to begin at; tokens of a hundred characters
+def test_any_feed_costs_at_most_a_few_thousand_characters(lengths, unit):
+    stream = TextStream(smollm2())
+    for _ in range(500):
+        stream.feed(unit * 100)
+    assert stream.num_chars == 50_000
+    assert max(lengths) < 10_000
 
 
 def test_an_id_out_of_range_leaves_the_stream_as_it_was():

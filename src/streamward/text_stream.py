@@ -9,6 +9,10 @@ from streamward.schema import Span
 from streamward.tokenizer import GuardTokenizer, TokenizedText, clean_text
 
 _UNSETTLED_WORDS = 3  # pre-tokens at the end that later text may still change: contractions look ahead three characters
+_UNSETTLED_TOKENS = 32  # of an endless pre-token that are encoded again; doubled where that was too few
+_AGREEING_TOKENS = 8  # of those that must come out as before
+_SEARCHED_TOKENS = 256  # for one to begin at
+_MAX_UNSETTLED_CHARS = 1024  # without one
 
 
 class Edit(NamedTuple):
@@ -19,12 +23,24 @@ class Edit(NamedTuple):
     new_spans: list[Span]
 
 
+class _Resumption(NamedTuple):
+    """Where encoding may begin: a character of the tail, and the index of its token."""
+
+    char: int
+    token: int
+
+
 class TextStream:
     """Tokens of a text that arrives in pieces, cut anywhere.
 
     Whatever the cuts, the tokens at the end are those of the whole text. Pre-tokenizers of byte-level BPE match from
     left to right and never look back, so what lies before a settled boundary between pre-tokens stays as it is.
+    Within a pre-token, BPE is local: tokens are those of the whole if each two neighbours are those of their own text.
+    So an endless one is encoded from a token near its end on, and that is right if the first of them come out again.
     A feed costs what its unsettled end costs, however long the text.
+
+    The limit: where 1,024 characters offer no place to begin at, as only combining marks in a row do, or line breaks
+    behind punctuation, the tokens so far stay as they are, and may be others than those of the whole text.
     """
 
     def __init__(self, tokenizer: GuardTokenizer) -> None:
@@ -39,6 +55,8 @@ class TextStream:
         self._tail = ""  # text whose tokens may still change
         self._tail_start = 0  # index of its first character
         self._tail_token = 0  # index of its first token
+        self._resumption: _Resumption | None = None  # within an endless pre-token
+        self._lookback = _UNSETTLED_TOKENS
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._surrogate = ""  # first half of a pair
         self._id_bytes = b""  # of a character that token ids have begun
@@ -105,15 +123,26 @@ class TextStream:
             self._flush_ids()
         self._tail += text
         self.num_chars += len(text)
-        encoded = self._tokenizer.encode(self._tail)
-        old = self.ids[self._tail_token :]
-        same = _common_prefix(old, encoded.ids)
-        keep = self._tail_token + same
-        spans = [Span(start + self._tail_start, end + self._tail_start) for start, end in encoded.spans]
+        encoded, at = self._encode_tail()
+        same = _common_prefix(self.ids[at.token :], encoded.ids)
+        keep = at.token + same
+        offset = self._tail_start + at.char
+        spans = [Span(start + offset, end + offset) for start, end in encoded.spans]
         self.ids[keep:] = encoded.ids[same:]
-        self.spans[self._tail_token :] = spans
-        self._settle(encoded)
+        self.spans[at.token :] = spans
+        self._settle(encoded, at)
         return Edit(keep, encoded.ids[same:], spans[same:])
+
+    def _encode_tail(self) -> tuple[TokenizedText, _Resumption]:
+        """Return tokens of the tail, and where they begin."""
+        at = self._resumption
+        if at is not None:
+            encoded = self._tokenizer.encode(self._tail[at.char :])
+            expected = self.ids[at.token : at.token + _AGREEING_TOKENS]
+            if encoded.ids[:_AGREEING_TOKENS] == expected and _is_one_word(encoded, 0):
+                return encoded, at
+            self._lookback *= 2
+        return self._tokenizer.encode(self._tail), _Resumption(0, self._tail_token)
 
     def _append_settled(self, before: Edit, ids: Sequence[int], spans: list[Span]) -> Edit:
         self.ids += ids
@@ -127,19 +156,27 @@ class TextStream:
         self.num_chars += 1
         self._settle_all()
 
-    def _settle(self, encoded: TokenizedText) -> None:
-        """Move the start of the tail to the last boundary that nothing to come can change."""
-        token = _settled_tokens(self._tail, encoded)
-        if token:
-            start = encoded.spans[token].start
-            self._tail = self._tail[start:]
-            self._tail_start += start
-            self._tail_token += token
+    def _settle(self, encoded: TokenizedText, at: _Resumption) -> None:
+        """Move the start of the tail to the last boundary that nothing to come can change, or come near it."""
+        text = self._tail[at.char :]
+        if token := _settled_tokens(text, encoded):
+            self._begin_tail(at.char + encoded.spans[token].start, at.token + token)
+        elif token := _resumable_token(text, encoded, len(encoded.ids) - self._lookback):
+            self._resumption = _Resumption(at.char + encoded.spans[token].start, at.token + token)
+        elif len(text) > _MAX_UNSETTLED_CHARS and len(encoded.ids) > 2 * self._lookback:
+            self._settle_all()
+        else:
+            self._resumption = at if at.char else None
 
     def _settle_all(self) -> None:
-        self._tail = ""
+        self._begin_tail(len(self._tail), len(self.ids))
         self._tail_start = self.num_chars
-        self._tail_token = len(self.ids)
+
+    def _begin_tail(self, char: int, token: int) -> None:
+        self._tail = self._tail[char:]
+        self._tail_start += char
+        self._tail_token = token
+        self._resumption, self._lookback = None, _UNSETTLED_TOKENS
 
 
 def _settled_tokens(text: str, encoded: TokenizedText) -> int:
@@ -157,13 +194,36 @@ def _settled_tokens(text: str, encoded: TokenizedText) -> int:
     return 0
 
 
+def _resumable_token(text: str, encoded: TokenizedText, last: int) -> int:
+    """Return the last token, up to one, at which a pre-token's tokens can be encoded alone; 0 if there is none.
+
+    White space behind anything else would be another pre-token there.
+    """
+    for token in range(last, max(0, last - _SEARCHED_TOKENS), -1):
+        start = encoded.spans[token].start
+        is_inside = encoded.words[token] == encoded.words[token - 1] and _is_one_word(encoded, token)
+        if is_inside and encoded.spans[token - 1].end == start and not _composes(text[start]):
+            first = encoded.words.index(encoded.words[token])
+            if not text[start].isspace() or text[encoded.spans[first].start : start].isspace():
+                return token
+    return 0
+
+
+def _is_one_word(encoded: TokenizedText, token: int) -> bool:
+    """Whether the tokens that must agree, from one on, are of one pre-token."""
+    last = token + _AGREEING_TOKENS - 1
+    return last < len(encoded.ids) and encoded.words[last] == encoded.words[token]
+
+
 def _is_safe_cut(text: str, start: int) -> bool:
     """Whether text can be split here: not inside white space, not before a character that composes with the last."""
-    before, after = text[start - 1], text[start]
-    if before.isspace() and after.isspace():
-        return False
-    is_jamo = "\u1160" <= after <= "\u11ff" or "\ud7b0" <= after <= "\ud7ff"
-    return not is_jamo and not unicodedata.category(after).startswith("M")
+    return not (text[start - 1].isspace() and text[start].isspace()) and not _composes(text[start])
+
+
+def _composes(character: str) -> bool:
+    """Whether normalisation may join a character to the one before it, or change their order."""
+    is_jamo = "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7ff"
+    return is_jamo or unicodedata.category(character).startswith("M")
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
