@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import streamward
+from streamward.data.jsonl import parse_row
 from streamward.errors import CheckpointError, ConfigError
-from streamward.train.stream import train
-from tests.train.tiny import CALM, RISKY, config
+from streamward.schema import RiskLevel, Side
+from streamward.train.config import StreamTrainConfig
+from streamward.train.mixture import Row
+from streamward.train.stream import _encode, train
+from tests.train.tiny import CALM, RISKY, config, guard_tokenizer, row
 
 
 def test_a_run_ends_in_a_guard_that_has_learnt(workplace: Path) -> None:
@@ -40,10 +46,19 @@ def test_a_second_stage_starts_from_the_first(workplace: Path) -> None:
 
 def test_a_stage_of_another_shape_is_refused(workplace: Path) -> None:
     first = train(config(workplace, "first", epochs=0.1))
-    with pytest.raises(ConfigError, match="other layers, rank or heads"):
+    with pytest.raises(ConfigError, match="fewer layers, or another rank or heads"):
         train(config(workplace, "second", init=str(first), num_layers=2))
     with pytest.raises(CheckpointError, match="there is no guard"):
         train(config(workplace, "third", init=str(workplace / "nowhere")))
+
+
+def test_a_smaller_guard_starts_from_the_lowest_layers_of_a_larger_one(workplace: Path) -> None:
+    large = train(config(workplace, "large", num_layers=2, epochs=0.2))
+    small = train(config(workplace, "small", init=str(large), lr=1e-9, head_lr=1e-9, epochs=0.1))
+    before, after = (load_file(folder / "adapter.safetensors") for folder in (large, small))
+    assert {name for name in before.keys() - after.keys() if "layers.1." not in name} == set()
+    for name, tensor in after.items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-3, rtol=0)
 
 
 def test_more_layers_than_the_base_has_are_refused(workplace: Path) -> None:
@@ -62,6 +77,17 @@ def test_every_term_and_every_kind_of_row_can_be_switched_on(workplace: Path) ->
     report = json.loads((folder / "report.json").read_text())
     assert report["num_rows"] > 105  # of 120, a fifth held back
     assert report["config"]["flicker_weight"] == 0.2
+
+
+def test_marks_can_be_left_aside(workplace: Path) -> None:
+    settings = StreamTrainConfig.read(config(workplace, "tiny"))
+    sample = parse_row({**row(0), "response": "ab", "unsafe_start": 1}, source="made")
+    rows = [Row(sample, 1.0, "rows.jsonl")]
+    levels = []
+    for uses_marks in (True, False):
+        found = _encode(guard_tokenizer(), rows, settings.model_copy(update={"uses_marks": uses_marks}))
+        levels.append([each.level for each in found.examples[0].targets if each.side is Side.RESPONSE])
+    assert levels == [[RiskLevel.SAFE, RiskLevel.UNSAFE], [RiskLevel.UNSAFE, RiskLevel.UNSAFE]]
 
 
 def test_a_gpu_that_is_not_there_is_an_error(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

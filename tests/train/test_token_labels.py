@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from streamward.data.jsonl import Sample, parse_row
 from streamward.data.rows import Row, read_rows
 from streamward.model.checkpoint import load_gen
 from streamward.model.decoder import dense_hidden
+from streamward.schema import RiskLevel
 from streamward.train.continuations import Writer, _Cache
 from streamward.train.onset import Search
 from streamward.train.stream import train
-from streamward.train.token_labels import TokenLabelsConfig, label_files, run
+from streamward.train.token_labels import Labeller, TokenLabelsConfig, label_files, run
 from tests.train.tiny import config, guard_tokenizer, row
 
 TEXT = "All is well here. Then comes more text. Now harm begins. And it goes on and on. The end."
@@ -44,9 +46,9 @@ def test_halving_asks_about_few_prefixes() -> None:
     assert found.num_asked < 20
 
 
-def files_config(folder: Path) -> TokenLabelsConfig:
+def files_config(folder: Path, **changes: Any) -> TokenLabelsConfig:
     return TokenLabelsConfig(
-        name="onsets", output_root=folder / "runs", data_root=folder, files=("r.jsonl",), guard="x"
+        name="onsets", output_root=folder / "runs", data_root=folder, files=("r.jsonl",), guard="x", **changes
     )
 
 
@@ -71,6 +73,56 @@ def test_human_marks_are_used_and_others_searched(tmp_path: Path) -> None:
     assert counts == {
         "human": 1, "given": 1, "found": 1, "not_found": 1, "asked": 4, "full_scan": 16, "saved": 0.75,
     }  # fmt: skip
+
+
+def test_a_search_may_be_compared_with_marks_which_stay(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": "x" * 20, "response_label": "Unsafe", "unsafe_start": 2}] * 5
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    places = iter([{"tokens_late": -1}, {"tokens_late": 0}, {"tokens_late": 8}, {"tokens_late": 9}, {}])
+
+    def label(sample: Sample) -> Row:
+        return {"unsafe_start": 7, "asked": 2, "full": 8, **next(places)}
+
+    folder = label_files(files_config(tmp_path, compares=True), label)
+    assert {each["unsafe_start"] for _, each in read_rows(folder / "rows" / "r.jsonl")} == {2}
+    counts = json.loads((folder / "token-labels.json").read_text())["files"]["r.jsonl"]
+    assert (counts["given"], counts["asked"], counts["saved"]) == (5, 10, 0.75)
+    assert counts["compared"] == {
+        "rows": 5, "not_found": 0.2, "earlier": 0.2, "at_the_mark": 0.2, "up_to_8_tokens_later": 0.2, "later": 0.2,
+    }  # fmt: skip
+
+
+def test_some_rows_of_a_file_may_be_searched_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": str(index), "response_label": "Unsafe"} for index in range(20)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    asked: list[str | None] = []
+
+    def label(sample: Sample) -> Row:
+        asked.append(sample.response)
+        return {"unsafe_start": 0, "asked": 1, "full": 1}
+
+    folder = label_files(files_config(tmp_path, max_rows=6), label)
+    written = [each for _, each in read_rows(folder / "rows" / "r.jsonl")]
+    assert len(asked) == 6
+    assert sum("unsafe_start" in each for each in written) == 6
+    assert len(written) == 20
+
+
+@pytest.mark.parametrize(("mark", "late"), [(0, 5), (3, 2), (5, 0), (6, -1)])
+def test_a_place_is_counted_in_tokens_from_the_mark(mark: int, late: int) -> None:
+    class Flags:
+        def moderate(self, *, messages: Any) -> Any:
+            level = RiskLevel.UNSAFE if len(messages[-1].content) > 5 else RiskLevel.SAFE
+            return SimpleNamespace(response=SimpleNamespace(risk_level=level))
+
+    class Continues:
+        def go_on(self, *_: object, **__: object) -> list[str]:
+            return [""]
+
+    guard: Any = Flags()
+    labeller = Labeller(files_config(Path()), writer=Continues(), guard=guard, judge=guard, tokenizer=guard_tokenizer())
+    row = {"prompt": "p", "response": "abcdefgh", "response_label": "Unsafe", "unsafe_start": mark}
+    assert labeller.label(parse_row(row, source="s"))["tokens_late"] == late
 
 
 def test_an_interrupted_run_asks_for_no_row_twice(tmp_path: Path) -> None:

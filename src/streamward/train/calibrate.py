@@ -25,7 +25,7 @@ from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
-from streamward.train.config import TomlSettings
+from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
 from streamward.train.mixture import unlearnt
 from streamward.train.operating_point import best_line, by_side
@@ -58,7 +58,7 @@ class CalibrateConfig(TomlSettings):
     """Folder of the calibrated guard; may be the guard's own."""
     data_root: Path
     files: tuple[str, ...] = Field(min_length=1)
-    """Labelled rows the guard has not learnt from."""
+    """Labelled rows the guard has not learnt from: below `data_root`, or the working directory with `./`."""
     held_back_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Only the rows of the files that a training run of this `validation_fraction` holds back; all by default."""
     ordinary_files: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ def _lines(
 def _read(config: CalibrateConfig) -> tuple[list[Sample], list[str]]:
     samples, files = [], []
     for file in config.files:
-        own = unlearnt(config.data_root / file, held_back_fraction=config.held_back_fraction)
+        own = unlearnt(data_path(file, config.data_root), held_back_fraction=config.held_back_fraction)
         samples += own
         files += [file] * len(own)
     return samples, files

@@ -68,7 +68,8 @@ class RunConfig(TomlSettings):
     base: str = "SmolLM2-135M-Instruct"
     """The embedded base, or a folder in Hugging Face layout."""
     init: str | None = None
-    """A guard trained before, of the same shape, whose weights this run starts from: an embedded guard or a folder."""
+    """A guard trained before whose weights this run starts from: an embedded guard or a folder. It has the same shape,
+    or more layers, of which the lowest are taken."""
     num_layers: int | None = Field(default=None, gt=0)
     """Layers of the base to keep, from the bottom; all by default."""
     data_root: Path
@@ -125,6 +126,8 @@ class StreamTrainConfig(RunConfig):
     """What the tokens of an unsafe response count where nobody marked its onset. `second-half`: the first half a
     quarter of the second. `ramp`: the square of their place, from next to nothing at the start, so that the prompt
     alone does not raise the risk of the answer's first tokens."""
+    uses_marks: bool = True
+    """Whether marks of where a response turns harmful are used; else every unsafe response counts as unmarked."""
     instance_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of a multiple-instance term in the loss of those responses: only their riskiest tokens must be found."""
     alarm_weight: float = Field(default=0.0, ge=0, le=1)
@@ -151,6 +154,8 @@ class GenTrainConfig(RunConfig):
     """`streamward train gen`: a Gen guard, taught to answer its own instruction."""
 
     refusal_loss_weight: float = Field(default=0.5, ge=0)
+    refusals_by_wording: bool = False
+    """Whether English rows that do not say if their response refuses are read by its wording; see `refusals.py`."""
     frame_loss_weight: float = Field(default=0.05, ge=0)
     """Of the answer's fixed words, beside 1 for its level."""
     max_refusal_checks: int = Field(default=400, ge=0)

@@ -25,9 +25,10 @@ from streamward.train.config import GenTrainConfig
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
 from streamward.train.lora import add_lora, merge_lora
-from streamward.train.mixture import Row, draw
+from streamward.train.mixture import Row, Split, draw
 from streamward.train.operating_point import by_side, count_at
 from streamward.train.parallel import World
+from streamward.train.refusals import with_refusal
 from streamward.train.scoring import Score
 from streamward.train.start import (
     base_folder,
@@ -77,7 +78,7 @@ def train_gen(config: GenTrainConfig) -> Path:
     world.join(device)
     source = base_folder(config)
     tokenizer = run_tokenizer(source, is_gen=True)
-    split = draw(config)
+    split = _drawn(config)
     refusals = RefusalWeights.balanced([row.sample for row in split.train])
     writer = AnswerWriter(tokenizer, config, refusals=refusals)
     learnt, held_back = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
@@ -125,6 +126,14 @@ def new_model(folder: Path, config: GenTrainConfig) -> CausalLM:
     if init is not None:
         start_from(init, model, only_updates=True)
     return model
+
+
+def _drawn(config: GenTrainConfig) -> Split:
+    """Draw the rows, with refusals read off the wording where the settings want it."""
+    split = draw(config)
+    if not config.refusals_by_wording:
+        return split
+    return Split(*([row._replace(sample=with_refusal(row.sample)) for row in rows] for rows in split))
 
 
 def _encode(tokenizer: GuardTokenizer, rows: Sequence[Row], *, writer: AnswerWriter, config: GenTrainConfig) -> Encoded:

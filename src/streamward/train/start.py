@@ -119,7 +119,7 @@ def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) ->
     """Give a model in training the updates, and the heads, of an adapter trained before.
 
     Args:
-        folder: Of the adapter.
+        folder: Of the adapter. If it has more layers than the model, its lowest are taken.
         model: With low-rank updates already in place.
         only_updates: Leave heads aside: a Gen guard may start from a Stream guard.
 
@@ -127,12 +127,14 @@ def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) ->
         CheckpointError: There is none in the folder.
         ConfigError: It has another shape.
     """
+    wanted = trained_tensors(model)
     tensors = dict(load_adapter(folder).tensors)
     if only_updates:
         tensors = {name: value for name, value in tensors.items() if name.startswith("decoder.")}
-    wanted = trained_tensors(model)
+    higher = {name for name in tensors.keys() - wanted.keys() if name.startswith("decoder.layers.")}
+    tensors = {name: value for name, value in tensors.items() if name not in higher}
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
-        raise ConfigError(f"the guard in {folder} has other layers, rank or heads than this run")
+        raise ConfigError(f"the guard in {folder} has fewer layers, or another rank or heads, than this run")
     model.load_state_dict(tensors, strict=False)
 
 

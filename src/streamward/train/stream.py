@@ -228,9 +228,10 @@ def _augmented(rows: Sequence[Row], tokenizer: GuardTokenizer, config: StreamTra
 def _encode(tokenizer: GuardTokenizer, rows: Iterable[Row], config: StreamTrainConfig) -> Encoded:
     encoded = Encoded([], [])
     for row in rows:
+        sample = row.sample if config.uses_marks else dataclasses.replace(row.sample, unsafe_start=None, spans=None)
         example = make_example(
             tokenizer,
-            row.sample,
+            sample,
             weight=row.weight,
             max_tokens=config.max_tokens,
             unmarked_onset=config.unmarked_onset,

@@ -5,9 +5,10 @@ first token at which that holds begins the unsafe part. Where people marked the 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -22,9 +23,11 @@ from streamward.schema import Message, RiskLevel, Role
 from streamward.tokenizer import GuardTokenizer, clean_text
 from streamward.train.config import TomlSettings
 from streamward.train.continuations import Writer
+from streamward.train.examples import marked_onset
 from streamward.train.onset import Search
 
 REPORT_FILE = "token-labels.json"
+_NEAR_TOKENS = 8
 
 
 class TokenLabelsConfig(TomlSettings):
@@ -50,6 +53,10 @@ class TokenLabelsConfig(TomlSettings):
     """Share of the continuations that must be judged unsafe."""
     max_scanned_tokens: int = Field(default=12, ge=0)
     """Between halvings: at most so many tokens are asked about one by one."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """Rows searched in each file, chosen by seed; the others stay as they are. All by default."""
+    compares: bool = False
+    """Whether to search rows with a mark too and report how far off the search is. Their marks stay."""
     seed: int = 0
 
 
@@ -83,6 +90,8 @@ class Labeller:
     def label(self, sample: Sample) -> Row:
         """Return `unsafe_start` (None if the guards find nothing), prefixes asked, and those a full scan would ask.
 
+        A row with a mark also gets `tokens_late`: how many tokens behind the mark the place is, negative before it.
+
         Raises:
             UpstreamError: A guard failed.
         """
@@ -92,7 +101,12 @@ class Labeller:
         search = Search(response, ends, lambda end: self._is_harmful(sample, response[:end]))
         found = search.first(max_scanned_tokens=self._config.max_scanned_tokens)
         full = len(ends) if found is None else found + 1
-        return {"unsafe_start": None if found is None else spans[found].start, "asked": search.num_asked, "full": full}
+        start = None if found is None else spans[found].start
+        row: Row = {"unsafe_start": start, "asked": search.num_asked, "full": full}
+        mark = marked_onset(sample)
+        if mark is not None and found is not None:
+            row["tokens_late"] = found - sum(end <= mark for end in ends)
+        return row
 
     def _is_harmful(self, sample: Sample, prefix: str) -> bool:
         """Whether both agree; the judge, who costs less, is asked first."""
@@ -140,12 +154,13 @@ def label_files(config: TokenLabelsConfig, label: Callable[[Sample], Row]) -> Pa
         found = _journal(journal)
         journal.parent.mkdir(parents=True, exist_ok=True)
         counts = {"human": 0, "given": 0, "found": 0, "not_found": 0, "asked": 0, "full_scan": 0}
+        samples = [check_row(row, where=f"{file}: row {index + 1}", source=file) for index, row in enumerate(rows)]
+        wanted = _searched(samples, config)
         labelled: list[Row] = []
         with journal.open("a", encoding="utf-8") as notes:
-            for index, row in enumerate(tqdm(rows, desc=file, unit="row")):
-                sample = check_row(row, where=f"{file}: row {index + 1}", source=file)
-                key = f"{index}/{sha256((sample.response or '').encode(errors='surrogatepass')).hexdigest()[:16]}"
-                if _needs_label(sample) and key not in found:
+            for index, (row, sample) in enumerate(zip(rows, tqdm(samples, desc=file, unit="row"), strict=True)):
+                key = _key(index, sample)
+                if index in wanted and key not in found:
                     found[key] = label(sample)
                     notes.write(encode_row({"key": key, **found[key]}))
                     notes.flush()
@@ -153,27 +168,57 @@ def label_files(config: TokenLabelsConfig, label: Callable[[Sample], Row]) -> Pa
         write_rows(folder / "rows" / file, labelled)
         saved = 1 - counts["asked"] / counts["full_scan"] if counts["full_scan"] else 0.0
         report["files"][file] = {**counts, "saved": round(saved, 4)}
+        if config.compares:
+            marked = [index for index in sorted(wanted) if marked_onset(samples[index]) is not None]
+            report["files"][file]["compared"] = _compared([found[_key(index, samples[index])] for index in marked])
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
-def _needs_label(sample: Sample) -> bool:
-    is_unsafe = sample.response_label not in (None, RiskLevel.SAFE)
-    return bool(is_unsafe and sample.response and sample.unsafe_start is None and not sample.spans)
+def _key(index: int, sample: Sample) -> str:
+    return f"{index}/{sha256((sample.response or '').encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def _searched(samples: Sequence[Sample], config: TokenLabelsConfig) -> set[int]:
+    """Return which rows are searched: unsafe responses without a mark, or with one too where that is compared."""
+    found = [
+        index
+        for index, sample in enumerate(samples)
+        if sample.response_label not in (None, RiskLevel.SAFE) and sample.response
+        if config.compares or marked_onset(sample) is None
+    ]
+    if config.max_rows is not None and config.max_rows < len(found):
+        found = Random(config.seed).sample(found, config.max_rows)
+    return set(found)
+
+
+def _compared(rows: Sequence[Row]) -> dict[str, float]:
+    """Say how far from their marks the places found are, as shares of the rows with a mark."""
+    late = [row["tokens_late"] for row in rows if "tokens_late" in row]
+    shares = {
+        "not_found": len(rows) - len(late),
+        "earlier": sum(each < 0 for each in late),
+        "at_the_mark": sum(each == 0 for each in late),
+        "up_to_8_tokens_later": sum(0 < each <= _NEAR_TOKENS for each in late),
+        "later": sum(each > _NEAR_TOKENS for each in late),
+    }
+    return {"rows": len(rows), **{name: round(number / max(1, len(rows)), 4) for name, number in shares.items()}}
 
 
 def _labelled(row: Row, sample: Sample, found: Row | None, counts: dict[str, int]) -> Row:
     if sample.response_label in (None, RiskLevel.SAFE) or not sample.response:
         return row
+    if found is not None:
+        counts["asked"] += found["asked"]
+        counts["full_scan"] += found["full"]
     if sample.unsafe_start is not None:
         counts["given"] += 1
         return row
     if sample.spans:
         counts["human"] += 1
         return {**row, "unsafe_start": sample.spans[0].start, "native": {**(row.get("native") or {}), "onset": "human"}}
-    assert found is not None
-    counts["asked"] += found["asked"]
-    counts["full_scan"] += found["full"]
+    if found is None:  # beyond max_rows
+        return row
     if found["unsafe_start"] is None:
         counts["not_found"] += 1
         return row
