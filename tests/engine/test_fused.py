@@ -21,12 +21,12 @@ pytestmark = pytest.mark.skipif(kernels() is None, reason="this machine builds o
 LENGTHS = (5, 130, 64, 211)
 
 
-def wide_guard(*, has_qk_norm: bool, dtype: torch.dtype) -> GuardModel:
-    """Two layers of a shape that the kernels take; the same values in every dtype."""
+def wide_guard(*, has_qk_norm: bool, dtype: torch.dtype, num_layers: int = 2) -> GuardModel:
+    """Layers of a shape that the kernels take; the same values in every dtype."""
     config = ModelConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=6,
         num_kv_heads=2,
         head_dim=64,
@@ -47,9 +47,15 @@ def wide_guard(*, has_qk_norm: bool, dtype: torch.dtype) -> GuardModel:
 
 
 def make_engine(
-    *, has_qk_norm: bool, native: bool = True, is_int8: bool = False, page_tokens: int = 16, max_batch_tokens: int = 90
+    *,
+    has_qk_norm: bool,
+    native: bool = True,
+    is_int8: bool = False,
+    num_layers: int = 2,
+    page_tokens: int = 16,
+    max_batch_tokens: int = 90,
 ) -> Engine:
-    guard = wide_guard(has_qk_norm=has_qk_norm, dtype=torch.bfloat16)
+    guard = wide_guard(has_qk_norm=has_qk_norm, dtype=torch.bfloat16, num_layers=num_layers)
     if is_int8:
         quantize_linears(guard.decoder)
     pack_linears(guard)
@@ -100,13 +106,20 @@ def test_many_streams_in_random_cuts_get_the_verdicts_of_one_pass(
     assert mean < (0.012 if is_int8 else 0.006)
 
 
-@both
-def test_cuts_batches_and_pages_change_no_bit(is_int8: bool) -> None:
-    """The heads, which torch computes, are left out: their last bits depend on how many rows they get."""
+@pytest.mark.parametrize(("is_int8", "num_layers"), [(False, 2), (True, 2), (True, 6)])
+def test_cuts_batches_and_pages_change_no_bit(is_int8: bool, num_layers: int) -> None:
+    """The heads, which torch computes, are left out: their last bits depend on how many rows they get.
+
+    Of two layers all are rounded to 8 bits, of six the first is not.
+    """
     hidden = []
     for seed, page_tokens, max_batch_tokens in ((1, 16, 90), (2, 5, 7), (3, 64, 300)):
         engine = make_engine(
-            has_qk_norm=True, is_int8=is_int8, page_tokens=page_tokens, max_batch_tokens=max_batch_tokens
+            has_qk_norm=True,
+            is_int8=is_int8,
+            num_layers=num_layers,
+            page_tokens=page_tokens,
+            max_batch_tokens=max_batch_tokens,
         )
         with noted_states(engine) as states:
             judge_in_random_cuts(engine, seed=seed)

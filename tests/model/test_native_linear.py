@@ -29,12 +29,12 @@ def packed(weight: Tensor, is_int8: bool, *, is_gated: bool = False) -> NativeLi
     return NativeLinear(weight, library=library, is_int8=is_int8, is_gated=is_gated)
 
 
-def small_decoder(*, hidden_size: int) -> Decoder:
-    """One layer, two heads."""
+def small_decoder(*, hidden_size: int, num_layers: int = 1) -> Decoder:
+    """Two heads."""
     config = ModelConfig(
         vocab_size=50,
         hidden_size=hidden_size,
-        num_layers=1,
+        num_layers=num_layers,
         num_heads=2,
         num_kv_heads=1,
         head_dim=64,
@@ -96,6 +96,27 @@ def test_one_huge_activation_spoils_only_its_neighbours() -> None:
 
 
 @needs_kernels
+def test_an_outlier_is_spread_over_its_group_before_rounding() -> None:
+    weight, x = randn(128, 256), randn(9, 256, seed=2).float()
+    x[:, 7::64] = 12
+    groups = x.view(9, -1, 64)
+    scales = groups.abs().amax(dim=-1, keepdim=True) / 127
+    rounded = ((groups / scales).round() * scales).view(9, -1)
+    expected = x.double() @ weight.double().T
+    as_they_are = relative_error(rounded.double() @ weight.double().T, expected)
+    assert relative_error(packed(weight, True)(x), expected) < 0.6 * as_they_are
+
+
+@needs_kernels
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_rounding_does_not_depend_on_the_size_of_values(scale: float) -> None:
+    weight, x = randn(64, 128), randn(3, 128, seed=2).float()
+    for scaled_weight, scaled_x in ((weight * scale, x), (weight, x * scale)):
+        expected = scaled_x.double() @ scaled_weight.double().T
+        assert relative_error(packed(scaled_weight, True)(scaled_x), expected) < ERRORS[True]
+
+
+@needs_kernels
 @both
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_no_number_is_not_hidden(bad: float, is_int8: bool) -> None:
@@ -121,6 +142,16 @@ def test_shapes_that_do_not_fit_are_refused_in_words() -> None:
     decoder = small_decoder(hidden_size=96)
     with pytest.raises(ConfigError, match=r"multiples of 64.*\[256, 96\]; set weights to full"):
         quantize_linears(decoder)
+
+
+@needs_kernels
+def test_the_first_layers_keep_their_weights() -> None:
+    decoder = small_decoder(hidden_size=64, num_layers=13)
+    quantize_linears(decoder)
+    for index, layer in enumerate(decoder.layers):
+        linears = [child for name, child in layer.named_children() if name in ("qkv", "out", "gate_up", "down")]
+        assert len(linears) == 4
+        assert all(isinstance(linear, NativeLinear) is (index >= 2) for linear in linears)
 
 
 @pytest.fixture

@@ -28,15 +28,15 @@ class NativeLinear(nn.Module):
         self.num_outputs, self.num_inputs = weight.shape
         if is_gated:  # a panel gets 16 gates, and what they gate
             weight = weight.view(2, -1, _LANES, self.num_inputs).transpose(0, 1).reshape(weight.shape)
-        self.scales: Tensor | None = None
+        self.ranges: Tensor | None = None
         if is_int8:
-            weight, self.scales = _quantized(weight)
+            weight, self.ranges = _quantized(weight)
         in_word = 4 // weight.itemsize
         words = weight.view(self.num_outputs // _PANEL, _PANEL, self.num_inputs // in_word, in_word)
         self.weights = words.transpose(1, 2).contiguous()
         self.shape = native.Linear(
             self.weights.data_ptr(),
-            None if self.scales is None else self.scales.data_ptr(),
+            None if self.ranges is None else self.ranges.data_ptr(),
             self.num_inputs,
             self.num_outputs,
         )
@@ -51,7 +51,7 @@ class NativeLinear(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes that a step reads."""
-        return self.weights.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        return self.weights.nbytes + (0 if self.ranges is None else self.ranges.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T, [..., out], in the dtype of x."""
@@ -77,15 +77,35 @@ class PackedActivations:
         """Reserve it for so many tokens and inputs, whatever the layer's weights."""
         self._values = torch.empty(2 * num_rows * num_inputs, dtype=torch.int8)
         self._scales = torch.empty(2, num_rows * num_inputs // _GROUP)
-        scales, corrections = self._scales
-        self.operand = native.Operand(self._values.data_ptr(), scales.data_ptr(), corrections.data_ptr())
+        scales, totals = self._scales
+        self.operand = native.Operand(self._values.data_ptr(), scales.data_ptr(), totals.data_ptr())
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round to whole numbers from 1 to 255, 128 for zero [out, in]; and give the scales by panels."""
+    """Rotate groups of inputs and round to whole numbers from 0 to 255 [out, in]; and give the ranges by panels.
+
+    A weight is its group's lowest plus so many steps. Both are bfloat16, rounded so that a range holds all its weights.
+    """
     num_outputs, num_inputs = weight.shape
-    groups = weight.float().view(num_outputs, num_inputs // _GROUP, _GROUP)
-    scales = groups.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    whole = (groups / scales[..., None]).round().add_(128).to(torch.uint8)
-    by_panel = scales.view(num_outputs // _PANEL, _PANEL, -1).transpose(1, 2).contiguous()
+    groups = weight.float().view(-1, _GROUP) @ (_hadamard(_GROUP) / _GROUP)
+    lowest = _rounded_up(-groups.amin(dim=-1)).neg()
+    steps = _rounded_up((groups.amax(dim=-1) - lowest) / 255).clamp(min=torch.finfo(torch.bfloat16).tiny)
+    whole = ((groups - lowest[:, None]) / steps[:, None]).round().to(torch.uint8)
+    ranges = torch.stack((steps, lowest), dim=-1).bfloat16()
+    by_panel = ranges.view(num_outputs // _PANEL, _PANEL, -1, 2).transpose(1, 2).contiguous()
     return whole.view(num_outputs, num_inputs), by_panel
+
+
+def _hadamard(size: int) -> Tensor:
+    """Sylvester's matrix of ones and minus ones; its square is `size` times the identity."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
+    return matrix
+
+
+def _rounded_up(x: Tensor) -> Tensor:
+    """Return the next bfloat16 that is no smaller, as float32."""
+    rounded = x.bfloat16()
+    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    return torch.where(rounded.float() < x, above, rounded).float()

@@ -15,6 +15,7 @@ from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
+_EXACT_SHARE = 6  # one in so many layers, the first ones, keeps its weights: rounding there costs three times as much
 
 
 def serving_dtype() -> torch.dtype:
@@ -73,7 +74,7 @@ def _filled(weight: Tensor) -> Tensor:
 
 
 def quantize_linears(decoder: Decoder) -> None:
-    """Give the linear layers of a decoder weights of 8 bits.
+    """Give the linear layers of a decoder weights of 8 bits, but for the first layers; `pack_linears` takes those.
 
     It can then be run but no longer be saved or trained.
 
@@ -86,7 +87,7 @@ def quantize_linears(decoder: Decoder) -> None:
             "weights of 8 bits need the native kernels (a C compiler at installation, a CPU with AVX512-BF16);"
             " set weights to full"
         )
-    linears = _linears(decoder)
+    linears = _linears(decoder.layers[len(decoder.layers) // _EXACT_SHARE :])
     for _, name, linear in linears:
         if not NativeLinear.fits(linear.weight):
             raise ConfigError(

@@ -24,7 +24,7 @@ class Linear(ctypes.Structure):
     """`Linear` in linear.h."""
 
     _fields_: ClassVar = [
-        *((name, _POINTER) for name in ("weights", "scales")),
+        *((name, _POINTER) for name in ("weights", "ranges")),
         *((name, _LONG) for name in ("num_inputs", "num_outputs")),
     ]
 
@@ -32,7 +32,7 @@ class Linear(ctypes.Structure):
 class Operand(ctypes.Structure):
     """`Operand` in linear.h."""
 
-    _fields_: ClassVar = [(name, _POINTER) for name in ("values", "scales", "corrections")]
+    _fields_: ClassVar = [(name, _POINTER) for name in ("values", "scales", "totals")]
 
 
 class RotatePlan(ctypes.Structure):

@@ -9,13 +9,13 @@
 #define BLOCK 64 /* tokens that share one reading of a panel; their sums stay in the first-level cache */
 #define AHEAD 4096 /* bytes of weights that are asked for in advance */
 
-/* One group of a panel: its weights and scales, and the activations that meet them. */
+/* One group of a panel: its weights and their ranges, and the activations that meet them. */
 typedef struct {
     const uint8_t *weights;
-    const float *weight_scales;
+    const bf16 *ranges;
     const uint8_t *values; /* of the first row */
     const float *scales;
-    const int32_t *corrections;
+    const float *totals;
 } Block;
 
 INLINE __m512i four_bytes_everywhere(const uint8_t *source) {
@@ -53,7 +53,7 @@ INLINE void add_bf16(const int rows, const int is_first, const Block *b, float *
 INLINE void add_int8(const int rows, const int is_first, const Block *b, float *sums) {
     __m512i acc[ROWS][PANEL_LANES];
     for (int r = 0; r < rows; r++)
-        for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_set1_epi32(b->corrections[r]);
+        for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_setzero_si512();
     for (int four = 0; four < GROUP / 4; four++) {
         __m512i w[PANEL_LANES];
         load_weights(b->weights + four * PANEL * 4, is_first, w);
@@ -63,11 +63,14 @@ INLINE void add_int8(const int rows, const int is_first, const Block *b, float *
         }
     }
     for (int i = 0; i < PANEL_LANES; i++) {
-        const __m512 weight_scales = _mm512_loadu_ps(b->weight_scales + i * LANES);
+        const __m512i ranges = _mm512_loadu_si512(b->ranges + i * LANES * 2);
+        const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(ranges, 16));
+        const __m512 lowest = _mm512_castsi512_ps(_mm512_and_si512(ranges, _mm512_set1_epi32((int)0xffff0000u)));
         for (int r = 0; r < rows; r++) {
-            float *sum = sums + r * PANEL + i * LANES;
+            float *to = sums + r * PANEL + i * LANES;
             const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][i]), _mm512_set1_ps(b->scales[r]));
-            _mm512_storeu_ps(sum, _mm512_fmadd_ps(product, weight_scales, _mm512_loadu_ps(sum)));
+            const __m512 sum = _mm512_fmadd_ps(lowest, _mm512_set1_ps(b->totals[r]), _mm512_loadu_ps(to));
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(product, steps, sum));
         }
     }
 }
@@ -76,7 +79,7 @@ INLINE void add_rows(const int rows, const int is_first, const int is_int8, Bloc
     b.values += row * GROUP * (is_int8 ? 1 : 2);
     if (is_int8) {
         b.scales += row;
-        b.corrections += row;
+        b.totals += row;
         add_int8(rows, is_first, &b, sums + row * PANEL);
     } else {
         add_bf16(rows, is_first, &b, sums + row * PANEL);
@@ -111,10 +114,10 @@ INLINE void multiply_panel(const int is_int8, const Linear *linear, const Operan
         const long weights_at = panel * groups + group, values_at = group * num_rows + first;
         const Block block = {
             .weights = (const uint8_t *)linear->weights + weights_at * GROUP * PANEL * width,
-            .weight_scales = is_int8 ? linear->scales + weights_at * PANEL : NULL,
+            .ranges = is_int8 ? linear->ranges + weights_at * PANEL * 2 : NULL,
             .values = (const uint8_t *)x->values + values_at * GROUP * width,
             .scales = is_int8 ? x->scales + values_at : NULL,
-            .corrections = is_int8 ? x->corrections + values_at : NULL,
+            .totals = is_int8 ? x->totals + values_at : NULL,
         };
         add_group(is_int8, &block, rows, sums);
     }
@@ -151,7 +154,7 @@ void streamward_multiply(const Linear *linear, const Operand *operand, float *ou
     for (long i = 0; i < num_panels * num_blocks; i++) {
         const long panel = i / num_blocks, first = i % num_blocks * BLOCK;
         const long count = rows - first < BLOCK ? rows - first : BLOCK;
-        if (linear->scales) multiply_panel(1, linear, operand, panel, first, count, rows, sums);
+        if (linear->ranges) multiply_panel(1, linear, operand, panel, first, count, rows, sums);
         else multiply_panel(0, linear, operand, panel, first, count, rows, sums);
         finish_panel(sums, out + first * width, panel, linear->num_outputs, count, target);
     }

@@ -1,10 +1,14 @@
 /*
  * Linear layers without bias, and the form in which activations reach them.
  *
- * Weights are bfloat16, or have 8 bits with one scale for each 64 inputs of each output. Activations follow: bfloat16,
+ * Weights are bfloat16, or have 8 bits with a range for each 64 inputs of each output. Activations follow: bfloat16,
  * or whole numbers with one scale for each 64 inputs of each token. A token is scaled by itself, so that no verdict
  * depends on what else is in the batch or how a text was cut; and in groups, so that one huge activation (SmolLM2 has
  * them at position 0) spoils 63 others and not the whole token.
+ *
+ * Before they are rounded, both are multiplied by the Hadamard matrix H of 64 rows, and the weights divided by 64:
+ * (Hw / 64)(Hx) = wx. It spreads what is large over the whole group, so that a group has no outlier that sets the scale
+ * for the rest (Ashkboos et al., QuaRot, arXiv 2404.00456).
  */
 #ifndef STREAMWARD_LINEAR_H
 #define STREAMWARD_LINEAR_H
@@ -17,16 +21,16 @@
 #define PANEL_LANES (PANEL / LANES)
 
 typedef struct {
-    const void *weights; /* bf16 [outputs / 32, inputs / 2, 32, 2], or uint8 [outputs / 32, inputs / 4, 32, 4], 128 added */
-    const float *scales; /* [outputs / 32, inputs / 64, 32] of 8-bit weights; NULL if they are bfloat16 */
+    const void *weights; /* bf16 [outputs / 32, inputs / 2, 32, 2], or uint8 [outputs / 32, inputs / 4, 32, 4] */
+    const bf16 *ranges;  /* [outputs / 32, inputs / 64, 32, 2] of 8-bit weights: step and lowest; NULL if they are bfloat16 */
     long num_inputs, num_outputs;
 } Linear;
 
 /* Activations of some tokens, by groups: what is multiplied together lies side by side. */
 typedef struct {
-    void *values;         /* bf16 or int8 [inputs / 64, rows, 64] */
-    float *scales;        /* [inputs / 64, rows] */
-    int32_t *corrections; /* the same: what the 128 added to each weight adds to a product, negative */
+    void *values;  /* bf16 or int8 [inputs / 64, rows, 64] */
+    float *scales; /* [inputs / 64, rows] */
+    float *totals; /* the same: the sums of the scaled values, which the lowest weight is multiplied with */
 } Operand;
 
 /* What becomes of a product [rows, outputs]. */
@@ -35,9 +39,31 @@ enum { STORE, ADD, GATE }; /* out = y; out += y; out = silu(gate) * up, where a 
 void streamward_pack(const Linear *linear, const float *x, const Operand *operand, long rows);
 void streamward_multiply(const Linear *linear, const Operand *operand, float *out, long rows, int target);
 
-/* Turn 64 values into whole numbers from -127 to 127. */
-INLINE void quantize_group(const __m512 *x, int8_t *values, float *scale, int32_t *correction) {
-    __m512 largest = _mm512_setzero_ps(), damage = _mm512_setzero_ps();
+/* x = Hx: sums and differences of all pairs at distance 1, 2, 4 and 8 (lanes), then 16 and 32 (registers). */
+INLINE void rotate_group(__m512 *x) {
+    const __m512 ones = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
+    const __m512 by_1 = _mm512_mask_mov_ps(ones, 0xaaaa, minus), by_2 = _mm512_mask_mov_ps(ones, 0xcccc, minus);
+    const __m512 by_4 = _mm512_mask_mov_ps(ones, 0xf0f0, minus), by_8 = _mm512_mask_mov_ps(ones, 0xff00, minus);
+    for (int i = 0; i < GROUP_LANES; i++) {
+        x[i] = _mm512_fmadd_ps(x[i], by_1, _mm512_permute_ps(x[i], 0xb1));
+        x[i] = _mm512_fmadd_ps(x[i], by_2, _mm512_permute_ps(x[i], 0x4e));
+        x[i] = _mm512_fmadd_ps(x[i], by_4, _mm512_shuffle_f32x4(x[i], x[i], 0xb1));
+        x[i] = _mm512_fmadd_ps(x[i], by_8, _mm512_shuffle_f32x4(x[i], x[i], 0x4e));
+    }
+    for (int distance = 1; distance < GROUP_LANES; distance *= 2)
+        for (int i = 0; i < GROUP_LANES; i++) {
+            if (i & distance) continue;
+            const __m512 left = x[i], right = x[i + distance];
+            x[i] = _mm512_add_ps(left, right);
+            x[i + distance] = _mm512_sub_ps(left, right);
+        }
+}
+
+/* Rotate 64 values and turn them into whole numbers from -127 to 127. */
+INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, float *total) {
+    __m512 x[GROUP_LANES], largest = _mm512_setzero_ps(), damage = _mm512_setzero_ps();
+    for (int i = 0; i < GROUP_LANES; i++) x[i] = source[i];
+    rotate_group(x);
     for (int i = 0; i < GROUP_LANES; i++) {
         largest = _mm512_max_ps(largest, _mm512_abs_ps(x[i]));
         damage = _mm512_fmadd_ps(x[i], _mm512_setzero_ps(), damage); /* NaN if any value is no number */
@@ -51,14 +77,14 @@ INLINE void quantize_group(const __m512 *x, int8_t *values, float *scale, int32_
         _mm_storeu_si128((__m128i *)(values + i * LANES), _mm512_cvtsepi32_epi8(whole));
     }
     *scale = top / 127.0f;
-    *correction = -128 * _mm512_reduce_add_epi32(sum);
+    *total = *scale * (float)_mm512_reduce_add_epi32(sum);
 }
 
 /* Put 64 successive activations of one token where a layer will read them. */
 INLINE void put_group(const Linear *linear, const Operand *operand, long rows, long row, long group, const __m512 *x) {
     const long at = group * rows + row;
-    if (linear->scales)
-        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->corrections + at);
+    if (linear->ranges)
+        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->totals + at);
     else
         for (int i = 0; i < GROUP_LANES; i++) store_bf16((bf16 *)operand->values + at * GROUP + i * LANES, x[i]);
 }
