@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,24 +33,30 @@ GUARD_CONFIG = GuardConfig(
 )
 
 
-def random_guard(*, has_qk_norm: bool = True, max_positions: int = MAX_POSITIONS) -> GuardModel:
-    """Two layers, four query heads on two key heads, weights large enough that every token of the context matters."""
-    config = ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=24,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        intermediate_size=32,
-        rope_theta=10000.0,
-        rms_norm_eps=1e-6,
-        max_positions=max_positions,
-        has_tied_embeddings=True,
-        has_qk_norm=has_qk_norm,
-    )
+_SHAPE = ModelConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=32,
+    rope_theta=10000.0,
+    rms_norm_eps=1e-6,
+    max_positions=MAX_POSITIONS,
+    has_tied_embeddings=True,
+    has_qk_norm=True,
+)
+
+
+def random_guard(**shape: Any) -> GuardModel:  # Any: fields of several types
+    """Two layers, four query heads on two key heads, weights large enough that every token of the context matters.
+
+    Args:
+        **shape: Fields of `ModelConfig` that are to be others.
+    """
     torch.manual_seed(7)
-    guard = GuardModel(config, GUARD_CONFIG)
+    guard = GuardModel(replace(_SHAPE, **shape), GUARD_CONFIG)
     for parameter in guard.parameters():
         noise = torch.randn_like(parameter)
         parameter.data = 1 + 0.3 * noise if parameter.dim() == 1 else noise * 1.5 * parameter.shape[1] ** -0.5
