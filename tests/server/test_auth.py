@@ -59,6 +59,20 @@ def test_a_revoked_key_is_refused_at_once(closed_service):
     assert closed_service.post("/v1/guard", BODY, headers=headers).status_code == 401
 
 
+def test_a_key_is_recalled_without_the_database_only_as_long_as_it_is_remembered(closed_service):
+    now = [0.0]
+    keys = KeyStore(engine=closed_service.state.engine, cache_s=2, clock=lambda: now[0])
+    secret, key = keys.create("acme")
+    assert keys.recall(secret) is None
+    assert keys.find(secret) == keys.recall(secret) == key
+    assert keys.recall(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
+    now[0] = 2.0
+    assert keys.recall(secret) is None
+    keys.find(secret)
+    keys.revoke(key.id)
+    assert keys.recall(secret) is None
+
+
 def test_a_revocation_by_another_process_counts_when_the_memory_of_a_key_ends(closed_service):
     now = [0.0]
     here = KeyStore(engine=closed_service.state.engine, cache_s=2, clock=lambda: now[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -99,8 +100,9 @@ def test_too_many_watchers_are_refused(tmp_path):
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
-async def _watch(service, headers, *, publish):
-    """Collect what a watcher is sent until the service stops; ASGI by hand, for a stream without end."""
+@asynccontextmanager
+async def _watching(service, headers):
+    """Watch the service; yields the parts of the answer as they come. ASGI by hand, for a stream without end."""
     sent = []
     received = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -128,12 +130,18 @@ async def _watch(service, headers, *, publish):
     while not any(b"watching" in body for body in sent):
         assert not watching.done()
         await asyncio.sleep(0)
-    for event in publish:
-        service.state.feed.publish(event)
-    while not any(b"the end" in body for body in sent):
-        await asyncio.sleep(0)
-    service.state.admission.close()
+    yield sent
     await asyncio.wait_for(watching, 10)
+
+
+async def _watch(service, headers, *, publish):
+    """Return what a watcher is sent until the service stops."""
+    async with _watching(service, headers) as sent:
+        for event in publish:
+            service.state.feed.publish(event)
+        while not any(b"the end" in body for body in sent):
+            await asyncio.sleep(0)
+        service.state.admission.close()
     text = b"".join(sent).decode()
     return [json.loads(block.removeprefix("data: ")) for block in text.split("\n\n") if block.startswith("data: ")]
 
@@ -151,4 +159,17 @@ def test_a_watcher_sees_its_own_tenant_only(keyed, tenant, facts, seen):
     published = [_event("one"), _event("two"), _event(tenant, "the end")]
     *events, _ = asyncio.run(_watch(keyed, headers.items(), publish=published))
     assert [event["tenant"] for event in events] == seen
+    assert not keyed.state.feed.is_watched
+
+
+def test_a_watcher_whose_key_is_revoked_sees_nothing_more(keyed):
+    secret, key = keyed.state.keys.create("one")
+
+    async def watch():
+        async with _watching(keyed, [("Authorization", f"Bearer {secret}")]) as sent:
+            keyed.state.keys.revoke(key.id)
+            keyed.state.feed.publish(_event("one"))
+        return b"".join(sent)
+
+    assert asyncio.run(watch()) == b": watching\n\n"
     assert not keyed.state.feed.is_watched

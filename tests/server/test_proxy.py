@@ -64,9 +64,9 @@ def test_a_whole_answer_is_cut_in_the_same_place(tmp_path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_blocked_prompt_is_400(tmp_path, path):
-    bad = {"model": "m", "messages": [{"role": "user", "content": "##"}], "prompt": "##", "input": "##"}
+    bad = {"chat/completions": {"messages": [{"role": "user", "content": "##"}]}, "completions": {"prompt": "##"}}
     with guarded(tmp_path, spoken("hi")) as service:
-        answer = service.post(f"/up/v1/{path}", bad)
+        answer = service.post(f"/up/v1/{path}", {"model": "m", **bad.get(path, {"input": "##"})})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "content_filter"
 
@@ -129,7 +129,10 @@ def test_a_guard_that_cannot_stream_is_refused_before_upstreams_and_serves_witho
         assert service.post("/v1/guard", {"prompt": "hello"}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["nobody", "UP", "http:", "up%2F..", "127.0.0.1:9000"])
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "UP", "\uff55\uff50", "u\u0440", "http:", "up%2F..", "%2e%2e", "%2fup", "up%00", "127.0.0.1:9000"],
+)
 def test_unknown_upstreams_are_404(tmp_path, name):
     script = spoken("hi")
     with guarded(tmp_path, script) as service:

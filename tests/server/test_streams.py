@@ -247,6 +247,22 @@ def test_a_websocket_without_a_good_key_is_not_accepted(closed_service):
             assert ask(socket, type="open")["type"] == "opened"
 
 
+def test_a_connection_ends_with_its_key_and_its_streams_stay_for_another_key_of_the_tenant(closed_service):
+    secret, key = closed_service.state.keys.create("acme")
+    with TestClient(closed_service.app, base_url="http://localhost") as client:
+        with client.websocket_connect(SOCKET, headers={"Authorization": f"Bearer {secret}"}) as socket:
+            stream = ask(socket, type="open")["stream"]
+            assert ask(socket, type="append", stream=stream, text="hello")["type"] == "events"
+            closed_service.state.keys.revoke(key.id)
+            refused = ask(socket, type="append", stream=stream, text=" again")
+            assert (refused["type"], refused["code"]) == ("error", "invalid_api_key")
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_text()
+        assert closed.value.code == 1008
+        answer = client.get(f"/v1/streams/{stream}", headers=closed_service.key("acme"))
+        assert answer.json()["next_seq"] == 1
+
+
 def test_a_page_of_another_origin_cannot_open_a_websocket(client):
     with (
         pytest.raises(WebSocketDenialResponse) as refused,

@@ -117,14 +117,12 @@ class KeyStore:
             AuditError: The database failed.
         """
         match = _KEY.fullmatch(secret)
-        if match is None:
-            return None
-        found = self._remembered.get(match[1])
-        if found is None or found.until <= self._clock():
-            found = self._look_up(match[1])
-        if found is None or not hmac.compare_digest(found.hash, _hash(secret)):
-            return None
-        return found.key if found.key.is_good(datetime.now(UTC)) else None
+        return None if match is None else _checked(self._recall(match[1]) or self._look_up(match[1]), secret)
+
+    def recall(self, secret: str) -> ApiKey | None:
+        """Return the same without asking the database; None also if the key is not remembered."""
+        match = _KEY.fullmatch(secret)
+        return None if match is None else _checked(self._recall(match[1]), secret)
 
     def revoke(self, key_id: str) -> ApiKey:
         """End a key. Here at once; in other processes when they next look.
@@ -180,6 +178,10 @@ class KeyStore:
         with telling_failures("usage cannot be read"), self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def _recall(self, key_id: str) -> _Remembered | None:
+        found = self._remembered.get(key_id)
+        return None if found is None or found.until <= self._clock() else found
+
     def _look_up(self, key_id: str) -> _Remembered | None:
         with telling_failures("keys cannot be read"), self._engine.connect() as connection:
             row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().first()
@@ -197,6 +199,13 @@ def _api_key(row: RowMapping) -> ApiKey:
     for name in ("other_policies", "upstreams"):
         facts[name] = None if facts[name] is None else tuple(facts[name])
     return ApiKey(**facts)
+
+
+def _checked(found: _Remembered | None, secret: str) -> ApiKey | None:
+    """Return a key that was found if it is the one that was sent, and is good."""
+    if found is None or not hmac.compare_digest(found.hash, _hash(secret)):
+        return None
+    return found.key if found.key.is_good(datetime.now(UTC)) else None
 
 
 def _hash(secret: str) -> str:

@@ -12,11 +12,12 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from streamward.server.auth import CallerSeen
+from streamward.errors import StreamwardError
+from streamward.server.auth import CallerSeen, identify
 from streamward.server.errors import ERRORS
 from streamward.server.live import LiveEvent
 from streamward.server.overview import WINDOW, Numbers, read_numbers
-from streamward.server.state import ServiceState, service_state
+from streamward.server.state import service_state
 from streamward.settings import Settings
 
 router = APIRouter()
@@ -108,19 +109,22 @@ async def live(request: Request, caller: CallerSeen) -> Response:
     with state.feed.watched(tenant):  # where there is no room it is told with a status
         pass
     return StreamingResponse(
-        _events(state, tenant),
+        _events(request, tenant),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(state: ServiceState, tenant: str | None) -> AsyncIterator[bytes]:
-    """Yield events until the service stops; the client's going away cancels this."""
+async def _events(request: Request, tenant: str | None) -> AsyncIterator[bytes]:
+    """Yield events until the service stops or the caller's key ends; the client's going away cancels this."""
+    state = service_state(request)
     num_silent = 0
     with state.feed.watched(tenant) as watcher:
         yield b": watching\n\n"
         while not state.admission.is_draining:
             event = await watcher.next(_POLL_S)
+            if not await _is_good(request):
+                return
             if event is not None:
                 num_silent = 0
                 yield b"data: " + _EVENT.dump_json(event) + b"\n\n"
@@ -128,6 +132,14 @@ async def _events(state: ServiceState, tenant: str | None) -> AsyncIterator[byte
             num_silent += 1
             if num_silent % _POLLS_BETWEEN_COMMENTS == 0:
                 yield b": still here\n\n"
+
+
+async def _is_good(request: Request) -> bool:
+    try:
+        await identify(request)
+    except StreamwardError:
+        return False
+    return True
 
 
 @cache

@@ -77,18 +77,19 @@ class Connection:
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
-        """Work until the client leaves or says something that cannot be read."""
+        """Work until the client leaves or says something that cannot be read, or its key ends."""
         tasks: set[asyncio.Task[None]] = set()
         try:
             while True:
                 message = await self._receive()
+                self._caller = await identify(self._websocket)  # the key may have ended since
                 await self._pending.acquire()
                 task = asyncio.create_task(self._work(message))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
         except WebSocketDisconnect:
             pass
-        except InputError as error:
+        except StreamwardError as error:
             await self._end(error)
         finally:
             for session in self._sessions.values():
