@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import httpx
 
@@ -35,12 +36,13 @@ def verdict(is_bad: bool, position: int = 0, span: Span | None = None) -> Verdic
 
 
 class HashJudge:
-    """Every `#` is a token of its own, and unsafe. Stands for a `ResponseJudge`."""
+    """Every `#`, or another mark, is a token of its own, and unsafe. Stands for a `ResponseJudge`."""
 
     num_windows = 1
 
-    def __init__(self, fails_at: int | None = None, error: Exception | None = None) -> None:
+    def __init__(self, fails_at: int | None = None, error: Exception | None = None, mark: bytes = b"#") -> None:
         self._num_tokens = 0
+        self._mark = mark
         self._fails_at = fails_at
         self._error = error
 
@@ -52,7 +54,7 @@ class HashJudge:
         if self._error is not None and self._fails_at is not None and self._num_tokens >= self._fails_at:
             raise self._error
         return [
-            verdict(b"#" in TOKENIZER.token_bytes(token_id), keep + index, span)
+            verdict(self._mark in TOKENIZER.token_bytes(token_id), keep + index, span)
             for index, (token_id, span) in enumerate(zip(new_ids, spans, strict=True))
         ]
 
@@ -60,12 +62,19 @@ class HashJudge:
 class ScriptedGuard:
     """Opens streams; counts those that are open."""
 
-    def __init__(self, *, fails_at: int | None = None, error: Exception | None = None, opens: int | None = None):
+    def __init__(
+        self,
+        *,
+        fails_at: int | None = None,
+        error: Exception | None = None,
+        opens: int | None = None,
+        mark: bytes = b"#",
+    ) -> None:
         self.num_open = 0
         self.num_opened = 0
         self.contexts: list[list[tuple[str, str]]] = []
         self.opening_error: Exception | None = None
-        self._judge = (fails_at, error)
+        self._judge = (fails_at, error, mark)
         self._opens = opens
 
     def open(self, messages: Sequence[Message], policy: Policy) -> AbstractAsyncContextManager[JudgedStream]:
@@ -104,7 +113,7 @@ class Script(httpx.AsyncBaseTransport):
         *chunks: bytes,
         status: int = 200,
         content_type: str = "text/event-stream",
-        headers: dict[str, str] | None = None,
+        headers: dict[str, Any] | None = None,
         error: Exception | None = None,
     ) -> None:
         self.requests: list[httpx.Request] = []

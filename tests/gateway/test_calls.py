@@ -122,59 +122,6 @@ def test_no_byte_leaves_before_the_prompts_verdict():
     assert asyncio.run(watch())
 
 
-def test_multi_turn_prompts_reach_the_guard_as_conversations():
-    guard = ScriptedGuard()
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    messages = [
-        {"role": "system", "content": "be kind"},
-        {"role": "user", "content": parts},
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
-        {"role": "tool", "tool_call_id": "1", "content": "result"},
-    ]
-    ask(gateway(fine(), guard=guard), call(chat(messages=messages)))
-    whole = [("system", "be kind"), ("user", "one\ntwo"), ("assistant", "f\n{}"), ("user", "result")]
-    assert guard.contexts == [whole, whole[:2]]
-
-
-@pytest.mark.parametrize("place", [0, 2])
-def test_behind_results_of_tools_the_users_own_turn_is_judged_as_well(place):
-    messages = [
-        {"role": "user", "content": "hello"},
-        {"role": "assistant", "content": "wait"},
-        {"role": "tool", "content": "result"},
-    ]
-    messages[place]["content"] = BAD_PROMPT
-    answer, _ = ask(gateway(fine()), call(chat(messages=messages)))
-    assert answer.status == 400
-
-
-@pytest.mark.parametrize("roles", [["system"], ["user", "system"], ["user", "developer", "system"], ["assistant"]])
-def test_conversations_of_any_order_are_judged(roles):
-    messages = [{"role": role, "content": BAD_PROMPT if role == roles[0] else "x"} for role in roles]
-    answer, _ = ask(gateway(fine()), call(chat(messages=messages)))
-    assert answer.status == (400 if "assistant" not in roles else 200)
-
-
-def test_an_answer_the_client_begins_is_judged_with_its_beginning():
-    messages = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": "so: #"}]
-    _, data = ask(gateway(Script(delta(content="# more"), delta(reason="stop"))), call(chat(messages=messages)))
-    assert texts_in(data).get(CONTENT, "") == ""
-    assert reasons_in(data) == {0: "content_filter"}
-    messages[1]["content"] = "so: ##"
-    answer, _ = ask(gateway(fine()), call(chat(messages=messages)))
-    assert answer.status == 400
-
-
-def test_images_are_refused_unless_they_may_pass():
-    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]
-    with pytest.raises(InputError, match="unjudged_input"):
-        ask(gateway(fine()), call(chat(content=parts)))
-    script = fine()
-    answer, _ = ask(gateway(script, prompt={"unjudged_input": "pass"}), call(chat(content=parts)))
-    assert answer.status == 200
-    assert json.loads(script.requests[0].content)["messages"][0]["content"] == parts
-
-
 BAD_BODIES = [
     b"",
     b"\xff",
@@ -278,9 +225,17 @@ def test_statuses_of_the_upstream_are_the_clients_where_they_are_its_business(gi
     answer, data = ask(gateway(script, observer=notebook), call(chat()))
     assert answer.status == expected
     assert dict(answer.headers) == ({"Retry-After": "7"} if given in (429, 503) else {})
-    assert ("too many tokens" in json.loads(data)["error"]["message"]) is (400 <= given < 500)
+    assert ("too many tokens" in json.loads(data)["error"]["message"]) is (given == expected < 500)
     assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
     assert len(script.requests) == 1  # no redirect was followed
+
+
+@pytest.mark.parametrize("value", ["\u0663", "7\r\nx: y", "-1", "1e3", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 40, ""])
+def test_a_delay_that_is_no_number_of_seconds_is_not_passed_on(value):
+    script = Script(b"{}", status=429, content_type="application/json", headers={"retry-after": value.encode()})
+    answer, _ = ask(gateway(script), call(chat()))
+    assert answer.status == 429
+    assert answer.headers == {}
 
 
 def test_an_upstreams_error_is_judged_like_everything_it_says():

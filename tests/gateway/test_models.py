@@ -32,8 +32,12 @@ def test_models_are_listed_without_what_else_an_upstream_says_of_them():
 
 
 def test_entries_that_are_no_models_are_left_out():
-    script = answer({"data": [{"id": 3}, "m", None, {"id": "m", "created": "today", "owned_by": 5}]})
-    assert listing(script) == [{"id": "m", "object": "model", "created": 0, "owned_by": ""}]
+    said = [{"id": "anything that is said"}, {"id": "m2", "owned_by": "anything that is said"}]
+    script = answer({"data": [{"id": 3}, "m", None, {"id": "m", "created": "today", "owned_by": 5}, *said]})
+    assert listing(script) == [
+        {"id": "m", "object": "model", "created": 0, "owned_by": ""},
+        {"id": "m2", "object": "model", "created": 0, "owned_by": ""},
+    ]
 
 
 @pytest.mark.parametrize("body", [[], {"data": "m"}, {"models": []}, "m"])

@@ -6,7 +6,7 @@ from streamward.errors import InputError
 from streamward.gateway.choices import AZURE_RESULTS, FINISH_REASONS, ChoicesFormat, Layout, Opaque
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled
-from streamward.gateway.prompts import read_count, read_flag, read_model, read_turn, to_prompt
+from streamward.gateway.prompts import read_count, read_flag, read_model, read_turn, refuse_unread, to_prompt
 from streamward.gateway.slots import Each, Leaf, Shape, Text
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
@@ -92,6 +92,7 @@ def read_chat(body: JsonObject, config: UpstreamConfig, *, limits: GatewayLimits
     Raises:
         InputError: It is malformed, or has what the guard does not read.
     """
+    refuse_unread(body, ("documents", "chat_template"), config.prompt)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InputError("messages must be a list of at least one message")

@@ -6,7 +6,7 @@ from streamward.errors import InputError
 from streamward.gateway.choices import FINISH_REASONS, ChoicesFormat, Layout, Opaque
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled_columns
-from streamward.gateway.prompts import read_count, read_flag, read_model
+from streamward.gateway.prompts import read_count, read_flag, read_model, refuse_unread
 from streamward.gateway.slots import Leaf, Shape, Text
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest, Prompt
@@ -43,6 +43,7 @@ def read_completion(body: JsonObject, config: UpstreamConfig, *, limits: Gateway
     Raises:
         InputError: It is malformed, or has what the guard does not read.
     """
+    refuse_unread(body, ("prompt_embeds",), config.prompt)
     given = body.get("prompt")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not 1 <= len(texts) <= limits.max_guard_streams:

@@ -30,10 +30,11 @@ def answer_of_upstream(head: Head, message: str | None) -> Answer:
 
     Args:
         head: How the upstream answered.
-        message: What it said, if that may be shown.
+        message: What it said, if that may be shown. What is wrong between us and the upstream, our key for one, is not.
     """
-    status = head.status if head.status in _PASSED else 502
-    said = message or f"The upstream answered with status {head.status}."
+    is_passed = head.status in _PASSED
+    status = head.status if is_passed else 502
+    said = message if message and is_passed else f"The upstream answered with status {head.status}."
     code = {404: "upstream_not_found", 429: "rate_limit_exceeded"}.get(status, UpstreamError.code)
     kind = "invalid_request_error" if status < 429 else "upstream_error"
     headers = {"Retry-After": head.retry_after} if head.retry_after and status in (429, 503) else {}

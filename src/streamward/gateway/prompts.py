@@ -1,9 +1,10 @@
 """Conversations as clients write them, as the guard reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from streamward.errors import InputError
 from streamward.gateway.config import PromptConfig
+from streamward.gateway.slots import is_identifier
 from streamward.gateway.wire import Prompt
 from streamward.schema import Message, Role
 
@@ -17,6 +18,8 @@ _ROLES = {
     "function": Role.USER,
 }
 _TOOL_ROLES = ("tool", "function")
+_REASONING = ("reasoning_content", "reasoning")
+_READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
 
 
 def to_prompt(turns: Sequence[tuple[str, Message]]) -> Prompt:
@@ -75,11 +78,11 @@ def read_turn(message: object, *, where: str, config: PromptConfig) -> tuple[str
         raise InputError(f"{where}.role must be one of {', '.join(_ROLES)}")
     texts = [read_content(message.get("content"), where=f"{where}.content", config=config)]
     texts += [_string(message, "refusal", where), *_calls(message, where)]
-    reasoning = next(
-        (value for name in ("reasoning_content", "reasoning") if isinstance(value := message.get(name), str)), None
-    )
-    text = "\n".join(each for each in texts if each)
-    return role, Message(_ROLES[role], text, reasoning if role == "assistant" and reasoning else None)
+    texts += words_in({name: value for name, value in message.items() if name not in _READ})
+    reasoning = "\n".join(value for name in _REASONING if isinstance(value := message.get(name), str) and value)
+    if role != "assistant":
+        texts, reasoning = [*texts, reasoning], ""
+    return role, Message(_ROLES[role], "\n".join(each for each in texts if each), reasoning or None)
 
 
 def read_content(content: object, *, where: str, config: PromptConfig) -> str:
@@ -108,6 +111,36 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> str:
                 " (unjudged_input)"
             )
     return "\n".join(texts)
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Return all strings in a JSON value, names of entries left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from strings_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings_in(each)
+
+
+def words_in(value: object) -> list[str]:
+    """Return all strings in a JSON value that may be text: no names, no data."""
+    return [each for each in strings_in(value) if each and not is_identifier(each) and not each.startswith("data:")]
+
+
+def refuse_unread(body: Mapping[str, object], names: Sequence[str], config: PromptConfig) -> None:
+    """Refuse a request with fields that become part of the prompt past the guard, unless they may pass.
+
+    Raises:
+        InputError: It has one of them.
+    """
+    found = next((name for name in names if body.get(name)), None)
+    if found is not None and config.unjudged_input == "refuse":
+        raise InputError(
+            f"{found} is not read by the guard; this gateway refuses what it cannot judge (unjudged_input)"
+        )
 
 
 def _calls(message: Mapping[str, object], where: str) -> list[str]:

@@ -1,12 +1,21 @@
 """`/v1/responses`: a vocabulary of events, most of which repeat text that others have said."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from streamward.errors import InputError, UpstreamError
 from streamward.gateway.config import PromptConfig, UpstreamConfig
 from streamward.gateway.logprobs import Opaque
-from streamward.gateway.prompts import read_content, read_flag, read_model, read_turn, to_prompt
+from streamward.gateway.prompts import (
+    read_content,
+    read_flag,
+    read_model,
+    read_turn,
+    refuse_unread,
+    strings_in,
+    to_prompt,
+    words_in,
+)
 from streamward.gateway.release import Parcel, Stop
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
@@ -26,7 +35,7 @@ class ResponsesFormat:
         """Wait for the answer."""
         self.request = request
         self._opaque = opaque
-        self._own = frozenset(_strings(request.body))
+        self._own = frozenset(strings_in(request.body))
         self._sequence = -1  # number of the last event that left
         self._shown = ShownOutput()
         self._response: JsonObject = {
@@ -167,6 +176,7 @@ def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
     Raises:
         InputError: It is malformed, or has what the guard does not read.
     """
+    refuse_unread(body, ("prompt",), config.prompt)
     turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt)
     request = ClientRequest(
         body=body,
@@ -193,34 +203,33 @@ def _read_input(given: object, config: PromptConfig) -> list[tuple[str, Message]
         return [("user", Message(Role.USER, given))]
     if not isinstance(given, list) or not given:
         raise InputError("input must be a string or a list of at least one item")
-    turns = [_read_item(item, where=f"input[{index}]", config=config) for index, item in enumerate(given)]
-    return [turn for turn in turns if turn is not None]
+    turns: list[tuple[str, Message]] = []
+    for index, item in enumerate(given):
+        turns += _read_item(item, where=f"input[{index}]", config=config)
+    return turns
 
 
-def _read_item(item: object, *, where: str, config: PromptConfig) -> tuple[str, Message] | None:
+def _read_item(item: object, *, where: str, config: PromptConfig) -> list[tuple[str, Message]]:
+    """Return the turns an item stands for: a call that has its results in it is two."""
     if not isinstance(item, dict):
         raise InputError(f"{where} must be an object")
     if "role" in item:
-        return read_turn(item, where=where, config=config)
-    kind = item.get("type")
+        return [read_turn(item, where=where, config=config)]
+    kind = str(item.get("type"))
     if kind == "reasoning":
-        return None  # the model's own, from an earlier answer
-    if isinstance(kind, str) and kind.endswith("_output"):
-        return "tool", Message(Role.USER, read_content(item.get("output"), where=f"{where}.output", config=config))
-    if isinstance(kind, str) and kind.endswith("_call"):
-        words = [value for name in ("name", "arguments", "input") if isinstance(value := item.get(name), str)]
-        return "call", Message(Role.ASSISTANT, "\n".join(words))
+        thoughts = _words_of(item, ("summary", "content"))
+        return [("call", Message(Role.ASSISTANT, "\n".join(thoughts)))] if thoughts else []
+    if kind.endswith("_output"):
+        return [("tool", Message(Role.USER, read_content(item.get("output"), where=f"{where}.output", config=config)))]
+    if kind.endswith("_call"):
+        asked = [value for name in ("name", "arguments", "input") if isinstance(value := item.get(name), str)]
+        call = ("call", Message(Role.ASSISTANT, "\n".join([*asked, *_words_of(item, ("code", "action", "queries"))])))
+        found = _words_of(item, ("output", "outputs", "results", "error"))
+        return [call, ("tool", Message(Role.USER, "\n".join(found)))] if found else [call]
     if config.unjudged_input == "refuse":
         raise InputError(f"{where} is of a type that this gateway cannot judge; it refuses it (unjudged_input)")
-    return None
+    return []
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _strings(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _strings(each)
+def _words_of(item: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    return [text for name in names for text in words_in(item.get(name))]

@@ -10,11 +10,12 @@ import httpx
 
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
+from streamward.gateway.slots import is_identifier
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
-_DELAY = re.compile(r"\d{1,6}")
+_DELAY = re.compile("[0-9]{1,6}")
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -119,14 +120,16 @@ async def _read_list(response: httpx.Response) -> list[object] | None:
 
 
 def _model(listed: object) -> JsonObject | None:
-    if not isinstance(listed, dict) or not isinstance(listed.get("id"), str):
+    """Return what is told of a model; None if it has no name. Nobody judges this, so that names are names."""
+    name = listed.get("id") if isinstance(listed, dict) else None
+    if not isinstance(listed, dict) or not isinstance(name, str) or not is_identifier(name):
         return None
     created, owner = listed.get("created"), listed.get("owned_by")
     return {
-        "id": listed["id"],
+        "id": name,
         "object": "model",
         "created": created if isinstance(created, int) else 0,
-        "owned_by": owner if isinstance(owner, str) else "",
+        "owned_by": owner if isinstance(owner, str) and is_identifier(owner) else "",
     }
 
 
