@@ -36,6 +36,25 @@ def test_an_event_without_end_is_refused(data):
         EventParser(100).feed(data)
 
 
+def test_a_long_line_in_small_pieces_is_joined_once():
+    line, joined = b"data: " + b"x" * 2**20, []
+
+    class Counted(bytes):
+        def splitlines(self, keepends=False):
+            joined.append(len(self))
+            return super().splitlines(keepends)
+
+        def __radd__(self, other):
+            return Counted(bytes(other) + bytes(self))
+
+    parser = EventParser(2**21)
+    for start in range(0, len(line), 64):
+        assert parser.feed(Counted(line[start : start + 64])) == []
+    (event,) = parser.feed(Counted(b"\n\n"))
+    assert event.data == "x" * 2**20
+    assert joined == [len(line) + 2]
+
+
 def test_bytes_that_are_no_utf_8_become_replacement_characters():
     assert [event.data for event in EventParser(1000).feed(b"data: a\xffb\n\n")] == ["a\ufffdb"]
 

@@ -27,7 +27,8 @@ class EventParser:
     def __init__(self, max_event_bytes: int) -> None:
         """Expect the beginning of a stream."""
         self._max_event_bytes = max_event_bytes
-        self._rest = b""  # a line that has not ended
+        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest_size = 0
         self._lines: list[bytes] = []  # data of an event that has not ended
         self._size = 0
         self._is_first = True
@@ -38,20 +39,35 @@ class EventParser:
         Raises:
             UpstreamError: An event is longer than the limit.
         """
-        lines = (self._rest + data).splitlines(keepends=True)
-        self._rest = b""
-        if lines and (lines[-1][-1:] not in b"\r\n" or lines[-1].endswith(b"\r")):  # LF may follow a CR
-            self._rest = lines.pop()
-        events = [event for line in lines if (event := self._take(line.rstrip(b"\r\n")))]
-        if self._size + len(self._rest) > self._max_event_bytes:
+        events = [event for line in self._lines_of(data) if (event := self._take(line.rstrip(b"\r\n")))]
+        if self._size + self._rest_size > self._max_event_bytes:
             raise UpstreamError(f"the upstream sent an event of more than {self._max_event_bytes} bytes")
         return events
 
     def finish(self) -> list[ServerEvent]:
         """Return the event at the end, if the stream ends without the empty line that closes it."""
-        rest, self._rest = self._rest, b""
+        rest = self._take_rest()
         events = [self._take(rest.rstrip(b"\r\n")), self._take(b"")] if rest else [self._take(b"")]
         return [event for event in events if event]
+
+    def _lines_of(self, data: bytes) -> list[bytes]:
+        """Return the lines that these bytes complete. Bytes that complete none cost no more the longer the line is."""
+        has_end = b"\n" in data or b"\r" in data or (bool(self._rest) and self._rest[-1].endswith(b"\r"))
+        if data and has_end:
+            lines = (self._take_rest() + data).splitlines(keepends=True)
+            is_over = lines[-1].endswith(b"\n")  # LF may follow a CR
+            data = b"" if is_over else lines.pop()
+        else:
+            lines = []
+        if data:
+            self._rest.append(data)
+            self._rest_size += len(data)
+        return lines
+
+    def _take_rest(self) -> bytes:
+        rest = b"".join(self._rest)
+        self._rest, self._rest_size = [], 0
+        return rest
 
     def _take(self, line: bytes) -> ServerEvent | None:
         if self._is_first:

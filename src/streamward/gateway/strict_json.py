@@ -1,6 +1,7 @@
-"""JSON without its traps: no NaN, no endless nesting, one value for a name."""
+"""JSON without its traps: no NaN, no infinity, no endless nesting, one value for a name."""
 
 import json
+import math
 from typing import NoReturn
 
 MAX_DEPTH = 64
@@ -18,7 +19,7 @@ def parse_object(text: str | bytes) -> JsonObject:
         ValueError: It is not JSON, no object, nested too deeply, or has numbers that are none. Names no content.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
@@ -37,6 +38,14 @@ def dump(value: object) -> bytes:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    """Refuse what is too large for a number: it would be written as `Infinity`, which is no JSON."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("too large")
+    return value
 
 
 def _num_openings(text: str | bytes) -> int:
