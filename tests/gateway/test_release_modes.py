@@ -141,6 +141,45 @@ def test_a_policy_may_let_text_through_that_could_not_be_judged():
     assert reasons_in(data) == {0: "stop"}
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_guard_that_fails_takes_nothing_back(is_stream):
+    lenient = Policy.parse({"name": "l", "on_error": {"response": "allow"}}, source="test")
+    text = "one ## two"
+    whole = {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
+    script = spoken(text) if is_stream else Script(json.dumps(whole).encode(), content_type="application/json")
+
+    class Tired:
+        """Fails when it is asked for the whole judgement."""
+
+        def __init__(self, messages, policy):
+            self._inner = ScriptedGuard().open(messages, policy)
+
+        async def __aenter__(self):
+            self._stream = await self._inner.__aenter__()
+            return self
+
+        async def __aexit__(self, *error):
+            await self._inner.__aexit__(*error)
+
+        def __getattr__(self, name):
+            return getattr(self._stream, name)
+
+        async def finish(self):
+            raise RuntimeError("tired")
+
+    _, data = ask(gateway(script, open_guard=Tired), call(chat(stream=is_stream), policy=lenient))
+    assert b"##" not in data
+    assert b"content_filter" in data
+
+
+def test_what_was_stopped_stays_stopped_where_too_much_is_held():
+    lenient = Policy.parse({"name": "l", "on_error": {"response": "allow"}}, source="test")
+    limits = GatewayLimits(max_held_bytes=100)
+    _, data = ask(gateway(spoken("a" * 200 + "## b"), limits=limits), call(chat(), policy=lenient))
+    assert b"#" not in data
+    assert reasons_in(data) == {0: "content_filter"}
+
+
 def test_a_guard_that_never_answers_counts_as_failed():
     never = threading.Event()
 

@@ -72,6 +72,7 @@ class ChoicesFormat:
         self.request = request
         self._layout = layout
         self._opaque = opaque
+        self._num_choices = len(request.prompts) * request.num_choices
         self._envelope: JsonObject = {
             "id": f"{id_prefix}-streamward",
             "object": layout.object_name,
@@ -149,7 +150,7 @@ class ChoicesFormat:
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
         """Return a choice that says the text and ends; see `WireFormat`."""
-        groups = range(len(self.request.prompts) * self.request.num_choices)
+        groups = range(self._num_choices)
         document: JsonObject = {
             **self._envelope,
             "object": self._layout.document_name,
@@ -193,12 +194,12 @@ class ChoicesFormat:
         if choice is None:
             return Parcel(body, scanner.slots, size=size)
         index = choice.get("index", 0)
-        if type(index) is not int or index < 0:
-            raise UpstreamError("the upstream's choice has no valid index")
+        if type(index) is not int or not 0 <= index < self._num_choices:
+            raise UpstreamError("the upstream sent a choice that was not asked for")
         self._layout.clean_logprobs(choice, self._opaque)
         shape = self._layout.document_shape if is_document else self._layout.event_shape
         scanner.scan(choice, shape, at=(index,))
-        ends = is_document or choice.get("finish_reason") is not None
+        ends = is_document or choice.get("finish_reason") not in (None, "")  # some say "" for not yet
         return Parcel(body, scanner.slots, index, ends_group=ends, size=size)
 
     def _stopped(self, stop: Stop) -> JsonObject:

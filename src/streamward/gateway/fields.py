@@ -37,6 +37,7 @@ class _Field:
 
     is_reasoning: bool = False
     is_known: bool = True
+    is_part: bool = False  # of a text that clients join without anything between
     pieces: list[str] = field(default_factory=list)
     place: Place | None = None  # of the last piece
     surrogate: str = ""  # first half of a pair
@@ -97,7 +98,7 @@ class Fields:
         owner = self._fields.get(name)
         if owner is None:
             is_known = slot.kind is not Kind.UNKNOWN
-            owner = self._fields[name] = _Field(slot.shape.is_reasoning, is_known)
+            owner = self._fields[name] = _Field(slot.shape.is_reasoning, is_known, _is_part(slot))
         if slot.kind is Kind.UNKNOWN:
             return await self._place_unknown(owner, slot)
         if slot.kind is Kind.WHOLE:
@@ -160,16 +161,23 @@ class Fields:
             reader.add(owner.text(), is_reasoning=owner.is_reasoning)
         elif (main := self._main.get((group, owner.is_known))) is not None and not main.is_finished:
             reader = main
-            reader.separate(is_reasoning=owner.is_reasoning)
+            if not (owner.is_part and reader.ends_in_part):
+                reader.separate(is_reasoning=owner.is_reasoning)
         else:
             reader = self._main[group, owner.is_known] = await self._open(group)
-        reader.last_field = owner.token
+        reader.last_field, reader.ends_in_part = owner.token, owner.is_part
         return reader
 
     async def _open(self, group: int) -> Reader:
         reader = await self._open_reader(group)
         self.readers.setdefault(group, []).append(reader)
         return reader
+
+
+def _is_part(slot: Slot) -> bool:
+    """Whether it is a text among the parts of a message in `/v1/responses`."""
+    path = tuple(name for name in slot.field if not isinstance(name, int))
+    return path == ("content", "text") and not slot.shape.is_reasoning
 
 
 def _group(key: FieldKey) -> int:
@@ -179,4 +187,5 @@ def _group(key: FieldKey) -> int:
 
 
 def _write(slot: Slot, text: str) -> None:
-    slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder
+    if not slot.is_name:  # a name is what it is
+        slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder

@@ -53,9 +53,10 @@ class Judges:
         reader = self._openings.reader_of(stream, group)
         self.fields.start(group, reader)
         if prompt.prefill and decision.action.severity < Action.REPLACE.severity:
-            await self.fields.append(self._wire.content_of(group), prompt.prefill)
-            await reader.judge()
-            decision = combine(decision, reader.decision)
+            for choice in range(group, group + self._request.num_choices):
+                place = await self.fields.append(self._wire.content_of(choice), prompt.prefill)
+                await place.reader.judge()
+                decision = combine(decision, place.reader.decision)
         return judgement, decision
 
     async def _with_earlier(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
 from streamward.gateway.guard import JudgedStream
-from streamward.policy import Policy, decide_error
+from streamward.policy import Policy, combine, decide_error
 from streamward.schema import Action, Decision, Event, Result, Side
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Reader:
     """Feeds text to a guard stream; knows how many characters from the start the verdicts let through.
 
     A guard that fails makes the decision of the policy's `on_error`: either nothing more leaves, or, if the policy
-    says so, all of it does.
+    says so, all of it does, unless the guard has stopped it before.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class Reader:
         """Judged; a token that was read again counts again."""
         self.last_field: object = None
         """Stands for the field whose text is at the end and may go on."""
+        self.ends_in_part = False
+        """Whether what is at the end is part of a text whose next part follows without anything between."""
         self.is_finished = False
         self.result: Result | None = None
         """What the guard says of the whole; None before the end."""
@@ -76,8 +78,8 @@ class Reader:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was judged so far."""
-        return self._stream.decision if self._failure is None else self._failure
+        """What to do by all that was judged so far. A guard that fails takes nothing back of what it said before."""
+        return self._stream.decision if self._failure is None else combine(self._failure, self._stream.decision)
 
     @property
     def is_stopped(self) -> bool:

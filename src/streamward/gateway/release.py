@@ -193,6 +193,10 @@ def _cut(waiting: _Waiting) -> Parcel | None:
     for slot, place in zip(parcel.slots, waiting.places, strict=True):
         if place is None:
             continue
+        if slot.is_name:
+            if not place.is_clear and isinstance(slot.holder, dict):
+                slot.holder.pop(str(slot.key), None)
+            continue
         text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
         num_before = len(text) - (place.end - place.start)  # of a whole: what pieces said, which has left
         num_clear = num_before + max(0, min(place.end, place.reader.limit) - place.start)

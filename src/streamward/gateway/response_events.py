@@ -136,7 +136,7 @@ def _scan_words(body: JsonObject, name: str, *, opaque: Opaque) -> list[Slot]:
     _clean_logprobs(body, key, opaque)
     scanner = Scanner(opaque)
     is_text = isinstance(body.get(key), str)
-    known: Mapping[str, Shape] = {key: Leaf.CLEANED} if is_text else {}
+    known: Mapping[str, Shape] = {key: Leaf.CLEANED if is_text else shape}
     scanner.scan(body, {**_POSITIONS, "logprobs": Leaf.CLEANED, **known}, at=(GROUP, name))
     if is_text:
         scanner.slots.append(Slot(body, key, str(body[key]), field_of(body, *path), kind, shape))

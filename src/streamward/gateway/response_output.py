@@ -24,8 +24,8 @@ class ShownOutput:
     def note_event(self, body: JsonObject) -> None:
         """Take in an event that leaves."""
         name = str(body["type"])
-        if name == "response.output_text.delta":
-            self._texts.setdefault(field_of(body, *WORDS["response.output_text"][1]), []).append(str(body["delta"]))
+        if name == "response.output_text.delta" and isinstance(delta := body.get("delta"), str):
+            self._texts.setdefault(field_of(body, *WORDS["response.output_text"][1]), []).append(delta)
         elif name.startswith("response.output_item.") and isinstance(item := body.get("item"), dict):
             self.note_item(item, number_of(body, "output_index"))
 

@@ -17,6 +17,7 @@ ENVELOPE = -1
 Holder = JsonObject | list[object]
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_NAME_OF = "the name"  # no name itself, so that no field is called so
 
 
 class Kind(Enum):
@@ -62,7 +63,17 @@ Shape = Text | Each | Leaf | frozenset[str] | Mapping[str, "Shape"] | None
 
 @dataclass(slots=True)
 class Slot:
-    """One string of the model at its place."""
+    """One string of the model at its place.
+
+    Attributes:
+        holder: The object or list it is in.
+        key: Where in it.
+        text: What it says.
+        field: Whose text it is.
+        kind: What it says of its field.
+        shape: What is known of it.
+        is_name: Whether it is the key itself, not the value there.
+    """
 
     holder: Holder
     key: str | int
@@ -70,6 +81,7 @@ class Slot:
     field: FieldKey
     kind: Kind
     shape: Text
+    is_name: bool = False
 
 
 @dataclass(slots=True)
@@ -87,13 +99,14 @@ class Scanner:
     own: frozenset[str] = frozenset()
     slots: list[Slot] = field(default_factory=list)
 
-    def scan(self, holder: JsonObject, shape: Mapping[str, Shape], *, at: FieldKey) -> None:
+    def scan(self, holder: JsonObject, shape: Mapping[str, Shape], *, at: FieldKey, is_said: bool = False) -> None:
         """Go through an object.
 
         Args:
             holder: Changed where something may not pass.
             shape: What is known of it.
             at: The field it stands for.
+            is_said: Whether it stands where text does, so that its names are the model's words too.
 
         Raises:
             UpstreamError: It has what cannot be judged, and that blocks.
@@ -102,9 +115,12 @@ class Scanner:
             if name not in shape and _NAME.fullmatch(name) is None:
                 del holder[name]
                 continue
-            self._value(holder, name, shape.get(name), (*at, name))
+            self._value(holder, name, shape.get(name), (*at, name), is_said=is_said)
+            if is_said:
+                words = Text(is_cuttable=False)
+                self.slots.append(Slot(holder, name, name, (*at, name, _NAME_OF), Kind.UNKNOWN, words, is_name=True))
 
-    def _value(self, holder: Holder, key: str | int, shape: Shape, at: FieldKey) -> None:
+    def _value(self, holder: Holder, key: str | int, shape: Shape, at: FieldKey, *, is_said: bool = False) -> None:
         value = holder[key]  # type: ignore[index]  # a key of this holder
         if value is None or isinstance(value, bool | int | float) or shape is Leaf.CLEANED:
             return
@@ -118,7 +134,7 @@ class Scanner:
         elif shape is Leaf.OPAQUE:
             self._take_out(holder, key)
         else:
-            self._unknown(holder, key, at)
+            self._unknown(holder, key, at, is_said=is_said or isinstance(shape, Text))
 
     def _string(self, holder: Holder, key: str | int, value: str, shape: Shape, at: FieldKey) -> None:
         if not value or value in self.own or (shape is Leaf.IDENTIFIER and is_identifier(value)):
@@ -132,15 +148,18 @@ class Scanner:
         else:
             self.slots.append(Slot(holder, key, value, at, Kind.UNKNOWN, Text(is_cuttable=False)))
 
-    def _unknown(self, holder: Holder, key: str | int, at: FieldKey) -> None:
+    def _unknown(self, holder: Holder, key: str | int, at: FieldKey, *, is_said: bool) -> None:
         value = holder[key]  # type: ignore[index]  # a key of this holder
         if isinstance(value, dict):
-            self.scan(value, {}, at=at)
+            self.scan(value, {}, at=at, is_said=is_said)
         elif isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
             self._take_out(holder, key)  # numbers in a row may spell anything
         elif isinstance(value, list):
-            for place in range(len(value)):
-                self._value(value, place, None, (*at, place))
+            for place, item in enumerate(value):
+                if isinstance(item, int | float):  # as may numbers between other things
+                    self._take_out(value, place)
+                else:  # parts of a text are put together by whoever reads it
+                    self._value(value, place, None, at if is_said else (*at, place), is_said=is_said)
 
     def _take_out(self, holder: Holder, key: str | int, *, is_padding: bool = False) -> None:
         if is_padding or self.opaque == "drop":
