@@ -12,6 +12,7 @@ from streamward.train import controversial, distill
 from streamward.train.config import RunConfig
 from streamward.train.controversial import conflict
 from streamward.train.distill import refine
+from streamward.train.mixture import draw
 from streamward.train.recipe import RecipeConfig, run_once, score_rows
 from streamward.train.scoring import Score
 from tests.train.tiny import config, row
@@ -67,6 +68,19 @@ def test_a_teacher_mends_wrong_labels_of_the_half_it_has_not_seen(workplace: Pat
     assert len(mended - wrong) <= (160 - len(wrong)) / 5
     report = json.loads((folder / "distill.json").read_text())
     assert sum(report["changed"]["rows.jsonl"].values()) >= len(mended)
+
+
+def test_a_stage_may_leave_rows_alone_that_its_recipe_does_not_draw(workplace: Path) -> None:
+    with_wrong_labels(workplace)
+    recipe = config(workplace, "teacher", epochs=2.0)
+    recipe.write_text(recipe.read_text().replace('file = "rows.jsonl"', 'file = "rows.jsonl"\nmax_rows = 60'))
+    drawn = {each.sample.id for part in draw(RecipeConfig(config=recipe).read()) for each in part}
+    folder = distill.run(stage_config(workplace, recipe, min_confidence=0.51, only_drawn=True))
+    rows = [each for _, each in read_rows(folder / "rows" / "rows.jsonl")]
+    changed = {each["id"] for each in rows if each.get("native")}
+    assert len(rows) == 160
+    assert len(drawn) == 60
+    assert set() < changed <= drawn
 
 
 def test_a_stage_cut_off_goes_on_where_it_stopped(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

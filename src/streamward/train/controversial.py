@@ -37,6 +37,8 @@ class ControversialConfig(TomlSettings):
     """The loose guard is loose enough if it flags no more of the held-back safe rows."""
     max_strict_miss_rate: float = Field(default=0.02, gt=0, lt=1)
     """The strict guard is strict enough if it misses no more of the held-back unsafe rows."""
+    only_drawn: bool = False
+    """Whether to label only the rows that the recipe draws: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:
@@ -58,7 +60,9 @@ def run(config_path: Path) -> Path:
             pair[mode], tried = _calibrated(config, half, mode, validation)
             report["guards"][f"{half}-{mode}"] = tried
         guards[half] = pair
-    report["changed"] = relabel(base, guards, conflict, folder=folder / "rows", settings=config.model_dump_json())
+    report["changed"] = relabel(
+        base, guards, conflict, folder=folder / "rows", settings=config.model_dump_json(), only_drawn=config.only_drawn
+    )
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return folder
 

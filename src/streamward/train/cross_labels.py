@@ -1,7 +1,8 @@
 """Labels for one half of the rows from guards that have learnt from the other half only."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,13 @@ def other_half(half: Half) -> Half:
 
 
 def relabel(
-    config: RunConfig, guards: Mapping[Half, Mapping[str, Path]], judge: Judge, *, folder: Path, settings: str
+    config: RunConfig,
+    guards: Mapping[Half, Mapping[str, Path]],
+    judge: Judge,
+    *,
+    folder: Path,
+    settings: str,
+    only_drawn: bool = False,
 ) -> dict[str, dict[str, int]]:
     """Write every file of a run's sources with new labels; a file these settings have written is kept.
 
@@ -40,22 +47,24 @@ def relabel(
         judge: Decides about one side.
         folder: Where the files go, under their own names.
         settings: Of the stage, as text; kept beside the files.
+        only_drawn: Leave alone what the run does not draw.
 
     Returns:
         For each file, how many sides went from one label to another.
     """
     marker = folder / SETTINGS_FILE
     is_same = marker.exists() and marker.read_text(encoding="utf-8") == settings
-    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {(row.file, row.sample.id) for rows in draw(config) for row in rows} if only_drawn else None
     changes: dict[str, dict[str, int]] = {}
     for file in dict.fromkeys(source.file for source in config.sources):
         source = next(source for source in config.sources if source.file == file)
         path = folder / file
         if not (is_same and path.exists()):
             rows = [row for _, row in read_rows(config.source_path(source))]
-            parts = [rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS)]
-            bar = tqdm(parts, desc=file, unit="part")
-            write_rows(path, (row for part in bar for row in _label(part, guards, judge, config=config, file=file)))
+            starts = tqdm(range(0, len(rows), _CHUNK_ROWS), desc=file, unit="part")
+            parts = (rows[start : start + _CHUNK_ROWS] for start in starts)
+            labelled = (_label(part, guards, judge, config=config, file=file, drawn=drawn) for part in parts)
+            write_rows(path, chain.from_iterable(labelled))
         changes[file] = _changes(path)
     marker.write_text(settings, encoding="utf-8")
     return changes
@@ -77,12 +86,22 @@ def held_back(config: RunConfig) -> list[Sample]:
 
 
 def _label(
-    rows: Sequence[Row], guards: Mapping[Half, Mapping[str, Path]], judge: Judge, *, config: RunConfig, file: str
+    rows: Sequence[Row],
+    guards: Mapping[Half, Mapping[str, Path]],
+    judge: Judge,
+    *,
+    config: RunConfig,
+    file: str,
+    drawn: Collection[tuple[str, str]] | None,
 ) -> Iterator[Row]:
     samples = [check_row(row, where=f"{file}: a row", source=file) for row in rows]
     labels: dict[tuple[int, Side], RiskLevel] = {}
     for half in HALVES:
-        own = [index for index, sample in enumerate(samples) if half_of(sample) == half]
+        own = [
+            index
+            for index, sample in enumerate(samples)
+            if half_of(sample) == half and (drawn is None or (file, sample.id) in drawn)
+        ]
         found: dict[tuple[int, Side], dict[str, Score]] = {}
         for name, guard in guards[other_half(half)].items():
             for score in score_rows(guard, [samples[index] for index in own], max_tokens=config.max_tokens):

@@ -28,6 +28,8 @@ class DistillConfig(TomlSettings):
     """The teacher's run, repeated on each half; a larger base than the pupil's serves best."""
     min_confidence: float = Field(default=0.9, gt=0.5, le=1)
     """Probability from which the teacher's word replaces a label."""
+    only_drawn: bool = False
+    """Whether to label only the rows that the recipe draws: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:
@@ -47,7 +49,9 @@ def run(config_path: Path) -> Path:
     judge = partial(refine, min_confidence=config.min_confidence)
     report: dict[str, Any] = {  # Any: JSON values
         "config": json.loads(config.model_dump_json()),
-        "changed": relabel(base, guards, judge, folder=folder / "rows", settings=config.model_dump_json()),
+        "changed": relabel(
+            base, guards, judge, folder=folder / "rows", settings=config.model_dump_json(), only_drawn=config.only_drawn
+        ),
     }
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return folder
