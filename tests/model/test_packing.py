@@ -6,7 +6,7 @@ import torch
 from streamward.model.config import SideLabels
 from streamward.model.heads import SideHeads
 from streamward.model.native.library import kernels
-from streamward.model.packing import NarrowLinear, pack_linears
+from streamward.model.packing import PaddedLinear, pack_linears
 from streamward.schema import Category, RiskLevel
 
 
@@ -23,7 +23,7 @@ def test_packed_heads_say_what_plain_ones_say_and_the_same_bits_for_any_number_o
     hidden_TD = torch.randn(70, 128).bfloat16()
     plain = heads(hidden_TD)
     pack_linears(heads)
-    assert isinstance(heads.risk, NarrowLinear)
+    assert isinstance(heads.risk, PaddedLinear)
     packed = heads(hidden_TD)
     for before, after in zip(plain, packed, strict=True):
         assert after.shape == before.shape

@@ -72,7 +72,6 @@ class ChoicesFormat:
         self.request = request
         self._layout = layout
         self._opaque = opaque
-        self._num_choices = len(request.prompts) * request.num_choices
         self._envelope: JsonObject = {
             "id": f"{id_prefix}-streamward",
             "object": layout.object_name,
@@ -150,7 +149,7 @@ class ChoicesFormat:
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
         """Return a choice that says the text and ends; see `WireFormat`."""
-        groups = range(self._num_choices)
+        groups = range(self.request.num_groups)
         document: JsonObject = {
             **self._envelope,
             "object": self._layout.document_name,
@@ -194,7 +193,7 @@ class ChoicesFormat:
         if choice is None:
             return Parcel(body, scanner.slots, size=size)
         index = choice.get("index", 0)
-        if type(index) is not int or not 0 <= index < self._num_choices:
+        if type(index) is not int or not 0 <= index < self.request.num_groups:
             raise UpstreamError("the upstream sent a choice that was not asked for")
         self._layout.clean_logprobs(choice, self._opaque)
         shape = self._layout.document_shape if is_document else self._layout.event_shape

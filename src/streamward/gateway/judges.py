@@ -1,4 +1,4 @@
-"""The guard streams of one call: the prompt's, and those that read the answer."""
+"""What the guard says of one call: of its prompts, and through readers of its answer."""
 
 from streamward.errors import StreamwardError
 from streamward.gateway.fields import Fields

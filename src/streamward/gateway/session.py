@@ -229,7 +229,7 @@ class Session:
 
     async def _last(self, ledger: Ledger, reading: StreamReading) -> tuple[bool, list[bytes]]:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
-        is_complete = self._is_over(ledger) or ledger.is_complete(self._num_choices)
+        is_complete = self._is_over(ledger) or ledger.is_complete(self._request.num_groups)
         error: StreamwardError | None = None if is_complete else reading.error
         if not is_complete and error is None and not reading.is_done:
             error = UpstreamError("the upstream ended its answer early")
@@ -245,14 +245,10 @@ class Session:
         end = self._notes.of_end()
         return True, [*([self._format.note(None, end)] if end else []), *self._format.done()]
 
-    @property
-    def _num_choices(self) -> int:
-        return len(self._request.prompts) * self._request.num_choices
-
     def _is_over(self, ledger: Ledger) -> bool:
         """Whether nothing more is to come, whatever the upstream still sends."""
-        return ledger.is_cut(self._num_choices) or (
-            self._format.ends_with_choice and ledger.is_complete(self._num_choices)
+        return ledger.is_cut(self._request.num_groups) or (
+            self._format.ends_with_choice and ledger.is_complete(self._request.num_groups)
         )
 
     def _release(self, ledger: Ledger, *, is_audit: bool, is_last: bool = False) -> list[bytes]:

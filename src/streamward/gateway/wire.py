@@ -46,6 +46,11 @@ class ClientRequest:
     num_choices: int
     is_stream: bool
 
+    @property
+    def num_groups(self) -> int:
+        """Choices of all prompts."""
+        return len(self.prompts) * self.num_choices
+
     def prompt_of(self, group: int) -> Prompt:
         """Return the prompt that a choice answers."""
         return self.prompts[min(max(group, 0) // self.num_choices, len(self.prompts) - 1)]

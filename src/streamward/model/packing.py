@@ -49,27 +49,27 @@ class PackedLinear(nn.Module):
         return out
 
 
-class NarrowLinear(nn.Module):
-    """A linear layer without bias of few outputs, filled up to what the native kernels take."""
+class PaddedLinear(nn.Module):
+    """A linear layer without bias of any number of outputs, padded to what the native kernels take."""
 
     def __init__(self, weight: Tensor, *, library: ctypes.CDLL) -> None:
         """Pack a weight [out, in]; the caller drops the original."""
         super().__init__()
         self.num_outputs = len(weight)
-        self.filled = NativeLinear(_filled(weight), library=library, is_int8=False)
+        self.padded = NativeLinear(_padded(weight), library=library, is_int8=False)
 
     @classmethod
     def fits(cls, weight: Tensor) -> bool:
-        """Whether the kernels take a weight, filled up."""
-        return NativeLinear.fits(_filled(weight))
+        """Whether the kernels take a weight, padded."""
+        return NativeLinear.fits(_padded(weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T, [..., out], in the dtype of x."""
-        out: Tensor = self.filled(x)[..., : self.num_outputs]
+        out: Tensor = self.padded(x)[..., : self.num_outputs]
         return out
 
 
-def _filled(weight: Tensor) -> Tensor:
+def _padded(weight: Tensor) -> Tensor:
     return F.pad(weight, (0, 0, 0, -len(weight) % SIZE_STEP))
 
 
@@ -117,8 +117,8 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
             continue
         if library is not None and isinstance(module, DecoderLayer) and NativeLinear.fits(weight):
             setattr(module, name, NativeLinear(weight, library=library, is_int8=False, is_gated=name == "gate_up"))
-        elif library is not None and isinstance(module, SideHeads) and NarrowLinear.fits(weight):
-            setattr(module, name, NarrowLinear(weight, library=library))
+        elif library is not None and isinstance(module, SideHeads) and PaddedLinear.fits(weight):
+            setattr(module, name, PaddedLinear(weight, library=library))
         elif can_pack(weight.dtype):
             setattr(module, name, PackedLinear(weight))
 
