@@ -1,7 +1,9 @@
+import pytest
 import torch
 
+from streamward.errors import ConfigError
 from streamward.model.decoder import dense_hidden
-from streamward.train.lora import LoraLinear, add_lora, lora_modules, merge_lora
+from streamward.train.lora import LoraLinear, add_lora, lora_modules, lowest_frozen, merge_lora
 from tests.train.tiny import tiny_guard
 
 
@@ -34,3 +36,19 @@ def test_gradients_are_those_of_the_formula() -> None:
     upstream = torch.randn_like(formula)
     found = torch.autograd.grad(layer(x), inputs, upstream)
     torch.testing.assert_close(found, torch.autograd.grad(formula, inputs, upstream))
+
+
+def test_frozen_layers_get_no_gradient_and_learn_again_afterwards() -> None:
+    decoder = tiny_guard().decoder
+    add_lora(decoder, rank=4, alpha=8)
+    with lowest_frozen(decoder, 1):
+        dense_hidden(decoder, torch.arange(12).view(1, 12)).sum().backward()
+    lowest, *_, highest = [module.lora_b for _, module in lora_modules(decoder)]
+    assert lowest.grad is None and lowest.requires_grad
+    assert highest.grad is not None
+
+
+def test_freezing_every_layer_is_refused() -> None:
+    decoder = tiny_guard().decoder
+    with pytest.raises(ConfigError, match="frozen_layers"), lowest_frozen(decoder, len(decoder.layers)):
+        pass

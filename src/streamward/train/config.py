@@ -72,6 +72,8 @@ class RunConfig(TomlSettings):
     or more layers, of which the lowest are taken."""
     num_layers: int | None = Field(default=None, gt=0)
     """Layers of the base to keep, from the bottom; all by default."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """Lowest layers whose updates stay as `init` has them: a step is shorter, and what they found stays found."""
     data_root: Path
     overlay_root: Path | None = None
     """Where other stages wrote labelled files: those found there are read instead."""

@@ -24,7 +24,7 @@ from streamward.train.compiling import compiled_layers
 from streamward.train.config import GenTrainConfig
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
-from streamward.train.lora import add_lora, merge_lora
+from streamward.train.lora import add_lora, lowest_frozen, merge_lora
 from streamward.train.mixture import Row, Split, draw
 from streamward.train.operating_point import by_side, count_at
 from streamward.train.parallel import World
@@ -84,9 +84,10 @@ def train_gen(config: GenTrainConfig) -> Path:
     learnt, held_back = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
     model = new_model(source, config).to(device)
     task = GenTask(config, model, learnt.examples, device)
-    trainer = Trainer(config, task=task, folder=folder, world=world)
-    with compiled_layers(model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
-        trainer.run()
+    with lowest_frozen(model.decoder, config.frozen_layers):
+        trainer = Trainer(config, task=task, folder=folder, world=world)
+        with compiled_layers(model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
+            trainer.run()
     if world.is_chief:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)

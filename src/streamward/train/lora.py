@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.builtin.adapter import merge_update
+from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
 
 TARGETS = ("qkv", "out", "gate_up", "down")
@@ -60,6 +62,24 @@ def add_lora(decoder: Decoder, *, rank: int, alpha: float) -> None:
     for layer in decoder.layers:
         for name in TARGETS:
             setattr(layer, name, LoraLinear(getattr(layer, name), rank=rank, alpha=alpha))
+
+
+@contextmanager
+def lowest_frozen(decoder: Decoder, num_layers: int) -> Iterator[None]:
+    """Keep the updates of the lowest layers as they are meanwhile; nothing is computed backward through these.
+
+    Raises:
+        ConfigError: The decoder has no layer above them.
+    """
+    if num_layers >= len(decoder.layers):
+        raise ConfigError(f"frozen_layers is {num_layers}; of {len(decoder.layers)} layers at least one must learn")
+    lowest = decoder.layers[:num_layers]
+    changing = [parameter for parameter in lowest.parameters() if parameter.requires_grad]
+    for parameter in changing:
+        parameter.requires_grad_(False)
+    yield
+    for parameter in changing:
+        parameter.requires_grad_(True)
 
 
 def lora_modules(decoder: Decoder) -> Iterator[tuple[str, LoraLinear]]:
