@@ -61,6 +61,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     choice.add_argument("--suite", choices=_SUITES, default="all", help="default: %(default)s")
     choice.add_argument("--sets", metavar="A,B", help="only these sets")
     choice.add_argument("--limit", type=int, metavar="N", help="at most N rows of each set, a fixed sample")
+    choice.add_argument(
+        "--held-back", type=float, metavar="F", help="only rows that training with this validation_fraction left out"
+    )
     choice.add_argument("--robustness", action="store_true", help="judge prompts in disguise too")
     _add_guard_options(parser)
     parser.set_defaults(run=run)
@@ -165,13 +168,15 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}; it must be at least 1")
+    if arguments.held_back is not None and not 0 < arguments.held_back < 1:
+        raise InputError(f"--held-back is {arguments.held_back}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
     from streamward.evals.report import write_report
 
     suite = Suite(arguments.suite)
     sets = plan(
-        _read_sets(source, arguments.sets),
+        _read_sets(source, arguments.sets, held_back=arguments.held_back),
         suite,
         has_robustness=arguments.robustness,
         max_rows=arguments.limit,
@@ -197,7 +202,7 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
     return ExitCode.FAILURE if is_failed else ExitCode.ALLOWED
 
 
-def _read_sets(source: str, names: str | None) -> "list[EvalSet]":
+def _read_sets(source: str, names: str | None, *, held_back: float | None) -> "list[EvalSet]":
     from streamward.evals.hub_sets import HUB, fetch_set, hub_entries
     from streamward.evals.sets import available_sets, choose_sets, load_set, read_set
 
@@ -206,8 +211,8 @@ def _read_sets(source: str, names: str | None) -> "list[EvalSet]":
     if names is not None:
         entries = choose_sets(entries, [name.strip() for name in names.split(",")])
     if source == HUB:
-        return [each for entry in entries for each in read_set(fetch_set(entry), entry)]
-    return [each for entry in entries for each in load_set(folder, entry)]
+        return [each for entry in entries for each in read_set(fetch_set(entry), entry, held_back=held_back)]
+    return [each for entry in entries for each in load_set(folder, entry, held_back=held_back)]
 
 
 Opening = tuple[str, "Callable[[], GuardUnderTest]"]

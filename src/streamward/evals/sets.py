@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from streamward.data.held_back import is_held_back
 from streamward.data.jsonl import Sample, parse_row
 from streamward.errors import InputError
 from streamward.evals.layouts import LAYOUTS
@@ -89,11 +90,16 @@ def choose_sets(available: Sequence[SetEntry], names: Sequence[str]) -> list[Set
     return [by_name[name] for name in names]
 
 
-def load_set(folder: Path, entry: SetEntry) -> list[EvalSet]:
+def load_set(folder: Path, entry: SetEntry, *, held_back: float | None = None) -> list[EvalSet]:
     """Read one set: our JSON lines, or files in the published layout.
 
+    Args:
+        folder: Where its file is.
+        entry: What is known of it.
+        held_back: Read only the rows that training runs with this `validation_fraction` do not learn from.
+
     Returns:
-        One for each side that is judged.
+        One for each side that is judged; none if all rows were learnt from.
 
     Raises:
         InputError: Files are missing, or a row is not what the layout says. Names file and row, not the text.
@@ -102,20 +108,25 @@ def load_set(folder: Path, entry: SetEntry) -> list[EvalSet]:
     paths = _files_of(folder, entry.name)
     if not paths:
         raise InputError(f"{str(folder)!r} has no {entry.name} (a file {entry.name}.jsonl.gz, or a folder)")
-    return read_set(paths, entry)
+    return read_set(paths, entry, held_back=held_back)
 
 
-def read_set(paths: Sequence[Path], entry: SetEntry) -> list[EvalSet]:
+def read_set(paths: Sequence[Path], entry: SetEntry, *, held_back: float | None = None) -> list[EvalSet]:
     """Like `load_set`, from given files."""
+    picks: list[tuple[Side, Pick, bool]] = [
+        (side, _PICK[side], entry.keeps_tokens and side is Side.RESPONSE) for side in entry.sides
+    ]
+    if entry.streamed_prompts:
+        picks.append((Side.RESPONSE, _streamed_prompt, True))
     samples = list(_samples(paths, entry))
     evals = []
-    for side in entry.sides:
-        rows = tuple(_rows(samples, entry, side, _PICK[side]))
-        evals.append(EvalSet(entry.name, side, rows, entry.keeps_tokens and side is Side.RESPONSE))
-    if entry.streamed_prompts:
-        rows = tuple(_rows(samples, entry, Side.RESPONSE, _streamed_prompt))
-        evals.append(EvalSet(entry.name, Side.RESPONSE, rows, keeps_tokens=True))
-    if not any(each.rows for each in evals):
+    for side, pick, keeps_tokens in picks:
+        rows = list(_rows(samples, entry, side, pick))
+        evals.append(EvalSet(entry.name, side, tuple(row for _, row in rows), keeps_tokens))
+        if held_back is not None:
+            kept = tuple(row for sample, row in rows if is_held_back(sample, fraction=held_back))
+            evals[-1] = replace(evals[-1], rows=kept, sampled_from=len(rows))
+    if held_back is None and not any(each.rows for each in evals):
         raise InputError(f"{entry.name} holds no row with a label")
     return [each for each in evals if each.rows]
 
@@ -176,7 +187,7 @@ _PICK: Mapping[Side, Pick] = {Side.PROMPT: _prompt, Side.RESPONSE: _response}
 
 def _rows(
     samples: Sequence[tuple[Sample, Mapping[str, Any]]], entry: SetEntry, side: Side, pick: Pick
-) -> Iterator[LabelledRow]:
+) -> Iterator[tuple[Sample, LabelledRow]]:
     seen: dict[str, int] = {}
     for sample, record in samples:
         text, prompt, label = pick(sample)
@@ -187,7 +198,7 @@ def _rows(
         seen[sample.id] = seen.get(sample.id, 0) + 1
         kinds: list[Kind] = ["prompt"] if side is Side.PROMPT else ["response"] * (label is not None)
         kinds += ["refusal"] * (refusal is not None)
-        yield LabelledRow(
+        labelled = LabelledRow(
             id=sample.id if seen[sample.id] == 1 else f"{sample.id}#{seen[sample.id]}",
             side=side,
             text=text,
@@ -200,6 +211,7 @@ def _rows(
             unsafe_start=sample.unsafe_start if pick is _response else None,
             cohort=cohort_of(entry.name, kinds, record.get("native") or {}) if pick is not _streamed_prompt else "ours",
         )
+        yield sample, labelled
 
 
 def _spans(sample: Sample, pick: Pick) -> tuple[Span, ...] | None:

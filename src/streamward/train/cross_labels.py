@@ -8,11 +8,12 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from streamward.data.held_back import half_of
 from streamward.data.jsonl import Sample, check_row
 from streamward.data.rows import Row, read_rows, write_rows
 from streamward.schema import RiskLevel, Side
 from streamward.train.config import RunConfig
-from streamward.train.mixture import draw, half_of
+from streamward.train.mixture import draw
 from streamward.train.recipe import score_rows
 from streamward.train.scoring import Score
 

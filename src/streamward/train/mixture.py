@@ -1,12 +1,12 @@
 """Draws rows from the sources of a run and splits off validation by group."""
 
 import dataclasses
-import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from streamward.data.held_back import half_of, is_held_back
 from streamward.data.jsonl import Sample, read_samples
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
@@ -54,11 +54,6 @@ def draw(config: RunConfig) -> Split:
     return split
 
 
-def is_held_back(sample: Sample, *, fraction: float) -> bool:
-    """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
-    return int.from_bytes(_digest(sample)[:4], "big") / 2**32 < fraction
-
-
 def unlearnt(path: Path, *, held_back_fraction: float | None) -> list[Sample]:
     """Read the rows of a file that runs with this `validation_fraction` hold back; all of them if it is None.
 
@@ -67,16 +62,6 @@ def unlearnt(path: Path, *, held_back_fraction: float | None) -> list[Sample]:
     """
     rows = read_samples(path)
     return [row for row in rows if held_back_fraction is None or is_held_back(row, fraction=held_back_fraction)]
-
-
-def half_of(sample: Sample) -> Literal["A", "B"]:
-    """Which half of the rows it belongs to; related rows share theirs."""
-    return "A" if _digest(sample)[4] % 2 == 0 else "B"
-
-
-def _digest(sample: Sample) -> bytes:
-    key = f"{sample.language}/{sample.group}" if sample.group else (sample.prompt or sample.response or "")
-    return hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
 
 
 def _draw_source(config: RunConfig, source: SourceConfig) -> list[Sample]:
