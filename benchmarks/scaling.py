@@ -50,11 +50,12 @@ USED = 0.6  # of what a core can do when words arrive when they like
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What so many answers at the same time need, by the figures of this run."""
+    """What so many answers at the same time need, by the figures of this run; `ray_cores` only with replicas on Ray."""
 
     streams: int
     guard_cores: float
     service_cores: float
+    ray_cores: float
     cache_gb: float
 
 
@@ -71,13 +72,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Words of many streams as fast as replicas of one core each judge them."""
+    """Words of many streams as fast as replicas of one core each judge them.
+
+    Attributes:
+        replicas: 0: the guard in this process, on one core.
+        cpu_ms: CPU time a word, of this process and of all of Ray's.
+    """
 
     replicas: int
     streams: int
     tokens_per_s: float
     word_p50_ms: float
     word_p99_ms: float
+    cpu_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +193,9 @@ def feed_all(
 
 
 def spread(moderator: Moderator, *, replicas: int, streams: int, num_words: int) -> Spread:
-    start = time.perf_counter()
+    start, cpu_before = time.perf_counter(), cpu_s()
     times, results = feed_all(moderator, streams=streams, num_words=num_words)
-    seconds = time.perf_counter() - start
+    seconds, used_s = time.perf_counter() - start, cpu_s() - cpu_before
     tokens = sum(len(result.response.verdicts) for result in results)
     taken = sorted(each for stream in times for _, each in stream[5:])
     return Spread(
@@ -197,7 +204,21 @@ def spread(moderator: Moderator, *, replicas: int, streams: int, num_words: int)
         round(tokens / seconds, 1),
         round(statistics.median(taken) * 1000, 1),
         round(taken[int(0.99 * (len(taken) - 1))] * 1000, 1),
+        round(1000 * used_s / (streams * num_words), 2),
     )
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds so far of this process and of Ray's on this machine, by their names; Linux only."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, facts = path.read_text().partition(" (")[2].rpartition(") ")
+        except OSError:
+            continue  # it has ended
+        if path.parent.name == str(os.getpid()) or name.startswith(("ray", "gcs_server")):
+            ticks += sum(int(value) for value in facts.split()[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def hop_ms(moderator: Moderator, local: Moderator, *, repeats: int) -> tuple[float, float]:
@@ -264,14 +285,21 @@ def cache_bytes_per_token(engine: Engine) -> int:
     return KVCache.bytes_per_token(model.decoder.config, model.decoder.embed.weight.dtype)
 
 
-def sizes(tokens_per_s: float, cache_bytes: int) -> Iterator[Size]:
-    """Follow docs/scaling.md: cores of the guard, cores of the service, memory of the caches."""
+def ray_ms(loads: Sequence[Spread]) -> float:
+    """Return the CPU time that Ray adds to a word, with as many streams as were tried without it."""
+    (local,) = (load for load in loads if load.replicas == 0)
+    return min(load.cpu_ms for load in loads if load.replicas and load.streams == local.streams) - local.cpu_ms
+
+
+def sizes(tokens_per_s: float, cache_bytes: int, *, ray_ms: float) -> Iterator[Size]:
+    """Follow docs/scaling.md: cores of the guard, of the service and of Ray, memory of the caches."""
     for streams in (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000):
         words_per_s = streams * WORDS_PER_S
         yield Size(
             streams,
             round(words_per_s * TOKENS_PER_WORD / (tokens_per_s * USED), 2),
             round(words_per_s * GATEWAY_MS_PER_WORD / 1000 / USED, 2),
+            round(words_per_s * ray_ms / 1000 / USED, 2),
             round(streams * STREAM_TOKENS * cache_bytes / 1e9, 2),
         )
 
@@ -292,7 +320,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer shapes and shorter loads")
     arguments = parser.parse_args()
     facts = environment()
-    num_words = 40 if arguments.quick else 120
+    num_words, most = (40, 16) if arguments.quick else (120, 32)
     engine = load_engine(find_checkpoint(GUARD), engine=EngineConfig(threads=1))
     one_core = list(steps(engine, is_quick=arguments.quick))
     cache_bytes = cache_bytes_per_token(engine)
@@ -303,12 +331,13 @@ def main() -> None:
             if not loads:
                 with load(GUARD, policy=NEVER, engine=EngineConfig(threads=1)) as local:
                     hop = hop_ms(moderator, local, repeats=num_words)
-            for streams in (16,) if arguments.quick else (8, 32):
+                    loads.append(spread(local, replicas=0, streams=most, num_words=num_words))
+            for streams in sorted({8, most}):
                 loads.append(spread(moderator, replicas=replicas, streams=streams, num_words=num_words))
             if replicas == 2:
                 killed = recovery(moderator, streams=16, num_words=num_words)
     busiest = max((each for each in one_core if each.k == 2), key=lambda each: (each.streams, -abs(each.context - 512)))
-    needed = list(sizes(busiest.tokens_per_s, cache_bytes))
+    needed = list(sizes(busiest.tokens_per_s, cache_bytes, ray_ms=ray_ms(loads)))
     report = {
         "environment": facts,
         "quick": arguments.quick,
@@ -329,7 +358,7 @@ def main() -> None:
             *table("One core: a step of k new tokens in each stream", one_core),
             f"A word in one stream takes {hop[0]} ms through Ray and {hop[1]} ms in one process (medians, one core).",
             "",
-            *table("Replicas of one core, words as fast as they are judged", loads),
+            *table("Replicas of one core (0: the guard in this process), words as fast as they are judged", loads),
             *table("One of two replicas killed with -9", [killed]),
             f"One core judges {busiest.tokens_per_s} tokens/s ({busiest.streams} streams, k = 2, context"
             f" {busiest.context}): {busiest.tokens_per_s / WORDS_PER_S / TOKENS_PER_WORD:.0f} answers of"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,6 +72,12 @@ def replicas(moderator):
         name, pid = handle.pid.remote().result(timeout_s=60)
         found[name] = pid
     return found
+
+
+def names_of(moderator):
+    """Names of the replicas that answered some calls."""
+    handle = driver_of(moderator)._fleet.handle
+    return {handle.pid.remote().result(timeout_s=60)[0] for _ in range(6)}
 
 
 def placed(moderator, stream_number=-1):
@@ -217,6 +224,31 @@ cpus = 0.5
         code = process.wait(120)
     assert code == 0, log.read_text()
     assert TEXT[:9] not in log.read_text()
+
+
+def test_a_replica_is_added_when_many_reads_are_under_way(remote, folder):
+    from streamward.fleet.serving import open_moderator
+
+    fleet = FleetConfig(
+        address="auto", application="growing", max_replicas=2, cpus=0.1, target_reads=1, upscale_delay_s=0
+    )
+    arguments = ApplicationArguments(guard=str(folder), fleet=fleet)
+    with open_moderator(arguments, policy=POLICY, max_chars=10**6, max_workers=16) as moderator:
+        is_enough = threading.Event()
+
+        def judge(number):
+            while not is_enough.is_set():
+                moderator.moderate(prompt=PROMPT, response=TEXT * 20)
+
+        with ThreadPoolExecutor(8) as pool:
+            for number in range(8):
+                pool.submit(judge, number)
+            try:
+                until = time.monotonic() + 120
+                while len(names_of(moderator)) < 2:
+                    assert time.monotonic() < until, "no replica was added"
+            finally:
+                is_enough.set()
 
 
 def test_a_guard_that_does_not_load_ends_with_one_line(tmp_path, folder):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -11,12 +11,14 @@ import ray
 import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ProxyLocation, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from streamward.engine.config import EngineConfig
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
+from streamward.fleet.autoscaling import READS, by_reads
+from streamward.fleet.batching import ReadBatcher
 from streamward.fleet.cluster import join_ray
 from streamward.fleet.config import ApplicationArguments, FleetConfig
 from streamward.fleet.remote import RemoteDriver, ReplicaLostError
@@ -34,7 +36,9 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 20.0  # a replica that computes answers late; one that hangs must be found
 _DESCRIBE_S = 60.0
-_QUEUED_PER_READ = 16  # reads that may wait in the service for each that a replica takes
+_MAX_SHARED_TOKENS = 64  # of a read that shares its call: a long text would keep the others waiting
+_MAX_SENDERS = 128  # threads that make shared calls; two for each replica are enough
+_QUEUED_PER_READ = 16  # calls that may wait in the service for each that a replica takes
 
 
 class ServeReplica:
@@ -47,6 +51,7 @@ class ServeReplica:
         loaded = load_engine(find_checkpoint(guard), engine=engine, dtype=dtype)
         self._replica = GuardReplica(loaded, guard=guard, name=name, idle_s=fleet.idle_s)
         self._pool = ThreadPoolExecutor(fleet.max_reads, thread_name_prefix="streamward-read")
+        self._num_reads = 0
 
     async def describe(self, replica: None = None) -> Description:
         """Say which guard this is."""
@@ -56,9 +61,19 @@ class ServeReplica:
         """Return the name of the replica and its process, for those who watch it."""
         return serve.get_replica_context().replica_id.unique_id, os.getpid()
 
-    async def read(self, request: ReadRequest, replica: str | None = None) -> ReadReply:
-        """Read new tokens; `replica` is for the router."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._replica.read, request)
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Say how many reads are under way; Ray asks for it by this name."""
+        return {READS: float(self._num_reads)}
+
+    async def read(self, requests: Sequence[ReadRequest], replica: str | None = None) -> list[ReadReply]:
+        """Read new tokens of some streams; `replica` is for the router."""
+        loop = asyncio.get_running_loop()
+        self._num_reads += len(requests)
+        try:
+            reads = [loop.run_in_executor(self._pool, self._replica.read, request) for request in requests]
+            return await asyncio.gather(*reads)
+        finally:
+            self._num_reads -= len(requests)
 
     async def forget(self, stream: str, replica: str) -> None:
         """Drop a stream."""
@@ -87,6 +102,7 @@ def application(arguments: ApplicationArguments) -> serve.Application:
             target_ongoing_requests=fleet.target_reads,
             upscale_delay_s=fleet.upscale_delay_s,
             downscale_delay_s=fleet.downscale_delay_s,
+            policy=AutoscalingPolicy(policy_function=by_reads),
         ),
         request_router_config=RequestRouterConfig(request_router_class=StickyRouter),
         ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
@@ -113,6 +129,8 @@ class RayFleet:
         self._handle = handle
         self._config = config
         self._has_joined = has_joined
+        self._senders = ThreadPoolExecutor(_MAX_SENDERS, thread_name_prefix="streamward-send")
+        self._batchers: dict[str, ReadBatcher] = {}
 
     @classmethod
     def open(cls, arguments: ApplicationArguments) -> Self:
@@ -148,20 +166,38 @@ class RayFleet:
         return description
 
     def read(self, request: ReadRequest, *, replica: str | None, timeout_s: float) -> ReadReply:
-        """Have tokens read; see `Fleet.read`."""
+        """Have tokens read; see `Fleet.read`. Short reads of streams at one replica share calls."""
+        num_tokens = sum(len(token_ids) for token_ids, _ in request.segments)
         try:
-            reply: ReadReply = self._handle.read.remote(request, replica=replica).result(timeout_s=timeout_s)
+            if replica is None or num_tokens > _MAX_SHARED_TOKENS:
+                return self._call([request], replica=replica, timeout_s=timeout_s)[0]
+            return self._batcher(replica).read(request, timeout_s=timeout_s)
         except BackPressureError as error:
             raise OverloadedError("too many texts wait for a replica; try again later") from error
         except TimeoutError as error:
             raise OverloadedError(f"no replica judged the text within {timeout_s:.0f} s; try again later") from error
         except RayTaskError as error:
-            if isinstance(error.cause, RayActorError):
-                raise ReplicaLostError("the replica was lost") from None
-            raise
+            if not isinstance(error.cause, RayActorError):
+                raise
+            raise self._lost(replica) from None
         except (RayError, RayServeException):
-            raise ReplicaLostError("the replica was lost") from None
-        return reply
+            raise self._lost(replica) from None
+
+    def _lost(self, replica: str | None) -> ReplicaLostError:
+        self._batchers.pop(replica or "", None)
+        return ReplicaLostError("the replica was lost")
+
+    def _call(self, requests: Sequence[ReadRequest], *, replica: str | None, timeout_s: float) -> Sequence[ReadReply]:
+        replies: list[ReadReply] = self._handle.read.remote(requests, replica=replica).result(timeout_s=timeout_s)
+        return replies
+
+    def _batcher(self, replica: str) -> ReadBatcher:
+        """Return what gathers the reads for a replica."""
+
+        def send(requests: Sequence[ReadRequest], timeout_s: float) -> Sequence[ReadReply]:
+            return self._call(requests, replica=replica, timeout_s=timeout_s)
+
+        return self._batchers.setdefault(replica, ReadBatcher(send, pool=self._senders))
 
     def forget(self, stream: str, *, replica: str) -> None:
         """Tell a replica that a stream is over."""
@@ -169,6 +205,7 @@ class RayFleet:
 
     def close(self) -> None:
         """Delete the application if it was deployed here, and stop Ray if it was started here."""
+        self._senders.shutdown(wait=False)
         _leave(self._config, has_joined=self._has_joined)
 
 
