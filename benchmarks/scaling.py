@@ -285,7 +285,7 @@ def cache_bytes_per_token(engine: Engine) -> int:
     return KVCache.bytes_per_token(model.decoder.config, model.decoder.embed.weight.dtype)
 
 
-def ray_ms(loads: Sequence[Spread]) -> float:
+def ray_ms_a_word(loads: Sequence[Spread]) -> float:
     """Return the CPU time that Ray adds to a word, with as many streams as were tried without it."""
     (local,) = (load for load in loads if load.replicas == 0)
     return min(load.cpu_ms for load in loads if load.replicas and load.streams == local.streams) - local.cpu_ms
@@ -337,7 +337,7 @@ def main() -> None:
             if replicas == 2:
                 killed = recovery(moderator, streams=16, num_words=num_words)
     busiest = max((each for each in one_core if each.k == 2), key=lambda each: (each.streams, -abs(each.context - 512)))
-    needed = list(sizes(busiest.tokens_per_s, cache_bytes, ray_ms=ray_ms(loads)))
+    needed = list(sizes(busiest.tokens_per_s, cache_bytes, ray_ms=ray_ms_a_word(loads)))
     report = {
         "environment": facts,
         "quick": arguments.quick,

@@ -236,13 +236,13 @@ def test_a_replica_is_added_when_many_reads_are_under_way(remote, folder):
     with open_moderator(arguments, policy=POLICY, max_chars=10**6, max_workers=16) as moderator:
         is_enough = threading.Event()
 
-        def judge(number):
+        def judge():
             while not is_enough.is_set():
                 moderator.moderate(prompt=PROMPT, response=TEXT * 20)
 
         with ThreadPoolExecutor(8) as pool:
-            for number in range(8):
-                pool.submit(judge, number)
+            for _ in range(8):
+                pool.submit(judge)
             try:
                 until = time.monotonic() + 120
                 while len(names_of(moderator)) < 2:

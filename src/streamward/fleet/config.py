@@ -24,7 +24,7 @@ class FleetConfig(Settings):
     target_reads: float = Field(default=8.0, gt=0, allow_inf_nan=False)
     """Reads under way at one replica that autoscaling aims at; a stream that waits for its model costs none."""
     max_reads: int = Field(default=256, gt=0)
-    """Reads under way at one replica, and threads for them; more wait in the service."""
+    """Threads that read at one replica, and calls under way to it, of which one may hold several reads; more wait."""
     upscale_delay_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """How long there must be too few replicas before one is added."""
     downscale_delay_s: float = Field(default=300.0, ge=0, allow_inf_nan=False)

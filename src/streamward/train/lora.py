@@ -77,9 +77,11 @@ def lowest_frozen(decoder: Decoder, num_layers: int) -> Iterator[None]:
     changing = [parameter for parameter in lowest.parameters() if parameter.requires_grad]
     for parameter in changing:
         parameter.requires_grad_(False)
-    yield
-    for parameter in changing:
-        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in changing:
+            parameter.requires_grad_(True)
 
 
 def lora_modules(decoder: Decoder) -> Iterator[tuple[str, LoraLinear]]:
