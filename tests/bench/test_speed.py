@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from streamward.bench import run
-from streamward.bench.floor import Machine, decoder_weights, step_floor_s
+from streamward.bench.floor import Machine, decoder_weights, faster, step_floor_s
 from streamward.bench.record import Record, ratios
 from streamward.bench.run import main_bench
 from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
@@ -89,6 +89,10 @@ def test_the_floor_is_the_longer_of_reading_and_multiplying() -> None:
     slow_memory, slow_cores = Machine(1.0, 1e30), Machine(1e30, 1.0)
     assert step_floor_s(model, slow_memory, **sizes) == 2 * weights + kv_bytes
     assert step_floor_s(model, slow_cores, **sizes) == 3 * (2 * weights + 4 * 2 * 2 * 64 * 10)
+
+
+def test_the_better_of_two_measurements_of_a_machine_counts() -> None:
+    assert faster(Machine(2.0, 3.0), Machine(1.0, 4.0)) == Machine(2.0, 4.0)
 
 
 def test_ratios_compare_with_our_chunk_of_the_same_shape_and_context() -> None:
