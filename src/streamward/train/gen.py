@@ -20,11 +20,10 @@ from streamward.model.guard_model import CausalLM
 from streamward.model.packing import pack_linears
 from streamward.schema import Message, Role, Side
 from streamward.tokenizer import GuardTokenizer, clean_text
-from streamward.train.compiling import compiled_layers
 from streamward.train.config import GenTrainConfig
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
-from streamward.train.lora import add_lora, lowest_frozen, merge_lora
+from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, Split, draw
 from streamward.train.operating_point import by_side, count_at
 from streamward.train.parallel import World
@@ -42,7 +41,7 @@ from streamward.train.start import (
     start_from,
 )
 from streamward.train.stream import REPORT_FILE
-from streamward.train.trainer import Trainer, pick_device
+from streamward.train.trainer import pick_device, train_task
 
 _EVEN = 0.5  # the line of the report: the more probable side of Safe and not Safe
 
@@ -84,10 +83,7 @@ def train_gen(config: GenTrainConfig) -> Path:
     learnt, held_back = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
     model = new_model(source, config).to(device)
     task = GenTask(config, model, learnt.examples, device)
-    with lowest_frozen(model.decoder, config.frozen_layers):
-        trainer = Trainer(config, task=task, folder=folder, world=world)
-        with compiled_layers(model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
-            trainer.run()
+    took = train_task(config, task, decoder=model.decoder, folder=folder, world=world)
     if world.is_chief:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)
@@ -95,8 +91,7 @@ def train_gen(config: GenTrainConfig) -> Path:
         save_adapter(folder, adapter, model=model)
         report = {
             "config": json.loads(config.model_dump_json()),
-            "training_seconds": round(trainer.seconds),
-            "is_compiled": is_compiled,
+            **took,
             "num_rows": len(learnt.rows),
             "num_tokens": sum(task.lengths),
             "refusal_weights": dataclasses.asdict(refusals),

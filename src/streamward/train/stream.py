@@ -29,10 +29,9 @@ from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.augment import cut_short, windows
-from streamward.train.compiling import compiled_layers
 from streamward.train.config import StreamTrainConfig
 from streamward.train.examples import Example, make_example
-from streamward.train.lora import add_lora, lowest_frozen, merge_lora
+from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, draw
 from streamward.train.operating_point import by_side, count_at, operating_point
 from streamward.train.parallel import World
@@ -51,7 +50,7 @@ from streamward.train.start import (
     start_from,
 )
 from streamward.train.stream_task import StreamTask
-from streamward.train.trainer import Trainer, pick_device
+from streamward.train.trainer import pick_device, train_task
 
 logger = logging.getLogger(__name__)
 REPORT_FILE = "report.json"
@@ -107,12 +106,8 @@ def train_stream(config: StreamTrainConfig) -> Path:
     held_back = _encode(start.tokenizer, split.validation, config)
     start.model.to(device)
     task = StreamTask(config, start.model, learnt.examples, device)
-    with lowest_frozen(start.model.decoder, config.frozen_layers):
-        trainer = Trainer(config, task=task, folder=folder, world=world)
-        with compiled_layers(start.model.decoder, config, num_steps=trainer.num_steps) as is_compiled:
-            trainer.run()
+    took = train_task(config, task, decoder=start.model.decoder, folder=folder, world=world)
     if world.is_chief:
-        took = {"training_seconds": round(trainer.seconds), "is_compiled": is_compiled}
         write_guard(folder, start, held_back, config=config, took=took, learnt=learnt)
     world.leave()
     return folder

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from streamward.errors import CheckpointError, ConfigError
+from streamward.model.decoder import Decoder
 from streamward.train.batching import plan_batches
+from streamward.train.compiling import compiled_layers
 from streamward.train.config import RunConfig
+from streamward.train.lora import lowest_frozen
 from streamward.train.parallel import World
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,20 @@ class Task(Protocol):
     def loss(self, indices: Sequence[int]) -> Loss:
         """Return the loss of some examples as one batch."""
         ...
+
+
+def train_task(config: RunConfig, task: Task, *, decoder: Decoder, folder: Path, world: World) -> dict[str, int]:
+    """Train with the decoder frozen and compiled as the run wants it; returns what the report says of it.
+
+    Raises:
+        ConfigError: There is nothing to learn from, or the layers cannot be frozen or compiled as asked.
+        CheckpointError: The folder holds a damaged state.
+    """
+    with lowest_frozen(decoder, config.frozen_layers):
+        trainer = Trainer(config, task=task, folder=folder, world=world)
+        with compiled_layers(decoder, config, num_steps=trainer.num_steps) as is_compiled:
+            trainer.run()
+    return {"training_seconds": round(trainer.seconds), "is_compiled": is_compiled}
 
 
 class Trainer:
