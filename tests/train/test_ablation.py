@@ -35,6 +35,8 @@ def test_every_variant_stands_in_the_table(workplace: Path) -> None:
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| all", "| deeper"]
     results = json.loads((path.parent / "ablation.json").read_text())["results"]
     assert results["all"]["tests"]["test.jsonl"]["prompt"]["strict_f1"] > 0.8
+    assert results["all"]["tests"]["test.jsonl"]["prompt"]["loose_auroc"] > 0.9
+    assert "AUROC" in lines[0]
     assert json.loads((path.parent / "deeper" / "config.json").read_text())["num_hidden_layers"] == 2
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from streamward.data.jsonl import Sample
 from streamward.evals.metrics import count
+from streamward.evals.ranking import auroc, rank
 from streamward.loading import find_checkpoint
 from streamward.model.config import OperatingPoint, parse_guard_config, read_config
 from streamward.schema import RiskLevel, Side
@@ -74,9 +75,9 @@ def run(config_path: Path) -> Path:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Write figures by variant and file as a Markdown table: F1 in strict and loose mode, and rows scored a second."""
+    """Write figures by variant and file as a Markdown table: F1 and AUROC in strict / loose mode, and rows a second."""
     files = list(dict.fromkeys(file for figures in results.values() for file in figures["tests"]))
-    header = ["variant", *(f"{file}: strict / loose" for file in files), "rows/s"]
+    header = ["variant", *(f"{file}: F1 strict / loose, AUROC strict / loose" for file in files), "rows/s"]
     lines = [f"| {' | '.join(header)} |", f"| {' | '.join('---' for _ in header)} |"]
     for name, figures in results.items():
         cells = [_cell(figures["tests"].get(file, {})) for file in files]
@@ -85,7 +86,11 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _cell(sides: Mapping[str, Mapping[str, float]]) -> str:
-    return "; ".join(f"{side} {each['strict_f1']:.3f} / {each['loose_f1']:.3f}" for side, each in sides.items())
+    cells = []
+    for side, each in sides.items():
+        areas = (f"{each[name]:.3f}" if name in each else "-" for name in ("strict_auroc", "loose_auroc"))
+        cells.append(f"{side} {each['strict_f1']:.3f} / {each['loose_f1']:.3f}, {' / '.join(areas)}")
+    return "; ".join(cells)
 
 
 def _measured(guard: Path, tests: Mapping[str, Sequence[Sample]], *, max_tokens: int) -> dict[str, Any]:
@@ -104,7 +109,10 @@ def _measured(guard: Path, tests: Mapping[str, Sequence[Sample]], *, max_tokens:
 
 
 def _figures(scores: Sequence[Score], point: OperatingPoint) -> dict[str, float]:
-    """Compare with both truths: Controversial counts as unsafe in strict mode, as safe in loose mode."""
+    """Compare with both truths: Controversial counts as unsafe in strict mode, as safe in loose mode.
+
+    AUROC, which no line changes, is left out where all rows are of one kind.
+    """
     strict = count(
         [score.risky >= point.controversial for score in scores],
         [score.level is not RiskLevel.SAFE for score in scores],
@@ -112,10 +120,20 @@ def _figures(scores: Sequence[Score], point: OperatingPoint) -> dict[str, float]
     loose = count(
         [score.unsafe >= point.unsafe for score in scores], [score.level is RiskLevel.UNSAFE for score in scores]
     )
+    areas = {
+        "strict_auroc": _area([s.risky for s in scores], [s.level is not RiskLevel.SAFE for s in scores]),
+        "loose_auroc": _area([s.unsafe for s in scores], [s.level is RiskLevel.UNSAFE for s in scores]),
+    }
     return {
         "rows": len(scores),
         "strict_f1": round(strict.f1, 4),
         "loose_f1": round(loose.f1, 4),
         "strict_false_positive_rate": round(strict.false_positive_rate, 4),
         "loose_false_positive_rate": round(loose.false_positive_rate, 4),
+        **{name: round(area, 4) for name, area in areas.items() if area is not None},
     }
+
+
+def _area(values: Sequence[float], is_positive: Sequence[bool]) -> float | None:
+    ranked = rank(values, is_positive)
+    return None if ranked is None else auroc(*ranked.cumulated())
