@@ -55,8 +55,10 @@ SHAPES = {
     "8b": _qwen3(hidden_size=4096, num_layers=36, num_heads=32, intermediate_size=12288),
     "135m": _smollm2(num_layers=30),
     "135m-18": _smollm2(num_layers=18),
+    "135m-12": _smollm2(num_layers=12),
 }
-"""Qwen3Guard-Stream in its three sizes (from Qwen3's configurations), and the embedded base with all layers or 18."""
+"""Qwen3Guard-Stream in its three sizes (from Qwen3's configurations), and the embedded base with all layers or those of
+the embedded guards."""
 
 
 def random_guard(shape: str, *, dtype: torch.dtype) -> GuardModel:
