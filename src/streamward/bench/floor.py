@@ -32,10 +32,7 @@ def measure_machine(dtype: torch.dtype) -> Machine:
 
 def faster(first: Machine, second: Machine) -> Machine:
     """Return the best of both: what a machine did once it can do."""
-    return Machine(
-        max(first.bytes_per_s, second.bytes_per_s),
-        max(first.flops_per_s, second.flops_per_s),
-    )
+    return Machine(max(first.bytes_per_s, second.bytes_per_s), max(first.flops_per_s, second.flops_per_s))
 
 
 def _read_bandwidth() -> float:

@@ -113,16 +113,13 @@ def _figures(scores: Sequence[Score], point: OperatingPoint) -> dict[str, float]
 
     AUROC, which no line changes, is left out where all rows are of one kind.
     """
-    strict = count(
-        [score.risky >= point.controversial for score in scores],
-        [score.level is not RiskLevel.SAFE for score in scores],
-    )
-    loose = count(
-        [score.unsafe >= point.unsafe for score in scores], [score.level is RiskLevel.UNSAFE for score in scores]
-    )
+    is_risky = [score.level is not RiskLevel.SAFE for score in scores]
+    is_unsafe = [score.level is RiskLevel.UNSAFE for score in scores]
+    strict = count([score.risky >= point.controversial for score in scores], is_risky)
+    loose = count([score.unsafe >= point.unsafe for score in scores], is_unsafe)
     areas = {
-        "strict_auroc": _area([s.risky for s in scores], [s.level is not RiskLevel.SAFE for s in scores]),
-        "loose_auroc": _area([s.unsafe for s in scores], [s.level is RiskLevel.UNSAFE for s in scores]),
+        "strict_auroc": _area([score.risky for score in scores], is_risky),
+        "loose_auroc": _area([score.unsafe for score in scores], is_unsafe),
     }
     return {
         "rows": len(scores),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,6 @@ from streamward.train.start import (
 from streamward.train.stream_task import StreamTask
 from streamward.train.trainer import pick_device, train_task
 
-logger = logging.getLogger(__name__)
 REPORT_FILE = "report.json"
 
 
