@@ -61,9 +61,8 @@ def _copy(engine: Engine, source_id: int, target_id: int, ids: list[int]) -> Non
     """Give a stream pages of its own with another's keys and values: reading 128 contexts would take minutes."""
     engine.extend(target_id, ids, read=None)
     source, target = engine._streams[source_id], engine._streams[target_id]
-    size = engine.config.page_tokens
     for one, other in zip(source.pages, target.pages, strict=False):
-        engine._cache.copy(slice(one * size, (one + 1) * size), slice(other * size, (other + 1) * size))
+        engine._runner.copy_page(one, other)
     engine._num_queued -= target.advance(len(ids))
 
 

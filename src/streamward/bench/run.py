@@ -127,7 +127,8 @@ class _Bench:
         pack_linears(model, native=native)
         tokens = max(self._contexts[-1] + 64, *(count * (SHARED_CONTEXT + 64) for count in (1, *self._stream_counts)))
         size = tokens * KVCache.bytes_per_token(model.decoder.config, self._dtype)
-        return Engine(EngineConfig(kv_cache_bytes=size), model=model, native_kernels=native)
+        config = EngineConfig(kv_cache_bytes=size, kv_cache="int8" if int8 else "full")
+        return Engine(config, model=model, native_kernels=native)
 
     def _appending(self, engine: Engine, path: str, dtype: str, *, weight_bytes: int) -> Iterator[Record]:
         for context in self._contexts:

@@ -2,8 +2,6 @@
 
 # Shapes: T new tokens of all streams, packed; H query heads; K key/value heads; d head size; S slots of the cache.
 
-import math
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from streamward.model.attention import attend
 from streamward.model.config import ModelConfig
+from streamward.model.memory import lazy_zeros
 
 
 class KVCache:
@@ -20,8 +19,8 @@ class KVCache:
     def __init__(self, config: ModelConfig, *, num_slots: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reserve address space; the system gives memory as slots are written. Unused slots must hold finite values."""
         shape = (config.num_kv_heads, num_slots, config.head_dim)
-        self.keys = [_lazy_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [_lazy_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.keys = [_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [_zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -29,10 +28,11 @@ class KVCache:
         return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
     @torch.inference_mode()
-    def copy(self, source: slice, target: slice) -> None:
-        """Copy slots in every layer."""
+    def copy_page(self, source: int, target: int, *, page_tokens: int) -> None:
+        """Copy a page in every layer."""
+        from_slot, to_slot = source * page_tokens, target * page_tokens
         for tensor in (*self.keys, *self.values):
-            tensor[:, target] = tensor[:, source]
+            tensor[:, to_slot : to_slot + page_tokens] = tensor[:, from_slot : from_slot + page_tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,7 @@ class PagedAttention:
         return out_THd.flatten(1)
 
 
-def _lazy_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make zeros; on the CPU without touching them, which `torch.zeros` does.
-
-    NumPy's zeros are lazy too, but in pages of two megabytes: a stream would touch one in every layer and head.
-    """
-    if device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
+def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    untouched = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(untouched, dtype=dtype).view(shape)
+    return lazy_zeros(shape, dtype=dtype)

@@ -21,10 +21,12 @@ class EngineConfig(Settings):
     max_stream_tokens: int | None = Field(default=None, gt=0)
     """Tokens of one stream; by default what the checkpoint was made for."""
     page_tokens: int = Field(default=64, gt=0)
-    """Tokens of one page of the KV cache."""
+    """Tokens of one page of the KV cache; native kernels run where it is a multiple of 16."""
     kv_cache_bytes: int = Field(default=2**30, gt=0)
     """Size of the KV cache. Memory is taken from the system as pages are first used."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of a step; None takes torch's number, and fewer while other processes hold cores."""
     weights: Literal["full", "int8"] = "full"
     """Of the decoder: as the checkpoint has them, or rounded to 8 bits when it is loaded (needs native kernels)."""
+    kv_cache: Literal["full", "int8"] = "full"
+    """Keys and values: as they are computed, or rounded to 8 bits, which halves a stream's memory (native kernels)."""

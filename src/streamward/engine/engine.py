@@ -11,10 +11,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
-from streamward.engine.runner import Runner
+from streamward.engine.runner import Runner, token_bytes
 from streamward.engine.stream import Stream, shares, step_tokens
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
@@ -82,7 +81,8 @@ class Engine:
         self._num_queued = 0
         shape = model.decoder.config
         weight = model.decoder.embed.weight
-        num_pages = config.kv_cache_bytes // (KVCache.bytes_per_token(shape, weight.dtype) * config.page_tokens)
+        is_int8 = config.kv_cache == "int8"
+        num_pages = config.kv_cache_bytes // (token_bytes(shape, weight.dtype, is_int8=is_int8) * config.page_tokens)
         if num_pages < 1:
             raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}; not one page of {config.page_tokens} fits")
         num_slots = num_pages * config.page_tokens
@@ -92,15 +92,15 @@ class Engine:
                 f"max_stream_tokens is {config.max_stream_tokens}; the model has {shape.max_positions} positions and"
                 f" the KV cache room for {num_slots} tokens"
             )
-        self._pool = PagePool(num_pages)
-        self._cache = KVCache(shape, num_slots=num_slots, dtype=weight.dtype, device=weight.device)
         self._runner = Runner(
             model.decoder,
-            cache=self._cache,
+            num_pages=num_pages,
             page_tokens=config.page_tokens,
             max_tokens=config.max_batch_tokens,
             use_native=native_kernels,
+            int8_cache=is_int8,
         )
+        self._pool = PagePool(num_pages, side_by_side=not self._runner.is_native)
         self._governor = ThreadGovernor(torch.get_num_threads()) if weight.device.type == "cpu" else None
 
     @property
@@ -293,8 +293,7 @@ class Engine:
         if num_kept and self._pool.num_users(stream.pages[index]) > 1:
             shared = stream.pages[index]
             (own,) = self._pool.take(1, after=stream.pages[index - 1] if index else None)
-            source, target = shared * page_tokens, own * page_tokens
-            self._cache.copy(slice(source, source + num_kept), slice(target, target + num_kept))
+            self._runner.copy_page(shared, own)
             self._pool.release([shared])
             stream.pages[index] = own
         missing = self._pages_for(length) - len(stream.pages)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamward.engine.attention import KVCache
 from streamward.model.decoder import Decoder
 from streamward.model.layers import DecoderLayer, RMSNorm
+from streamward.model.memory import lazy_zeros
 from streamward.model.native import library as native
 from streamward.model.native_linear import NativeLinear, PackedActivations
 
@@ -38,17 +38,28 @@ class FusedDecoder:
     """Does what `Decoder` does with `PagedAttention`, in one call of the native kernels for all layers."""
 
     def __init__(
-        self, library: ctypes.CDLL, decoder: Decoder, *, cache: KVCache, page_tokens: int, max_rows: int
+        self,
+        library: ctypes.CDLL,
+        decoder: Decoder,
+        *,
+        num_pages: int,
+        page_tokens: int,
+        max_rows: int,
+        int8_cache: bool,
     ) -> None:
         """Made by `create`."""
         config = decoder.config
         self._library = library
         self._decoder = decoder  # keeps alive what the addresses point to
-        self._cache = cache
-        self._page_tokens = page_tokens
-        self._num_slots = cache.keys[0].shape[1]
-        tables = zip(decoder.layers, cache.keys, cache.values, strict=True)
-        layers = [_layer(layer, keys, values) for layer, keys, values in tables]
+        layer_bytes = page_tokens * native.cache_token_bytes(
+            num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, is_int8=int8_cache
+        )
+        shape = (num_pages, config.num_layers, layer_bytes)
+        self._cache = lazy_zeros(shape, dtype=torch.uint8, huge_pages=True)
+        self._cache_shape = native.CacheShape(
+            config.num_kv_heads, config.head_dim, page_tokens, self._cache.stride(0), int8_cache
+        )
+        layers = [_layer(layer, self._cache[:, index]) for index, layer in enumerate(decoder.layers)]
         self._layers = (native.Layer * len(layers))(*layers)
         self._shape = native.Decoder(
             len(layers),
@@ -68,22 +79,31 @@ class FusedDecoder:
         self._buffers = native.Buffers(*buffers, self._final_TD.data_ptr())
 
     @classmethod
-    def create(cls, decoder: Decoder, *, cache: KVCache, page_tokens: int, max_rows: int) -> Self | None:
+    def create(
+        cls, decoder: Decoder, *, num_pages: int, page_tokens: int, max_rows: int, int8_cache: bool = False
+    ) -> Self | None:
         """Return None where there are no kernels, or where `pack_linears` did not pack the decoder for them.
 
         Args:
             decoder: To be run.
-            cache: Keys and values of all streams.
-            page_tokens: Tokens of one page.
+            num_pages: Pages of its cache.
+            page_tokens: Tokens of one page; the kernels take multiples of 16.
             max_rows: Tokens of one step at most.
+            int8_cache: Whether keys and values are rounded to 8 bits.
         """
         config, library = decoder.config, native.kernels()
         linears = [child for layer in decoder.layers for child in layer.children() if not isinstance(child, RMSNorm)]
         is_packed = bool(linears) and all(isinstance(linear, NativeLinear) for linear in linears)
         group = config.num_heads // config.num_kv_heads
-        if library is None or not is_packed or not native.fits(head_dim=config.head_dim, group=group):
+        if (
+            library is None
+            or not is_packed
+            or not native.fits(head_dim=config.head_dim, group=group, page_tokens=page_tokens)
+        ):
             return None
-        return cls(library, decoder, cache=cache, page_tokens=page_tokens, max_rows=max_rows)
+        return cls(
+            library, decoder, num_pages=num_pages, page_tokens=page_tokens, max_rows=max_rows, int8_cache=int8_cache
+        )
 
     def __call__(
         self, ids_T: Tensor, *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[Reach]
@@ -107,14 +127,16 @@ class FusedDecoder:
         self._library.streamward_decode(ctypes.byref(self._shape), *plans, ctypes.byref(self._buffers), num_rows)
         return self._final_TD[:num_rows]
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page of the cache."""
+        self._cache[target] = self._cache[source]
+
     def _rotate_plan(self, where: np.ndarray) -> native.RotatePlan:
         config = self._decoder.config
         return native.RotatePlan(
             config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            self._num_slots,
             config.rms_norm_eps,
+            self._cache_shape,
             self._decoder.cos_Pr.data_ptr(),
             self._decoder.sin_Pr.data_ptr(),
             where[0].ctypes.data,
@@ -122,14 +144,10 @@ class FusedDecoder:
         )
 
     def _attend_plan(self, items: np.ndarray, pages: np.ndarray) -> native.AttendPlan:
-        config = self._decoder.config
         return native.AttendPlan(
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            self._num_slots,
-            self._page_tokens,
+            self._decoder.config.num_heads,
             len(items),
+            self._cache_shape,
             items.ctypes.data,
             pages.ctypes.data,
         )
@@ -150,7 +168,7 @@ def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.n
     return np.array(items, dtype=np.int32), np.array(pages, dtype=np.int32)
 
 
-def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> native.Layer:
+def _layer(layer: nn.Module, cache: Tensor) -> native.Layer:
     assert isinstance(layer, DecoderLayer)
     return native.Layer(
         *(_shape_address(linear) for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)),
@@ -158,8 +176,7 @@ def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> native.Layer:
         None if layer.q_norm is None else _address(layer.q_norm),
         None if layer.k_norm is None else _address(layer.k_norm),
         _address(layer.post_norm),
-        keys.data_ptr(),
-        values.data_ptr(),
+        cache.data_ptr(),
     )
 
 

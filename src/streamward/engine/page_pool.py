@@ -11,15 +11,21 @@ _LEAST_TOUCHED = 32  # pages taken into use together
 
 
 class PagePool:
-    """Hands out pages so that a stream's lie side by side where possible; attention then needs no copy.
+    """Hands out pages of the first part of the cache, which grows only when it is full.
 
-    A new stream starts in the middle of the longest free run, which leaves it and its neighbours room to grow. Runs are
-    looked for in the first part of the cache, which grows only when it is full: the system gives memory for what is
-    touched and never takes it back.
+    The system gives memory for what is touched and never takes it back.
     """
 
-    def __init__(self, num_pages: int) -> None:
-        """Start with every page free."""
+    def __init__(self, num_pages: int, *, side_by_side: bool) -> None:
+        """Start with every page free.
+
+        Args:
+            num_pages: Of the cache.
+            side_by_side: Whether a stream's pages should lie side by side where possible: attention by torch's
+                operations then needs no copy. A new stream starts in the middle of the longest free run, which leaves
+                it and its neighbours room to grow. Else it gets the first free page, which is found faster.
+        """
+        self._side_by_side = side_by_side
         self._is_free = bytearray([_FREE]) * num_pages
         self._num_users = [0] * num_pages
         self._num_touched = 0  # pages from here on were never handed out
@@ -62,6 +68,8 @@ class PagePool:
     def _next(self, after: int | None, count: int) -> int:
         if self.num_free == len(self._is_free) - self._num_touched:
             self._touch(count)
+        if not self._side_by_side:
+            return self._is_free.find(_FREE, 0, self._num_touched)
         if after is not None and after + 1 < self._num_touched and self._is_free[after + 1]:
             return after + 1
         runs = _FREE_RUN.finditer(self._is_free, 0, self._num_touched)

@@ -5,15 +5,18 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from streamward.model.memory import Arena
 from streamward.model.native import library as native
 
-_GROUP, _PANEL, _LANES = 64, 32, 16  # as in linear.h
+_GROUP, _PANEL, _LANES, _ZERO = 64, 32, 16, 128  # as in linear.h
 
 
 class NativeLinear(nn.Module):
     """A linear layer without bias that the native kernels read in place."""
 
-    def __init__(self, weight: Tensor, *, library: ctypes.CDLL, is_int8: bool, is_gated: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, *, library: ctypes.CDLL, is_int8: bool, is_gated: bool = False, arena: Arena | None = None
+    ) -> None:
         """Pack a weight [out, in] of which `fits` is true; the caller drops the original.
 
         Args:
@@ -21,6 +24,7 @@ class NativeLinear(nn.Module):
             library: The kernels.
             is_int8: Whether weights are rounded to 8 bits, and activations too when they arrive.
             is_gated: Whether the outputs are gates and as many values that they gate.
+            arena: Where the packed weight goes; by default into memory of its own.
         """
         super().__init__()
         self._library = library
@@ -28,15 +32,18 @@ class NativeLinear(nn.Module):
         self.num_outputs, self.num_inputs = weight.shape
         if is_gated:  # a panel gets 16 gates, and what they gate
             weight = weight.view(2, -1, _LANES, self.num_inputs).transpose(0, 1).reshape(weight.shape)
-        self.ranges: Tensor | None = None
+        self.steps: Tensor | None = None
         if is_int8:
-            weight, self.ranges = _quantized(weight)
+            weight, self.steps = _quantized(weight)
         in_word = 4 // weight.itemsize
         words = weight.view(self.num_outputs // _PANEL, _PANEL, self.num_inputs // in_word, in_word)
-        self.weights = words.transpose(1, 2).contiguous()
+        arena = Arena(self.room_for(words, is_int8=is_int8)) if arena is None else arena
+        self.weights = arena.move(words.transpose(1, 2))
+        if self.steps is not None:
+            self.steps = arena.move(self.steps)
         self.shape = native.Linear(
             self.weights.data_ptr(),
-            None if self.ranges is None else self.ranges.data_ptr(),
+            None if self.steps is None else self.steps.data_ptr(),
             self.num_inputs,
             self.num_outputs,
         )
@@ -48,10 +55,17 @@ class NativeLinear(nn.Module):
         is_even = all(size % native.SIZE_STEP == 0 for size in weight.shape)
         return weight.dtype is torch.bfloat16 and is_even and weight.device.type == "cpu"
 
+    @staticmethod
+    def room_for(weight: Tensor, *, is_int8: bool) -> int:
+        """Return the bytes of an arena that a weight takes."""
+        num_weights = weight.numel()
+        steps = Arena.room_for(2 * num_weights // _GROUP) if is_int8 else 0
+        return Arena.room_for(num_weights * (1 if is_int8 else 2)) + steps
+
     @property
     def weight_bytes(self) -> int:
         """Bytes that a step reads."""
-        return self.weights.nbytes + (0 if self.ranges is None else self.ranges.nbytes)
+        return self.weights.nbytes + (0 if self.steps is None else self.steps.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T, [..., out], in the dtype of x."""
@@ -77,23 +91,21 @@ class PackedActivations:
         """Reserve it for so many tokens and inputs, whatever the layer's weights."""
         self._values = torch.empty(2 * num_rows * num_inputs, dtype=torch.int8)
         self._scales = torch.empty(2, num_rows * num_inputs // _GROUP)
-        scales, totals = self._scales
-        self.operand = native.Operand(self._values.data_ptr(), scales.data_ptr(), totals.data_ptr())
+        scales, offsets = self._scales
+        self.operand = native.Operand(self._values.data_ptr(), scales.data_ptr(), offsets.data_ptr())
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate groups of inputs and round to whole numbers from 0 to 255 [out, in]; and give the ranges by panels.
+    """Rotate groups of inputs and round to whole numbers from 1 to 255, 128 for 0 [out, in]; and give steps by panels.
 
-    A weight is its group's lowest plus so many steps. Both are bfloat16, rounded so that a range holds all its weights.
+    Steps are bfloat16, rounded so that every weight of a group is within 127 of them.
     """
     num_outputs, num_inputs = weight.shape
     groups = weight.float().view(-1, _GROUP) @ (_hadamard(_GROUP) / _GROUP)
-    lowest = _rounded_up(-groups.amin(dim=-1)).neg()
-    steps = _rounded_up((groups.amax(dim=-1) - lowest) / 255).clamp(min=torch.finfo(torch.bfloat16).tiny)
-    whole = ((groups - lowest[:, None]) / steps[:, None]).round().to(torch.uint8)
-    ranges = torch.stack((steps, lowest), dim=-1).bfloat16()
-    by_panel = ranges.view(num_outputs // _PANEL, _PANEL, -1, 2).transpose(1, 2).contiguous()
-    return whole.view(num_outputs, num_inputs), by_panel
+    steps = _rounded_up(groups.abs().amax(dim=-1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny)
+    whole = (groups / steps[:, None]).round().add(_ZERO).to(torch.uint8)
+    by_panel = steps.view(num_outputs // _PANEL, _PANEL // _LANES, _LANES, -1).permute(0, 3, 2, 1)
+    return whole.view(num_outputs, num_inputs), by_panel.bfloat16()
 
 
 def _hadamard(size: int) -> Tensor:

@@ -11,6 +11,7 @@ from streamward.model.decoder import Decoder
 from streamward.model.equalizing import equalize
 from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
+from streamward.model.memory import Arena
 from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
 
@@ -95,9 +96,7 @@ def quantize_linears(decoder: Decoder) -> None:
                 f" {linear.weight.dtype} {list(linear.weight.shape)}; set weights to full"
             )
     equalize(decoder)
-    for module, name, linear in linears:
-        packed = NativeLinear(linear.weight.detach(), library=library, is_int8=True, is_gated=name == "gate_up")
-        setattr(module, name, packed)
+    _pack_native(linears, library=library, is_int8=True)
 
 
 def pack_linears(model: nn.Module, *, native: bool = True) -> None:
@@ -111,16 +110,27 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
             their speed, these have one form for every number of tokens, where oneDNN compiles and keeps one for each.
     """
     library = kernels() if native else None
+    if library is not None:
+        in_layers = [each for each in _linears(model) if isinstance(each[0], DecoderLayer)]
+        _pack_native([each for each in in_layers if NativeLinear.fits(each[2].weight)], library=library, is_int8=False)
     for module, name, linear in _linears(model):
         weight = linear.weight.detach()
         if weight.device.type != "cpu":
             continue
-        if library is not None and isinstance(module, DecoderLayer) and NativeLinear.fits(weight):
-            setattr(module, name, NativeLinear(weight, library=library, is_int8=False, is_gated=name == "gate_up"))
-        elif library is not None and isinstance(module, SideHeads) and PaddedLinear.fits(weight):
+        if library is not None and isinstance(module, SideHeads) and PaddedLinear.fits(weight):
             setattr(module, name, PaddedLinear(weight, library=library))
         elif can_pack(weight.dtype):
             setattr(module, name, PackedLinear(weight))
+
+
+def _pack_native(linears: list[tuple[nn.Module, str, nn.Linear]], *, library: ctypes.CDLL, is_int8: bool) -> None:
+    """Replace linear layers by such that the kernels read, side by side in memory in the order of the list."""
+    arena = Arena(sum(NativeLinear.room_for(linear.weight, is_int8=is_int8) for _, _, linear in linears))
+    for module, name, linear in linears:
+        packed = NativeLinear(
+            linear.weight.detach(), library=library, is_int8=is_int8, is_gated=name == "gate_up", arena=arena
+        )
+        setattr(module, name, packed)
 
 
 def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:

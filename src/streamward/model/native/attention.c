@@ -2,253 +2,372 @@
  * Causal attention of new tokens over a paged cache, for many streams of any length in one call.
  *
  * Online softmax over tiles of 64 keys (Milakov and Gimelshein, arXiv 1805.02867). Query heads that share a key head
- * are rows of one small product. Sums are float32 and do not depend on what else is in the batch.
+ * are rows of one small product, which reads the cache as it is stored; see layers.h. Sums are float32 and do not depend
+ * on what else is in the batch.
  */
 #if defined(__x86_64__)
 
 #include "layers.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
-#define TILE 64      /* keys taken together */
-#define MAX_ROWS 64  /* query rows of one item */
-#define MAX_DIM 256  /* largest head */
-#define CHUNK 64     /* values of a head accumulated together: four registers */
+#define TILE 64             /* keys taken together */
+#define STRIPS (TILE / STRIP)
+#define MAX_ROWS 64         /* query rows of one item */
+#define ROWS 12             /* query rows computed together */
+#define PADDED_ROWS 72      /* the next multiple */
+#define WIDTH 2             /* registers for each of those rows */
 
 typedef struct {
-    int32_t keys[MAX_DIM / 2 * TILE];     /* pairs of a key's values, [d / 2, TILE] */
-    int32_t values[TILE / 2 * MAX_DIM];   /* pairs of successive keys' values, [TILE / 2, d], order of unpack */
-    bf16 weights[MAX_ROWS][TILE];
-    float sums[MAX_ROWS][MAX_DIM];        /* order of unpack */
-    float decay[MAX_ROWS], top[MAX_ROWS], total[MAX_ROWS];
-    const bf16 *queries[MAX_ROWS];
-    int32_t limits[MAX_ROWS];             /* keys each row sees */
+    int32_t queries[PADDED_ROWS / ROWS][MAX_HEAD_DIM / 2][ROWS]; /* pairs of a query's values, of rows computed together */
+    int16_t weights[PADDED_ROWS][TILE];                          /* or bfloat16 */
+    float sums[PADDED_ROWS][MAX_HEAD_DIM];
+    float scale[PADDED_ROWS];   /* what a row's products are multiplied with: scores are then powers of two */
+    float unit[PADDED_ROWS];    /* what a weight of 1 stands for */
+    float decay[PADDED_ROWS], top[PADDED_ROWS];
+    float totals[PADDED_ROWS][LANES]; /* of the weights, in parts */
+    int32_t limits[PADDED_ROWS]; /* keys each row sees */
 } Work;
 
-/* Transpose sixteen rows of sixteen 32-bit values each. */
-INLINE void transpose(const bf16 *const *rows, long offset, int32_t *target) {
-    __m512i a[LANES], b[LANES];
-    for (int i = 0; i < LANES; i++) a[i] = _mm512_loadu_si512(rows[i] + offset);
-    for (int i = 0; i < LANES; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        __m512i low01 = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88), high01 = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        __m512i low23 = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        __m512i high23 = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-        _mm512_storeu_si512(target + i * TILE, _mm512_shuffle_i32x4(low01, low23, 0x88));
-        _mm512_storeu_si512(target + (i + 4) * TILE, _mm512_shuffle_i32x4(high01, high23, 0x88));
-        _mm512_storeu_si512(target + (i + 8) * TILE, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-        _mm512_storeu_si512(target + (i + 12) * TILE, _mm512_shuffle_i32x4(high01, high23, 0xdd));
-    }
+/* Successive strips of one key head, up to 64 keys. */
+typedef struct {
+    Strip strips[STRIPS];
+    long count;
+} Tile;
+
+INLINE __m512i load_pairs(const uint8_t *source) { return _mm512_loadu_si512(source); }
+
+INLINE __m512i widen_pairs(const uint8_t *source) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)source));
 }
 
-/* Bring a tile's keys and values into the order in which pairs are multiplied. */
-INLINE void pack_tile(Work *work, const bf16 *const *keys, const bf16 *const *values, long num_keys, long d) {
-    for (long key = 0; key < num_keys; key += LANES)
-        for (long pair = 0; pair < d / 2; pair += LANES)
-            transpose(keys + key, 2 * pair, work->keys + pair * TILE + key);
-    for (long key = 0; key < num_keys; key += 2)
-        for (long i = 0; i < d; i += 2 * LANES) {
-            __m512i even = _mm512_loadu_si512(values[key] + i), odd = _mm512_loadu_si512(values[key + 1] + i);
-            int32_t *target = work->values + key / 2 * d + i;
-            _mm512_storeu_si512(target, _mm512_unpacklo_epi16(even, odd));
-            _mm512_storeu_si512(target + LANES, _mm512_unpackhi_epi16(even, odd));
-        }
-}
+INLINE void ask_for(const void *source) { _mm_prefetch((const char *)source, _MM_HINT_T1); }
 
-INLINE __m512bh pairs(const int32_t *source) { return (__m512bh)_mm512_loadu_si512(source); }
-
-INLINE __m512bh pair_everywhere(const bf16 *source) {
+INLINE __m512i pair_everywhere(const void *source) {
     int32_t pair;
     memcpy(&pair, source, sizeof(pair));
-    return (__m512bh)_mm512_set1_epi32(pair);
+    return _mm512_set1_epi32(pair);
 }
 
-/* Scores of a few rows with a tile's keys. */
-INLINE void score_rows(const int rows, const bf16 *const *queries, const int32_t *keys, long d, float scores[][TILE]) {
-    for (int key = 0; key < TILE; key += 2 * LANES) {
-        __m512 low[8], high[8];
-        for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
-        for (long pair = 0; pair < d / 2; pair++) {
-            __m512bh k0 = pairs(keys + pair * TILE + key), k1 = pairs(keys + pair * TILE + key + LANES);
-            for (int r = 0; r < rows; r++) {
-                __m512bh q = pair_everywhere(queries[r] + 2 * pair);
-                low[r] = _mm512_dpbf16_ps(low[r], k0, q);
-                high[r] = _mm512_dpbf16_ps(high[r], k1, q);
+/* Products of a few rows with a tile's keys, while the first rows ask for the next tile's. */
+INLINE void score_bf16(const int rows, const int is_first, const int32_t (*queries)[ROWS], const Tile *tile,
+                       const Tile *next, long d, float scores[][TILE]) {
+    for (int strip = 0; strip * STRIP < tile->count; strip += WIDTH) {
+        __m512 sums[ROWS][WIDTH];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int i = 0; i < WIDTH; i++) sums[r][i] = _mm512_setzero_ps();
+        for (long at = 0; at < d / 2; at++) {
+            __m512i k[WIDTH];
+            UNROLL for (int i = 0; i < WIDTH; i++) {
+                k[i] = load_pairs(tile->strips[strip + i].keys + at * STRIP * 4);
+                if (is_first) ask_for(next->strips[strip + i].keys + at * STRIP * 4);
+            }
+            UNROLL for (int r = 0; r < rows; r++) {
+                const __m512i q = pair_everywhere(queries[at] + r);
+                UNROLL for (int i = 0; i < WIDTH; i++) sums[r][i] = add_products_bf16(sums[r][i], k[i], q);
             }
         }
-        for (int r = 0; r < rows; r++) {
-            _mm512_storeu_ps(scores[r] + key, low[r]);
-            _mm512_storeu_ps(scores[r] + key + LANES, high[r]);
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int i = 0; i < WIDTH; i++) _mm512_storeu_ps(scores[r] + (strip + i) * LANES, sums[r][i]);
+    }
+}
+
+/* The same for keys of 8 bits: products of whole numbers are exact until a part of the head is scaled. */
+INLINE void score_int8(const int rows, const int is_first, const int32_t (*queries)[ROWS], const Tile *tile,
+                       const Tile *next, long d, float scores[][TILE]) {
+    for (int strip = 0; strip * STRIP < tile->count; strip++) {
+        const uint8_t *keys = tile->strips[strip].keys;
+        __m512 sums[ROWS];
+        UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+        if (is_first) {
+            for (long at = 0; at < d / PART; at += 2) ask_for(next->strips[strip].key_scales + at * STRIP);
+            ask_for(next->strips[strip].value_scales);
         }
+        for (long part = 0; part < d / PART; part++) {
+            __m512i acc[ROWS];
+            UNROLL for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_si512();
+            for (long at = part * PART / 2; at < (part + 1) * PART / 2; at++) {
+                const __m512i k = widen_pairs(keys + at * STRIP * 2);
+                if (is_first && at % 2) ask_for(next->strips[strip].keys + at * STRIP * 2);
+                UNROLL for (int r = 0; r < rows; r++) acc[r] = add_products_int16_with(acc[r], k, queries[at] + r);
+            }
+            const __m512 scale = load_bf16(tile->strips[strip].key_scales + part * STRIP);
+            UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), scale, sums[r]);
+        }
+        UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(scores[r] + strip * LANES, sums[r]);
     }
 }
 
-/* Turn a row's scores into weights relative to its largest score so far. */
-INLINE void weigh_row(Work *work, int row, const float *scores, long first_key, float scale) {
-    __m512 x[TILE / LANES], top = _mm512_set1_ps(work->top[row]), total = _mm512_setzero_ps();
-    __mmask16 seen[TILE / LANES];
-    for (int i = 0; i < TILE / LANES; i++) {
-        long left = work->limits[row] - first_key - i * LANES;
-        seen[i] = left >= LANES ? 0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
-        x[i] = _mm512_mul_ps(_mm512_loadu_ps(scores + i * LANES), _mm512_set1_ps(scale));
-        top = _mm512_mask_max_ps(top, seen[i], top, x[i]);
-    }
-    float highest = _mm512_reduce_max_ps(top);
-    for (int i = 0; i < TILE / LANES; i++) {
-        __m512 weight = _mm512_maskz_mov_ps(seen[i], exp2_lanes(_mm512_sub_ps(x[i], _mm512_set1_ps(highest))));
-        total = _mm512_add_ps(total, weight);
-        store_bf16(work->weights[row] + i * LANES, weight);
-    }
-    work->decay[row] = _mm512_cvtss_f32(exp2_lanes(_mm512_set1_ps(work->top[row] - highest)));
-    work->total[row] = work->total[row] * work->decay[row] + _mm512_reduce_add_ps(total);
-    work->top[row] = highest;
+/* Which of sixteen keys a row sees. */
+INLINE __mmask16 seen_keys(const int sees_all, const Work *work, int row, long first_key) {
+    if (sees_all) return 0xffff;
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_cmplt_epi32_mask(lanes, _mm512_set1_epi32(work->limits[row] - (int32_t)first_key));
 }
 
-/* sums = sums * decay + weights * values, for a few rows and 64 values of the head. */
-INLINE void add_values(const int rows, Work *work, int first_row, long offset, long num_keys, long d) {
-    __m512 sums[4][CHUNK / LANES];
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < CHUNK / LANES; i++)
+/* Return a row's largest score so far, scaled. */
+INLINE float highest_score(const int sees_all, const Work *work, int row, const float *scores, long first_key) {
+    __m512 top = _mm512_set1_ps(-INFINITY);
+    for (int i = 0; i < STRIPS; i++) {
+        const __mmask16 seen = seen_keys(sees_all, work, row, first_key + i * LANES);
+        top = _mm512_mask_max_ps(top, seen, top, _mm512_loadu_ps(scores + i * LANES));
+    }
+    const float highest = _mm512_reduce_max_ps(top) * work->scale[row];
+    return work->top[row] > highest ? work->top[row] : highest; /* no number if the score is none */
+}
+
+/* The weight of each key relative to the one with the largest score; 0 where it is not seen. */
+INLINE __m512 weights_of(const int sees_all, const Work *work, int row, const float *scores, long first_key) {
+    const __m512 scale = _mm512_set1_ps(work->scale[row]), top = _mm512_set1_ps(work->top[row]);
+    const __m512 power = _mm512_fmsub_ps(_mm512_loadu_ps(scores), scale, top);
+    return _mm512_maskz_mov_ps(seen_keys(sees_all, work, row, first_key), exp2_roughly(power));
+}
+
+/* Turn a row's scores into weights, and return sixteen sums of them. */
+INLINE __m512 weigh_bf16(const int sees_all, Work *work, int row, const float *scores, long first_key) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < STRIPS; i++) {
+        const __m512 weight = weights_of(sees_all, work, row, scores + i * LANES, first_key + i * LANES);
+        sum = _mm512_add_ps(sum, weight);
+        store_bf16((bf16 *)work->weights[row] + i * LANES, weight);
+    }
+    return sum;
+}
+
+/* The same with whole numbers of 16 bits, which take in the scales of the values. */
+INLINE __m512 weigh_int8(const int sees_all, Work *work, int row, const float *scores, long first_key, const Tile *tile) {
+    __m512 sum = _mm512_setzero_ps(), largest = sum, scaled[STRIPS];
+    for (int i = 0; i < STRIPS; i++) {
+        const __m512 weight = weights_of(sees_all, work, row, scores + i * LANES, first_key + i * LANES);
+        const __mmask16 seen = seen_keys(sees_all, work, row, first_key + i * LANES);
+        scaled[i] = _mm512_maskz_mul_ps(seen, weight, load_bf16(tile->strips[i].value_scales));
+        sum = _mm512_add_ps(sum, weight);
+        largest = _mm512_max_ps(largest, scaled[i]);
+    }
+    const float top = _mm512_reduce_max_ps(largest);
+    const __m512 factor = _mm512_set1_ps(top > 0.0f ? 32767.0f / top : 0.0f);
+    for (int i = 0; i < STRIPS; i++) {
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(scaled[i], factor));
+        _mm256_storeu_si256((__m256i *)(work->weights[row] + i * LANES), _mm512_cvtsepi32_epi16(whole));
+    }
+    work->unit[row] = top / 32767.0f;
+    return sum;
+}
+
+/* Turn the scores of a few rows into weights relative to each row's largest score so far. */
+INLINE void weigh_rows(const int rows, const int is_int8, const int sees_all, Work *work, int first_row, float scores[][TILE],
+                       long first_key, const Tile *tile) {
+    float highest[LANES];
+    for (int r = 0; r < rows; r++) highest[r] = highest_score(sees_all, work, first_row + r, scores[r], first_key);
+    const __mmask16 used = (__mmask16)((1u << rows) - 1);
+    const __m512 top = _mm512_maskz_loadu_ps(used, highest);
+    const __m512 change = _mm512_sub_ps(_mm512_maskz_loadu_ps(used, work->top + first_row), top);
+    _mm512_mask_storeu_ps(work->decay + first_row, used, exp2_lanes(change));
+    _mm512_mask_storeu_ps(work->top + first_row, used, top);
+    for (int r = 0; r < rows; r++) {
+        const int row = first_row + r;
+        const __m512 sum = is_int8 ? weigh_int8(sees_all, work, row, scores[r], first_key, tile)
+                                   : weigh_bf16(sees_all, work, row, scores[r], first_key);
+        const __m512 before = _mm512_mul_ps(_mm512_loadu_ps(work->totals[row]), _mm512_set1_ps(work->decay[row]));
+        _mm512_storeu_ps(work->totals[row], _mm512_add_ps(before, sum));
+    }
+}
+
+/* sums = sums * decay + weights * values, for a few rows and 32 values of the head. */
+INLINE void add_values_bf16(const int rows, const int is_first, Work *work, int first_row, long offset,
+                            const Tile *tile, const Tile *next, long d) {
+    __m512 sums[ROWS][WIDTH];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < WIDTH; i++)
             sums[r][i] = _mm512_mul_ps(_mm512_loadu_ps(work->sums[first_row + r] + offset + i * LANES),
                                        _mm512_set1_ps(work->decay[first_row + r]));
-    for (long key = 0; key < num_keys; key += 2) {
-        const int32_t *values = work->values + key / 2 * d + offset;
-        __m512bh v0 = pairs(values), v1 = pairs(values + LANES);
-        __m512bh v2 = pairs(values + 2 * LANES), v3 = pairs(values + 3 * LANES);
-        for (int r = 0; r < rows; r++) {
-            __m512bh weight = pair_everywhere(work->weights[first_row + r] + key);
-            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], v0, weight);
-            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], v1, weight);
-            sums[r][2] = _mm512_dpbf16_ps(sums[r][2], v2, weight);
-            sums[r][3] = _mm512_dpbf16_ps(sums[r][3], v3, weight);
+    const int16_t *weights = work->weights[first_row];
+    for (long key = 0; key < tile->count; key += 2) {
+        const long strip = key / STRIP, at = key % STRIP * d * 2 + offset * 4;
+        /* of an odd number the last key's partner is another stream's past: whatever it holds must not count */
+        const __mmask32 known = key + 1 < tile->count ? 0xffffffff : 0x55555555;
+        __m512i v[WIDTH];
+        UNROLL for (int i = 0; i < WIDTH; i++) {
+            v[i] = _mm512_maskz_loadu_epi16(known, tile->strips[strip].values + at + i * 64);
+            if (is_first) ask_for(next->strips[strip].values + at + i * 64);
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            const __m512i weight = pair_everywhere(weights + r * TILE + key);
+            UNROLL for (int i = 0; i < WIDTH; i++) sums[r][i] = add_products_bf16(sums[r][i], v[i], weight);
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < CHUNK / LANES; i++)
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < WIDTH; i++)
             _mm512_storeu_ps(work->sums[first_row + r] + offset + i * LANES, sums[r][i]);
 }
 
-/* Take one tile of keys into account for all rows. Rows are computed two, four or eight at a time. */
-static void take_tile(Work *work, int num_rows, long first_key, long num_keys, long d) {
-    const float scale = 1.44269504f / sqrtf((float)d); /* powers of two below */
-    float scores[8][TILE];
-    for (int row = 0; row < num_rows; row += 8) {
-        const int rows = num_rows - row < 8 ? num_rows - row : 8;
-        const bf16 *const *queries = work->queries + row;
-        if (rows <= 2) score_rows(2, queries, work->keys, d, scores);
-        else if (rows <= 4) score_rows(4, queries, work->keys, d, scores);
-        else score_rows(8, queries, work->keys, d, scores);
-        for (int r = 0; r < rows; r++) weigh_row(work, row + r, scores[r], first_key, scale);
-    }
-    for (int row = 0; row < num_rows; row += 4)
-        for (long offset = 0; offset < d; offset += CHUNK) {
-            if (num_rows - row <= 2) add_values(2, work, row, offset, num_keys, d);
-            else add_values(4, work, row, offset, num_keys, d);
+/* The same for values of 8 bits, whose sum over a tile is exact. */
+INLINE void add_values_int8(const int rows, const int is_first, Work *work, int first_row, long offset,
+                            const Tile *tile, const Tile *next, long d) {
+    __m512i acc[ROWS][WIDTH];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < WIDTH; i++) acc[r][i] = _mm512_setzero_si512();
+    const int16_t *weights = work->weights[first_row];
+    for (long key = 0; key < tile->count; key += 2) {
+        const long strip = key / STRIP, at = key % STRIP * d + offset * 2;
+        __m512i v[WIDTH];
+        UNROLL for (int i = 0; i < WIDTH; i++) v[i] = widen_pairs(tile->strips[strip].values + at + i * 32);
+        if (is_first) ask_for(next->strips[strip].values + at);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const __m512i weight = pair_everywhere(weights + r * TILE + key);
+            UNROLL for (int i = 0; i < WIDTH; i++) acc[r][i] = add_products_int16(acc[r][i], v[i], weight);
         }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        const __m512 decay = _mm512_set1_ps(work->decay[first_row + r]), unit = _mm512_set1_ps(work->unit[first_row + r]);
+        UNROLL for (int i = 0; i < WIDTH; i++) {
+            float *to = work->sums[first_row + r] + offset + i * LANES;
+            const __m512 before = _mm512_mul_ps(_mm512_loadu_ps(to), decay);
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][i]), unit, before));
+        }
+    }
 }
 
-/* Divide by the weights' sum, undo the order of unpack, and pack for the layer that reads it. */
-INLINE void put_row(const Work *work, int row, const Linear *reader, const Operand *out, long rows, long at, long d) {
-    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-    const __m512 factor = _mm512_set1_ps(1.0f / work->total[row]);
+INLINE void take_rows(const int rows, const int is_int8, const int is_first, Work *work, int row, const Tile *tile,
+                      const Tile *next, long first_key, long d) {
+    float scores[ROWS][TILE];
+    if (is_int8) score_int8(rows, is_first, work->queries[row / ROWS], tile, next, d, scores);
+    else score_bf16(rows, is_first, work->queries[row / ROWS], tile, next, d, scores);
+    if (work->limits[row] - first_key >= TILE) weigh_rows(rows, is_int8, 1, work, row, scores, first_key, tile);
+    else weigh_rows(rows, is_int8, 0, work, row, scores, first_key, tile);
+    for (long offset = 0; offset < d; offset += WIDTH * LANES) {
+        if (is_int8) add_values_int8(rows, is_first, work, row, offset, tile, next, d);
+        else add_values_bf16(rows, is_first, work, row, offset, tile, next, d);
+    }
+}
+
+/* How many rows are taken together when so many are left; past the last they are like the first, and not used. */
+INLINE int together(int left) { return left <= 2 ? 2 : left <= 4 ? 4 : left <= 8 ? 8 : ROWS; }
+
+/* Take one tile of keys into account for all rows. */
+INLINE void take_tile(const int is_int8, Work *work, int num_rows, const Tile *tile, const Tile *next, long first_key,
+                      long d) {
+    for (int row = 0; row < num_rows; row += ROWS) {
+        const int rows = together(num_rows - row);
+        if (rows == 2) take_rows(2, is_int8, 1, work, row, tile, next, first_key, d);
+        else if (rows == 4) take_rows(4, is_int8, 1, work, row, tile, next, first_key, d);
+        else if (rows == 8) take_rows(8, is_int8, 1, work, row, tile, next, first_key, d);
+        else if (row == 0) take_rows(ROWS, is_int8, 1, work, row, tile, next, first_key, d);
+        else take_rows(ROWS, is_int8, 0, work, row, tile, next, first_key, d);
+    }
+}
+
+/* Functions of their own: inlined together they are too much for the compiler's registers. */
+static __attribute__((noinline)) void take_bf16_tile(Work *work, int num_rows, const Tile *tile, const Tile *next,
+                                                     long first_key, long d) {
+    take_tile(0, work, num_rows, tile, next, first_key, d);
+}
+
+static __attribute__((noinline)) void take_int8_tile(Work *work, int num_rows, const Tile *tile, const Tile *next,
+                                                     long first_key, long d) {
+    take_tile(1, work, num_rows, tile, next, first_key, d);
+}
+
+/* Divide by the weights' sum, and pack for the layer that reads it. */
+INLINE void put_row(const Work *work, int row, const int is_int8, const Linear *reader, const Operand *out, long rows,
+                    long at, long d) {
+    const float factor = 1.0f / _mm512_reduce_add_ps(_mm512_loadu_ps(work->totals[row])) / (is_int8 ? GROUP : 1); /* rotated twice, they are GROUP times larger */
     const long width = reader->num_inputs;
     for (long i = 0; i < d; i += GROUP) {
         __m512 x[GROUP_LANES];
-        for (int j = 0; j < GROUP_LANES; j += 2) {
-            const float *sums = work->sums[row] + i + j * LANES;
-            const __m512 low = _mm512_loadu_ps(sums), high = _mm512_loadu_ps(sums + LANES);
-            x[j] = _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor);
-            x[j + 1] = _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor);
-        }
+        for (int j = 0; j < GROUP_LANES; j++)
+            x[j] = _mm512_mul_ps(_mm512_loadu_ps(work->sums[row] + i + j * LANES), _mm512_set1_ps(factor));
+        if (is_int8) rotate_group(x);
         put_group(reader, out, rows, at / width, (at % width + i) / GROUP, x);
     }
 }
 
-static int start_rows(Work *work, const AttendPlan *plan, const Item *item, long kv_head, const bf16 *q) {
-    const long group = plan->num_heads / plan->num_kv_heads, d = plan->head_dim;
-    int row = 0;
-    for (long token = 0; token < item->num_tokens; token++)
-        for (long member = 0; member < group; member++, row++) {
-            work->queries[row] = q + ((item->first_row + token) * plan->num_heads + kv_head * group + member) * d;
-            work->limits[row] = item->num_keys - item->num_tokens + 1 + token;
-        }
-    for (int i = row; i < (row + 7) / 8 * 8; i++) { /* padding of the last rows: computed, not used */
-        work->queries[i] = work->queries[0];
-        memset(work->weights[i], 0, sizeof(work->weights[i]));
-    }
-    const int padded = (row + 7) / 8 * 8;
-    memset(work->sums, 0, padded * sizeof(work->sums[0]));
-    for (int i = 0; i < padded; i++) {
-        work->top[i] = -INFINITY;
-        work->total[i] = work->decay[i] = 0.0f;
-    }
-    return row;
+/* The first of the query's values that a row of an item reads. */
+INLINE long query_at(const AttendPlan *plan, const Item *item, long kv_head, int row) {
+    const long group = plan->num_heads / plan->cache.num_kv_heads;
+    return ((item->first_row + row / group) * plan->num_heads + kv_head * group + row % group) * plan->cache.head_dim;
 }
 
-/* Where a tile's keys and values are. */
-typedef struct {
-    const bf16 *keys[TILE], *values[TILE];
-    long count; /* rounded up: past the end the last key is repeated, so that values are finite */
-} Tile;
+/* Turn a query into whole numbers of 16 bits; return what 1 stands for. */
+INLINE float widen_query(const bf16 *query, int16_t *out, long d) {
+    __m512i largest = _mm512_setzero_si512();
+    for (long i = 0; i < d; i += LANES) largest = _mm512_max_epu32(largest, magnitude_bits(load_bf16(query + i)));
+    const float top = float_of_bits(_mm512_reduce_max_epu32(largest));
+    const __m512 factor = _mm512_set1_ps(top > 0.0f ? 32767.0f / top : 0.0f);
+    for (long i = 0; i < d; i += LANES) {
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(load_bf16(query + i), factor));
+        _mm256_storeu_si256((__m256i *)(out + i), _mm512_cvtsepi32_epi16(whole));
+    }
+    return top == 0.0f ? 1.0f : top / 32767.0f;
+}
 
-/* Find the tile that begins at a key, and ask for its memory. */
-static void find_tile(const AttendPlan *plan, const Item *item, long kv_head, long first_key, const bf16 *keys,
-                      const bf16 *values, Tile *tile) {
-    const long d = plan->head_dim, page_tokens = plan->page_tokens, left = item->num_keys - first_key;
-    const int32_t *pages = plan->pages + item->first_page;
-    long page = first_key / page_tokens, offset = first_key % page_tokens;
-    tile->count = left >= TILE ? TILE : (left + LANES - 1) / LANES * LANES;
-    for (long i = 0; i < tile->count; i++) {
-        const long at = (kv_head * plan->num_slots + pages[page] * page_tokens + offset) * d;
-        tile->keys[i] = keys + at;
-        tile->values[i] = values + at;
-        for (long line = 0; line < d; line += 32) {
-            _mm_prefetch((const char *)(keys + at + line), _MM_HINT_T0);
-            _mm_prefetch((const char *)(values + at + line), _MM_HINT_T0);
-        }
-        if (i + 1 < left && ++offset == page_tokens) {
-            offset = 0;
-            page++;
-        }
+static void start_rows(Work *work, const AttendPlan *plan, const Item *item, long kv_head, const bf16 *q, int num_rows) {
+    const long group = plan->num_heads / plan->cache.num_kv_heads, d = plan->cache.head_dim;
+    const int last = (num_rows - 1) / ROWS * ROWS; /* the first of the last rows */
+    for (int row = 0; row < last + together(num_rows - last); row++) {
+        const int source = row < num_rows ? row : 0;
+        const bf16 *query = q + query_at(plan, item, kv_head, source);
+        int16_t whole[MAX_HEAD_DIM];
+        work->scale[row] = 1.44269504f / sqrtf((float)d); /* powers of two, not of e */
+        if (plan->cache.is_int8) work->scale[row] *= widen_query(query, whole, d);
+        const void *pairs = plan->cache.is_int8 ? (const void *)whole : (const void *)query;
+        for (long at = 0; at < d / 2; at++)
+            memcpy(work->queries[row / ROWS][at] + row % ROWS, (const int32_t *)pairs + at, sizeof(int32_t));
+        memset(work->sums[row], 0, d * sizeof(float));
+        work->limits[row] = item->num_keys - item->num_tokens + 1 + (int32_t)(source / group);
+        work->top[row] = -INFINITY;
+        memset(work->totals[row], 0, sizeof(work->totals[row]));
     }
 }
 
-static void attend_item(Work *work, const AttendPlan *plan, const Item *item, long kv_head, const bf16 *q,
-                        const bf16 *keys, const bf16 *values, const Linear *reader, const Operand *out, long rows) {
-    const int num_rows = start_rows(work, plan, item, kv_head, q);
-    const long d = plan->head_dim;
-    Tile tile;
-    find_tile(plan, item, kv_head, 0, keys, values, &tile);
+/* Find the tile that begins at a key; strips past the end are those before. */
+static void find_tile(const AttendPlan *plan, const Item *item, long kv_head, long first_key, uint8_t *cache,
+                      Tile *tile) {
+    const long left = item->num_keys - first_key, tokens = plan->cache.page_tokens;
+    tile->count = left < TILE ? left : TILE;
+    for (int i = 0; i < STRIPS; i++) {
+        if (i * STRIP >= left) {
+            tile->strips[i] = tile->strips[i - 1];
+            continue;
+        }
+        const long key = first_key + i * STRIP;
+        const long slot = plan->pages[item->first_page + key / tokens] * tokens + key % tokens;
+        tile->strips[i] = find_strip(&plan->cache, cache, kv_head, slot);
+    }
+}
+
+/* Attend for one item and key head, and ask for the memory of another that comes soon. */
+static void attend_item(Work *work, const AttendPlan *plan, long index, long soon, const bf16 *q, uint8_t *cache,
+                        const Linear *reader, const Operand *out, long rows) {
+    const long num_kv_heads = plan->cache.num_kv_heads, kv_head = index % num_kv_heads;
+    const Item *item = plan->items + index / num_kv_heads, *later = plan->items + soon / num_kv_heads;
+    const int num_rows = (int)(item->num_tokens * (plan->num_heads / plan->cache.num_kv_heads));
+    const int is_int8 = plan->cache.is_int8 != 0;
+    const long d = plan->cache.head_dim;
+    start_rows(work, plan, item, kv_head, q, num_rows);
+    Tile tile, next;
+    find_tile(plan, item, kv_head, 0, cache, &next);
     for (long first_key = 0; first_key < item->num_keys; first_key += TILE) {
-        const long count = tile.count;
-        pack_tile(work, tile.keys, tile.values, count, d);
-        if (first_key + TILE < item->num_keys) find_tile(plan, item, kv_head, first_key + TILE, keys, values, &tile);
-        take_tile(work, num_rows, first_key, count, d);
+        tile = next;
+        if (first_key + TILE < item->num_keys) find_tile(plan, item, kv_head, first_key + TILE, cache, &next);
+        else find_tile(plan, later, soon % num_kv_heads, 0, cache, &next);
+        if (is_int8) take_int8_tile(work, num_rows, &tile, &next, first_key, d);
+        else take_bf16_tile(work, num_rows, &tile, &next, first_key, d);
     }
-    for (int row = 0; row < num_rows; row++) put_row(work, row, reader, out, rows, work->queries[row] - q, d);
+    for (int row = 0; row < num_rows; row++)
+        put_row(work, row, is_int8, reader, out, rows, query_at(plan, item, kv_head, row), d);
 }
 
-/* Attend for every item and key head; pack [rows, H * d] for the layer that reads it. q [rows, H, d]; keys and values
- * [K, S, d]. */
-void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, const bf16 *keys,
-                       const bf16 *values, const Operand *out, long rows) {
-    Work work; /* 200 kB of each thread's stack */
-    memset(work.keys, 0, sizeof(work.keys));
+/* Attend for every item and key head; pack [rows, H * d] for the layer that reads it. q [rows, H, d]. */
+void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, uint8_t *cache,
+                       const Operand *out, long rows) {
+    const long count = plan->num_items * plan->cache.num_kv_heads, num_threads = omp_get_num_threads();
+    Work work; /* 130 kB of each thread's stack */
 #pragma omp for schedule(dynamic, 1)
-    for (long i = 0; i < plan->num_items * plan->num_kv_heads; i++)
-        attend_item(&work, plan, plan->items + i / plan->num_kv_heads, i % plan->num_kv_heads, q, keys, values, reader,
-                    out, rows);
+    for (long i = 0; i < count; i++)
+        attend_item(&work, plan, i, i + num_threads < count ? i + num_threads : i, q, cache, reader, out, rows);
 }
 
 #endif

@@ -9,7 +9,7 @@
 typedef struct {
     const Linear *qkv, *out, *gate_up, *down;
     const bf16 *input_norm, *q_norm, *k_norm, *post_norm; /* of queries and keys: NULL if there are none */
-    bf16 *keys, *values;                                  /* the cache of this layer, [K, S, d] */
+    uint8_t *cache;                                       /* of this layer in the first page */
 } Layer;
 
 typedef struct {
@@ -32,8 +32,8 @@ static void run_layer(const Layer *layer, float eps, const RotatePlan *rotate, c
                       const Buffers *b, long rows) {
     streamward_norm_pack(layer->qkv, b->hidden, layer->input_norm, eps, &b->operand, rows);
     streamward_multiply(layer->qkv, &b->operand, b->wide, rows, STORE);
-    streamward_rotate_store(rotate, b->wide, layer->q_norm, layer->k_norm, b->q, layer->keys, layer->values, rows);
-    streamward_attend(attend, layer->out, b->q, layer->keys, layer->values, &b->operand, rows);
+    streamward_rotate_store(rotate, b->wide, layer->q_norm, layer->k_norm, b->q, layer->cache, rows);
+    streamward_attend(attend, layer->out, b->q, layer->cache, &b->operand, rows);
     streamward_multiply(layer->out, &b->operand, b->hidden, rows, ADD);
     streamward_norm_pack(layer->gate_up, b->hidden, layer->post_norm, eps, &b->operand, rows);
     streamward_multiply(layer->gate_up, &b->operand, b->wide, rows, GATE);

@@ -14,6 +14,7 @@
 #include <immintrin.h>
 
 #define LANES 16
+#define UNROLL _Pragma("GCC unroll 16") /* a loop over registers: none of it may be left */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -27,8 +28,13 @@ INLINE void store_bf16(bf16 *target, __m512 x) {
     _mm256_storeu_si256((__m256i *)target, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
+/* The bits of |x|, whose order as whole numbers is that of the values; what is no number comes out largest. */
+INLINE __m512i magnitude_bits(__m512 x) { return _mm512_castps_si512(_mm512_abs_ps(x)); }
+
+INLINE float float_of_bits(uint32_t bits) { return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)bits))); }
+
 /*
- * sums += products of four bytes each, or of pairs of bfloat16. Not the compiler's intrinsics: with them GCC 12 copies and
+ * sums += products of four bytes each, of pairs of bfloat16, or of pairs of 16-bit numbers. Not the compiler's intrinsics: with them GCC 12 copies and
  * spills sums within the innermost loops.
  */
 INLINE __m512i add_products_int8(__m512i sums, __m512i unsigned_bytes, __m512i signed_bytes) {
@@ -38,6 +44,17 @@ INLINE __m512i add_products_int8(__m512i sums, __m512i unsigned_bytes, __m512i s
 
 INLINE __m512 add_products_bf16(__m512 sums, __m512i left, __m512i right) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(left), "v"(right));
+    return sums;
+}
+
+INLINE __m512i add_products_int16(__m512i sums, __m512i left, __m512i right) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(left), "v"(right));
+    return sums;
+}
+
+/* The same where the right side is one pair for all lanes, in memory. */
+INLINE __m512i add_products_int16_with(__m512i sums, __m512i left, const int32_t *pair) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(left), "m"(*pair));
     return sums;
 }
 
@@ -55,6 +72,18 @@ INLINE __m512 exp2_lanes(__m512 x) {
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504109e-2f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022651e-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+/* 2^x for x <= 127, within 4e-6 of its value: a polynomial through Chebyshev's nodes of [-1/2, 1/2]. No number stays none. */
+INLINE __m512 exp2_roughly(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(9.6760371e-3f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5922036e-2f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022107e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9312103e-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(y, whole);
 }

@@ -4,6 +4,7 @@
 #include "layers.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {
@@ -54,7 +55,7 @@ void streamward_norm(const float *x, const bf16 *weight, float eps, bf16 *out, l
 }
 
 /* RMSNorm one head (unless weight is NULL) and rotate its halves by the angles of its position. */
-INLINE void rotate_head(const float *x, const bf16 *weight, const float *cosines, const float *sines, bf16 *out,
+INLINE void rotate_head(const float *x, const bf16 *weight, const float *cosines, const float *sines, float *out,
                         long size, float eps) {
     const __m512 factor = weight ? inverse_rms(x, size, eps) : _mm512_set1_ps(1.0f);
     const long half = size / 2;
@@ -65,27 +66,117 @@ INLINE void rotate_head(const float *x, const bf16 *weight, const float *cosines
             right = _mm512_mul_ps(_mm512_mul_ps(right, factor), load_bf16(weight + half + i));
         }
         const __m512 c = _mm512_loadu_ps(cosines + i), s = _mm512_loadu_ps(sines + i);
-        store_bf16(out + i, _mm512_fmsub_ps(left, c, _mm512_mul_ps(right, s)));
-        store_bf16(out + half + i, _mm512_fmadd_ps(right, c, _mm512_mul_ps(left, s)));
+        _mm512_storeu_ps(out + i, _mm512_fmsub_ps(left, c, _mm512_mul_ps(right, s)));
+        _mm512_storeu_ps(out + half + i, _mm512_fmadd_ps(right, c, _mm512_mul_ps(left, s)));
     }
 }
 
-/* Norm and rotate queries and keys; queries go to q [rows, H, d], keys and values to their slots of [K, S, d]. */
+/* Multiply each group of 64 by the Hadamard matrix, and by a factor. */
+INLINE void rotate_groups(float *x, long size, float factor) {
+    for (long at = 0; at < size; at += GROUP) {
+        __m512 lanes[GROUP_LANES];
+        for (int i = 0; i < GROUP_LANES; i++) lanes[i] = _mm512_loadu_ps(x + at + i * LANES);
+        rotate_group(lanes);
+        for (int i = 0; i < GROUP_LANES; i++)
+            _mm512_storeu_ps(x + at + i * LANES, _mm512_mul_ps(lanes[i], _mm512_set1_ps(factor)));
+    }
+}
+
+INLINE void round_bf16(const float *x, bf16 *out, long size) {
+    for (long i = 0; i < size; i += LANES) store_bf16(out + i, _mm512_loadu_ps(x + i));
+}
+
+/* Turn values into whole numbers from -128 to 127 of one scale, which is not finite if any of them is not. */
+INLINE void round_int8(const float *x, int8_t *out, bf16 *scale, long size) {
+    __m512i largest = _mm512_setzero_si512();
+    for (long i = 0; i < size; i += LANES) largest = _mm512_max_epu32(largest, magnitude_bits(_mm512_loadu_ps(x + i)));
+    const float step = float_of_bits(_mm512_reduce_max_epu32(largest)) / 127.0f;
+    bf16 rounded[LANES];
+    store_bf16(rounded, _mm512_set1_ps(step));
+    *scale = rounded[0];
+    const float stored = float_of_bits((uint32_t)rounded[0] << 16);
+    const __m512 factor = _mm512_set1_ps(stored > 0.0f ? 1.0f / stored : 0.0f);
+    for (long i = 0; i < size; i += LANES) {
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor));
+        _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(whole));
+    }
+}
+
+INLINE int is_finite(bf16 x) { return (x & 0x7f80) != 0x7f80; }
+
+/* Put the pairs of a key's values, of 4 bytes or of 2, where they are multiplied with. */
+INLINE void store_pairs(const void *key, uint8_t *to, long token, long num_pairs, const int bytes) {
+    for (long i = 0; i < num_pairs; i++)
+        memcpy(to + (i * STRIP + token) * bytes, (const uint8_t *)key + i * bytes, bytes);
+}
+
+/* Norm and rotate a key and store it, and its value beside those of the token before or behind it, which another thread
+ * may be storing. */
+static void store_bf16_head(float *key, const float *value, const Strip *strip, long token, long d) {
+    bf16 rounded[MAX_HEAD_DIM];
+    round_bf16(key, rounded, d);
+    store_pairs(rounded, strip->keys, token, d / 2, 4);
+    round_bf16(value, rounded, d);
+    uint8_t *values = strip->values + token / 2 * d * 4;
+    for (long i = 0; i < d; i += LANES) {
+        __m512i lanes = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(rounded + i)));
+        if (token % 2) lanes = _mm512_slli_epi32(lanes, 16);
+        _mm512_mask_storeu_epi16(values + i * 4, token % 2 ? 0xaaaaaaaa : 0x55555555, lanes);
+    }
+}
+
+/* The same with 8 bits. */
+static void store_int8_head(float *key, const float *value, const Strip *strip, long token, long d) {
+    int8_t rounded[MAX_HEAD_DIM];
+    float rotated[MAX_HEAD_DIM];
+    rotate_groups(key, d, 1.0f);
+    for (long part = 0; part < d / PART; part++)
+        round_int8(key + part * PART, rounded + part * PART, strip->key_scales + part * STRIP + token, PART);
+    store_pairs(rounded, strip->keys, token, d / 2, 2);
+    memcpy(rotated, value, d * sizeof(float));
+    rotate_groups(rotated, d, 1.0f);
+    round_int8(rotated, rounded, strip->value_scales + token, d);
+    if (!is_finite(strip->value_scales[token])) strip->key_scales[token] = strip->value_scales[token]; /* it must show */
+    uint8_t *values = strip->values + token / 2 * d * 2;
+    for (long i = 0; i < d; i += 2 * LANES) {
+        __m512i lanes = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(rounded + i)));
+        if (token % 2) lanes = _mm512_slli_epi16(lanes, 8);
+        _mm512_mask_storeu_epi8(values + i * 2, token % 2 ? 0xaaaaaaaaaaaaaaaa : 0x5555555555555555, lanes);
+    }
+}
+
+/* Ask for the memory that keys and values will be stored in. */
+INLINE void ask_for_strip(Strip strip, const CacheShape *shape) {
+    const long bytes = STRIP * shape->head_dim * (shape->is_int8 ? 1 : 2);
+    for (long at = 0; at < bytes; at += 64) {
+        _mm_prefetch((const char *)strip.keys + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)strip.values + at, _MM_HINT_T0);
+    }
+}
+
+/* Norm and rotate queries and keys; queries go to q [rows, H, d], keys and values to their slots of the cache. */
 void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf16 *q_weight, const bf16 *k_weight,
-                             bf16 *q, bf16 *keys, bf16 *values, long rows) {
-    const long d = plan->head_dim, num_q = plan->num_heads, num_kv = plan->num_kv_heads;
+                             bf16 *q, uint8_t *cache, long rows) {
+    const CacheShape *shape = &plan->cache;
+    const long d = shape->head_dim, num_q = plan->num_heads, num_kv = shape->num_kv_heads;
 #pragma omp for schedule(static)
     for (long row = 0; row < rows; row++) {
         const float *x = qkv + row * (num_q + 2 * num_kv) * d;
         const float *cosines = plan->cosines + plan->positions[row] * (d / 2);
         const float *sines = plan->sines + plan->positions[row] * (d / 2);
-        for (long head = 0; head < num_q; head++)
-            rotate_head(x + head * d, q_weight, cosines, sines, q + (row * num_q + head) * d, d, plan->eps);
+        float head_values[MAX_HEAD_DIM];
+        for (long head = 0; head < num_kv; head++) ask_for_strip(find_strip(shape, cache, head, plan->slots[row]), shape);
+        for (long head = 0; head < num_q; head++) {
+            rotate_head(x + head * d, q_weight, cosines, sines, head_values, d, plan->eps);
+            if (shape->is_int8) rotate_groups(head_values, d, 1.0f / GROUP); /* keys are GROUP times too large */
+            round_bf16(head_values, q + (row * num_q + head) * d, d);
+        }
         for (long head = 0; head < num_kv; head++) {
             const float *key = x + (num_q + head) * d, *value = key + num_kv * d;
-            const long at = (head * plan->num_slots + plan->slots[row]) * d;
-            rotate_head(key, k_weight, cosines, sines, keys + at, d, plan->eps);
-            for (long i = 0; i < d; i += LANES) store_bf16(values + at + i, _mm512_loadu_ps(value + i));
+            const Strip strip = find_strip(shape, cache, head, plan->slots[row]);
+            rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
+            if (shape->is_int8) store_int8_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
+            else store_bf16_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
         }
     }
 }

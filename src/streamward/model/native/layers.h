@@ -2,11 +2,13 @@
 #ifndef STREAMWARD_LAYERS_H
 #define STREAMWARD_LAYERS_H
 
+#include "cache.h"
 #include "linear.h"
 
 typedef struct {
-    long num_heads, num_kv_heads, head_dim, num_slots;
+    long num_heads;
     float eps;
+    CacheShape cache;
     const float *cosines, *sines;     /* [positions, head_dim / 2] */
     const int64_t *positions, *slots; /* one for each row */
 } RotatePlan;
@@ -18,7 +20,8 @@ typedef struct {
 } Item;
 
 typedef struct {
-    long num_heads, num_kv_heads, head_dim, num_slots, page_tokens, num_items;
+    long num_heads, num_items;
+    CacheShape cache;
     const Item *items;
     const int32_t *pages;
 } AttendPlan;
@@ -27,8 +30,8 @@ void streamward_norm_pack(const Linear *reader, const float *x, const bf16 *weig
                           long rows);
 void streamward_norm(const float *x, const bf16 *weight, float eps, bf16 *out, long rows, long size);
 void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf16 *q_weight, const bf16 *k_weight,
-                             bf16 *q, bf16 *keys, bf16 *values, long rows);
-void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, const bf16 *keys,
-                       const bf16 *values, const Operand *out, long rows);
+                             bf16 *q, uint8_t *cache, long rows);
+void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, uint8_t *cache,
+                       const Operand *out, long rows);
 
 #endif

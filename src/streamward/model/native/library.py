@@ -17,6 +17,7 @@ STORE, ADD, GATE = range(3)
 SIZE_STEP = 64
 """Inputs and outputs of a layer are multiples of it."""
 _MAX_HEAD_DIM = 256
+_STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
 
@@ -24,7 +25,7 @@ class Linear(ctypes.Structure):
     """`Linear` in linear.h."""
 
     _fields_: ClassVar = [
-        *((name, _POINTER) for name in ("weights", "ranges")),
+        *((name, _POINTER) for name in ("weights", "steps")),
         *((name, _LONG) for name in ("num_inputs", "num_outputs")),
     ]
 
@@ -32,15 +33,24 @@ class Linear(ctypes.Structure):
 class Operand(ctypes.Structure):
     """`Operand` in linear.h."""
 
-    _fields_: ClassVar = [(name, _POINTER) for name in ("values", "scales", "totals")]
+    _fields_: ClassVar = [(name, _POINTER) for name in ("values", "scales", "offsets")]
+
+
+class CacheShape(ctypes.Structure):
+    """`CacheShape` in cache.h."""
+
+    _fields_: ClassVar = [
+        (name, _LONG) for name in ("num_kv_heads", "head_dim", "page_tokens", "page_bytes", "is_int8")
+    ]
 
 
 class RotatePlan(ctypes.Structure):
     """`RotatePlan` in layers.h."""
 
     _fields_: ClassVar = [
-        *((name, _LONG) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots")),
+        ("num_heads", _LONG),
         ("eps", ctypes.c_float),
+        ("cache", CacheShape),
         *((name, _POINTER) for name in ("cosines", "sines", "positions", "slots")),
     ]
 
@@ -49,7 +59,8 @@ class AttendPlan(ctypes.Structure):
     """`AttendPlan` in layers.h."""
 
     _fields_: ClassVar = [
-        *((name, _LONG) for name in ("num_heads", "num_kv_heads", "head_dim", "num_slots", "page_tokens", "num_items")),
+        *((name, _LONG) for name in ("num_heads", "num_items")),
+        ("cache", CacheShape),
         *((name, _POINTER) for name in ("items", "pages")),
     ]
 
@@ -59,7 +70,7 @@ class Layer(ctypes.Structure):
 
     _fields_: ClassVar = [
         *((name, _POINTER) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "keys", "values")),
+        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "cache")),
     ]
 
 
@@ -90,8 +101,8 @@ _SIGNATURES = {
     "streamward_pack": (*[_POINTER] * 3, _LONG),
     "streamward_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _LONG, _LONG),
     "streamward_norm_pack": (*[_POINTER] * 3, ctypes.c_float, _POINTER, _LONG),
-    "streamward_rotate_store": (*[_POINTER] * 7, _LONG),
-    "streamward_attend": (*[_POINTER] * 6, _LONG),
+    "streamward_rotate_store": (*[_POINTER] * 6, _LONG),
+    "streamward_attend": (*[_POINTER] * 5, _LONG),
 }
 
 
@@ -119,11 +130,25 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
-def fits(*, head_dim: int, group: int) -> bool:
+def cache_token_bytes(*, num_kv_heads: int, head_dim: int, is_int8: bool) -> int:
+    """Return what a token takes in the cache of one layer; see cache.h.
+
+    Args:
+        num_kv_heads: Key heads.
+        head_dim: Size of a head.
+        is_int8: Whether keys and values have 8 bits.
+    """
+    scales = 2 * (head_dim // _PART + 1)
+    return num_kv_heads * (2 * head_dim + scales if is_int8 else 4 * head_dim)
+
+
+def fits(*, head_dim: int, group: int, page_tokens: int) -> bool:
     """Whether attention takes a decoder's shape.
 
     Args:
         head_dim: Size of a head.
         group: Query heads that share a key head.
+        page_tokens: Of the cache.
     """
-    return head_dim % SIZE_STEP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS
+    has_whole_strips = page_tokens % _STRIP == 0
+    return has_whole_strips and head_dim % SIZE_STEP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS

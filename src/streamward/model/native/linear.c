@@ -3,20 +3,46 @@
 
 #include "linear.h"
 
+#include <omp.h>
 #include <string.h>
 
-#define ROWS 8   /* tokens whose sums are in registers */
-#define BLOCK 64 /* tokens that share one reading of a panel; their sums stay in the first-level cache */
-#define AHEAD 4096 /* bytes of weights that are asked for in advance */
+#define ROWS_BF16 12 /* tokens whose sums are in registers */
+#define ROWS_INT8 6  /* they need whole numbers beside them */
+#define BLOCK_BYTES (384 * 1024) /* of activations that stay in the second-level cache */
+#define MANY_ROWS 24 /* from so many on arithmetic sets the pace */
+#define AHEAD 4096 /* bytes of weights that are asked for in advance where a panel is read once */
 
-/* One group of a panel: its weights and their ranges, and the activations that meet them. */
+/* Some tokens that one panel is multiplied with. */
 typedef struct {
-    const uint8_t *weights;
-    const bf16 *ranges;
-    const uint8_t *values; /* of the first row */
-    const float *scales;
-    const float *totals;
-} Block;
+    const Linear *linear;
+    const Operand *x;
+    long panel, num_rows;  /* rows: of the whole operand */
+    long num_ahead;        /* how many panels on is the one that this thread will probably take next */
+    long begin, end;       /* of those that are multiplied with it */
+    long first;            /* of the few that are taken now */
+} Task;
+
+/* Weights to ask memory for while others are multiplied, some for each group. */
+typedef struct {
+    const uint8_t *next;
+    long bytes;
+} Request;
+
+/* Where all rows are taken at once, what comes soon; else a share of the next panel. */
+INLINE Request plan_request(const int rows, const Task *t, const uint8_t *weights, long group_bytes) {
+    if (rows == t->end - t->begin) return (Request){weights + AHEAD, group_bytes};
+    const long groups = t->linear->num_inputs / GROUP, num_rows = t->end - t->begin;
+    const long share = (group_bytes * rows / num_rows + 127) / 128 * 128;
+    const long done = group_bytes * (t->first - t->begin) / num_rows / 128 * 128;
+    return (Request){weights + groups * (group_bytes * t->num_ahead + done), share};
+}
+
+/* Load the weights for the next four bytes of every activation. */
+INLINE void load_weights(const uint8_t *source, const Request *request, long at, __m512i *w) {
+    UNROLL for (int i = 0; i < PANEL_LANES; i++) w[i] = _mm512_loadu_si512(source + at + i * 64);
+    if (at >= request->bytes) return;
+    UNROLL for (int i = 0; i < PANEL_LANES; i++) _mm_prefetch((const char *)request->next + at + i * 64, _MM_HINT_T0);
+}
 
 INLINE __m512i four_bytes_everywhere(const uint8_t *source) {
     int32_t four;
@@ -24,102 +50,68 @@ INLINE __m512i four_bytes_everywhere(const uint8_t *source) {
     return _mm512_set1_epi32(four);
 }
 
-/* The weights for the next four bytes of every activation; the first rows also ask for what comes later. */
-INLINE void load_weights(const uint8_t *source, const int is_first, __m512i *w) {
-    for (int i = 0; i < PANEL_LANES; i++) {
-        w[i] = _mm512_loadu_si512(source + i * 64);
-        if (is_first) _mm_prefetch((const char *)source + i * 64 + AHEAD, _MM_HINT_T0);
-    }
-}
-
-/* sums [rows, 32] += activations * weights, bfloat16, in the order of the inputs whatever the number of rows. */
-INLINE void add_bf16(const int rows, const int is_first, const Block *b, float *sums) {
-    __m512 acc[ROWS][PANEL_LANES];
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_loadu_ps(sums + r * PANEL + i * LANES);
-    for (int pair = 0; pair < GROUP / 2; pair++) {
-        __m512i w[PANEL_LANES];
-        load_weights(b->weights + pair * PANEL * 4, is_first, w);
-        for (int r = 0; r < rows; r++) {
-            const __m512i x = four_bytes_everywhere(b->values + r * GROUP * 2 + pair * 4);
-            for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = add_products_bf16(acc[r][i], w[i], x);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < PANEL_LANES; i++) _mm512_storeu_ps(sums + r * PANEL + i * LANES, acc[r][i]);
-}
-
-/* The same for whole numbers, whose sum is exact before it is scaled. */
-INLINE void add_int8(const int rows, const int is_first, const Block *b, float *sums) {
-    __m512i acc[ROWS][PANEL_LANES];
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_setzero_si512();
-    for (int four = 0; four < GROUP / 4; four++) {
-        __m512i w[PANEL_LANES];
-        load_weights(b->weights + four * PANEL * 4, is_first, w);
-        for (int r = 0; r < rows; r++) {
-            const __m512i x = four_bytes_everywhere(b->values + r * GROUP + four * 4);
-            for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = add_products_int8(acc[r][i], w[i], x);
-        }
-    }
-    for (int i = 0; i < PANEL_LANES; i++) {
-        const __m512i ranges = _mm512_loadu_si512(b->ranges + i * LANES * 2);
-        const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(ranges, 16));
-        const __m512 lowest = _mm512_castsi512_ps(_mm512_and_si512(ranges, _mm512_set1_epi32((int)0xffff0000u)));
-        for (int r = 0; r < rows; r++) {
-            float *to = sums + r * PANEL + i * LANES;
-            const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][i]), _mm512_set1_ps(b->scales[r]));
-            const __m512 sum = _mm512_fmadd_ps(lowest, _mm512_set1_ps(b->totals[r]), _mm512_loadu_ps(to));
-            _mm512_storeu_ps(to, _mm512_fmadd_ps(product, steps, sum));
-        }
-    }
-}
-
-INLINE void add_rows(const int rows, const int is_first, const int is_int8, Block b, long row, float *sums) {
-    b.values += row * GROUP * (is_int8 ? 1 : 2);
-    if (is_int8) {
-        b.scales += row;
-        b.totals += row;
-        add_int8(rows, is_first, &b, sums + row * PANEL);
-    } else {
-        add_bf16(rows, is_first, &b, sums + row * PANEL);
-    }
-}
-
-/* One group for all rows of a block: eight at a time, then four, two and one. */
-INLINE void add_group(const int is_int8, const Block *b, long rows, float *sums) {
-    long row = ROWS;
-    if (rows >= ROWS) add_rows(ROWS, 1, is_int8, *b, 0, sums);
-    else if (rows >= 4) add_rows(row = 4, 1, is_int8, *b, 0, sums);
-    else if (rows >= 2) add_rows(row = 2, 1, is_int8, *b, 0, sums);
-    else add_rows(row = 1, 1, is_int8, *b, 0, sums);
-    for (; row + ROWS <= rows; row += ROWS) add_rows(ROWS, 0, is_int8, *b, row, sums);
-    if (row + 4 <= rows) {
-        add_rows(4, 0, is_int8, *b, row, sums);
-        row += 4;
-    }
-    if (row + 2 <= rows) {
-        add_rows(2, 0, is_int8, *b, row, sums);
-        row += 2;
-    }
-    if (row < rows) add_rows(1, 0, is_int8, *b, row, sums);
-}
-
-/* sums [rows, 32] = the product of a block of tokens, from `first` of `num_rows` on, with one panel. */
-INLINE void multiply_panel(const int is_int8, const Linear *linear, const Operand *x, long panel, long first, long rows,
-                           long num_rows, float *sums) {
-    const long groups = linear->num_inputs / GROUP, width = is_int8 ? 1 : 2; /* bytes of a weight, of a value */
-    memset(sums, 0, rows * PANEL * sizeof(float));
+/* sums [rows, 32] = activations * weights, bfloat16, in the order of the inputs whatever the number of rows. */
+INLINE void multiply_bf16(const int rows, const Task *t, __m512 (*sums)[PANEL_LANES]) {
+    const long groups = t->linear->num_inputs / GROUP, group_bytes = GROUP * PANEL * 2;
+    const uint8_t *weights = (const uint8_t *)t->linear->weights + t->panel * groups * group_bytes;
+    const uint8_t *values = (const uint8_t *)t->x->values + t->first * GROUP * 2;
+    Request request = plan_request(rows, t, weights, group_bytes);
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < PANEL_LANES; i++) sums[r][i] = _mm512_setzero_ps();
     for (long group = 0; group < groups; group++) {
-        const long weights_at = panel * groups + group, values_at = group * num_rows + first;
-        const Block block = {
-            .weights = (const uint8_t *)linear->weights + weights_at * GROUP * PANEL * width,
-            .ranges = is_int8 ? linear->ranges + weights_at * PANEL * 2 : NULL,
-            .values = (const uint8_t *)x->values + values_at * GROUP * width,
-            .scales = is_int8 ? x->scales + values_at : NULL,
-            .totals = is_int8 ? x->totals + values_at : NULL,
+        for (int pair = 0; pair < GROUP / 2; pair++) {
+            __m512i w[PANEL_LANES];
+            load_weights(weights, &request, pair * PANEL * 4, w);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const __m512i x = four_bytes_everywhere(values + r * GROUP * 2 + pair * 4);
+                UNROLL for (int i = 0; i < PANEL_LANES; i++) sums[r][i] = add_products_bf16(sums[r][i], w[i], x);
+            }
+        }
+        weights += group_bytes;
+        request.next += request.bytes;
+        values += t->num_rows * GROUP * 2;
+    }
+}
+
+/* The same for whole numbers, whose sum over a group is exact before it is scaled. */
+INLINE void multiply_int8(const int rows, const Task *t, __m512 (*sums)[PANEL_LANES]) {
+    const long groups = t->linear->num_inputs / GROUP, group_bytes = GROUP * PANEL;
+    const uint8_t *weights = (const uint8_t *)t->linear->weights + t->panel * groups * group_bytes;
+    const bf16 *steps = t->linear->steps + t->panel * groups * PANEL;
+    const uint8_t *values = (const uint8_t *)t->x->values + t->first * GROUP;
+    const float *scales = t->x->scales + t->first;
+    const int32_t *offsets = t->x->offsets + t->first;
+    Request request = plan_request(rows, t, weights, group_bytes);
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < PANEL_LANES; i++) sums[r][i] = _mm512_setzero_ps();
+    for (long group = 0; group < groups; group++) {
+        __m512i acc[ROWS_INT8][PANEL_LANES];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = _mm512_set1_epi32(offsets[r]);
+        for (int four = 0; four < GROUP / 4; four++) {
+            __m512i w[PANEL_LANES];
+            load_weights(weights, &request, four * PANEL * 4, w);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const __m512i x = four_bytes_everywhere(values + r * GROUP + four * 4);
+                UNROLL for (int i = 0; i < PANEL_LANES; i++) acc[r][i] = add_products_int8(acc[r][i], w[i], x);
+            }
+        }
+        const __m512i both = _mm512_loadu_si512(steps);
+        const __m512 step[PANEL_LANES] = {
+            _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u))),
         };
-        add_group(is_int8, &block, rows, sums);
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int i = 0; i < PANEL_LANES; i++) {
+                const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][i]), step[i]);
+                sums[r][i] = _mm512_fmadd_ps(product, _mm512_set1_ps(scales[r]), sums[r][i]);
+            }
+        weights += group_bytes;
+        request.next += request.bytes;
+        steps += PANEL;
+        values += t->num_rows * GROUP;
+        scales += t->num_rows;
+        offsets += t->num_rows;
     }
 }
 
@@ -128,35 +120,83 @@ INLINE __m512 silu(__m512 x) {
     return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp2_lanes(_mm512_min_ps(_mm512_set1_ps(126.0f), power))));
 }
 
-/* Bring a panel's sums to out, [rows, outputs]; half as many outputs where they are gates. */
-static void finish_panel(const float *sums, float *out, long panel, long num_outputs, long rows, int target) {
-    for (long row = 0; row < rows; row++, sums += PANEL) {
-        const __m512 left = _mm512_loadu_ps(sums), right = _mm512_loadu_ps(sums + LANES);
-        float *to = out + row * num_outputs + panel * PANEL;
-        if (target == GATE) {
-            _mm512_storeu_ps(out + row * (num_outputs / 2) + panel * LANES, _mm512_mul_ps(silu(left), right));
-        } else if (target == ADD) {
-            _mm512_storeu_ps(to, _mm512_add_ps(left, _mm512_loadu_ps(to)));
-            _mm512_storeu_ps(to + LANES, _mm512_add_ps(right, _mm512_loadu_ps(to + LANES)));
-        } else {
-            _mm512_storeu_ps(to, left);
-            _mm512_storeu_ps(to + LANES, right);
+/* Bring a token's sums to its row of out; half as many where they are gates. */
+INLINE void finish_row(const __m512 *sums, float *row, long panel, int target) {
+    float *to = row + panel * PANEL;
+    if (target == GATE) {
+        _mm512_storeu_ps(row + panel * LANES, _mm512_mul_ps(silu(sums[0]), sums[1]));
+        return;
+    }
+    UNROLL for (int i = 0; i < PANEL_LANES; i++)
+        _mm512_storeu_ps(to + i * LANES, target == ADD ? _mm512_add_ps(sums[i], _mm512_loadu_ps(to + i * LANES)) : sums[i]);
+}
+
+INLINE void take_rows(const int rows, const int is_int8, const Task *t, float *out, int target) {
+    const long width = target == GATE ? t->linear->num_outputs / 2 : t->linear->num_outputs;
+    float *row = out + t->first * width;
+    __m512 sums[ROWS_BF16][PANEL_LANES];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < PANEL_LANES; i++)
+            _mm_prefetch((const char *)(row + r * width + (t->panel * PANEL + i * LANES) * width / t->linear->num_outputs), _MM_HINT_T1);
+    if (is_int8) multiply_int8(rows, t, sums);
+    else multiply_bf16(rows, t, sums);
+    UNROLL for (int r = 0; r < rows; r++) finish_row(sums[r], row + r * width, t->panel, target);
+}
+
+/* How many rows are taken together when so many are left. */
+INLINE int next_rows(const int is_int8, long left) {
+    if (left >= (is_int8 ? ROWS_INT8 : ROWS_BF16)) return is_int8 ? ROWS_INT8 : ROWS_BF16;
+    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+INLINE void multiply_panel(const int is_int8, Task *t, float *out, int target) {
+    while (t->first < t->end) {
+        const int rows = next_rows(is_int8, t->end - t->first);
+        switch (rows) {
+        case 1: take_rows(1, is_int8, t, out, target); break;
+        case 2: take_rows(2, is_int8, t, out, target); break;
+        case 4: take_rows(4, is_int8, t, out, target); break;
+        case 8: take_rows(8, 0, t, out, target); break;
+        default: take_rows(is_int8 ? ROWS_INT8 : ROWS_BF16, is_int8, t, out, target);
         }
+        t->first += rows;
     }
 }
 
-/* Apply a layer to packed activations; see the targets. Inside a parallel region its threads share the work. */
+/* Multiply some rows with one panel. */
+INLINE void take_panel(Task task, float *out, int target) {
+    task.first = task.begin;
+    if (task.linear->steps) multiply_panel(1, &task, out, target);
+    else multiply_panel(0, &task, out, target);
+}
+
+/*
+ * Apply a layer to packed activations; see the targets. Inside a parallel region its threads share the work: where memory
+ * sets the pace, successive panels for each; else panel by panel, so that none waits for one that lost its core for a
+ * while, and so many rows that they stay in the second-level cache.
+ */
 void streamward_multiply(const Linear *linear, const Operand *operand, float *out, long rows, int target) {
-    const long num_panels = linear->num_outputs / PANEL, num_blocks = (rows + BLOCK - 1) / BLOCK;
-    const long width = target == GATE ? linear->num_outputs / 2 : linear->num_outputs;
-    float sums[BLOCK * PANEL];
-#pragma omp for schedule(static) /* successive panels for each thread: what it asks for in advance is its own */
-    for (long i = 0; i < num_panels * num_blocks; i++) {
-        const long panel = i / num_blocks, first = i % num_blocks * BLOCK;
-        const long count = rows - first < BLOCK ? rows - first : BLOCK;
-        if (linear->ranges) multiply_panel(1, linear, operand, panel, first, count, rows, sums);
-        else multiply_panel(0, linear, operand, panel, first, count, rows, sums);
-        finish_panel(sums, out + first * width, panel, linear->num_outputs, count, target);
+    const long num_panels = linear->num_outputs / PANEL;
+    const Task all = {.linear = linear, .x = operand, .num_rows = rows, .num_ahead = 1, .end = rows};
+    if (rows < MANY_ROWS) {
+#pragma omp for schedule(static)
+        for (long panel = 0; panel < num_panels; panel++) {
+            Task task = all;
+            task.panel = panel;
+            take_panel(task, out, target);
+        }
+        return;
+    }
+    const long bytes = rows * linear->num_inputs * (linear->steps ? 1 : 2), parts = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    const long most = (rows / parts + ROWS_BF16) / ROWS_BF16 * ROWS_BF16, num_blocks = (rows + most - 1) / most;
+#pragma omp for schedule(dynamic, 1)
+    for (long i = 0; i < num_blocks * num_panels; i++) {
+        Task task = all;
+        task.panel = i % num_panels;
+        task.num_ahead = omp_get_num_threads();
+        task.begin = i / num_panels * most;
+        task.end = task.begin + most < rows ? task.begin + most : rows;
+        take_panel(task, out, target);
     }
 }
 

@@ -15,6 +15,7 @@
 
 #include "lanes.h"
 
+#define ZERO 128 /* the 8-bit weight that stands for 0 */
 #define GROUP 64 /* inputs with one scale, taken together */
 #define PANEL 32 /* outputs computed together: two registers */
 #define GROUP_LANES (GROUP / LANES)
@@ -22,15 +23,15 @@
 
 typedef struct {
     const void *weights; /* bf16 [outputs / 32, inputs / 2, 32, 2], or uint8 [outputs / 32, inputs / 4, 32, 4] */
-    const bf16 *ranges;  /* [outputs / 32, inputs / 64, 32, 2] of 8-bit weights: step and lowest; NULL if they are bfloat16 */
+    const bf16 *steps;   /* [outputs / 32, inputs / 64, 16, 2] of 8-bit weights, outputs i and 16 + i; NULL if they are bfloat16 */
     long num_inputs, num_outputs;
 } Linear;
 
 /* Activations of some tokens, by groups: what is multiplied together lies side by side. */
 typedef struct {
-    void *values;  /* bf16 or int8 [inputs / 64, rows, 64] */
-    float *scales; /* [inputs / 64, rows] */
-    float *totals; /* the same: the sums of the scaled values, which the lowest weight is multiplied with */
+    void *values;     /* bf16 or int8 [inputs / 64, rows, 64] */
+    float *scales;    /* [inputs / 64, rows] */
+    int32_t *offsets; /* the same: what the 128 that was added to every 8-bit weight adds to a sum, negative */
 } Operand;
 
 /* What becomes of a product [rows, outputs]. */
@@ -60,15 +61,13 @@ INLINE void rotate_group(__m512 *x) {
 }
 
 /* Rotate 64 values and turn them into whole numbers from -127 to 127. */
-INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, float *total) {
-    __m512 x[GROUP_LANES], largest = _mm512_setzero_ps(), damage = _mm512_setzero_ps();
+INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, int32_t *offset) {
+    __m512 x[GROUP_LANES];
+    __m512i largest = _mm512_setzero_si512();
     for (int i = 0; i < GROUP_LANES; i++) x[i] = source[i];
     rotate_group(x);
-    for (int i = 0; i < GROUP_LANES; i++) {
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(x[i]));
-        damage = _mm512_fmadd_ps(x[i], _mm512_setzero_ps(), damage); /* NaN if any value is no number */
-    }
-    const float top = _mm512_reduce_max_ps(largest) + _mm512_reduce_add_ps(damage);
+    for (int i = 0; i < GROUP_LANES; i++) largest = _mm512_max_epu32(largest, magnitude_bits(x[i]));
+    const float top = float_of_bits(_mm512_reduce_max_epu32(largest)); /* no number if any is none */
     const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
     __m512i sum = _mm512_setzero_si512();
     for (int i = 0; i < GROUP_LANES; i++) {
@@ -77,14 +76,14 @@ INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, f
         _mm_storeu_si128((__m128i *)(values + i * LANES), _mm512_cvtsepi32_epi8(whole));
     }
     *scale = top / 127.0f;
-    *total = *scale * (float)_mm512_reduce_add_epi32(sum);
+    *offset = -ZERO * _mm512_reduce_add_epi32(sum);
 }
 
 /* Put 64 successive activations of one token where a layer will read them. */
 INLINE void put_group(const Linear *linear, const Operand *operand, long rows, long row, long group, const __m512 *x) {
     const long at = group * rows + row;
-    if (linear->ranges)
-        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->totals + at);
+    if (linear->steps)
+        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->offsets + at);
     else
         for (int i = 0; i < GROUP_LANES; i++) store_bf16((bf16 *)operand->values + at * GROUP + i * LANES, x[i]);
 }
