@@ -6,6 +6,7 @@ import torch
 
 from streamward.bench.timing import timed
 from streamward.model.guard_model import GuardModel
+from streamward.model.memory import lazy_zeros
 from streamward.model.packing import PackedLinear, can_pack
 
 _GEMM_ROWS, _GEMM_SIZE = 256, 4096
@@ -36,7 +37,7 @@ def faster(first: Machine, second: Machine) -> Machine:
 
 
 def _read_bandwidth() -> float:
-    values = torch.ones(2**28, dtype=torch.int8)  # far more than any cache holds
+    values = lazy_zeros((2**28,), dtype=torch.int8, huge_pages=True).fill_(1)  # far more than any cache holds
     words = values.view(torch.int64)
     return values.nbytes / min(timed(words.sum, repeats=_REPEATS))
 
@@ -58,7 +59,7 @@ def decoder_weights(model: GuardModel) -> int:
 
 
 def step_floor_s(
-    model: GuardModel, machine: Machine, *, weight_bytes: int, context: int, k: int, streams: int
+    model: GuardModel, machine: Machine, *, weight_bytes: int, token_bytes: int, context: int, k: int, streams: int
 ) -> float:
     """Return the least time of a step: everything read once, or every operation done, whichever takes longer.
 
@@ -66,12 +67,13 @@ def step_floor_s(
         model: Whose step.
         machine: Measured limits.
         weight_bytes: Of the linear layers as they are stored; operations count as if all were of the dtype served.
+        token_bytes: Of the keys and values of one token over all layers.
         context: Tokens of each stream in the cache.
         k: New tokens of each.
         streams: That are stepped together.
     """
-    config, dtype = model.decoder.config, model.decoder.embed.weight.dtype
-    kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize * (context + k) * streams
+    config = model.decoder.config
+    kv_bytes = token_bytes * (context + k) * streams
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * (context + k)
     flops = k * streams * (2 * decoder_weights(model) + attention)
     return max((weight_bytes + kv_bytes) / machine.bytes_per_s, flops / machine.flops_per_s)

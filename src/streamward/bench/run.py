@@ -14,12 +14,12 @@ from streamward.bench import paths, reference
 from streamward.bench.floor import Machine, faster, measure_machine, step_floor_s
 from streamward.bench.plot import plot
 from streamward.bench.record import Record, ratios, table
-from streamward.bench.shapes import linear_bytes, random_guard
+from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
 from streamward.bench.startup import ready_s, text_side
 from streamward.bench.timing import median_seconds, timed
-from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.runner import token_bytes
 from streamward.model.guard_model import GuardModel
 from streamward.model.native.library import kernels
 from streamward.model.native_linear import NativeLinear
@@ -30,6 +30,8 @@ CONTEXTS = (128, 512, 2048, 8176)  # the last chunk of 16 ends at the last of 8,
 STREAM_COUNTS = (8, 32, 128)
 SHARED_CONTEXT = 512
 QUICK_CONTEXTS = (512,)
+INT8_CACHE = "int8, cache int8"
+"""Weights of 8 bits, and keys and values too."""
 
 
 def main_bench(
@@ -106,9 +108,16 @@ class _Bench:
         """Say what one stream takes of the cache."""
         config = self._engine.config
         pages = -(-SHARED_CONTEXT // config.page_tokens)
-        token_bytes = KVCache.bytes_per_token(self._engine.model.decoder.config, self._dtype)
-        size = pages * config.page_tokens * token_bytes / 1e6
-        return f"{self.shape}: a stream of {SHARED_CONTEXT} tokens takes {size:.1f} MB of cache"
+        full, rounded = (
+            pages * config.page_tokens * self._token_bytes(int8_cache) / 1e6 for int8_cache in (False, True)
+        )
+        return (
+            f"{self.shape}: a stream of {SHARED_CONTEXT} tokens takes {full:.1f} MB of cache, {rounded:.1f} MB with"
+            " keys and values of 8 bits"
+        )
+
+    def _token_bytes(self, int8_cache: bool) -> int:
+        return token_bytes(SHAPES[self.shape], self._dtype, is_int8=int8_cache)
 
     def contention(self) -> str:
         """Compare a chunk's time alone and while another process holds one core."""
@@ -120,14 +129,15 @@ class _Bench:
         close()
         return f"{self.shape}: {alone / shared:.2f} of the speed while another process holds one core"
 
-    def _make_engine(self, *, native: bool = True, int8: bool = False) -> Engine:
+    def _make_engine(self, *, native: bool = True, int8: bool = False, int8_cache: bool = False) -> Engine:
         model = random_guard(self.shape, dtype=self._dtype)
         if int8:
             quantize_linears(model.decoder)
         pack_linears(model, native=native)
         tokens = max(self._contexts[-1] + 64, *(count * (SHARED_CONTEXT + 64) for count in (1, *self._stream_counts)))
-        size = tokens * KVCache.bytes_per_token(model.decoder.config, self._dtype)
-        config = EngineConfig(kv_cache_bytes=size, kv_cache="int8" if int8 else "full")
+        config = EngineConfig(
+            kv_cache_bytes=tokens * self._token_bytes(int8_cache), kv_cache="int8" if int8_cache else "full"
+        )
         return Engine(config, model=model, native_kernels=native)
 
     def _appending(self, engine: Engine, path: str, dtype: str, *, weight_bytes: int) -> Iterator[Record]:
@@ -158,6 +168,8 @@ class _Bench:
         weight_bytes = self._full_bytes - full_bytes + sum(layer.weight_bytes for layer in packed)
         yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
         yield from self._many(engine, "int8", weight_bytes=weight_bytes)
+        rounded = self._make_engine(int8=True, int8_cache=True)
+        yield from self._many(rounded, INT8_CACHE, weight_bytes=weight_bytes)
 
     def _rereading(self) -> Iterator[Record]:
         for context in self._contexts:
@@ -188,7 +200,15 @@ class _Bench:
         weight_bytes: int | None = None,
     ) -> Record:
         size = self._full_bytes if weight_bytes is None else weight_bytes
-        floor_s = step_floor_s(self._model, self._machine, weight_bytes=size, context=context, k=k, streams=streams)
+        floor_s = step_floor_s(
+            self._model,
+            self._machine,
+            weight_bytes=size,
+            token_bytes=self._token_bytes(dtype == INT8_CACHE),
+            context=context,
+            k=k,
+            streams=streams,
+        )
         return Record(
             path,
             self.shape,
