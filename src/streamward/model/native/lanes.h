@@ -14,7 +14,7 @@
 #include <immintrin.h>
 
 #define LANES 16
-#define UNROLL _Pragma("GCC unroll 16") /* a loop over registers: none of it may be left */
+#define UNROLL _Pragma("GCC unroll 16") /* a loop over registers: its sums must not go through memory */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;

@@ -6,6 +6,9 @@
 #include <math.h>
 #include <string.h>
 
+/* Changes with the structures that the caller fills in: `_VERSION` in library.py. */
+long streamward_version(void) { return 2; }
+
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {
     __builtin_cpu_init();
@@ -110,8 +113,7 @@ INLINE void store_pairs(const void *key, uint8_t *to, long token, long num_pairs
         memcpy(to + (i * STRIP + token) * bytes, (const uint8_t *)key + i * bytes, bytes);
 }
 
-/* Norm and rotate a key and store it, and its value beside those of the token before or behind it, which another thread
- * may be storing. */
+/* Store a key, and its value beside those of the token before or behind it, which another thread may be storing. */
 static void store_bf16_head(float *key, const float *value, const Strip *strip, long token, long d) {
     bf16 rounded[MAX_HEAD_DIM];
     round_bf16(key, rounded, d);
@@ -125,7 +127,7 @@ static void store_bf16_head(float *key, const float *value, const Strip *strip, 
     }
 }
 
-/* The same with 8 bits. */
+/* The same with 8 bits; the key is spoilt. */
 static void store_int8_head(float *key, const float *value, const Strip *strip, long token, long d) {
     int8_t rounded[MAX_HEAD_DIM];
     float rotated[MAX_HEAD_DIM];

@@ -17,6 +17,7 @@ STORE, ADD, GATE = range(3)
 SIZE_STEP = 64
 """Inputs and outputs of a layer are multiples of it."""
 _MAX_HEAD_DIM = 256
+_VERSION = 2  # of the structures below, as in layers.c
 _STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -121,11 +122,12 @@ def kernels() -> ctypes.CDLL | None:
     if not library.streamward_is_supported():
         logger.info("native kernels need AVX512-BF16; torch's operations are used")
         return None
+    version = getattr(library, "streamward_version", None)
+    if version is None or version() != _VERSION:
+        logger.warning("native kernels are of another version, install again; torch's operations are used")
+        return None
     for name, types in _SIGNATURES.items():
-        function = getattr(library, name, None)
-        if function is None:
-            logger.warning("native kernels are of another version, install again; torch's operations are used")
-            return None
+        function = getattr(library, name)
         function.argtypes, function.restype = types, None
     return library
 

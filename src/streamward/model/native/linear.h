@@ -1,7 +1,7 @@
 /*
  * Linear layers without bias, and the form in which activations reach them.
  *
- * Weights are bfloat16, or have 8 bits with a range for each 64 inputs of each output. Activations follow: bfloat16,
+ * Weights are bfloat16, or have 8 bits with a step for each 64 inputs of each output. Activations follow: bfloat16,
  * or whole numbers with one scale for each 64 inputs of each token. A token is scaled by itself, so that no verdict
  * depends on what else is in the batch or how a text was cut; and in groups, so that one huge activation (SmolLM2 has
  * them at position 0) spoils 63 others and not the whole token.
