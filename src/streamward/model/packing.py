@@ -1,7 +1,6 @@
 """Linear layers in the CPU's own layout, and the dtype that suits the CPU."""
 
 import ctypes
-import math
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
-_EXACT_SHARE = 5  # one in so many layers, the first ones, keeps its weights: rounding there costs most
+_EXACT_SHARE = 6  # one in so many layers, the first ones, keeps its weights: rounding there costs most
 
 
 def serving_dtype() -> torch.dtype:
@@ -89,7 +88,7 @@ def quantize_linears(decoder: Decoder) -> None:
             "weights of 8 bits need the native kernels (a C compiler at installation, a CPU with AVX512-BF16);"
             " set weights to full"
         )
-    linears = _linears(decoder.layers[math.ceil(len(decoder.layers) / _EXACT_SHARE) :])
+    linears = _linears(decoder.layers[len(decoder.layers) // _EXACT_SHARE :])
     for _, name, linear in linears:
         if not NativeLinear.fits(linear.weight):
             raise ConfigError(
