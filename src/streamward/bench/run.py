@@ -60,15 +60,19 @@ def main_bench(
         bench = _Bench(shape, machine, dtype=dtype, quick=quick)
         for record in bench.records():
             records.append(record)
-            print(json.dumps(asdict(record)), file=sys.stderr, flush=True)  # a run takes minutes
+            if json_path is not None:  # at once: a run takes minutes, and may not end
+                _write_records(json_path, records)
+            print(json.dumps(asdict(record)), file=sys.stderr, flush=True)
         lines += [bench.memory(), bench.contention()]
     console.print(table(records))
     for line in [*ratios(records), *lines, *_embedded()]:
         console.print(line, soft_wrap=True)
-    if json_path is not None:
-        json_path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
     if plot_path is not None:
         plot(records, plot_path)
+
+
+def _write_records(path: Path, records: Sequence[Record]) -> None:
+    path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
 
 
 def _embedded() -> Iterator[str]:
@@ -101,7 +105,8 @@ class _Bench:
             plain = self._make_engine(native=False)
             yield from self._appending(plain, "append-torch", self._name(), weight_bytes=self._full_bytes)
         if kernels() is not None:
-            yield from self._int8()
+            yield from self._int8(int8_cache=False)  # one engine at a time: the caches of 128 streams are large
+            yield from self._int8(int8_cache=True)
         yield from self._rereading()
 
     def memory(self) -> str:
@@ -161,15 +166,14 @@ class _Bench:
         close()
         return seconds
 
-    def _int8(self) -> Iterator[Record]:
-        engine = self._make_engine(int8=True)
+    def _int8(self, *, int8_cache: bool) -> Iterator[Record]:
+        engine = self._make_engine(int8=True, int8_cache=int8_cache)
         packed = [layer for layer in engine.model.modules() if isinstance(layer, NativeLinear)]
         full_bytes = sum(layer.num_outputs * layer.num_inputs * self._dtype.itemsize for layer in packed)
         weight_bytes = self._full_bytes - full_bytes + sum(layer.weight_bytes for layer in packed)
-        yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
-        yield from self._many(engine, "int8", weight_bytes=weight_bytes)
-        rounded = self._make_engine(int8=True, int8_cache=True)
-        yield from self._many(rounded, INT8_CACHE, weight_bytes=weight_bytes)
+        if not int8_cache:
+            yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
+        yield from self._many(engine, INT8_CACHE if int8_cache else "int8", weight_bytes=weight_bytes)
 
     def _rereading(self) -> Iterator[Record]:
         for context in self._contexts:
