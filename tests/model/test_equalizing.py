@@ -10,7 +10,7 @@ from streamward.model.equalizing import equalize
 from streamward.model.layers import DecoderLayer
 from tests.model.test_native_linear import small_decoder
 
-IDS = torch.arange(30)[None]
+IDS = torch.arange(30)
 
 
 def decoder_with_large_channels() -> Decoder:
@@ -29,19 +29,19 @@ def layer_of(decoder: Decoder) -> DecoderLayer:
 
 @torch.inference_mode()
 def hidden(decoder: Decoder) -> Tensor:
-    return dense_hidden(decoder, IDS)
+    return dense_hidden(decoder, IDS[None])
 
 
 def test_no_bit_of_the_outputs_changes() -> None:
     decoder = decoder_with_large_channels()
     plain = copy.deepcopy(decoder)
-    equalize(decoder)
+    equalize(decoder, IDS)
     assert torch.equal(hidden(decoder), hidden(plain))
 
 
 def test_large_channels_come_closer_to_the_rest() -> None:
     decoder = decoder_with_large_channels()
-    equalize(decoder)
+    equalize(decoder, IDS)
     layer = layer_of(decoder)
     for norm, channel, before in ((layer.input_norm, 5, 60.0), (layer.post_norm, 70, 40.0)):
         weight = norm.weight.detach()
@@ -52,6 +52,6 @@ def test_a_damaged_norm_stays_damaged() -> None:
     decoder = decoder_with_large_channels()
     with torch.no_grad():
         layer_of(decoder).input_norm.weight[9] = float("nan")
-    equalize(decoder)
+    equalize(decoder, IDS)
     assert hidden(decoder).isnan().any()
     assert int(layer_of(decoder).input_norm.weight.isfinite().sum()) == 127

@@ -144,16 +144,6 @@ def test_shapes_that_do_not_fit_are_refused_in_words() -> None:
         quantize_linears(decoder)
 
 
-@needs_kernels
-def test_the_first_layers_keep_their_weights() -> None:
-    decoder = small_decoder(hidden_size=64, num_layers=13)
-    quantize_linears(decoder)
-    for index, layer in enumerate(decoder.layers):
-        linears = [child for name, child in layer.named_children() if name in ("qkv", "out", "gate_up", "down")]
-        assert len(linears) == 4
-        assert all(isinstance(linear, NativeLinear) is (index >= 2) for linear in linears)
-
-
 @pytest.fixture
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(packing, "kernels", lambda: None)

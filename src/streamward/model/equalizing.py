@@ -5,7 +5,7 @@ are in. Dividing the weights of a norm by what the columns behind it are multipl
 al., SmoothQuant, arXiv 2211.10438). All factors are powers of two, so that it changes no bit either.
 """
 
-# Shapes: S tokens; I inputs of a layer.
+# Shapes: T tokens; I inputs of a layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +17,29 @@ from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.layers import DecoderLayer, RMSNorm
 
 _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9 left larger errors
-_NUM_TOKENS = 128  # of random ids: which channels are large depends little on the text
+_NUM_TOKENS = 128
 _SMALLEST = 1e-5
 
 
-@torch.inference_mode()
-def equalize(decoder: Decoder) -> None:
-    """Scale the channels between norms and the layers that read them; the decoder computes the same as before."""
+def sample_ids(decoder: Decoder) -> Tensor:
+    """Return random token ids, the same ones every time: which channels are large depends little on the text."""
     num_tokens = min(_NUM_TOKENS, decoder.config.max_positions)
     generator = torch.Generator().manual_seed(0)
-    ids_1S = torch.randint(0, decoder.config.vocab_size, (1, num_tokens), generator=generator)
+    return torch.randint(0, decoder.config.vocab_size, (num_tokens,), generator=generator)
+
+
+@torch.inference_mode()
+def equalize(decoder: Decoder, ids_T: Tensor) -> None:
+    """Scale the channels between norms and the layers that read them; the decoder computes the same as before.
+
+    Args:
+        decoder: Whose layers.
+        ids_T: Token ids to see with which channels are large.
+    """
     readers = [(norm, linear) for layer in decoder.layers for norm, linear in _readers(layer)]
     ranges: dict[nn.Module, Tensor] = {}
     with _noted_inputs([linear for _, linear in readers], ranges):
-        dense_hidden(decoder, ids_1S)
+        dense_hidden(decoder, ids_T[None])
     for norm, linear in readers:
         factors_I = _factors(ranges[linear], linear.weight)
         norm.weight.div_(factors_I)

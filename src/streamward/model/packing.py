@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
-from streamward.model.equalizing import equalize
+from streamward.model.equalizing import equalize, sample_ids
 from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
 from streamward.model.memory import Arena
 from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
+from streamward.model.rounding_error import costly_to_round
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
-_EXACT_SHARE = 6  # one in so many layers, the first ones, keeps its weights: rounding there costs most
 
 
 def serving_dtype() -> torch.dtype:
@@ -75,7 +75,7 @@ def _padded(weight: Tensor) -> Tensor:
 
 
 def quantize_linears(decoder: Decoder) -> None:
-    """Give the linear layers of a decoder weights of 8 bits, but for the first layers; `pack_linears` takes those.
+    """Give linear layers of a decoder weights of 8 bits, but for those that it costs most; `pack_linears` takes these.
 
     It can then be run but no longer be saved or trained.
 
@@ -88,15 +88,17 @@ def quantize_linears(decoder: Decoder) -> None:
             "weights of 8 bits need the native kernels (a C compiler at installation, a CPU with AVX512-BF16);"
             " set weights to full"
         )
-    linears = _linears(decoder.layers[len(decoder.layers) // _EXACT_SHARE :])
+    linears = _linears(decoder.layers)
     for _, name, linear in linears:
         if not NativeLinear.fits(linear.weight):
             raise ConfigError(
                 f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"
                 f" {linear.weight.dtype} {list(linear.weight.shape)}; set weights to full"
             )
-    equalize(decoder)
-    _pack_native(linears, library=library, is_int8=True)
+    ids_T = sample_ids(decoder)
+    equalize(decoder, ids_T)
+    exact = costly_to_round(decoder, ids_T, library=library)
+    _pack_native([each for each in linears if each[2] not in exact], library=library, is_int8=True)
 
 
 def pack_linears(model: nn.Module, *, native: bool = True) -> None:
