@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from streamward.bench.agreement import BFLOAT16, FLOAT32, INT8, Tally, compare, fixed_sample
+from streamward.bench.agreement import BFLOAT16, FLOAT32, INT8, INT8_CACHE, Tally, compare, fixed_sample
 from streamward.data.jsonl import read_samples
 from streamward.moderation.moderator import Moderator
 from streamward.schema import RiskLevel
 
-SAFE, UNSAFE = RiskLevel.SAFE, RiskLevel.UNSAFE
+SAFE, CONTROVERSIAL, UNSAFE = RiskLevel.SAFE, RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE
 
 
 def rows_file(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -62,7 +62,7 @@ class WordGuard:
 
 
 def guards(*, float32: str, bfloat16: str, int8: str) -> dict[str, Moderator]:
-    words = {FLOAT32: float32, BFLOAT16: bfloat16, INT8: int8}
+    words = {FLOAT32: float32, BFLOAT16: bfloat16, INT8: int8, INT8_CACHE: int8}
     return {weights: cast(Moderator, WordGuard(word)) for weights, word in words.items()}
 
 
@@ -81,6 +81,15 @@ def test_changed_labels_and_scores_are_counted_for_each_pair(tmp_path: Path) -> 
     twice.merge(tally)
     twice.merge(tally)
     assert (twice.num_rows, twice.changed[INT8, FLOAT32], twice.f1(INT8)) == (6, 4, tally.f1(INT8))
+
+
+def test_a_level_can_change_without_the_flag() -> None:
+    tally = Tally()
+    levels = {FLOAT32: UNSAFE, BFLOAT16: UNSAFE, INT8: CONTROVERSIAL, INT8_CACHE: SAFE}
+    tally.add(levels, label=UNSAFE)
+    tally.merge(tally)
+    assert (tally.changed[INT8, BFLOAT16], tally.flags_changed[INT8, BFLOAT16]) == (2, 0)
+    assert (tally.changed[INT8_CACHE, BFLOAT16], tally.flags_changed[INT8_CACHE, BFLOAT16]) == (2, 2)
 
 
 def test_a_response_that_pieces_judge_otherwise_is_counted(tmp_path: Path) -> None:

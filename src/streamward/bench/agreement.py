@@ -15,8 +15,9 @@ from streamward.loading import load
 from streamward.moderation.moderator import Moderator
 from streamward.schema import Judgement, RiskLevel
 
-FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
-PAIRS = ((BFLOAT16, FLOAT32), (INT8, FLOAT32), (INT8, BFLOAT16))
+FLOAT32, BFLOAT16, INT8, INT8_CACHE = "float32", "bfloat16", "int8", "int8 with cache int8"
+WEIGHTS = (FLOAT32, BFLOAT16, INT8, INT8_CACHE)
+PAIRS = ((BFLOAT16, FLOAT32), (INT8, FLOAT32), (INT8, BFLOAT16), (INT8_CACHE, BFLOAT16))
 _CUTS = (1, 3, 10, 60)  # characters
 _MAX_CUT_RESPONSES = 6  # of each set
 
@@ -27,7 +28,8 @@ class Tally:
 
     Attributes:
         num_rows: Rows judged.
-        changed: Rows whose level differs, for each pair of weights.
+        changed: Rows whose level of three differs, for each pair of weights.
+        flags_changed: Rows of which only one of the pair says Safe: what F1 is counted of.
         counts: Of each weights: rows found among the unsafe ones, wrongly flagged, and missed.
         num_cut: Responses fed in random pieces too.
         changed_by_cuts: Of those, how many got another level with weights of 8 bits.
@@ -35,6 +37,7 @@ class Tally:
 
     num_rows: int = 0
     changed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    flags_changed: Counter[tuple[str, str]] = field(default_factory=Counter)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     num_cut: int = 0
     changed_by_cuts: int = 0
@@ -43,7 +46,9 @@ class Tally:
         """Count one row."""
         self.num_rows += 1
         for pair in PAIRS:
-            self.changed[pair] += levels[pair[0]] is not levels[pair[1]]
+            one, other = (levels[weights] for weights in pair)
+            self.changed[pair] += one is not other
+            self.flags_changed[pair] += (one is RiskLevel.SAFE) is not (other is RiskLevel.SAFE)
         for weights, level in levels.items():
             is_flagged, is_unsafe = level is not RiskLevel.SAFE, label is not RiskLevel.SAFE
             self.counts[weights, "found"] += is_flagged and is_unsafe
@@ -59,6 +64,7 @@ class Tally:
         """Add another set's."""
         self.num_rows += other.num_rows
         self.changed += other.changed
+        self.flags_changed += other.flags_changed
         self.counts += other.counts
         self.num_cut += other.num_cut
         self.changed_by_cuts += other.changed_by_cuts
@@ -70,6 +76,7 @@ def guards(name: str) -> dict[str, Moderator]:
         FLOAT32: load(name, dtype=torch.float32),
         BFLOAT16: load(name, engine=EngineConfig(weights="full")),
         INT8: load(name, engine=EngineConfig(weights="int8")),
+        INT8_CACHE: load(name, engine=EngineConfig(weights="int8", kv_cache="int8")),
     }
 
 
@@ -143,9 +150,12 @@ def main() -> None:
 
 
 def _line(name: str, tally: Tally) -> str:
-    changed = ", ".join(f"{one} from {other} {tally.changed[one, other]}" for one, other in PAIRS)
-    scores = ", ".join(f"{weights} {tally.f1(weights):.1f}" for weights in (FLOAT32, BFLOAT16, INT8))
-    return f"{name}: {tally.num_rows} rows; labels changed: {changed}; F1: {scores}"
+    changed = ", ".join(
+        f"{one} from {other} {tally.changed[one, other]} (flagged or not {tally.flags_changed[one, other]})"
+        for one, other in PAIRS
+    )
+    scores = ", ".join(f"{weights} {tally.f1(weights):.2f}" for weights in WEIGHTS)
+    return f"{name}: {tally.num_rows} rows; levels changed: {changed}; F1: {scores}"
 
 
 if __name__ == "__main__":
