@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.model.decoder import Decoder
+from streamward.model.equalizing import sample_ids
 from streamward.model.layers import DecoderLayer, RMSNorm
 from streamward.model.memory import lazy_zeros
 from streamward.model.native import library as native
 from streamward.model.native_linear import NativeLinear, PackedActivations
+from streamward.model.usual_keys import usual_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,12 @@ class FusedDecoder:
         self._cache_shape = native.CacheShape(
             config.num_kv_heads, config.head_dim, page_tokens, self._cache.stride(0), int8_cache
         )
-        layers = [_layer(layer, self._cache[:, index]) for index, layer in enumerate(decoder.layers)]
+        usual = usual_keys(decoder, sample_ids(decoder)) if int8_cache else None
+        self._usual_keys_LKd = usual  # kept alive for the kernels
+        layers = [
+            _layer(layer, self._cache[:, index], None if usual is None else usual[index])
+            for index, layer in enumerate(decoder.layers)
+        ]
         self._layers = (native.Layer * len(layers))(*layers)
         self._shape = native.Decoder(
             len(layers),
@@ -168,7 +175,7 @@ def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.n
     return np.array(items, dtype=np.int32), np.array(pages, dtype=np.int32)
 
 
-def _layer(layer: nn.Module, cache: Tensor) -> native.Layer:
+def _layer(layer: nn.Module, cache: Tensor, usual_keys_Kd: Tensor | None) -> native.Layer:
     assert isinstance(layer, DecoderLayer)
     return native.Layer(
         *(_shape_address(linear) for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)),
@@ -176,6 +183,7 @@ def _layer(layer: nn.Module, cache: Tensor) -> native.Layer:
         None if layer.q_norm is None else _address(layer.q_norm),
         None if layer.k_norm is None else _address(layer.k_norm),
         _address(layer.post_norm),
+        None if usual_keys_Kd is None else usual_keys_Kd.data_ptr(),
         cache.data_ptr(),
     )
 

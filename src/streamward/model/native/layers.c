@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Changes with the structures that the caller fills in: `_VERSION` in library.py. */
-long streamward_version(void) { return 2; }
+long streamward_version(void) { return 3; }
 
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {
@@ -85,6 +85,11 @@ INLINE void rotate_groups(float *x, long size, float factor) {
     }
 }
 
+INLINE void subtract(float *x, const float *what, long size) {
+    for (long i = 0; i < size; i += LANES)
+        _mm512_storeu_ps(x + i, _mm512_sub_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(what + i)));
+}
+
 INLINE void round_bf16(const float *x, bf16 *out, long size) {
     for (long i = 0; i < size; i += LANES) store_bf16(out + i, _mm512_loadu_ps(x + i));
 }
@@ -156,9 +161,12 @@ INLINE void ask_for_strip(Strip strip, const CacheShape *shape) {
     }
 }
 
-/* Norm and rotate queries and keys; queries go to q [rows, H, d], keys and values to their slots of the cache. */
+/*
+ * Norm and rotate queries and keys; queries go to q [rows, H, d], keys and values to their slots of the cache, without
+ * what keys usually are if that is given.
+ */
 void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf16 *q_weight, const bf16 *k_weight,
-                             bf16 *q, uint8_t *cache, long rows) {
+                             const float *usual_keys, bf16 *q, uint8_t *cache, long rows) {
     const CacheShape *shape = &plan->cache;
     const long d = shape->head_dim, num_q = plan->num_heads, num_kv = shape->num_kv_heads;
 #pragma omp for schedule(static)
@@ -177,6 +185,7 @@ void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf1
             const float *key = x + (num_q + head) * d, *value = key + num_kv * d;
             const Strip strip = find_strip(shape, cache, head, plan->slots[row]);
             rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
+            if (usual_keys) subtract(head_values, usual_keys + head * d, d);
             if (shape->is_int8) store_int8_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
             else store_bf16_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
         }

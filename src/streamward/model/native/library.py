@@ -17,7 +17,7 @@ STORE, ADD, GATE = range(3)
 SIZE_STEP = 64
 """Inputs and outputs of a layer are multiples of it."""
 _MAX_HEAD_DIM = 256
-_VERSION = 2  # of the structures below, as in layers.c
+_VERSION = 3  # of the structures below, as in layers.c
 _STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -71,7 +71,7 @@ class Layer(ctypes.Structure):
 
     _fields_: ClassVar = [
         *((name, _POINTER) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "cache")),
+        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "usual_keys", "cache")),
     ]
 
 
@@ -102,7 +102,7 @@ _SIGNATURES = {
     "streamward_pack": (*[_POINTER] * 3, _LONG),
     "streamward_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _LONG, _LONG),
     "streamward_norm_pack": (*[_POINTER] * 3, ctypes.c_float, _POINTER, _LONG),
-    "streamward_rotate_store": (*[_POINTER] * 6, _LONG),
+    "streamward_rotate_store": (*[_POINTER] * 7, _LONG),
     "streamward_attend": (*[_POINTER] * 5, _LONG),
 }
 
