@@ -48,9 +48,9 @@ class Tally:
         for pair in PAIRS:
             one, other = (levels[weights] for weights in pair)
             self.changed[pair] += one is not other
-            self.flags_changed[pair] += (one is RiskLevel.SAFE) is not (other is RiskLevel.SAFE)
+            self.flags_changed[pair] += _is_flagged(one) is not _is_flagged(other)
         for weights, level in levels.items():
-            is_flagged, is_unsafe = level is not RiskLevel.SAFE, label is not RiskLevel.SAFE
+            is_flagged, is_unsafe = _is_flagged(level), _is_flagged(label)
             self.counts[weights, "found"] += is_flagged and is_unsafe
             self.counts[weights, "false"] += is_flagged and not is_unsafe
             self.counts[weights, "missed"] += is_unsafe and not is_flagged
@@ -101,6 +101,10 @@ def compare(moderators: dict[str, Moderator], samples: Sequence[Sample]) -> Tall
             tally.num_cut += 1
             tally.changed_by_cuts += _level_in_pieces(moderators[INT8], sample, rng) is not levels[INT8]
     return tally
+
+
+def _is_flagged(level: RiskLevel) -> bool:
+    return level is not RiskLevel.SAFE
 
 
 def _is_response(sample: Sample) -> bool:

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.model.decoder import Decoder
-from streamward.model.equalizing import sample_ids
 from streamward.model.layers import DecoderLayer, RMSNorm
 from streamward.model.memory import lazy_zeros
 from streamward.model.native import library as native
 from streamward.model.native_linear import NativeLinear, PackedActivations
+from streamward.model.sample_pass import sample_ids
 from streamward.model.usual_keys import usual_keys
 
 

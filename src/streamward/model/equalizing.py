@@ -8,24 +8,16 @@ al., SmoothQuant, arXiv 2211.10438). All factors are powers of two, so that it c
 # Shapes: T tokens; I inputs of a layer.
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.layers import DecoderLayer, RMSNorm
+from streamward.model.sample_pass import watched
 
 _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9 left larger errors
-_NUM_TOKENS = 128
 _SMALLEST = 1e-5
-
-
-def sample_ids(decoder: Decoder) -> Tensor:
-    """Return random token ids, the same ones every time: which channels are large depends little on the text."""
-    num_tokens = min(_NUM_TOKENS, decoder.config.max_positions)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, decoder.config.vocab_size, (num_tokens,), generator=generator)
 
 
 @torch.inference_mode()
@@ -38,7 +30,11 @@ def equalize(decoder: Decoder, ids_T: Tensor) -> None:
     """
     readers = [(norm, linear) for layer in decoder.layers for norm, linear in _readers(layer)]
     ranges: dict[nn.Module, Tensor] = {}
-    with _noted_inputs([linear for _, linear in readers], ranges):
+
+    def note_range(linear: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        ranges[linear] = inputs[0][1:].abs().float().amax(dim=0)  # the first token's left out: it is like no other
+
+    with watched([linear for _, linear in readers], note_range):
         dense_hidden(decoder, ids_T[None])
     for norm, linear in readers:
         factors_I = _factors(ranges[linear], linear.weight)
@@ -51,21 +47,6 @@ def _readers(layer: nn.Module) -> Iterator[tuple[RMSNorm, nn.Linear]]:
     for norm, linear in ((layer.input_norm, layer.qkv), (layer.post_norm, layer.gate_up)):
         assert isinstance(linear, nn.Linear)
         yield norm, linear
-
-
-@contextmanager
-def _noted_inputs(linears: list[nn.Linear], ranges: dict[nn.Module, Tensor]) -> Iterator[None]:
-    """Note the largest input of each channel while a decoder runs, the first token's left out: it is like no other."""
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        ranges[module] = inputs[0][1:].abs().float().amax(dim=0)
-
-    hooks = [linear.register_forward_hook(note) for linear in linears]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _factors(range_I: Tensor, weight: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
-from streamward.model.equalizing import equalize, sample_ids
+from streamward.model.equalizing import equalize
 from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
 from streamward.model.memory import Arena
 from streamward.model.native.library import SIZE_STEP, kernels
 from streamward.model.native_linear import NativeLinear
 from streamward.model.rounding_error import costly_to_round
+from streamward.model.sample_pass import sample_ids
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
 

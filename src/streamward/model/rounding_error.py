@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.layers import DecoderLayer
 from streamward.model.native_linear import NativeLinear
+from streamward.model.sample_pass import watched
 
 _LARGEST_ERROR = 5e-6
 """Of the residual stream's power. Six of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
@@ -42,12 +43,8 @@ def costly_to_round(decoder: Decoder, ids_T: Tensor, *, library: ctypes.CDLL) ->
         if (rounded_TD - exact_TD).square().sum() > _LARGEST_ERROR * stream_TD.square().sum():
             costly.add(writer)
 
-    hooks = [writer.register_forward_hook(compare) for writer in writers]
-    try:
+    with watched(writers, compare):
         dense_hidden(decoder, ids_T[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
     return costly
 
 
