@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.model.decoder import Decoder
+from streamward.model.key_basis import key_basis
 from streamward.model.layers import DecoderLayer, RMSNorm
 from streamward.model.memory import lazy_zeros
 from streamward.model.native import library as native
-from streamward.model.native_linear import NativeLinear, PackedActivations
+from streamward.model.native_linear import NativeLinear, PackedActivations, rotated
 from streamward.model.sample_pass import sample_ids
-from streamward.model.usual_keys import usual_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,9 @@ class FusedDecoder:
         self._cache_shape = native.CacheShape(
             config.num_kv_heads, config.head_dim, page_tokens, self._cache.stride(0), int8_cache
         )
-        usual = usual_keys(decoder, sample_ids(decoder)) if int8_cache else None
-        self._usual_keys_LKd = usual  # kept alive for the kernels
+        self._key_tables = _key_tables(decoder) if int8_cache else None  # kept alive for the kernels
         layers = [
-            _layer(layer, self._cache[:, index], None if usual is None else usual[index])
+            _layer(layer, self._cache[:, index], None if self._key_tables is None else self._key_tables[:, index])
             for index, layer in enumerate(decoder.layers)
         ]
         self._layers = (native.Layer * len(layers))(*layers)
@@ -175,15 +174,23 @@ def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.n
     return np.array(items, dtype=np.int32), np.array(pages, dtype=np.int32)
 
 
-def _layer(layer: nn.Module, cache: Tensor, usual_keys_Kd: Tensor | None) -> native.Layer:
+def _key_tables(decoder: Decoder) -> Tensor:
+    """Return what the kernels leave out of keys, and the directions they keep exactly, [2, L, K, d]."""
+    basis = key_basis(decoder, sample_ids(decoder))
+    return torch.stack([basis.usual, rotated(basis.directions)])
+
+
+def _layer(layer: nn.Module, cache: Tensor, key_tables: Tensor | None) -> native.Layer:
     assert isinstance(layer, DecoderLayer)
+    usual, directions = (None, None) if key_tables is None else (table.data_ptr() for table in key_tables)
     return native.Layer(
         *(_shape_address(linear) for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)),
         _address(layer.input_norm),
         None if layer.q_norm is None else _address(layer.q_norm),
         None if layer.k_norm is None else _address(layer.k_norm),
         _address(layer.post_norm),
-        None if usual_keys_Kd is None else usual_keys_Kd.data_ptr(),
+        usual,
+        directions,
         cache.data_ptr(),
     )
 

@@ -1,6 +1,7 @@
 """Linear layers in the layout of the native kernels, with weights of 16 or 8 bits; see `native/linear.h`."""
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor, nn
@@ -101,11 +102,16 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     Steps are bfloat16, rounded so that every weight of a group is within 127 of them.
     """
     num_outputs, num_inputs = weight.shape
-    groups = weight.float().view(-1, _GROUP) @ (_hadamard(_GROUP) / _GROUP)
+    groups = rotated(weight.float()).view(-1, _GROUP) / math.sqrt(_GROUP)
     steps = _rounded_up(groups.abs().amax(dim=-1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny)
     whole = (groups / steps[:, None]).round().add(_ZERO).to(torch.uint8)
     by_panel = steps.view(num_outputs // _PANEL, _PANEL // _LANES, _LANES, -1).permute(0, 3, 2, 1)
     return whole.view(num_outputs, num_inputs), by_panel.bfloat16()
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Turn each 64 successive values by Hadamard's matrix, which keeps their length."""
+    return (x.reshape(-1, _GROUP) @ (_hadamard(_GROUP) / math.sqrt(_GROUP))).view_as(x)
 
 
 def _hadamard(size: int) -> Tensor:

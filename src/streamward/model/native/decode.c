@@ -10,6 +10,7 @@ typedef struct {
     const Linear *qkv, *out, *gate_up, *down;
     const bf16 *input_norm, *q_norm, *k_norm, *post_norm; /* of queries and keys: NULL if there are none */
     const float *usual_keys;                              /* [num_kv_heads, d], left out of all keys; or NULL */
+    const float *directions;                              /* the same, for a cache of 8 bits; see cache.h */
     uint8_t *cache;                                       /* of this layer in the first page */
 } Layer;
 
@@ -33,8 +34,9 @@ static void run_layer(const Layer *layer, float eps, const RotatePlan *rotate, c
                       const Buffers *b, long rows) {
     streamward_norm_pack(layer->qkv, b->hidden, layer->input_norm, eps, &b->operand, rows);
     streamward_multiply(layer->qkv, &b->operand, b->wide, rows, STORE);
-    streamward_rotate_store(rotate, b->wide, layer->q_norm, layer->k_norm, layer->usual_keys, b->q, layer->cache, rows);
-    streamward_attend(attend, layer->out, b->q, layer->cache, &b->operand, rows);
+    streamward_rotate_store(rotate, b->wide, layer->q_norm, layer->k_norm, layer->usual_keys,
+                            layer->directions, b->q, layer->cache, rows);
+    streamward_attend(attend, layer->out, b->q, layer->directions, layer->cache, &b->operand, rows);
     streamward_multiply(layer->out, &b->operand, b->hidden, rows, ADD);
     streamward_norm_pack(layer->gate_up, b->hidden, layer->post_norm, eps, &b->operand, rows);
     streamward_multiply(layer->gate_up, &b->operand, b->wide, rows, GATE);

@@ -4,10 +4,11 @@
 #include "layers.h"
 
 #include <math.h>
-#include <string.h>
 
-/* Changes with the structures that the caller fills in: `_VERSION` in library.py. */
-long streamward_version(void) { return 3; }
+#define SMALLEST_SCALE 0x1p-60f /* of 8 bits: smaller values become 0 */
+
+/* Changes with the structures that the caller fills in and with the order in the cache: `_VERSION` in library.py. */
+long streamward_version(void) { return 4; }
 
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {
@@ -94,16 +95,16 @@ INLINE void round_bf16(const float *x, bf16 *out, long size) {
     for (long i = 0; i < size; i += LANES) store_bf16(out + i, _mm512_loadu_ps(x + i));
 }
 
-/* Turn values into whole numbers from -128 to 127 of one scale, which is not finite if any of them is not. */
+/* Turn values into whole numbers from -128 to 127 of one scale > 0, which is not finite if any of them is not. */
 INLINE void round_int8(const float *x, int8_t *out, bf16 *scale, long size) {
     __m512i largest = _mm512_setzero_si512();
     for (long i = 0; i < size; i += LANES) largest = _mm512_max_epu32(largest, magnitude_bits(_mm512_loadu_ps(x + i)));
     const float step = float_of_bits(_mm512_reduce_max_epu32(largest)) / 127.0f;
     bf16 rounded[LANES];
-    store_bf16(rounded, _mm512_set1_ps(step));
+    store_bf16(rounded, _mm512_max_ps(_mm512_set1_ps(SMALLEST_SCALE), _mm512_set1_ps(step)));
     *scale = rounded[0];
     const float stored = float_of_bits((uint32_t)rounded[0] << 16);
-    const __m512 factor = _mm512_set1_ps(stored > 0.0f ? 1.0f / stored : 0.0f);
+    const __m512 factor = _mm512_set1_ps(1.0f / stored);
     for (long i = 0; i < size; i += LANES) {
         const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor));
         _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(whole));
@@ -112,17 +113,16 @@ INLINE void round_int8(const float *x, int8_t *out, bf16 *scale, long size) {
 
 INLINE int is_finite(bf16 x) { return (x & 0x7f80) != 0x7f80; }
 
-/* Put the pairs of a key's values, of 4 bytes or of 2, where they are multiplied with. */
-INLINE void store_pairs(const void *key, uint8_t *to, long token, long num_pairs, const int bytes) {
-    for (long i = 0; i < num_pairs; i++)
-        memcpy(to + (i * STRIP + token) * bytes, (const uint8_t *)key + i * bytes, bytes);
+/* Put a key's values, four bytes each time, where they are multiplied with. */
+INLINE void store_fours(const void *key, uint8_t *to, long token, long count) {
+    for (long i = 0; i < count; i++) memcpy(to + (i * STRIP + token) * 4, (const uint8_t *)key + i * 4, 4);
 }
 
 /* Store a key, and its value beside those of the token before or behind it, which another thread may be storing. */
 static void store_bf16_head(float *key, const float *value, const Strip *strip, long token, long d) {
     bf16 rounded[MAX_HEAD_DIM];
     round_bf16(key, rounded, d);
-    store_pairs(rounded, strip->keys, token, d / 2, 4);
+    store_fours(rounded, strip->keys, token, d / 2);
     round_bf16(value, rounded, d);
     uint8_t *values = strip->values + token / 2 * d * 4;
     for (long i = 0; i < d; i += LANES) {
@@ -133,22 +133,26 @@ static void store_bf16_head(float *key, const float *value, const Strip *strip, 
 }
 
 /* The same with 8 bits; the key is spoilt. */
-static void store_int8_head(float *key, const float *value, const Strip *strip, long token, long d) {
+static void store_int8_head(float *key, const float *value, const float *direction, const Strip *strip, long token,
+                            long d) {
     int8_t rounded[MAX_HEAD_DIM];
     float rotated[MAX_HEAD_DIM];
     rotate_groups(key, d, 1.0f);
+    strip->along[token] = take_out(key, direction, d);
     for (long part = 0; part < d / PART; part++)
         round_int8(key + part * PART, rounded + part * PART, strip->key_scales + part * STRIP + token, PART);
-    store_pairs(rounded, strip->keys, token, d / 2, 2);
+    for (long i = 0; i < d; i++) rounded[i] ^= ZERO;
+    store_fours(rounded, strip->keys, token, d / 4);
     memcpy(rotated, value, d * sizeof(float));
     rotate_groups(rotated, d, 1.0f);
     round_int8(rotated, rounded, strip->value_scales + token, d);
     if (!is_finite(strip->value_scales[token])) strip->key_scales[token] = strip->value_scales[token]; /* it must show */
-    uint8_t *values = strip->values + token / 2 * d * 2;
-    for (long i = 0; i < d; i += 2 * LANES) {
-        __m512i lanes = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(rounded + i)));
-        if (token % 2) lanes = _mm512_slli_epi16(lanes, 8);
-        _mm512_mask_storeu_epi8(values + i * 2, token % 2 ? 0xaaaaaaaaaaaaaaaa : 0x5555555555555555, lanes);
+    const int place = token % 4;
+    uint8_t *values = strip->values + token / 4 * d * 4;
+    for (long i = 0; i < d; i += LANES) {
+        const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(rounded + i)));
+        const __m512i there = _mm512_sll_epi32(lanes, _mm_cvtsi32_si128(8 * place));
+        _mm512_mask_storeu_epi8(values + i * 4, 0x1111111111111111ull << place, there);
     }
 }
 
@@ -166,7 +170,7 @@ INLINE void ask_for_strip(Strip strip, const CacheShape *shape) {
  * what keys usually are if that is given.
  */
 void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf16 *q_weight, const bf16 *k_weight,
-                             const float *usual_keys, bf16 *q, uint8_t *cache, long rows) {
+                             const float *usual_keys, const float *directions, bf16 *q, uint8_t *cache, long rows) {
     const CacheShape *shape = &plan->cache;
     const long d = shape->head_dim, num_q = plan->num_heads, num_kv = shape->num_kv_heads;
 #pragma omp for schedule(static)
@@ -186,7 +190,7 @@ void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf1
             const Strip strip = find_strip(shape, cache, head, plan->slots[row]);
             rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
             if (usual_keys) subtract(head_values, usual_keys + head * d, d);
-            if (shape->is_int8) store_int8_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
+            if (shape->is_int8) store_int8_head(head_values, value, directions + head * d, &strip, plan->slots[row] % STRIP, d);
             else store_bf16_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
         }
     }

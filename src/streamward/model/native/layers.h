@@ -30,8 +30,8 @@ void streamward_norm_pack(const Linear *reader, const float *x, const bf16 *weig
                           long rows);
 void streamward_norm(const float *x, const bf16 *weight, float eps, bf16 *out, long rows, long size);
 void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf16 *q_weight, const bf16 *k_weight,
-                             const float *usual_keys, bf16 *q, uint8_t *cache, long rows);
-void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, uint8_t *cache,
-                       const Operand *out, long rows);
+                             const float *usual_keys, const float *directions, bf16 *q, uint8_t *cache, long rows);
+void streamward_attend(const AttendPlan *plan, const Linear *reader, const bf16 *q, const float *directions,
+                       uint8_t *cache, const Operand *out, long rows);
 
 #endif

@@ -17,7 +17,7 @@ STORE, ADD, GATE = range(3)
 SIZE_STEP = 64
 """Inputs and outputs of a layer are multiples of it."""
 _MAX_HEAD_DIM = 256
-_VERSION = 3  # of the structures below, as in layers.c
+_VERSION = 4  # of the structures below, as in layers.c
 _STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -71,7 +71,8 @@ class Layer(ctypes.Structure):
 
     _fields_: ClassVar = [
         *((name, _POINTER) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm", "usual_keys", "cache")),
+        *((name, _POINTER) for name in ("input_norm", "q_norm", "k_norm", "post_norm")),
+        *((name, _POINTER) for name in ("usual_keys", "directions", "cache")),
     ]
 
 
@@ -102,8 +103,8 @@ _SIGNATURES = {
     "streamward_pack": (*[_POINTER] * 3, _LONG),
     "streamward_norm": (_POINTER, _POINTER, ctypes.c_float, _POINTER, _LONG, _LONG),
     "streamward_norm_pack": (*[_POINTER] * 3, ctypes.c_float, _POINTER, _LONG),
-    "streamward_rotate_store": (*[_POINTER] * 7, _LONG),
-    "streamward_attend": (*[_POINTER] * 5, _LONG),
+    "streamward_rotate_store": (*[_POINTER] * 8, _LONG),
+    "streamward_attend": (*[_POINTER] * 6, _LONG),
 }
 
 
@@ -140,8 +141,8 @@ def cache_token_bytes(*, num_kv_heads: int, head_dim: int, is_int8: bool) -> int
         head_dim: Size of a head.
         is_int8: Whether keys and values have 8 bits.
     """
-    scales = 2 * (head_dim // _PART + 1)
-    return num_kv_heads * (2 * head_dim + scales if is_int8 else 4 * head_dim)
+    exact = 4 + 2 * (head_dim // _PART + 1)
+    return num_kv_heads * (2 * head_dim + exact if is_int8 else 4 * head_dim)
 
 
 def fits(*, head_dim: int, group: int, page_tokens: int) -> bool:

@@ -4,7 +4,6 @@
 #include "linear.h"
 
 #include <omp.h>
-#include <string.h>
 
 #define ROWS_BF16 12 /* tokens whose sums are in registers */
 #define ROWS_INT8 6  /* they need whole numbers beside them */
@@ -42,12 +41,6 @@ INLINE void load_weights(const uint8_t *source, const Request *request, long at,
     UNROLL for (int i = 0; i < PANEL_LANES; i++) w[i] = _mm512_loadu_si512(source + at + i * 64);
     if (at >= request->bytes) return;
     UNROLL for (int i = 0; i < PANEL_LANES; i++) _mm_prefetch((const char *)request->next + at + i * 64, _MM_HINT_T0);
-}
-
-INLINE __m512i four_bytes_everywhere(const uint8_t *source) {
-    int32_t four;
-    memcpy(&four, source, sizeof(four));
-    return _mm512_set1_epi32(four);
 }
 
 /* sums [rows, 32] = activations * weights, bfloat16, in the order of the inputs whatever the number of rows. */

@@ -15,7 +15,7 @@
 
 #include "lanes.h"
 
-#define ZERO 128 /* the 8-bit weight that stands for 0 */
+#define ZERO 128 /* the byte that stands for 0, of weights and of keys */
 #define GROUP 64 /* inputs with one scale, taken together */
 #define PANEL 32 /* outputs computed together: two registers */
 #define GROUP_LANES (GROUP / LANES)
