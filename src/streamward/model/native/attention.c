@@ -46,17 +46,21 @@ static __attribute__((noinline)) void take_int8_tile(Work *work, int num_rows, c
     take_tile(1, work, num_rows, tile, next, first_key, d);
 }
 
-/* Divide by the weights' sum, and pack for the layer that reads it. */
+/* Divide by the weights' sum, and pack for the layer that reads it. With 8 bits, values are rotated, as such a layer reads them. */
 INLINE void put_row(const Work *work, int row, const int is_int8, const Linear *reader, const Operand *out, long rows,
                     long at, long d) {
-    const float factor = 1.0f / _mm512_reduce_add_ps(_mm512_loadu_ps(work->totals[row])) / (is_int8 ? GROUP : 1); /* rotated twice, they are GROUP times larger */
+    const int is_turned_back = is_int8 && !reader->steps; /* by a second rotation, which makes it GROUP times larger */
+    const float total = _mm512_reduce_add_ps(_mm512_loadu_ps(work->totals[row]));
+    const __m512 factor = _mm512_set1_ps(1.0f / total / (is_turned_back ? GROUP : 1));
     const long width = reader->num_inputs;
     for (long i = 0; i < d; i += GROUP) {
+        const long group = (at % width + i) / GROUP;
         __m512 x[GROUP_LANES];
         for (int j = 0; j < GROUP_LANES; j++)
-            x[j] = _mm512_mul_ps(_mm512_loadu_ps(work->sums[row] + i + j * LANES), _mm512_set1_ps(factor));
-        if (is_int8) rotate_group(x);
-        put_group(reader, out, rows, at / width, (at % width + i) / GROUP, x);
+            x[j] = _mm512_mul_ps(_mm512_loadu_ps(work->sums[row] + i + j * LANES), factor);
+        if (is_turned_back) rotate_group(x);
+        if (is_int8 && reader->steps) put_rotated_group(out, rows, at / width, group, x);
+        else put_group(reader, out, rows, at / width, group, x);
     }
 }
 

@@ -60,12 +60,11 @@ INLINE void rotate_group(__m512 *x) {
         }
 }
 
-/* Rotate 64 values and turn them into whole numbers from -127 to 127. */
-INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, int32_t *offset) {
-    __m512 x[GROUP_LANES];
+/* Turn 64 rotated activations of one token into whole numbers from -127 to 127, where a layer of 8 bits will read them. */
+INLINE void put_rotated_group(const Operand *operand, long rows, long row, long group, const __m512 *x) {
+    const long at = group * rows + row;
+    int8_t *values = (int8_t *)operand->values + at * GROUP;
     __m512i largest = _mm512_setzero_si512();
-    for (int i = 0; i < GROUP_LANES; i++) x[i] = source[i];
-    rotate_group(x);
     for (int i = 0; i < GROUP_LANES; i++) largest = _mm512_max_epu32(largest, magnitude_bits(x[i]));
     const float top = float_of_bits(_mm512_reduce_max_epu32(largest)); /* no number if any is none */
     const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
@@ -75,17 +74,19 @@ INLINE void quantize_group(const __m512 *source, int8_t *values, float *scale, i
         sum = _mm512_add_epi32(sum, whole);
         _mm_storeu_si128((__m128i *)(values + i * LANES), _mm512_cvtsepi32_epi8(whole));
     }
-    *scale = top / 127.0f;
-    *offset = -ZERO * _mm512_reduce_add_epi32(sum);
+    operand->scales[at] = top / 127.0f;
+    operand->offsets[at] = -ZERO * _mm512_reduce_add_epi32(sum);
 }
 
-/* Put 64 successive activations of one token where a layer will read them. */
-INLINE void put_group(const Linear *linear, const Operand *operand, long rows, long row, long group, const __m512 *x) {
-    const long at = group * rows + row;
-    if (linear->steps)
-        quantize_group(x, (int8_t *)operand->values + at * GROUP, operand->scales + at, operand->offsets + at);
-    else
-        for (int i = 0; i < GROUP_LANES; i++) store_bf16((bf16 *)operand->values + at * GROUP + i * LANES, x[i]);
+/* Put 64 successive activations of one token where a layer will read them; what x holds is spoilt. */
+INLINE void put_group(const Linear *linear, const Operand *operand, long rows, long row, long group, __m512 *x) {
+    if (linear->steps) {
+        rotate_group(x);
+        put_rotated_group(operand, rows, row, group, x);
+        return;
+    }
+    bf16 *values = (bf16 *)operand->values + (group * rows + row) * GROUP;
+    for (int i = 0; i < GROUP_LANES; i++) store_bf16(values + i * LANES, x[i]);
 }
 
 #endif
