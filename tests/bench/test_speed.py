@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from streamward.bench.floor import Machine, decoder_weights, faster, step_floor_
 from streamward.bench.record import Record, ratios
 from streamward.bench.run import main_bench
 from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
+from streamward.bench.timing import timed
 from streamward.errors import InputError
 from streamward.model.native.library import kernels
 
@@ -36,6 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "QUICK_CONTEXTS", (32,))
     monkeypatch.setattr(run, "SHARED_CONTEXT", 32)
     monkeypatch.setattr(run, "STREAM_COUNTS", (2, 3))
+    monkeypatch.setattr(run, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(run, "measure_machine", lambda dtype: Machine(1e10, 1e11))
     monkeypatch.setattr(run, "_embedded", lambda: iter(["embedded: not measured here"]))
     monkeypatch.setattr(run._Bench, "contention", lambda self: "contention: not measured here")
@@ -104,3 +107,8 @@ def test_ratios_compare_with_our_chunk_of_the_same_shape_and_context() -> None:
         "s, context 512: append int8, a chunk of 16: 0.50 times ours in bfloat16",
         "s, context 512: reread bfloat16, 16 tokens one by one: 160 times our chunk of 16",
     ]
+
+
+def test_short_work_is_repeated_until_it_took_long_enough() -> None:
+    assert len(timed(lambda: time.sleep(0.001), repeats=2)) == 2
+    assert sum(timed(lambda: time.sleep(0.001), repeats=2, min_seconds=0.01)) >= 0.01

@@ -17,7 +17,7 @@ class Machine:
     def measure(self) -> Usage:
         return Usage(self.wall, self.cpu, self.preemptions)
 
-    def run(self, governor: ThreadGovernor, *, seconds: float = 0.05, busy: float, preemptions: int) -> int:
+    def run(self, governor: ThreadGovernor, *, seconds: float = 0.15, busy: float, preemptions: int) -> int:
         """Run one step and return how many threads torch had in it."""
         with governor.step():
             threads = torch.get_num_threads()
@@ -38,6 +38,21 @@ def test_a_preempted_step_that_got_less_lowers_their_number():
     governor = ThreadGovernor(2, measure=machine.measure)
     machine.run(governor, busy=1.3, preemptions=30)
     assert machine.run(governor, busy=1.0, preemptions=0) == 1
+
+
+def test_a_core_lost_for_a_moment_is_not_given_up():
+    machine = Machine()
+    governor = ThreadGovernor(2, measure=machine.measure)
+    machine.run(governor, seconds=0.01, busy=1.3, preemptions=1)
+    assert {machine.run(governor, seconds=0.01, busy=2.0, preemptions=0) for _ in range(50)} == {2}
+
+
+def test_a_core_lost_over_many_short_steps_is_given_up():
+    machine = Machine()
+    governor = ThreadGovernor(2, measure=machine.measure)
+    threads = [machine.run(governor, seconds=0.01, busy=1.3, preemptions=1) for _ in range(20)]
+    assert threads[0] == 2
+    assert threads[-1] == 1
 
 
 def test_threads_that_sleep_instead_of_spinning_are_left_alone():

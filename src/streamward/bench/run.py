@@ -30,6 +30,8 @@ CONTEXTS = (128, 512, 2048, 8176)  # the last chunk of 16 ends at the last of 8,
 STREAM_COUNTS = (8, 32, 128)
 SHARED_CONTEXT = 512
 QUICK_CONTEXTS = (512,)
+MIN_SECONDS = 1.5
+"""What the repetitions of a measurement take together at least; a fifth of it in a quick run."""
 INT8_CACHE = "int8, cache int8"
 """Weights of 8 bits, and keys and values too."""
 
@@ -94,6 +96,7 @@ class _Bench:
         self._contexts = QUICK_CONTEXTS if quick else CONTEXTS
         self._stream_counts = () if quick else STREAM_COUNTS
         self._repeats = 5 if quick else 11
+        self._min_seconds = MIN_SECONDS / 5 if quick else MIN_SECONDS
         self._full_bytes = linear_bytes(random_guard(shape, dtype=dtype))
         self._engine = self._make_engine()
 
@@ -162,7 +165,7 @@ class _Bench:
 
     def _append(self, engine: Engine, *, context: int, k: int, streams: int, repeats: int) -> float:
         step, close = paths.appending(engine, context=context, k=k, streams=streams)
-        seconds = median_seconds(step, repeats=repeats, warmup=1)
+        seconds = median_seconds(step, repeats=repeats, warmup=1, min_seconds=self._min_seconds)
         close()
         return seconds
 

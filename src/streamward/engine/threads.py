@@ -15,6 +15,7 @@ except ImportError:  # not on Windows
 
 _MIN_BUSY_SHARE = 0.8  # of the threads' time that reached a core; spinning threads of an idle machine reach 1
 _MIN_PREEMPTIONS = 20.0  # a second; threads that merely sleep are not preempted
+_WINDOW = 0.1  # seconds of steps that are judged together: a core lost for a moment costs less than to give it up
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before more threads are tried again
 
 
@@ -24,6 +25,9 @@ class Usage(NamedTuple):
     wall: float
     cpu: float
     preemptions: int
+
+
+_NOTHING = Usage(0.0, 0.0, 0)
 
 
 def process_usage() -> Usage:
@@ -50,8 +54,8 @@ class ThreadGovernor:
 
     The threads of a parallel operation wait for each other by spinning. When one of them has lost its core to another
     process, the rest burn theirs in vain, and a step takes up to twenty times longer than with the cores that are left.
-    A step that was preempted and got less of the cores than its threads asked for lowers their number; after a pause,
-    which doubles with each failure, a step tries with all of them again.
+    Steps that were preempted and together got less of the cores than their threads asked for lower their number; after a
+    pause, which doubles with each failure, a step tries with all of them again.
     """
 
     def __init__(self, max_threads: int, *, measure: Callable[[], Usage] = process_usage) -> None:
@@ -65,6 +69,7 @@ class ThreadGovernor:
         self.threads = max_threads
         """What the next step uses."""
         self._measure = measure
+        self._seen = _NOTHING
         self._pause = _FIRST_PAUSE
         self._retry_at = math.inf
 
@@ -73,7 +78,7 @@ class ThreadGovernor:
         """Run a step with the threads chosen; torch's own setting is as before afterwards."""
         before = self._measure()
         if before.wall >= self._retry_at:
-            self.threads, self._retry_at = self.max_threads, math.inf
+            self.threads, self._retry_at, self._seen = self.max_threads, math.inf, _NOTHING
         try:
             with fixed_threads(self.threads):
                 yield
@@ -81,9 +86,14 @@ class ThreadGovernor:
             self._learn(before, self._measure())
 
     def _learn(self, before: Usage, after: Usage) -> None:
-        wall = max(after.wall - before.wall, 1e-9)
-        busy = (after.cpu - before.cpu) / wall
-        is_preempted = (after.preemptions - before.preemptions) / wall > _MIN_PREEMPTIONS
+        wall, cpu, preemptions = (
+            seen + end - start for seen, start, end in zip(self._seen, before, after, strict=True)
+        )
+        self._seen = Usage(wall, cpu, int(preemptions))
+        if wall < _WINDOW:
+            return
+        busy, is_preempted = cpu / wall, preemptions / wall > _MIN_PREEMPTIONS
+        self._seen = _NOTHING
         if self.threads > 1 and is_preempted and busy < _MIN_BUSY_SHARE * self.threads:
             self.threads = max(1, min(self.threads - 1, int(busy)))
             self._retry_at = after.wall + self._pause

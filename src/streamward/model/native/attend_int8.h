@@ -1,9 +1,9 @@
 /*
  * Attention to one tile of keys and values of 8 bits.
  *
- * Queries and softmax weights get 8 bits too, so that all products are of bytes. A query has a scale for each part of the
- * head, as keys have. The scale s of a value is taken into its weight, by adding log2(s) to the score before the largest
- * is found: then the largest weight of a row in a tile is 255, whatever the scales. The sum of the weights is exact.
+ * Queries and softmax weights get 8 bits too, so that all products are of bytes. A query has a scale for each part of
+ * the head, as keys have. The scale s of a value is taken into its weight, by adding log2(s) to the score before the
+ * largest is found: then the largest weight of a row in a tile is 255, whatever the scales. The weights' sum is exact.
  */
 #ifndef STREAMWARD_ATTEND_INT8_H
 #define STREAMWARD_ATTEND_INT8_H
@@ -21,26 +21,19 @@ typedef struct {
 /* Turn a query into whole numbers of 8 bits, with scales that bring products to powers of two. */
 INLINE void pack_int8_query(Work *work, int row, const bf16 *query, const float *direction, long d) {
     const int block = row / ROWS, r = row % ROWS;
-    const float unit = 1.44269504f / sqrtf((float)d);
+    const float unit = 1.44269504f / sqrtf((float)d); /* powers of two, not of e */
     float q[MAX_HEAD_DIM];
     for (long i = 0; i < d; i += LANES) _mm512_storeu_ps(q + i, load_bf16(query + i));
     work->queries_along[row] = take_out(q, direction, d) * unit;
     for (long part = 0; part < d / PART; part++) {
-        __m512i largest = _mm512_setzero_si512(), sum = largest;
-        for (long i = 0; i < PART; i += LANES)
-            largest = _mm512_max_epu32(largest, magnitude_bits(_mm512_loadu_ps(q + part * PART + i)));
-        const float top = float_of_bits(_mm512_reduce_max_epu32(largest)); /* no number if any is none */
-        const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
+        __m512 x[PART / LANES];
         int8_t rounded[PART];
-        for (long i = 0; i < PART; i += LANES) {
-            const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(q + part * PART + i), factor));
-            sum = _mm512_add_epi32(sum, whole);
-            _mm_storeu_si128((__m128i *)(rounded + i), _mm512_cvtsepi32_epi8(whole));
-        }
+        int32_t sum;
+        for (int i = 0; i < PART / LANES; i++) x[i] = _mm512_loadu_ps(q + part * PART + i * LANES);
+        work->query_scales[block][part][r] = quantize(PART / LANES, x, rounded, &sum) * unit;
+        work->query_offsets[block][part][r] = -ZERO * sum;
         for (long i = 0; i < PART; i += 4)
             memcpy(work->queries[block][(part * PART + i) / 4] + r, rounded + i, sizeof(int32_t));
-        work->query_scales[block][part][r] = top * unit / 127.0f;
-        work->query_offsets[block][part][r] = -ZERO * _mm512_reduce_add_epi32(sum);
     }
 }
 
@@ -54,7 +47,7 @@ INLINE ValueScales find_value_scales(const Tile *tile) {
     return scales;
 }
 
-/* Scores of a few rows, while the first rows ask for the next tile's keys. Sums over a part are exact until it is scaled. */
+/* Scores of a few rows, while the first rows ask for the next tile's keys. Sums over a part are exact before its scale. */
 INLINE void score_int8(const int rows, const int is_first, const Work *work, int first_row, const Tile *tile,
                        const Tile *next, const ValueScales *scales, long d, float scores[][TILE]) {
     const int block = first_row / ROWS;

@@ -20,7 +20,7 @@
 typedef struct {
     int32_t queries[BLOCKS][MAX_HEAD_DIM / 2][ROWS]; /* pairs of bfloat16, or fours of 8 bits */
     float query_scales[BLOCKS][MAX_PARTS][ROWS];     /* of 8 bits, as are the next two */
-    int32_t query_offsets[BLOCKS][MAX_PARTS][ROWS];  /* what the 128 that was added to keys adds to products, negative */
+    int32_t query_offsets[BLOCKS][MAX_PARTS][ROWS];  /* what the 128 in every key adds to a product, negative */
     float queries_along[PADDED_ROWS];                /* what was taken out of them; see cache.h */
     uint16_t weights[PADDED_ROWS][TILE];             /* bfloat16; or bytes, in the first half of a row */
     float sums[PADDED_ROWS][MAX_HEAD_DIM];

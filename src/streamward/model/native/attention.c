@@ -46,7 +46,7 @@ static __attribute__((noinline)) void take_int8_tile(Work *work, int num_rows, c
     take_tile(1, work, num_rows, tile, next, first_key, d);
 }
 
-/* Divide by the weights' sum, and pack for the layer that reads it. With 8 bits, values are rotated, as such a layer reads them. */
+/* Divide by the weights' sum, and pack for the layer that reads it. Values of 8 bits are rotated, as such layers read. */
 INLINE void put_row(const Work *work, int row, const int is_int8, const Linear *reader, const Operand *out, long rows,
                     long at, long d) {
     const int is_turned_back = is_int8 && !reader->steps; /* by a second rotation, which makes it GROUP times larger */

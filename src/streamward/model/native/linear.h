@@ -60,22 +60,27 @@ INLINE void rotate_group(__m512 *x) {
         }
 }
 
-/* Turn 64 rotated activations of one token into whole numbers from -127 to 127, where a layer of 8 bits will read them. */
-INLINE void put_rotated_group(const Operand *operand, long rows, long row, long group, const __m512 *x) {
-    const long at = group * rows + row;
-    int8_t *values = (int8_t *)operand->values + at * GROUP;
-    __m512i largest = _mm512_setzero_si512();
-    for (int i = 0; i < GROUP_LANES; i++) largest = _mm512_max_epu32(largest, magnitude_bits(x[i]));
+/* Turn `count` times 16 values into whole numbers from -127 to 127; return what 1 stands for, and put their sum. */
+INLINE float quantize(const int count, const __m512 *x, int8_t *values, int32_t *sum) {
+    __m512i largest = _mm512_setzero_si512(), total = largest;
+    for (int i = 0; i < count; i++) largest = _mm512_max_epu32(largest, magnitude_bits(x[i]));
     const float top = float_of_bits(_mm512_reduce_max_epu32(largest)); /* no number if any is none */
     const __m512 factor = _mm512_set1_ps(top > 0.0f ? 127.0f / top : 0.0f);
-    __m512i sum = _mm512_setzero_si512();
-    for (int i = 0; i < GROUP_LANES; i++) {
+    for (int i = 0; i < count; i++) {
         const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], factor));
-        sum = _mm512_add_epi32(sum, whole);
+        total = _mm512_add_epi32(total, whole);
         _mm_storeu_si128((__m128i *)(values + i * LANES), _mm512_cvtsepi32_epi8(whole));
     }
-    operand->scales[at] = top / 127.0f;
-    operand->offsets[at] = -ZERO * _mm512_reduce_add_epi32(sum);
+    *sum = _mm512_reduce_add_epi32(total);
+    return top / 127.0f;
+}
+
+/* Put 64 successive activations of one token, rotated already, where a layer of 8 bits will read them. */
+INLINE void put_rotated_group(const Operand *operand, long rows, long row, long group, const __m512 *x) {
+    const long at = group * rows + row;
+    int32_t sum;
+    operand->scales[at] = quantize(GROUP_LANES, x, (int8_t *)operand->values + at * GROUP, &sum);
+    operand->offsets[at] = -ZERO * sum;
 }
 
 /* Put 64 successive activations of one token where a layer will read them; what x holds is spoilt. */
