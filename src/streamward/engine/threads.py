@@ -54,8 +54,8 @@ class ThreadGovernor:
 
     The threads of a parallel operation wait for each other by spinning. When one of them has lost its core to another
     process, the rest burn theirs in vain, and a step takes up to twenty times longer than with the cores that are left.
-    Steps that were preempted and together got less of the cores than their threads asked for lower their number; after a
-    pause, which doubles with each failure, a step tries with all of them again.
+    Steps that were preempted and together got less of the cores than their threads asked for lower their number. After
+    a pause, which doubles with each failure, a step tries with all of them again.
     """
 
     def __init__(self, max_threads: int, *, measure: Callable[[], Usage] = process_usage) -> None:
