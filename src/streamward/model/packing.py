@@ -3,7 +3,6 @@
 import ctypes
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.errors import ConfigError
@@ -12,7 +11,8 @@ from streamward.model.equalizing import equalize
 from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
 from streamward.model.memory import Arena
-from streamward.model.native.library import SIZE_STEP, kernels
+from streamward.model.native.library import kernels
+from streamward.model.native_heads import NativeHeads
 from streamward.model.native_linear import NativeLinear
 from streamward.model.rounding_error import costly_to_round
 from streamward.model.sample_pass import sample_ids
@@ -49,30 +49,6 @@ class PackedLinear(nn.Module):
         """Return x W^T, [..., out]."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.packed, None, "none", [], "")
         return out
-
-
-class PaddedLinear(nn.Module):
-    """A linear layer without bias of any number of outputs, padded to what the native kernels take."""
-
-    def __init__(self, weight: Tensor, *, library: ctypes.CDLL) -> None:
-        """Pack a weight [out, in]; the caller drops the original."""
-        super().__init__()
-        self.num_outputs = len(weight)
-        self.padded = NativeLinear(_padded(weight), library=library, is_int8=False)
-
-    @classmethod
-    def fits(cls, weight: Tensor) -> bool:
-        """Whether the kernels take a weight, padded."""
-        return NativeLinear.fits(_padded(weight))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T, [..., out], in the dtype of x."""
-        out: Tensor = self.padded(x)[..., : self.num_outputs]
-        return out
-
-
-def _padded(weight: Tensor) -> Tensor:
-    return F.pad(weight, (0, 0, 0, -len(weight) % SIZE_STEP))
 
 
 def quantize_linears(decoder: Decoder) -> None:
@@ -116,13 +92,10 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
     if library is not None:
         in_layers = [each for each in _linears(model) if isinstance(each[0], DecoderLayer)]
         _pack_native([each for each in in_layers if NativeLinear.fits(each[2].weight)], library=library, is_int8=False)
+        _pack_heads(model, library=library)
     for module, name, linear in _linears(model):
         weight = linear.weight.detach()
-        if weight.device.type != "cpu":
-            continue
-        if library is not None and isinstance(module, SideHeads) and PaddedLinear.fits(weight):
-            setattr(module, name, PaddedLinear(weight, library=library))
-        elif can_pack(weight.dtype):
+        if weight.device.type == "cpu" and can_pack(weight.dtype):
             setattr(module, name, PackedLinear(weight))
 
 
@@ -134,6 +107,13 @@ def _pack_native(linears: list[tuple[nn.Module, str, nn.Linear]], *, library: ct
             linear.weight.detach(), library=library, is_int8=is_int8, is_gated=name == "gate_up", arena=arena
         )
         setattr(module, name, packed)
+
+
+def _pack_heads(model: nn.Module, *, library: ctypes.CDLL) -> None:
+    found = [(module, name, child) for module in model.modules() for name, child in module.named_children()]
+    for module, name, child in found:
+        if isinstance(child, SideHeads) and NativeHeads.fits(child):
+            setattr(module, name, NativeHeads(child, library=library))
 
 
 def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:

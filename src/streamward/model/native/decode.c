@@ -55,6 +55,18 @@ void streamward_decode(const Decoder *decoder, const RotatePlan *rotate, const A
     }
 }
 
+/* Logits [rows, outputs] of hidden states [rows, D]: out(RMSNorm(pre(h)) * norm); inner [rows, outputs of pre] is room. */
+void streamward_heads(const Linear *pre, const Linear *out, const bf16 *norm, float eps, const float *hidden,
+                      const Operand *operand, float *inner, float *logits, long rows) {
+#pragma omp parallel
+    {
+        streamward_pack(pre, hidden, operand, rows);
+        streamward_multiply(pre, operand, inner, rows, STORE);
+        streamward_norm_pack(out, inner, norm, eps, operand, rows);
+        streamward_multiply(out, operand, logits, rows, STORE);
+    }
+}
+
 /* out [rows, outputs] = x W^T in the order of the panels; `out` float32. For a layer by itself. */
 void streamward_linear(const Linear *linear, const float *x, const Operand *operand, float *out, long rows) {
 #pragma omp parallel

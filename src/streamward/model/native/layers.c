@@ -8,7 +8,7 @@
 #define SMALLEST_SCALE 0x1p-60f /* of 8 bits: smaller values become 0 */
 
 /* Changes with the structures that the caller fills in and with the order in the cache: `_VERSION` in library.py. */
-long streamward_version(void) { return 4; }
+long streamward_version(void) { return 5; }
 
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {

@@ -1,0 +1,67 @@
+"""Classification heads in one call of the native kernels."""
+
+# Shapes: T tokens; D hidden size; I inner size; R risk levels; C categories.
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamward.model.heads import HeadLogits, SideHeads
+from streamward.model.native.library import SIZE_STEP
+from streamward.model.native_linear import NativeLinear, PackedActivations
+
+
+class NativeHeads(nn.Module):
+    """What `SideHeads` does; for one token of one stream, many small operations cost more than they compute."""
+
+    def __init__(self, heads: SideHeads, *, library: ctypes.CDLL) -> None:
+        """Pack heads of which `fits` is true; the caller drops them.
+
+        Args:
+            heads: bfloat16.
+            library: The kernels.
+        """
+        super().__init__()
+        self._library = library
+        self._sizes = [len(_weight(heads.risk)), len(_weight(heads.category))]
+        self.pre = NativeLinear(_weight(heads.pre), library=library, is_int8=False)
+        self.norm = heads.norm
+        self.both = NativeLinear(_projections(heads), library=library, is_int8=False)
+
+    @staticmethod
+    def fits(heads: SideHeads) -> bool:
+        """Whether the kernels take the heads."""
+        return NativeLinear.fits(_weight(heads.pre)) and NativeLinear.fits(_projections(heads))
+
+    def forward(self, hidden_TD: Tensor) -> HeadLogits:
+        """Return the logits of each token, float32."""
+        rows_TD = hidden_TD.float().contiguous()
+        inner_TI = torch.empty(len(rows_TD), self.pre.num_outputs)
+        logits = torch.empty(len(rows_TD), self.both.num_outputs)
+        packed = PackedActivations(len(rows_TD), max(self.pre.num_inputs, self.both.num_inputs))
+        self._library.streamward_heads(
+            ctypes.byref(self.pre.shape),
+            ctypes.byref(self.both.shape),
+            self.norm.weight.data_ptr(),
+            self.norm.eps,
+            rows_TD.data_ptr(),
+            ctypes.byref(packed.operand),
+            inner_TI.data_ptr(),
+            logits.data_ptr(),
+            len(rows_TD),
+        )
+        risk_TR, category_TC = logits[:, : sum(self._sizes)].split(self._sizes, dim=1)
+        return HeadLogits(risk_TR, category_TC)
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    assert isinstance(linear, nn.Linear)
+    return linear.weight.detach()
+
+
+def _projections(heads: SideHeads) -> Tensor:
+    """Return both projections as one weight, padded to as many outputs as the kernels take."""
+    weight = torch.cat((_weight(heads.risk), _weight(heads.category)))
+    return F.pad(weight, (0, 0, 0, -len(weight) % SIZE_STEP))
