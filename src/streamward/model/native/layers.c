@@ -132,7 +132,7 @@ static void store_bf16_head(float *key, const float *value, const Strip *strip, 
     }
 }
 
-/* The same with 8 bits; the key is spoilt. */
+/* The same with 8 bits, where four values lie together; the key is spoilt. */
 static void store_int8_head(float *key, const float *value, const float *direction, const Strip *strip, long token,
                             long d) {
     int8_t rounded[MAX_HEAD_DIM];
@@ -190,8 +190,9 @@ void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf1
             const Strip strip = find_strip(shape, cache, head, plan->slots[row]);
             rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
             if (usual_keys) subtract(head_values, usual_keys + head * d, d);
-            if (shape->is_int8) store_int8_head(head_values, value, directions + head * d, &strip, plan->slots[row] % STRIP, d);
-            else store_bf16_head(head_values, value, &strip, plan->slots[row] % STRIP, d);
+            const long token = plan->slots[row] % STRIP;
+            if (shape->is_int8) store_int8_head(head_values, value, directions + head * d, &strip, token, d);
+            else store_bf16_head(head_values, value, &strip, token, d);
         }
     }
 }
