@@ -12,7 +12,7 @@ INLINE void pack_bf16_query(Work *work, int row, const bf16 *query, long d) {
 /* Products of a few rows with a tile's keys, while the first rows ask for the next tile's. */
 INLINE void score_bf16(const int rows, const int is_first, const int32_t (*queries)[ROWS], const Tile *tile,
                        const Tile *next, long d, float scores[][TILE]) {
-    const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)d)); /* powers of two, not of e */
+    const __m512 scale = _mm512_set1_ps(score_unit(d));
     for (int strip = 0; strip * STRIP < tile->count; strip += WIDTH) {
         __m512 sums[ROWS][WIDTH];
         UNROLL for (int r = 0; r < rows; r++)

@@ -21,7 +21,7 @@ typedef struct {
 /* Turn a query into whole numbers of 8 bits, with scales that bring products to powers of two. */
 INLINE void pack_int8_query(Work *work, int row, const bf16 *query, const float *direction, long d) {
     const int block = row / ROWS, r = row % ROWS;
-    const float unit = 1.44269504f / sqrtf((float)d); /* powers of two, not of e */
+    const float unit = score_unit(d);
     float q[MAX_HEAD_DIM];
     for (long i = 0; i < d; i += LANES) _mm512_storeu_ps(q + i, load_bf16(query + i));
     work->queries_along[row] = take_out(q, direction, d) * unit;
@@ -47,7 +47,7 @@ INLINE ValueScales find_value_scales(const Tile *tile) {
     return scales;
 }
 
-/* Scores of a few rows, while the first rows ask for the next tile's keys. Sums over a part are exact before its scale. */
+/* Scores of a few rows, while the first rows ask for the next tile's keys. Sums over a part are exact. */
 INLINE void score_int8(const int rows, const int is_first, const Work *work, int first_row, const Tile *tile,
                        const Tile *next, const ValueScales *scales, long d, float scores[][TILE]) {
     const int block = first_row / ROWS;

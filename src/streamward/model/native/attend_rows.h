@@ -38,6 +38,9 @@ typedef struct {
 
 INLINE void ask_for(const void *source) { _mm_prefetch((const char *)source, _MM_HINT_T1); }
 
+/* What products of queries and keys are multiplied with: scores are powers of two, not of e. */
+INLINE float score_unit(long d) { return 1.44269504f / sqrtf((float)d); }
+
 /* Which of sixteen keys a row sees. */
 INLINE __mmask16 seen_keys(const int sees_all, const Work *work, int row, long first_key) {
     if (sees_all) return 0xffff;

@@ -55,7 +55,7 @@ void streamward_decode(const Decoder *decoder, const RotatePlan *rotate, const A
     }
 }
 
-/* Logits [rows, outputs] of hidden states [rows, D]: out(RMSNorm(pre(h)) * norm); inner [rows, outputs of pre] is room. */
+/* Logits [rows, outputs] of hidden [rows, D]: out(RMSNorm(pre(h)) * norm); inner [rows, outputs of pre] is room. */
 void streamward_heads(const Linear *pre, const Linear *out, const bf16 *norm, float eps, const float *hidden,
                       const Operand *operand, float *inner, float *logits, long rows) {
 #pragma omp parallel
