@@ -19,6 +19,7 @@ from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
 from streamward.model.guard_model import GuardModel
+from streamward.model.native_heads import NativeHeads
 from streamward.schema import Side
 
 
@@ -340,14 +341,22 @@ class Engine:
         for side, found in runs.items():
             if found:
                 rows = [row for _, _, rows in found for row in rows]
-                padding = [0] * (round_size(len(rows)) - len(rows))
-                logits = self._model.heads(side)(hidden_TD[torch.tensor(rows + padding, device=hidden_TD.device)])
+                heads = self._model.heads(side)
+                logits = heads(_rows(hidden_TD, rows, any_number=isinstance(heads, NativeHeads)))
                 lengths = [len(rows) for _, _, rows in found]
                 risks = logits.risk_TR[: len(rows)].softmax(dim=-1).cpu().split(lengths)
                 categories = logits.category_TC[: len(rows)].softmax(dim=-1).cpu().split(lengths)
                 for (stream, start, _), risk, category in zip(found, risks, categories, strict=True):
                     outputs.append(StepOutput(stream.id, start, side, risk, category))
         return sorted(outputs, key=lambda output: (output.stream_id, output.position))
+
+
+def _rows(hidden_TD: Tensor, rows: list[int], *, any_number: bool) -> Tensor:
+    """Return the hidden states of some tokens, in ascending order; with padding unless any number of them is welcome."""
+    if any_number and rows[-1] - rows[0] == len(rows) - 1:
+        return hidden_TD[rows[0] : rows[-1] + 1]
+    padding = [] if any_number else [0] * (round_size(len(rows)) - len(rows))
+    return hidden_TD[torch.tensor(rows + padding, device=hidden_TD.device)]
 
 
 def _judged_runs(stream: Stream, start: int, end: int) -> list[tuple[int, int, Side]]:

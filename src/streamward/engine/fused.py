@@ -9,7 +9,6 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.model.decoder import Decoder
@@ -72,6 +71,7 @@ class FusedDecoder:
             config.hidden_size,
             config.rms_norm_eps,
             ctypes.cast(self._layers, ctypes.c_void_p),
+            decoder.embed.weight.data_ptr(),
             _address(decoder.norm),
         )
         qkv_size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
@@ -100,10 +100,11 @@ class FusedDecoder:
         config, library = decoder.config, native.kernels()
         linears = [child for layer in decoder.layers for child in layer.children() if not isinstance(child, RMSNorm)]
         is_packed = bool(linears) and all(isinstance(linear, NativeLinear) for linear in linears)
+        is_bfloat16 = decoder.embed.weight.dtype is torch.bfloat16
         group = config.num_heads // config.num_kv_heads
         if (
             library is None
-            or not is_packed
+            or not (is_packed and is_bfloat16)
             or not native.fits(head_dim=config.head_dim, group=group, page_tokens=page_tokens)
         ):
             return None
@@ -112,25 +113,29 @@ class FusedDecoder:
         )
 
     def __call__(
-        self, ids_T: Tensor, *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[Reach]
+        self, ids: Sequence[int], *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[Reach]
     ) -> Tensor:
         """Store the new tokens' keys and values; return the hidden states after the final norm, [T, D].
 
         They stay as they are until the next call.
 
         Args:
-            ids_T: Token ids, int64, at most `max_rows`.
+            ids: Of the new tokens, at most `max_rows`.
             positions: Of each new token in its stream.
             slots: Where each new token goes in the cache.
             parts: Of each stream, in the order of the tokens.
         """
-        config, num_rows = self._decoder.config, len(ids_T)
-        where = np.array([positions, slots], dtype=np.int64)
+        config, num_rows = self._decoder.config, len(ids)
+        where = np.array([ids, positions, slots], dtype=np.int64)
         items, pages = _items(parts, max_tokens=native.MAX_ROWS // (config.num_heads // config.num_kv_heads))
-        rotate_plan, attend_plan = self._rotate_plan(where), self._attend_plan(items, pages)
-        self._hidden_TD[:num_rows] = F.embedding(ids_T, self._decoder.embed.weight)
-        plans = (ctypes.byref(rotate_plan), ctypes.byref(attend_plan))
-        self._library.streamward_decode(ctypes.byref(self._shape), *plans, ctypes.byref(self._buffers), num_rows)
+        self._library.streamward_decode(
+            ctypes.byref(self._shape),
+            where[0].ctypes.data,
+            ctypes.byref(self._rotate_plan(where)),
+            ctypes.byref(self._attend_plan(items, pages)),
+            ctypes.byref(self._buffers),
+            num_rows,
+        )
         return self._final_TD[:num_rows]
 
     def copy_page(self, source: int, target: int) -> None:
@@ -145,8 +150,8 @@ class FusedDecoder:
             self._cache_shape,
             self._decoder.cos_Pr.data_ptr(),
             self._decoder.sin_Pr.data_ptr(),
-            where[0].ctypes.data,
             where[1].ctypes.data,
+            where[2].ctypes.data,
         )
 
     def _attend_plan(self, items: np.ndarray, pages: np.ndarray) -> native.AttendPlan:

@@ -86,7 +86,7 @@ class Runner:
             slots += stream.slots(start, end, page_tokens=self._page_tokens)
         if self._fused is not None:
             parts = [Reach(count, stream.num_cached + count, stream.pages) for stream, count in batch]
-            return self._fused(torch.tensor(ids), positions=positions, slots=slots, parts=parts)
+            return self._fused(ids, positions=positions, slots=slots, parts=parts)
         assert self._cache is not None
         padding = [0] * (round_size(len(ids)) - len(ids))
         ids_T = torch.tensor(ids + padding, device=self._device)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamward.model.heads import HeadLogits, SideHeads
-from streamward.model.native.library import SIZE_STEP
-from streamward.model.native_linear import NativeLinear, PackedActivations
+from streamward.model.native.library import SIZE_STEP, Operand
+from streamward.model.native_linear import NativeLinear
 
 
 class NativeHeads(nn.Module):
@@ -37,17 +37,17 @@ class NativeHeads(nn.Module):
 
     def forward(self, hidden_TD: Tensor) -> HeadLogits:
         """Return the logits of each token, float32."""
-        rows_TD = hidden_TD.float().contiguous()
+        rows_TD = hidden_TD.bfloat16().contiguous()
         inner_TI = torch.empty(len(rows_TD), self.pre.num_outputs)
         logits = torch.empty(len(rows_TD), self.both.num_outputs)
-        packed = PackedActivations(len(rows_TD), max(self.pre.num_inputs, self.both.num_inputs))
+        packed = torch.empty(len(rows_TD) * max(self.pre.num_inputs, self.both.num_inputs), dtype=torch.bfloat16)
         self._library.streamward_heads(
             ctypes.byref(self.pre.shape),
             ctypes.byref(self.both.shape),
             self.norm.weight.data_ptr(),
             self.norm.eps,
             rows_TD.data_ptr(),
-            ctypes.byref(packed.operand),
+            ctypes.byref(Operand(packed.data_ptr(), None, None)),
             inner_TI.data_ptr(),
             logits.data_ptr(),
             len(rows_TD),

@@ -18,17 +18,26 @@ typedef struct {
     long num_layers, hidden_size;
     float eps;
     const Layer *layers;
+    const bf16 *embeddings; /* [vocabulary, hidden_size] */
     const bf16 *norm;
 } Decoder;
 
 /* Memory for one step. */
 typedef struct {
-    float *hidden;   /* [rows, hidden_size]: embeddings at first */
+    float *hidden;   /* [rows, hidden_size] */
     float *wide;     /* [rows, outputs of queries, keys and values, or inner size] */
     bf16 *q;         /* [rows, H, d] */
     Operand operand; /* room for the widest layer's inputs */
     bf16 *final;     /* [rows, hidden_size] */
 } Buffers;
+
+static void embed(const Decoder *decoder, const int64_t *ids, float *hidden, long rows) {
+    const long size = decoder->hidden_size;
+#pragma omp for schedule(static)
+    for (long row = 0; row < rows; row++)
+        for (long i = 0; i < size; i += LANES)
+            _mm512_storeu_ps(hidden + row * size + i, load_bf16(decoder->embeddings + ids[row] * size + i));
+}
 
 static void run_layer(const Layer *layer, float eps, const RotatePlan *rotate, const AttendPlan *attend,
                       const Buffers *b, long rows) {
@@ -45,22 +54,31 @@ static void run_layer(const Layer *layer, float eps, const RotatePlan *rotate, c
 }
 
 /* Read the new tokens of all streams: store their keys and values, and give their hidden states after the last norm. */
-void streamward_decode(const Decoder *decoder, const RotatePlan *rotate, const AttendPlan *attend, const Buffers *b,
-                       long rows) {
+void streamward_decode(const Decoder *decoder, const int64_t *ids, const RotatePlan *rotate, const AttendPlan *attend,
+                       const Buffers *b, long rows) {
 #pragma omp parallel
     {
+        embed(decoder, ids, b->hidden, rows);
         for (long i = 0; i < decoder->num_layers; i++)
             run_layer(decoder->layers + i, decoder->eps, rotate, attend, b, rows);
         streamward_norm(b->hidden, decoder->norm, decoder->eps, b->final, rows, decoder->hidden_size);
     }
 }
 
-/* Logits [rows, outputs] of hidden [rows, D]: out(RMSNorm(pre(h)) * norm); inner [rows, outputs of pre] is room. */
-void streamward_heads(const Linear *pre, const Linear *out, const bf16 *norm, float eps, const float *hidden,
+/* Pack the rows of a decoder's output for a layer of bfloat16. */
+static void pack_hidden(const Linear *reader, const bf16 *hidden, const Operand *operand, long rows) {
+    const long groups = reader->num_inputs / GROUP;
+#pragma omp for schedule(static)
+    for (long i = 0; i < rows * groups; i++)
+        memcpy((bf16 *)operand->values + (i % groups * rows + i / groups) * GROUP, hidden + i * GROUP, GROUP * sizeof(bf16));
+}
+
+/* Logits [rows, outputs] of hidden [rows, D]: out(RMSNorm(pre(h)) * norm), both of bfloat16; inner [rows, outputs of pre] is room. */
+void streamward_heads(const Linear *pre, const Linear *out, const bf16 *norm, float eps, const bf16 *hidden,
                       const Operand *operand, float *inner, float *logits, long rows) {
 #pragma omp parallel
     {
-        streamward_pack(pre, hidden, operand, rows);
+        pack_hidden(pre, hidden, operand, rows);
         streamward_multiply(pre, operand, inner, rows, STORE);
         streamward_norm_pack(out, inner, norm, eps, operand, rows);
         streamward_multiply(out, operand, logits, rows, STORE);

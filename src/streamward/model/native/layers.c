@@ -8,7 +8,7 @@
 #define SMALLEST_SCALE 0x1p-60f /* of 8 bits: smaller values become 0 */
 
 /* Changes with the structures that the caller fills in and with the order in the cache: `_VERSION` in library.py. */
-long streamward_version(void) { return 5; }
+long streamward_version(void) { return 6; }
 
 /* Whether this CPU has the instructions. */
 int streamward_is_supported(void) {
@@ -174,26 +174,25 @@ void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf1
     const CacheShape *shape = &plan->cache;
     const long d = shape->head_dim, num_q = plan->num_heads, num_kv = shape->num_kv_heads;
 #pragma omp for schedule(static)
-    for (long row = 0; row < rows; row++) {
+    for (long i = 0; i < rows * num_kv; i++) { /* a key head, and the query heads that share it */
+        const long row = i / num_kv, kv_head = i % num_kv, group = num_q / num_kv;
         const float *x = qkv + row * (num_q + 2 * num_kv) * d;
+        const float *key = x + (num_q + kv_head) * d, *value = key + num_kv * d;
         const float *cosines = plan->cosines + plan->positions[row] * (d / 2);
         const float *sines = plan->sines + plan->positions[row] * (d / 2);
+        const Strip strip = find_strip(shape, cache, kv_head, plan->slots[row]);
         float head_values[MAX_HEAD_DIM];
-        for (long head = 0; head < num_kv; head++) ask_for_strip(find_strip(shape, cache, head, plan->slots[row]), shape);
-        for (long head = 0; head < num_q; head++) {
+        ask_for_strip(strip, shape);
+        for (long head = kv_head * group; head < (kv_head + 1) * group; head++) {
             rotate_head(x + head * d, q_weight, cosines, sines, head_values, d, plan->eps);
             if (shape->is_int8) rotate_groups(head_values, d, 1.0f / GROUP); /* keys are GROUP times too large */
             round_bf16(head_values, q + (row * num_q + head) * d, d);
         }
-        for (long head = 0; head < num_kv; head++) {
-            const float *key = x + (num_q + head) * d, *value = key + num_kv * d;
-            const Strip strip = find_strip(shape, cache, head, plan->slots[row]);
-            rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
-            if (usual_keys) subtract(head_values, usual_keys + head * d, d);
-            const long token = plan->slots[row] % STRIP;
-            if (shape->is_int8) store_int8_head(head_values, value, directions + head * d, &strip, token, d);
-            else store_bf16_head(head_values, value, &strip, token, d);
-        }
+        rotate_head(key, k_weight, cosines, sines, head_values, d, plan->eps);
+        if (usual_keys) subtract(head_values, usual_keys + kv_head * d, d);
+        const long token = plan->slots[row] % STRIP;
+        if (shape->is_int8) store_int8_head(head_values, value, directions + kv_head * d, &strip, token, d);
+        else store_bf16_head(head_values, value, &strip, token, d);
     }
 }
 

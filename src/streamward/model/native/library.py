@@ -17,7 +17,7 @@ STORE, ADD, GATE = range(3)
 SIZE_STEP = 64
 """Inputs and outputs of a layer are multiples of it."""
 _MAX_HEAD_DIM = 256
-_VERSION = 5  # of the structures below, as in layers.c
+_VERSION = 6  # of the structures below, as in layers.c
 _STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -82,7 +82,7 @@ class Decoder(ctypes.Structure):
     _fields_: ClassVar = [
         *((name, _LONG) for name in ("num_layers", "hidden_size")),
         ("eps", ctypes.c_float),
-        *((name, _POINTER) for name in ("layers", "norm")),
+        *((name, _POINTER) for name in ("layers", "embeddings", "norm")),
     ]
 
 
@@ -97,7 +97,7 @@ class Buffers(ctypes.Structure):
 
 
 _SIGNATURES = {
-    "streamward_decode": (*[_POINTER] * 4, _LONG),
+    "streamward_decode": (*[_POINTER] * 5, _LONG),
     "streamward_linear": (*[_POINTER] * 4, _LONG),
     "streamward_heads": (*[_POINTER] * 3, ctypes.c_float, *[_POINTER] * 4, _LONG),
     "streamward_multiply": (*[_POINTER] * 3, _LONG, ctypes.c_int),
