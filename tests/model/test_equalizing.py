@@ -48,6 +48,14 @@ def test_large_channels_come_closer_to_the_rest() -> None:
         assert float(weight[channel] / weight.median()) < before / 8
 
 
+def test_what_is_equalized_stays_as_it_is() -> None:
+    decoder = decoder_with_large_channels()
+    equalize(decoder, IDS)
+    once = copy.deepcopy(decoder.state_dict())
+    equalize(decoder, IDS)
+    assert all(torch.equal(tensor, once[name]) for name, tensor in decoder.state_dict().items())
+
+
 def test_a_damaged_norm_stays_damaged() -> None:
     decoder = decoder_with_large_channels()
     with torch.no_grad():

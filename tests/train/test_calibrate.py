@@ -7,10 +7,13 @@ import pytest
 import torch
 
 import streamward
+from streamward.builtin.adapter import load_adapter
 from streamward.builtin.embedded import prepare_adapter
 from streamward.errors import ConfigError
 from streamward.model.config import parse_guard_config, read_config
+from streamward.model.decoder import Decoder
 from streamward.schema import RiskLevel, Side
+from streamward.train import calibrate
 from streamward.train.calibrate import fit_temperature, run
 from streamward.train.gen import train as train_gen
 from streamward.train.stream import train
@@ -70,6 +73,23 @@ def test_a_checkpoint_in_the_published_layout_is_calibrated_too(workplace: Path,
     torch.testing.assert_close(
         torch.tensor([new.probabilities[level] for level in RiskLevel]), expected, atol=0.02, rtol=0
     )
+
+
+def test_an_adapter_says_that_its_weights_are_rounded(
+    workplace: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Decoder] = []
+    monkeypatch.setattr(calibrate, "round_weights", seen.append)  # the tiny guard's sizes do not suit 8 bits
+    assert not load_adapter(run(calibrate_config(workplace, trained, workplace / "plain"))).has_rounded_weights
+    output = run(calibrate_config(workplace, trained, workplace / "out", rounded_weights=True))
+    assert len(seen) == 1
+    assert load_adapter(output).has_rounded_weights
+
+
+def test_weights_that_8_bits_do_not_suit_are_not_rounded(workplace: Path, trained: Path) -> None:
+    with pytest.raises(ConfigError, match="multiples of 64"):
+        run(calibrate_config(workplace, trained, workplace / "out", rounded_weights=True))
+    assert not (workplace / "out").exists()
 
 
 def test_a_guard_is_calibrated_in_place(workplace: Path, trained: Path) -> None:

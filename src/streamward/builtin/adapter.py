@@ -27,12 +27,14 @@ class Adapter:
     Attributes:
         base: Name of the base the updates belong to.
         scale: alpha / rank of the updates (Hu et al., arXiv 2106.09685).
+        has_rounded_weights: Whether the merged weights are rounded so that 8 bits hold them.
         tensors: `decoder.layers.N.NAME.lora_a` [rank, in], `.lora_b` [out, rank], and the heads' weights.
     """
 
     base: str
     scale: float
     tensors: Mapping[str, Tensor]
+    has_rounded_weights: bool = False
 
 
 def save_adapter(folder: Path, adapter: Adapter, *, model: GuardModel | CausalLM) -> None:
@@ -59,7 +61,8 @@ def load_adapter(folder: Path) -> Adapter:
     own = read_config(folder).get("streamward", {})
     try:
         tensors = load_file(folder / ADAPTER_FILE)
-        return Adapter(str(own["base"]), float(own["adapter_scale"]), tensors)
+        is_rounded = own.get("rounded_weights", False)
+        return Adapter(str(own["base"]), float(own["adapter_scale"]), tensors, has_rounded_weights=is_rounded is True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / ADAPTER_FILE} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
 from streamward.model.config import is_stream_checkpoint, parse_model_config, read_config
 from streamward.model.guard_model import CausalLM, GuardModel
+from streamward.model.rounding import round_weights
 
 DEFAULT_GUARD = "stream-135m"
 _LAYOUT_VERSION = b"1"  # raise it when prepared folders change in a way the adapter's hash does not show
@@ -91,8 +92,11 @@ def _merge(source: Path, folder: Path) -> None:
         model = build_gen(source, base, model_config=config)
     else:
         model = build_guard(source, base.decoder, model_config=config)
+    model.to(torch.bfloat16)
+    if adapter.has_rounded_weights:
+        round_weights(model.decoder)
     staged = staging_folder(folder)
-    save_checkpoint(model.to(torch.bfloat16), staged)
+    save_checkpoint(model, staged)
     shutil.copy(base_folder / "tokenizer.json", staged)
     shutil.copy(template_file(is_gen=is_gen), staged / "chat_template.jinja")
     install_folder(staged, folder)

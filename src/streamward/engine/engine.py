@@ -352,7 +352,7 @@ class Engine:
 
 
 def _rows(hidden_TD: Tensor, rows: list[int], *, any_number: bool) -> Tensor:
-    """Return the hidden states of some tokens, in ascending order; with padding unless any number of them is welcome."""
+    """Return the hidden states of some tokens, ascending; with padding unless any number of them is welcome."""
     if any_number and rows[-1] - rows[0] == len(rows) - 1:
         return hidden_TD[rows[0] : rows[-1] + 1]
     padding = [] if any_number else [0] * (round_size(len(rows)) - len(rows))

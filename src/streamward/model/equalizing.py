@@ -18,6 +18,7 @@ from streamward.model.sample_pass import watched
 
 _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9 left larger errors
 _SMALLEST = 1e-5
+_LEAST_GAIN = 1.0  # octaves
 
 
 @torch.inference_mode()
@@ -50,9 +51,13 @@ def _readers(layer: nn.Module) -> Iterator[tuple[RMSNorm, nn.Linear]]:
 
 
 def _factors(range_I: Tensor, weight: Tensor) -> Tensor:
-    """Return powers of two for the columns; 1 where a range is no number, as in a damaged checkpoint."""
+    """Return powers of two for the columns; 1 where a range is no number, as in a damaged checkpoint.
+
+    All are 1 where no column is off by a factor of two, so that what is equalized once stays as it is.
+    """
     columns_I = weight.abs().float().amax(dim=0)
     factors_I = range_I.clamp(min=_SMALLEST) ** _SHARE / columns_I.clamp(min=_SMALLEST) ** (1 - _SHARE)
     logs_I = factors_I.log2()
     logs_I = logs_I - logs_I.mean()
-    return torch.exp2(torch.where(logs_I.isfinite(), logs_I, 0.0).round())
+    logs_I = torch.where(logs_I.isfinite(), logs_I, 0.0)
+    return torch.exp2(logs_I.round() if float(logs_I.abs().max()) >= _LEAST_GAIN else torch.zeros_like(logs_I))

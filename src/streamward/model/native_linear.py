@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from streamward.model.memory import Arena
 from streamward.model.native import library as native
 
-_GROUP, _PANEL, _LANES, _ZERO = 64, 32, 16, 128  # as in linear.h
+GROUP = 64
+"""Inputs that share a range, as in linear.h."""
+_PANEL, _LANES, _ZERO = 32, 16, 128
 
 
 class NativeLinear(nn.Module):
@@ -60,7 +62,7 @@ class NativeLinear(nn.Module):
     def room_for(weight: Tensor, *, is_int8: bool) -> int:
         """Return the bytes of an arena that a weight takes."""
         num_weights = weight.numel()
-        steps = Arena.room_for(2 * num_weights // _GROUP) if is_int8 else 0
+        steps = Arena.room_for(2 * num_weights // GROUP) if is_int8 else 0
         return Arena.room_for(num_weights * (1 if is_int8 else 2)) + steps
 
     @property
@@ -91,27 +93,42 @@ class PackedActivations:
     def __init__(self, num_rows: int, num_inputs: int) -> None:
         """Reserve it for so many tokens and inputs, whatever the layer's weights."""
         self._values = torch.empty(2 * num_rows * num_inputs, dtype=torch.int8)
-        self._scales = torch.empty(2, num_rows * num_inputs // _GROUP)
+        self._scales = torch.empty(2, num_rows * num_inputs // GROUP)
         scales, offsets = self._scales
         self.operand = native.Operand(self._values.data_ptr(), scales.data_ptr(), offsets.data_ptr())
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate groups of inputs and round to whole numbers from 1 to 255, 128 for 0 [out, in]; and give steps by panels.
-
-    Steps are bfloat16, rounded so that every weight of a group is within 127 of them.
-    """
+    """Return whole numbers from 1 to 255, 128 for 0 [out, in], and steps in the order of the panels."""
     num_outputs, num_inputs = weight.shape
-    groups = rotated(weight.float()).view(-1, _GROUP) / math.sqrt(_GROUP)
-    steps = _rounded_up(groups.abs().amax(dim=-1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny)
-    whole = (groups / steps[:, None]).round().add(_ZERO).to(torch.uint8)
+    whole, steps = _whole_groups(weight)
     by_panel = steps.view(num_outputs // _PANEL, _PANEL // _LANES, _LANES, -1).permute(0, 3, 2, 1)
-    return whole.view(num_outputs, num_inputs), by_panel.bfloat16()
+    return whole.add(_ZERO).to(torch.uint8).view(num_outputs, num_inputs), by_panel.bfloat16()
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """Return what is left of a weight [out, in] in 8 bits, float32.
+
+    Even if bfloat16 rounds it again, it has the same 8 bits: its steps are found in the largest value of a group, which
+    moves by less than half of what bfloat16 can tell apart, and its values move by a twentieth of a step.
+    """
+    whole, steps = _whole_groups(weight)
+    return rotated((whole * steps[:, None]).view_as(weight)) * math.sqrt(GROUP)
+
+
+def _whole_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate groups of inputs and divide by their steps; whole numbers from -127 to 127 [groups, 64], and steps.
+
+    Steps are the bfloat16 nearest to a 127th of the largest value, as float32.
+    """
+    groups = rotated(weight.float()).view(-1, GROUP) / math.sqrt(GROUP)
+    steps = (groups.abs().amax(dim=-1) / 127).bfloat16().float().clamp(min=torch.finfo(torch.bfloat16).tiny)
+    return (groups / steps[:, None]).round().clamp(-127, 127), steps
 
 
 def rotated(x: Tensor) -> Tensor:
     """Turn each 64 successive values by Hadamard's matrix, which keeps their length."""
-    return (x.reshape(-1, _GROUP) @ (_hadamard(_GROUP) / math.sqrt(_GROUP))).view_as(x)
+    return (x.reshape(-1, GROUP) @ (_hadamard(GROUP) / math.sqrt(GROUP))).view_as(x)
 
 
 def _hadamard(size: int) -> Tensor:
@@ -120,10 +137,3 @@ def _hadamard(size: int) -> Tensor:
     while len(matrix) < size:
         matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
     return matrix
-
-
-def _rounded_up(x: Tensor) -> Tensor:
-    """Return the next bfloat16 that is no smaller, as float32."""
-    rounded = x.bfloat16()
-    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-    return torch.where(rounded.float() < x, above, rounded).float()

@@ -22,6 +22,7 @@ from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config import OperatingPoint, guard_config_keys, read_config
 from streamward.model.guard_model import GuardModel
+from streamward.model.rounding import round_weights
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
@@ -70,6 +71,8 @@ class CalibrateConfig(TomlSettings):
     has_temperature: bool = True
     """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
+    rounded_weights: bool = False
+    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/speed.md)."""
 
 
 class Sides(NamedTuple):
@@ -93,6 +96,8 @@ def run(config_path: Path) -> Path:
     if not is_stream_folder(folder):
         raise ConfigError(f"{config.guard} is a Gen guard; only Stream guards have operating points")
     model, tokenizer = load_stream(folder, dtype=torch.bfloat16), GuardTokenizer.from_folder(folder)
+    if config.rounded_weights:
+        round_weights(model.decoder)
     for heads in (model.prompt_heads, model.response_heads):
         heads.float()
     samples, files = _read(config)
@@ -103,7 +108,7 @@ def run(config_path: Path) -> Path:
             examples.append(example)
             kept.append(file)
     found = calibrate(model, examples, kept, config=config)
-    _write(config.output, model, found, source=source, whole=folder)
+    _write(config, model, found, source=source, whole=folder)
     (config.output / REPORT_FILE).write_text(json.dumps(found.report, indent=2) + "\n", encoding="utf-8")
     return config.output
 
@@ -200,8 +205,9 @@ def _nll(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> float:
     return round(float((losses_N * weights_N).sum() / weights_N.sum()), 5)
 
 
-def _write(output: Path, model: GuardModel, found: Sides, *, source: Path, whole: Path) -> None:
+def _write(config: CalibrateConfig, model: GuardModel, found: Sides, *, source: Path, whole: Path) -> None:
     """Write the guard in the form it came in."""
+    output = config.output
     copy_companions(source, output)
     if not is_adapter(source):
         save_checkpoint(model.to(torch.bfloat16), output)
@@ -212,5 +218,7 @@ def _write(output: Path, model: GuardModel, found: Sides, *, source: Path, whole
         tensors[f"{side.value}_heads.risk.weight"] = tensors[f"{side.value}_heads.risk.weight"] / temperature
     keys = read_config(source)
     keys["streamward"] = {**keys["streamward"], **guard_config_keys(model.guard_config)["streamward"]}
+    if config.rounded_weights:
+        keys["streamward"]["rounded_weights"] = True
     save_file(tensors, output / ADAPTER_FILE)
     (output / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
