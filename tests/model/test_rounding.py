@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from streamward.builtin.embedded import DEFAULT_GUARD, prepare_guard
+from streamward.builtin.embedded import prepare_guard
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_stream
 from streamward.model.decoder import Decoder, dense_hidden
@@ -80,5 +80,6 @@ def test_sizes_that_8_bits_do_not_serve_are_refused() -> None:
         round_weights(decoder)
 
 
-def test_the_embedded_guard_is_the_same_in_8_bits() -> None:
-    assert_eight_bits_hold(load_stream(prepare_guard(DEFAULT_GUARD), dtype=torch.bfloat16).decoder)
+@pytest.mark.parametrize("name", ["stream-135m", "stream-135m-small"])
+def test_an_embedded_guard_is_the_same_in_8_bits(name: str) -> None:
+    assert_eight_bits_hold(load_stream(prepare_guard(name), dtype=torch.bfloat16).decoder)
