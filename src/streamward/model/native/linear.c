@@ -9,6 +9,7 @@
 #define ROWS_INT8 6  /* they need whole numbers beside them */
 #define BLOCK_BYTES (384 * 1024) /* of activations that stay in the second-level cache */
 #define MANY_ROWS 24 /* from so many on arithmetic sets the pace */
+#define BUSY_ROWS 6  /* from so many on a processor does not see by itself what memory it needs next */
 #define AHEAD 4096 /* bytes of weights that are asked for in advance where a panel is read once */
 
 /* Some tokens that one panel is multiplied with. */
@@ -27,9 +28,12 @@ typedef struct {
     long bytes;
 } Request;
 
-/* Where all rows are taken at once, what comes soon; else a share of the next panel. */
+/*
+ * Where all rows are taken at once, what comes soon, or nothing where the processor itself looks far enough ahead; else a
+ * share of the next panel.
+ */
 INLINE Request plan_request(const int rows, const Task *t, const uint8_t *weights, long group_bytes) {
-    if (rows == t->end - t->begin) return (Request){weights + AHEAD, group_bytes};
+    if (rows == t->end - t->begin) return (Request){weights + AHEAD, rows < BUSY_ROWS ? 0 : group_bytes};
     const long groups = t->linear->num_inputs / GROUP, num_rows = t->end - t->begin;
     const long share = (group_bytes * rows / num_rows + 127) / 128 * 128;
     const long done = group_bytes * (t->first - t->begin) / num_rows / 128 * 128;
@@ -40,7 +44,7 @@ INLINE Request plan_request(const int rows, const Task *t, const uint8_t *weight
 INLINE void load_weights(const uint8_t *source, const Request *request, long at, __m512i *w) {
     UNROLL for (int i = 0; i < PANEL_LANES; i++) w[i] = _mm512_loadu_si512(source + at + i * 64);
     if (at >= request->bytes) return;
-    UNROLL for (int i = 0; i < PANEL_LANES; i++) _mm_prefetch((const char *)request->next + at + i * 64, _MM_HINT_T0);
+    UNROLL for (int i = 0; i < PANEL_LANES; i++) _mm_prefetch((const char *)request->next + at + i * 64, _MM_HINT_T1);
 }
 
 /* sums [rows, 32] = activations * weights, bfloat16, in the order of the inputs whatever the number of rows. */
