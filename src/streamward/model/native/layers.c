@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#define FEW_ROWS 32 /* tokens that probably lie side by side: two threads that store them would wait for each other */
 #define SMALLEST_SCALE 0x1p-60f /* of 8 bits: smaller values become 0 */
 
 /* Changes with the structures that the caller fills in and with the order in the cache: `_VERSION` in library.py. */
@@ -173,9 +174,11 @@ void streamward_rotate_store(const RotatePlan *plan, const float *qkv, const bf1
                              const float *usual_keys, const float *directions, bf16 *q, uint8_t *cache, long rows) {
     const CacheShape *shape = &plan->cache;
     const long d = shape->head_dim, num_q = plan->num_heads, num_kv = shape->num_kv_heads;
+    const int by_heads = rows <= FEW_ROWS;
 #pragma omp for schedule(static)
     for (long i = 0; i < rows * num_kv; i++) { /* a key head, and the query heads that share it */
-        const long row = i / num_kv, kv_head = i % num_kv, group = num_q / num_kv;
+        const long row = by_heads ? i % rows : i / num_kv, kv_head = by_heads ? i / rows : i % num_kv;
+        const long group = num_q / num_kv;
         const float *x = qkv + row * (num_q + 2 * num_kv) * d;
         const float *key = x + (num_q + kv_head) * d, *value = key + num_kv * d;
         const float *cosines = plan->cosines + plan->positions[row] * (d / 2);

@@ -201,10 +201,11 @@ void streamward_multiply(const Linear *linear, const Operand *operand, float *ou
 void streamward_pack(const Linear *linear, const float *x, const Operand *operand, long rows) {
     const long groups = linear->num_inputs / GROUP;
 #pragma omp for schedule(static)
-    for (long i = 0; i < rows * groups; i++) {
+    for (long i = 0; i < rows * groups; i++) { /* group by group: the scales of successive tokens share a line */
+        const long group = i / rows, row = i % rows;
         __m512 lanes[GROUP_LANES];
-        for (int j = 0; j < GROUP_LANES; j++) lanes[j] = _mm512_loadu_ps(x + i * GROUP + j * LANES);
-        put_group(linear, operand, rows, i / groups, i % groups, lanes);
+        for (int j = 0; j < GROUP_LANES; j++) lanes[j] = _mm512_loadu_ps(x + (row * groups + group) * GROUP + j * LANES);
+        put_group(linear, operand, rows, row, group, lanes);
     }
 }
 
