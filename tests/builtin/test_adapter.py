@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from streamward.builtin.adapter import ADAPTER_FILE, Adapter, build_guard, save_adapter
+from streamward.builtin.adapter import ADAPTER_FILE, Adapter, build_guard, load_adapter, save_adapter
 from streamward.errors import CheckpointError
 from streamward.model.config import parse_model_config, read_config
 from streamward.model.decoder import Decoder, dense_hidden
@@ -57,6 +58,15 @@ def test_a_truncated_adapter_is_an_error(saved: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cannot be read"):
         build_guard(saved, base(), model_config=MODEL_CONFIG)
+
+
+def test_a_setting_of_another_type_is_an_error(saved: Path) -> None:
+    assert not load_adapter(saved).has_rounded_weights
+    keys = read_config(saved)
+    keys["streamward"]["rounded_weights"] = "yes"
+    (saved / "config.json").write_text(json.dumps(keys))
+    with pytest.raises(CheckpointError, match="rounded_weights must be true or false"):
+        load_adapter(saved)
 
 
 def test_a_misshapen_update_is_an_error(saved: Path) -> None:

@@ -61,12 +61,14 @@ def load_adapter(folder: Path) -> Adapter:
     own = read_config(folder).get("streamward", {})
     try:
         tensors = load_file(folder / ADAPTER_FILE)
-        is_rounded = own.get("rounded_weights", False)
-        return Adapter(str(own["base"]), float(own["adapter_scale"]), tensors, has_rounded_weights=is_rounded is True)
+        adapter = Adapter(str(own["base"]), float(own["adapter_scale"]), tensors, own.get("rounded_weights", False))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / ADAPTER_FILE} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json: streamward needs base and adapter_scale") from error
+    if type(adapter.has_rounded_weights) is not bool:
+        raise CheckpointError(f"{folder}/config.json: streamward.rounded_weights must be true or false")
+    return adapter
 
 
 def build_guard(folder: Path, base: Decoder, *, model_config: ModelConfig) -> GuardModel:

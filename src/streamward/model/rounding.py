@@ -1,7 +1,7 @@
 """Weights that are rounded once, when a guard is made.
 
 Then it has the same weights whether it is served with 16 bits or with 8, and of the error that 8 bits make only that of
-the activations is left: in `stream-135m` a third (docs/speed.md).
+the activations is left: in `stream-135m` less than half (docs/speed.md).
 """
 
 import torch
@@ -14,7 +14,7 @@ from streamward.model.native_linear import GROUP, rounded
 from streamward.model.sample_pass import sample_ids
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def round_weights(decoder: Decoder) -> None:
     """Round the weights of a decoder's linear layers as `quantize_linears` does, which will then find them as they are.
 

@@ -18,7 +18,7 @@ from streamward.model.native_linear import NativeLinear
 from streamward.model.sample_pass import watched
 
 _LARGEST_ERROR = 5e-6
-"""Of the residual stream's power. Six of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
+"""Of the residual stream's power. Two of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
 
 
 @torch.inference_mode()
