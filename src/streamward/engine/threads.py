@@ -15,7 +15,8 @@ except ImportError:  # not on Windows
 
 _MIN_BUSY_SHARE = 0.8  # of the threads' time that reached a core; spinning threads of an idle machine reach 1
 _MIN_PREEMPTIONS = 20.0  # a second; threads that merely sleep are not preempted
-_WINDOW = 0.1  # seconds of steps that are judged together: a core lost for a moment costs less than to give it up
+_WINDOW = 0.05  # seconds of steps that are judged together
+_WINDOWS_LOST = 2  # in succession, before a core is given up: one lost for a moment costs less
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before more threads are tried again
 
 
@@ -70,6 +71,7 @@ class ThreadGovernor:
         """What the next step uses."""
         self._measure = measure
         self._seen = _NOTHING
+        self._num_lost = 0
         self._pause = _FIRST_PAUSE
         self._retry_at = math.inf
 
@@ -78,7 +80,7 @@ class ThreadGovernor:
         """Run a step with the threads chosen; torch's own setting is as before afterwards."""
         before = self._measure()
         if before.wall >= self._retry_at:
-            self.threads, self._retry_at, self._seen = self.max_threads, math.inf, _NOTHING
+            self.threads, self._retry_at, self._seen, self._num_lost = self.max_threads, math.inf, _NOTHING, 0
         try:
             with fixed_threads(self.threads):
                 yield
@@ -95,8 +97,14 @@ class ThreadGovernor:
         busy, is_preempted = cpu / wall, preemptions / wall > _MIN_PREEMPTIONS
         self._seen = _NOTHING
         if self.threads > 1 and is_preempted and busy < _MIN_BUSY_SHARE * self.threads:
+            self._num_lost += 1
+            if self._num_lost < _WINDOWS_LOST:
+                return
+            self._num_lost = 0
             self.threads = max(1, min(self.threads - 1, int(busy)))
             self._retry_at = after.wall + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        elif self.threads == self.max_threads and self._pause > _FIRST_PAUSE:
+            return
+        self._num_lost = 0
+        if self.threads == self.max_threads and self._pause > _FIRST_PAUSE:
             self._pause = max(_FIRST_PAUSE, self._pause / 2)
