@@ -55,8 +55,8 @@ class ThreadGovernor:
 
     The threads of a parallel operation wait for each other by spinning. When one of them has lost its core to another
     process, the rest burn theirs in vain, and a step takes up to twenty times longer than with the cores that are left.
-    Steps that were preempted and together got less of the cores than their threads asked for lower their number. After
-    a pause, which doubles with each failure, a step tries with all of them again.
+    Steps that were preempted and together got less of the cores than their threads asked for, in two windows of time in
+    succession, lower their number. After a pause, which doubles with each failure, a step tries with all of them again.
     """
 
     def __init__(self, max_threads: int, *, measure: Callable[[], Usage] = process_usage) -> None:
@@ -96,15 +96,12 @@ class ThreadGovernor:
             return
         busy, is_preempted = cpu / wall, preemptions / wall > _MIN_PREEMPTIONS
         self._seen = _NOTHING
-        if self.threads > 1 and is_preempted and busy < _MIN_BUSY_SHARE * self.threads:
-            self._num_lost += 1
-            if self._num_lost < _WINDOWS_LOST:
-                return
+        is_lost = self.threads > 1 and is_preempted and busy < _MIN_BUSY_SHARE * self.threads
+        self._num_lost = self._num_lost + 1 if is_lost else 0
+        if self._num_lost == _WINDOWS_LOST:
             self._num_lost = 0
             self.threads = max(1, min(self.threads - 1, int(busy)))
             self._retry_at = after.wall + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            return
-        self._num_lost = 0
-        if self.threads == self.max_threads and self._pause > _FIRST_PAUSE:
+        elif not is_lost and self.threads == self.max_threads and self._pause > _FIRST_PAUSE:
             self._pause = max(_FIRST_PAUSE, self._pause / 2)
