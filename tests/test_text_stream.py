@@ -1,4 +1,4 @@
-"""Whatever the cuts, a text stream ends in the tokens of the whole text: on both real vocabularies."""
+"""Whatever the cuts, a text stream ends in the tokens of the whole text: on real vocabularies, and one like Gemma's."""
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from streamward.errors import InputError
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import GuardTokenizer
-from tests.tokenizers import qwen, smollm2
+from tests.tokenizers import qwen, sentencepiece, smollm2
 
-TOKENIZERS = {"qwen": qwen, "smollm2": smollm2}
+TOKENIZERS = {"qwen": qwen, "smollm2": smollm2, "sentencepiece": sentencepiece}
 FRAGMENTS = [
     *("a", "B", "word", " the", " ", "  ", "\n", "\r\n", "\t", "  \n  ", "\u3000", "\x00", "\x7f"),
     *("'", "'l", "'ll", "l", "'re", "don't", "1", "2024", "3.14", "-", "...", "!?", "_", "http://a.b/c?d=e"),

@@ -1,14 +1,15 @@
-"""The two real vocabularies, under small templates: Qwen's (of Qwen to Qwen3) and SmolLM2's."""
+"""Qwen's (of Qwen to Qwen3) and SmolLM2's vocabularies, and a small one like Gemma's, under small templates."""
 
 import base64
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
+from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from streamward.builtin.base import find_gguf
-from streamward.builtin.gguf_tokenizer import smollm2_tokenizer
+from streamward.builtin.gguf_tokenizer import read_tokenizer, sentencepiece_bpe
 from streamward.tokenizer import GuardTokenizer, byte_letters
 
 CHATML = (
@@ -55,7 +56,46 @@ def qwen() -> GuardTokenizer:
 @cache
 def smollm2() -> GuardTokenizer:
     """SmolLM2's tokenizer, from the installed base."""
-    return GuardTokenizer(smollm2_tokenizer(find_gguf()), CHATML)
+    return GuardTokenizer(read_tokenizer(find_gguf()[0]), CHATML)
+
+
+@cache
+def sentencepiece() -> GuardTokenizer:
+    """A small vocabulary with what Gemma's has: runs, bytes, words that begin with a blank, and characters."""
+    words = (
+        "the",
+        "\u2581the",
+        "\u2581re",
+        "\u2581word",
+        "word",
+        "don",
+        "ll",
+        "re",
+        "...",
+        "\u65e5\u672c",
+        "\u2581\u65e5\u672c",
+        "20",
+        "def",
+    )
+    pieces = dict.fromkeys(word[:end] for word in words for end in range(2, len(word) + 1))
+    letters = dict.fromkeys(
+        "\u2581" + "".join(words) + "abcdefghijklmnopqrstuvwxyz0123456789'!?.,;:-_()[]{}<>|/\u65e5\u672c\u8a9e"
+    )
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<|im_start|>", "<|im_end|>"]
+    runs = [character * length for character in " \n\t" for length in range(1 if character != " " else 2, 8)]
+    parts = {
+        TokenType.CONTROL: control,
+        TokenType.USER_DEFINED: runs,
+        TokenType.BYTE: [f"<0x{byte:02X}>" for byte in range(256)],
+        TokenType.NORMAL: [*pieces, *(letter for letter in letters if letter not in pieces)],
+    }
+    tokens = [(token, kind) for kind, found in parts.items() for token in found]
+    metadata = {
+        "tokens": [token for token, _ in tokens],
+        "scores": [float(-index) for index in range(len(tokens))],
+        "token_type": [int(kind) for _, kind in tokens],
+    }
+    return GuardTokenizer(sentencepiece_bpe(metadata), CHATML)
 
 
 def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ from streamward.schema import Message, Role, Span
 
 TOKENIZER_FILE = "tokenizer.json"
 _MARK = re.compile("\ue000([0-9]+)([cr])\ue001")  # stands for a message's content or reasoning while rendering
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 _EMPTY_PROMPT = Message(Role.USER, "")
 
 
@@ -73,7 +74,9 @@ class GuardTokenizer:
         }
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._plain = _without_added_tokens(tokenizer)
+        parts = json.loads(tokenizer.to_str())
+        self._plain = _without_added_tokens(parts)
+        self._has_byte_tokens = bool(parts["model"].get("byte_fallback"))  # SentencePiece; else letters are bytes
         self._template = _compile(chat_template)
 
     @classmethod
@@ -112,7 +115,10 @@ class GuardTokenizer:
             return special.encode()
         if token in self._special_ids:
             return token.encode()
-        return bytes(_BYTE_OF[letter] for letter in token)
+        if not self._has_byte_tokens:
+            return bytes(_BYTE_OF[letter] for letter in token)
+        byte = _BYTE_TOKEN.fullmatch(token)
+        return token.replace("\u2581", " ").encode() if byte is None else bytes([int(byte[1], 16)])
 
     def render(self, messages: Sequence[Message], *, is_open: bool, has_reasoning: bool = False) -> Rendered:
         """Render a conversation.
@@ -250,9 +256,8 @@ def _template_message(turn: Message, index: int) -> dict[str, str]:
     return message
 
 
-def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    parts = json.loads(tokenizer.to_str())
-    parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+def _without_added_tokens(parts: Mapping[str, object]) -> Tokenizer:
+    parts = {**parts, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_str(json.dumps(parts))
 
 

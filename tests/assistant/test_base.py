@@ -23,7 +23,7 @@ def test_the_template_renders_what_its_makers_does():
     gguf = pytest.importorskip("gguf")
     from tokenizers import Tokenizer
 
-    published = gguf.GGUFReader(find_gguf()).fields["tokenizer.chat_template"].contents()
+    published = gguf.GGUFReader(find_gguf()[0]).fields["tokenizer.chat_template"].contents()
     tokenizer = Tokenizer.from_file(str(prepare_base() / "tokenizer.json"))
     ours, theirs = GuardTokenizer(tokenizer, CHAT_TEMPLATE), GuardTokenizer(tokenizer, published)
     for turns in CONVERSATIONS:

@@ -8,7 +8,7 @@ import torch
 
 from streamward.errors import CheckpointError
 from streamward.model.checkpoint import load_stream
-from streamward.model.config import parse_model_config
+from streamward.model.config import model_config_keys, parse_model_config
 from tests.model.checkpoints import LLAMA_CONFIG, QWEN3_CONFIG, stream_checkpoint
 
 
@@ -131,6 +131,45 @@ def test_tied_or_not_must_be_said_clearly(value: Any) -> None:
 def test_what_the_decoder_does_not_do_is_refused(config: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"{key}|rope"):
         parse_model_config({**config, key: value})
+
+
+GEMMA_CONFIG = {
+    **{key: value for key, value in QWEN3_CONFIG.items() if key not in ("hidden_act", "rope_scaling")},
+    "model_type": "gemma3_text",
+    "architectures": ["Gemma3ForCausalLM"],
+    "num_hidden_layers": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 16,
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 10000.0,
+}
+
+
+def test_layers_of_gemma_slide_but_each_last_of_a_pattern() -> None:
+    config = parse_model_config(GEMMA_CONFIG)
+    assert [config.window_of(layer) for layer in range(4)] == [16, None, 16, None]
+    assert config.has_qk_norm
+    assert parse_model_config(model_config_keys(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("query_pre_attn_scalar", 99),
+        ("attn_logit_softcapping", 50.0),
+        ("final_logit_softcapping", 30.0),
+        ("use_bidirectional_attention", True),
+        ("hidden_activation", "silu"),
+        ("layer_types", ["full_attention"] * 4),
+        ("layer_types", "sliding_attention"),
+        ("sliding_window", None),
+        ("rope_parameters", {"full_attention": {"rope_type": "linear", "factor": 8.0}}),
+    ],
+)
+def test_what_other_models_of_gemma_do_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: "):
+        parse_model_config({**GEMMA_CONFIG, key: value})
 
 
 def test_plain_rotary_embeddings_in_either_spelling_are_read() -> None:

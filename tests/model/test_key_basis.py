@@ -11,7 +11,7 @@ IDS = torch.arange(30)
 
 def test_it_is_the_mean_of_keys_and_the_first_axis_of_queries_behind_the_first() -> None:
     decoder = small_decoder(hidden_size=64, num_layers=2).float()
-    dense = DenseAttention(1, device=torch.device("cpu"), length=30)
+    dense = DenseAttention(decoder.config, IDS[None])
     queries: list[torch.Tensor] = []
     keys: list[torch.Tensor] = []
 

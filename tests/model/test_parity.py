@@ -10,7 +10,15 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from streamward.builtin.base import prepare_base
 from streamward.engine.attention import KVCache, PagedAttention, Part
@@ -30,6 +38,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+}
+GEMMA_KEYS: dict[str, Any] = {  # two layers that slide, one that does not
+    "sliding_window": 40,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window_pattern": 3,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+    },
 }
 
 
@@ -44,13 +62,16 @@ def random_reference(family: str, **keys: Any) -> transformers.PreTrainedModel:
         "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
         "attn_implementation": "eager",
     }
+    if family == "gemma3_text":
+        common |= {**GEMMA_KEYS, "query_pre_attn_scalar": keys["head_dim"]}
+    usual_norm = 0.0 if family == "gemma3_text" else 1.0  # Gemma's norms are stored as the difference from 1
     config: PretrainedConfig = config_class(**{**common, **keys})
     torch.manual_seed(3)
     model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
-            scaled = 1 + 0.3 * noise if parameter.dim() == 1 else noise * parameter.shape[1] ** -0.5
+            scaled = usual_norm + 0.3 * noise if parameter.dim() == 1 else noise * parameter.shape[1] ** -0.5
             parameter.copy_(scaled)
     return model
 
@@ -105,7 +126,10 @@ def test_rope_written_in_the_old_spelling_is_the_same(tmp_path: Path, family: st
     reference = random_reference(family, **SHAPES["grouped"])
     reference.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    parameters = config.pop("rope_parameters")
+    if "sliding_attention" in parameters:
+        config["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
+    config["rope_theta"] = parameters.get("full_attention", parameters)["rope_theta"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     ours = load_gen(tmp_path, dtype=torch.float32)
     assert max(difference(reference, ours, random_batch(120, length=20))) <= TOLERANCE
@@ -137,7 +161,7 @@ def paged_hidden(decoder: Decoder, ids: list[int], *, cuts: list[int]) -> Tensor
     hidden: list[Tensor] = []
     for start, end in pairwise([0, *cuts, len(ids)]):
         attend = PagedAttention(
-            cache, new_slots_T=slots[start:end], parts=[Part(slice(0, end - start), slots[:end], end)]
+            decoder.config, cache, new_slots_T=slots[start:end], parts=[Part(slice(0, end - start), slots[:end], end)]
         )
         hidden.append(decoder(torch.tensor(ids[start:end]), torch.arange(start, end), attend))
     return torch.cat(hidden)

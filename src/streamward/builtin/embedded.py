@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from streamward.builtin.adapter import ADAPTER_FILE, build_gen, build_guard, load_adapter
-from streamward.builtin.base import BASE_NAME, cache_folder, install_folder, prepare_base, staging_folder
+from streamward.builtin.base import cache_folder, find_base, install_folder, staging_folder
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
 from streamward.model.config import is_stream_checkpoint, parse_model_config, read_config
@@ -72,14 +72,15 @@ def _prepared_folder(source: Path) -> Path:
     return cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
 
 
-def template_file(*, is_gen: bool) -> Path:
-    """Return the chat template of our own guards; a Gen guard's holds its instruction."""
-    return Path(__file__).parent / ("gen_chat_template.jinja" if is_gen else "chat_template.jinja")
+def template_file(*, is_gen: bool, is_gemma: bool = False) -> Path:
+    """Return the chat template of our own guards, in the markers of their base; a Gen guard's holds its instruction."""
+    kind = "gen_chat_template" if is_gen else "chat_template"
+    return Path(__file__).parent / (f"{kind}_gemma.jinja" if is_gemma else f"{kind}.jinja")
 
 
 def _merge(source: Path, folder: Path) -> None:
     adapter = load_adapter(source)
-    base_folder = prepare_base() if adapter.base == BASE_NAME else Path(adapter.base)
+    base_folder = find_base(adapter.base)
     raw = read_config(source)
     shape = parse_model_config(raw)
     config = dataclasses.replace(
@@ -98,5 +99,5 @@ def _merge(source: Path, folder: Path) -> None:
     staged = staging_folder(folder)
     save_checkpoint(model, staged)
     shutil.copy(base_folder / "tokenizer.json", staged)
-    shutil.copy(template_file(is_gen=is_gen), staged / "chat_template.jinja")
+    shutil.copy(template_file(is_gen=is_gen, is_gemma=config.is_gemma), staged / "chat_template.jinja")
     install_folder(staged, folder)

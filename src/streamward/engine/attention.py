@@ -53,8 +53,9 @@ class Part:
 class PagedAttention:
     """Stores the new keys and values of one step, then attends stream by stream."""
 
-    def __init__(self, cache: KVCache, *, new_slots_T: Tensor, parts: Sequence[Part]) -> None:
+    def __init__(self, config: ModelConfig, cache: KVCache, *, new_slots_T: Tensor, parts: Sequence[Part]) -> None:
         """Take the plan of one step."""
+        self._config = config
         self._cache = cache
         self._new_slots_T = new_slots_T
         self._parts = parts
@@ -67,9 +68,10 @@ class PagedAttention:
         keys_KSd.index_copy_(1, self._new_slots_T, k_TKd[: self.num_new].transpose(0, 1))
         values_KSd.index_copy_(1, self._new_slots_T, v_TKd[: self.num_new].transpose(0, 1))
         out_THd = torch.zeros_like(q_THd)
+        window = self._config.window_of(layer)
         for part in self._parts:
             k_KNd, v_KNd = keys_KSd[:, part.slots], values_KSd[:, part.slots]
-            out_THd[part.rows] = attend(q_THd[part.rows], k_KNd, v_KNd, num_seen=part.num_seen)
+            out_THd[part.rows] = attend(q_THd[part.rows], k_KNd, v_KNd, num_seen=part.num_seen, window=window)
         return out_THd.flatten(1)
 
 

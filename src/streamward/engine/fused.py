@@ -104,6 +104,7 @@ class FusedDecoder:
         group = config.num_heads // config.num_kv_heads
         if (
             library is None
+            or config.is_gemma
             or not (is_packed and is_bfloat16)
             or not native.fits(head_dim=config.head_dim, group=group, page_tokens=page_tokens)
         ):

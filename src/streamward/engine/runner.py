@@ -91,7 +91,7 @@ class Runner:
         padding = [0] * (round_size(len(ids)) - len(ids))
         ids_T = torch.tensor(ids + padding, device=self._device)
         new_slots_T = torch.tensor(slots, device=self._device)
-        attend = PagedAttention(self._cache, new_slots_T=new_slots_T, parts=self._parts(batch))
+        attend = PagedAttention(self._decoder.config, self._cache, new_slots_T=new_slots_T, parts=self._parts(batch))
         hidden_TD: Tensor = self._decoder(ids_T, torch.tensor(positions + padding, device=self._device), attend)
         return hidden_TD
 

@@ -24,6 +24,7 @@ from streamward.model.weights import Slot, decoder_slots, head_slots, lm_head_sl
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "gemma3_text": "Gemma3"}
 _SHOWN_NAMES = 5
 _DTYPES = ("BF16", "F16", "F32", "F64")  # as safetensors spells them
 
@@ -47,7 +48,7 @@ def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
 
 
 def load_gen(folder: Path, *, dtype: torch.dtype) -> CausalLM:
-    """Load a Gen guard, or any causal language model of the two families.
+    """Load a Gen guard, or any causal language model of the three families.
 
     Raises:
         CheckpointError: As for `load_stream`.
@@ -85,12 +86,17 @@ def save_checkpoint(model: GuardModel | CausalLM, folder: Path, *, max_shard_byt
     elif not config.has_tied_embeddings:
         slots.append(lm_head_slot(config))
     kind = "ForGuardModel" if isinstance(model, GuardModel) else "ForCausalLM"
-    keys["architectures"] = [f"{'Qwen3' if config.has_qk_norm else 'Llama'}{kind}"]
+    keys["architectures"] = [f"{_ARCHITECTURES[config.family]}{kind}"]
     keys["torch_dtype"] = str(model.decoder.embed.weight.dtype).removeprefix("torch.")
     parameters = dict(model.named_parameters())
-    tensors = {slot.published: part(parameters[slot.module].detach(), slot).contiguous() for slot in slots}
+    tensors = {slot.published: _published(parameters[slot.module].detach(), slot) for slot in slots}
     _write_shards(tensors, folder, max_shard_bytes=max_shard_bytes)
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
+
+
+def _published(parameter: Tensor, slot: Slot) -> Tensor:
+    values = part(parameter, slot).contiguous()
+    return values if not slot.offset else (values.float() - slot.offset).to(values.dtype)
 
 
 def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int) -> None:
@@ -126,7 +132,8 @@ def _fill(model: nn.Module, files: Mapping[str, Any], slots: Sequence[Slot], *, 
         parameters[name] = values
     for slot in slots:
         try:
-            part(parameters[slot.module].data, slot).copy_(files[slot.published].get_tensor(slot.published))
+            stored = files[slot.published].get_tensor(slot.published)
+            part(parameters[slot.module].data, slot).copy_(stored.float() + slot.offset if slot.offset else stored)
         except SafetensorError as error:
             raise CheckpointError(f"{slot.published} cannot be read: {error}") from error
     model.eval()

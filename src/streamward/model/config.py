@@ -11,11 +11,19 @@ from typing import Any, TypeVar
 from streamward.errors import CheckpointError
 from streamward.schema import Category, RiskLevel, Side
 
-_FAMILIES = {"qwen3": True, "llama": False}  # name -> has q/k norm
+_FAMILIES = ("qwen3", "llama", "gemma3_text")
 Label = TypeVar("Label", RiskLevel, Category)
 _ROPE_PLAIN = (None, "default")
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}  # all that plain embeddings can have
-_QWEN3_HEAD_DIM = 128  # where config.json does not say; Llama's is hidden_size / num_attention_heads
+_ROPE_LOCAL = ("full_attention", "sliding_attention")  # tables of rope_parameters where layers differ
+_HEAD_DIMS = {
+    "qwen3": 128,
+    "gemma3_text": 256,
+}  # where config.json does not say; else hidden_size / num_attention_heads
+_ACTIVATIONS = {"qwen3": "silu", "llama": "silu", "gemma3_text": "gelu_pytorch_tanh"}
+_GEMMA_SLIDING_PATTERN = 6
+_GEMMA_LOCAL_THETA = 10000.0
+_ROPE_THETAS = {"gemma3_text": 1e6}  # where config.json does not say; else 10,000
 _MAX_SIZE = 2**31 - 1
 _MAX_NUMBER = 1e30
 _MAX_LAYERS = 1024
@@ -23,12 +31,29 @@ _MAX_POSITIONS = 2**20  # the rotary table is made for all of them: half a gigab
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of a decoder of the Qwen3 or Llama family.
+class SlidingWindow:
+    """Layers whose tokens see only the newest ones (Gemma 3 technical report, arXiv 2503.19786).
 
     Attributes:
-        has_qk_norm: RMSNorm over each head of queries and keys (Qwen3).
+        tokens: How many tokens a query sees, itself among them.
+        pattern: Every layer slides but each `pattern`-th, counted from 1.
+        rope_theta: Base of the rotary embeddings of the sliding layers.
+    """
+
+    tokens: int
+    pattern: int
+    rope_theta: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a decoder of the Qwen3, Llama or Gemma 3 family.
+
+    Attributes:
+        has_qk_norm: RMSNorm over each head of queries and keys (Qwen3, Gemma 3).
         max_positions: Longest sequence the checkpoint was made for, in tokens.
+        sliding_window: Of Gemma 3, whose decoder also normalises after attention and MLP, scales its embeddings by
+            sqrt(hidden_size) and gates with GELU; None in the other families.
     """
 
     vocab_size: int
@@ -43,11 +68,24 @@ class ModelConfig:
     max_positions: int
     has_tied_embeddings: bool
     has_qk_norm: bool
+    sliding_window: SlidingWindow | None = None
 
     @property
     def family(self) -> str:
-        """`qwen3` or `llama`, as in `model_type`."""
+        """`qwen3`, `llama` or `gemma3_text`, as in `model_type`."""
+        if self.sliding_window is not None:
+            return "gemma3_text"
         return "qwen3" if self.has_qk_norm else "llama"
+
+    @property
+    def is_gemma(self) -> bool:
+        """Whether the decoder is of the Gemma 3 family."""
+        return self.sliding_window is not None
+
+    def window_of(self, layer: int) -> int | None:
+        """Return how many tokens the queries of a layer see, themselves among them; None for all."""
+        window = self.sliding_window
+        return None if window is None or (layer + 1) % window.pattern == 0 else window.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +173,7 @@ def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     Raises:
         CheckpointError: A key is missing, of the wrong type, or asks for something this decoder does not do.
     """
-    has_qk_norm = _has_qk_norm(raw)
+    family = _family(raw)
     num_heads = _integer(raw, "num_attention_heads")
     hidden_size = _integer(raw, "hidden_size")
     config = ModelConfig(
@@ -144,14 +182,17 @@ def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
         num_layers=_integer(raw, "num_hidden_layers", at_most=_MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=_integer(raw, "num_key_value_heads", num_heads),
-        head_dim=_integer(raw, "head_dim", _QWEN3_HEAD_DIM if has_qk_norm else hidden_size // num_heads),
+        head_dim=_integer(raw, "head_dim", _HEAD_DIMS.get(family, hidden_size // num_heads)),
         intermediate_size=_integer(raw, "intermediate_size"),
-        rope_theta=_rope_theta(raw),
+        rope_theta=_rope_theta(raw, family),
         rms_norm_eps=_number(raw, "rms_norm_eps"),
         max_positions=_integer(raw, "max_position_embeddings", at_most=_MAX_POSITIONS),
-        has_tied_embeddings=_truth(raw, "tie_word_embeddings"),
-        has_qk_norm=has_qk_norm,
+        has_tied_embeddings=_truth(raw, "tie_word_embeddings", default=family == "gemma3_text"),
+        has_qk_norm=family != "llama",
+        sliding_window=_sliding_window(raw) if family == "gemma3_text" else None,
     )
+    if config.is_gemma:
+        _refuse_gemma_variants(raw, config)
     if config.num_heads % config.num_kv_heads:
         raise CheckpointError(
             f"config.json: num_attention_heads ({config.num_heads}) must be a multiple of"
@@ -197,7 +238,7 @@ def is_stream_checkpoint(raw: Mapping[str, Any]) -> bool:
 
 def model_config_keys(config: ModelConfig) -> dict[str, Any]:
     """Write a decoder's shape as Hugging Face's keys."""
-    return {
+    keys = {
         "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -210,8 +251,17 @@ def model_config_keys(config: ModelConfig) -> dict[str, Any]:
         "rms_norm_eps": config.rms_norm_eps,
         "max_position_embeddings": config.max_positions,
         "tie_word_embeddings": config.has_tied_embeddings,
-        "hidden_act": "silu",
         "attention_bias": False,
+    }
+    if config.sliding_window is None:
+        return {**keys, "hidden_act": "silu"}
+    return {
+        **keys,
+        "hidden_activation": _ACTIVATIONS["gemma3_text"],
+        "query_pre_attn_scalar": config.head_dim,
+        "rope_local_base_freq": config.sliding_window.rope_theta,
+        "sliding_window": config.sliding_window.tokens,
+        "sliding_window_pattern": config.sliding_window.pattern,
     }
 
 
@@ -243,28 +293,31 @@ def _label_map(labels: tuple[RiskLevel, ...] | tuple[Category, ...]) -> dict[str
     return {str(index): label.value for index, label in enumerate(labels)}
 
 
-def _has_qk_norm(raw: Mapping[str, Any]) -> bool:
+def _family(raw: Mapping[str, Any]) -> str:
     model_type, architectures = raw.get("model_type"), raw.get("architectures")
     for name in (model_type, *(architectures if isinstance(architectures, list) else ())):
-        for family, has_qk_norm in _FAMILIES.items():
+        for family in _FAMILIES:
             # `qwen3`, `Qwen3ForCausalLM`, `Qwen3ForGuardModel`; but `qwen3_moe` and `llama4` are other models.
             if re.fullmatch(rf"{family}(_?guard.*|for[a-z]+)?", str(name), re.IGNORECASE):
-                _refuse_variants(raw)
-                return has_qk_norm
+                _refuse_variants(raw, family)
+                return family
     raise CheckpointError(f"config.json: model_type is {model_type!r}; supported families are {', '.join(_FAMILIES)}")
 
 
-def _refuse_variants(raw: Mapping[str, Any]) -> None:
+def _refuse_variants(raw: Mapping[str, Any], family: str) -> None:
     expected = {
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
-        "hidden_act": ("silu", None),
+        "hidden_act": (_ACTIVATIONS[family], None),
+        "hidden_activation": (_ACTIVATIONS[family], None),
         "use_sliding_window": (False, None),
         "partial_rotary_factor": (1.0, None),
     }
     for key, allowed in expected.items():
         if raw.get(key) not in allowed:
             raise CheckpointError(f"config.json: {key} is {raw[key]!r}; only {allowed[0]!r} is supported")
+    if family == "gemma3_text":  # whose layers differ by rule: `_refuse_gemma_variants`
+        return
     layer_types = raw.get("layer_types") or ["full_attention"]
     other = (
         [kind for kind in layer_types if kind != "full_attention"] if isinstance(layer_types, list) else [layer_types]
@@ -273,10 +326,37 @@ def _refuse_variants(raw: Mapping[str, Any]) -> None:
         raise CheckpointError(f"config.json: layer_types has {other[0]!r}; only 'full_attention' is supported")
 
 
-def _rope_theta(raw: Mapping[str, Any]) -> float:
+def _sliding_window(raw: Mapping[str, Any]) -> SlidingWindow:
+    local = _table(_table(raw, "rope_parameters"), "sliding_attention")
+    theta = _number(local, "rope_theta") if "rope_theta" in local else _GEMMA_LOCAL_THETA
+    if raw.get("rope_local_base_freq") is not None:
+        theta = _number(raw, "rope_local_base_freq")
+    pattern = "_sliding_window_pattern" if "_sliding_window_pattern" in raw else "sliding_window_pattern"
+    return SlidingWindow(_integer(raw, "sliding_window"), _integer(raw, pattern, _GEMMA_SLIDING_PATTERN), theta)
+
+
+def _refuse_gemma_variants(raw: Mapping[str, Any], config: ModelConfig) -> None:
+    expected: dict[str, tuple[Any, ...]] = {  # Any: JSON values
+        "query_pre_attn_scalar": (config.head_dim, None),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
+        "use_bidirectional_attention": (False, None),
+    }
+    for key, allowed in expected.items():
+        if raw.get(key) not in allowed:
+            raise CheckpointError(f"config.json: {key} is {raw[key]!r}; only {allowed[0]!r} is supported")
+    ruled = [_ROPE_LOCAL[config.window_of(layer) is not None] for layer in range(config.num_layers)]
+    given = raw.get("layer_types")
+    if given is not None and (not isinstance(given, list) or given[: config.num_layers] != ruled):
+        raise CheckpointError("config.json: layer_types does not follow sliding_window_pattern; only that is supported")
+
+
+def _rope_theta(raw: Mapping[str, Any], family: str) -> float:
     thetas = [] if raw.get("rope_theta") is None else [_number(raw, "rope_theta")]
     for key in ("rope_parameters", "rope_scaling"):
         parameters = _table(raw, key)
+        if family == "gemma3_text":
+            parameters = _table(parameters, "full_attention") or parameters
         kind = parameters.get("rope_type", parameters.get("type"))
         if kind not in _ROPE_PLAIN:
             raise CheckpointError(f"config.json: rope type {kind!r} is not supported; only plain rotary embeddings are")
@@ -290,7 +370,7 @@ def _rope_theta(raw: Mapping[str, Any]) -> float:
             thetas.append(_number(parameters, "rope_theta"))
     if len(set(thetas)) > 1:
         raise CheckpointError(f"config.json: rope_theta is given as {thetas[0]} and as {thetas[1]}; expected one value")
-    return thetas[0] if thetas else 10000.0
+    return thetas[0] if thetas else _ROPE_THETAS.get(family, 10000.0)
 
 
 def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -302,8 +382,8 @@ def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _truth(raw: Mapping[str, Any], key: str) -> bool:
-    value = raw.get(key, False)
+def _truth(raw: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
+    value = raw.get(key, default)
     if not isinstance(value, bool):
         raise CheckpointError(f"config.json: {key} is {value!r}; it must be true or false")
     return value

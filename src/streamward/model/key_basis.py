@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamward.model.config import ModelConfig
 from streamward.model.decoder import Decoder, DenseAttention
 
 _DOUBLINGS = 8  # of the power to which a matrix is raised to find its first eigenvector
@@ -37,8 +38,8 @@ class KeyBasis:
 class _SeenHeads:
     """Attends as always, and notes what queries and keys are behind the first token, which is like no other."""
 
-    def __init__(self, num_tokens: int) -> None:
-        self._attend = DenseAttention(1, device=torch.device("cpu"), length=num_tokens)
+    def __init__(self, config: ModelConfig, *, num_tokens: int) -> None:
+        self._attend = DenseAttention(config, torch.arange(num_tokens)[None])
         self.usual: list[Tensor] = []
         self.moments: list[Tensor] = []
 
@@ -58,7 +59,7 @@ def key_basis(decoder: Decoder, ids_T: Tensor) -> KeyBasis:
         decoder: Its layers may be packed.
         ids_T: At least two token ids.
     """
-    seen = _SeenHeads(len(ids_T))
+    seen = _SeenHeads(decoder.config, num_tokens=len(ids_T))
     decoder(ids_T, torch.arange(len(ids_T)), seen)
     usual_LKd, moments_LKdd = torch.stack(seen.usual), torch.stack(seen.moments)
     return KeyBasis(_only_numbers(usual_LKd), _first_eigenvectors(_only_numbers(moments_LKdd)))

@@ -62,6 +62,12 @@ def gated(gate_up_T2F: Tensor) -> Tensor:
     return F.silu(gate_TF) * up_TF
 
 
+def gelu_gated(gate_up_T2F: Tensor) -> Tensor:
+    """Return gelu(left half) * right half of the last dimension, with the tanh approximation of GELU."""
+    gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
+    return F.gelu(gate_TF, approximate="tanh") * up_TF
+
+
 class SmallOps(NamedTuple):
     """What a layer computes between its projections; training may put compiled ones in their place."""
 
@@ -71,6 +77,12 @@ class SmallOps(NamedTuple):
 
 
 PLAIN_OPS = SmallOps(rms_norm, rotate, gated)
+GEMMA_OPS = SmallOps(rms_norm, rotate, gelu_gated)
+
+
+def plain_ops(config: ModelConfig) -> SmallOps:
+    """Return what torch computes between the projections of a decoder's layers."""
+    return GEMMA_OPS if config.is_gemma else PLAIN_OPS
 
 
 def plain_linear(in_features: int, out_features: int) -> nn.Module:
@@ -79,12 +91,13 @@ def plain_linear(in_features: int, out_features: int) -> nn.Module:
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and gated MLP (SiLU), as in Llama and Qwen3."""
+    """Pre-norm attention and gated MLP, as in Llama and Qwen3; in Gemma 3 what either adds is normalised as well."""
 
     def __init__(self, config: ModelConfig, *, index: int) -> None:
         super().__init__()
         self.index = index
-        self.ops = PLAIN_OPS
+        self.ops = plain_ops(config)
+        self.is_sliding = config.window_of(index) is not None
         self.head_counts = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         self.head_dim = config.head_dim
         attention_size = config.num_heads * config.head_dim
@@ -97,6 +110,8 @@ class DecoderLayer(nn.Module):
         self.post_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gate_up = plain_linear(config.hidden_size, 2 * config.intermediate_size)
         self.down = plain_linear(config.intermediate_size, config.hidden_size)
+        self.attention_out_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.is_gemma else None
+        self.mlp_out_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.is_gemma else None
 
     def forward(self, hidden_TD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """Return the hidden states after this layer, [T, D]."""
@@ -106,18 +121,18 @@ class DecoderLayer(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_THd, k_TKd = self._normalised(self.q_norm, q_THd), self._normalised(self.k_norm, k_TKd)
         attended: Tensor = attend(self.index, ops.rotate(q_THd, rotation), ops.rotate(k_TKd, rotation), v_TKd)
-        hidden_TD = hidden_TD + self.out(attended)
+        hidden_TD = hidden_TD + self._normalised(self.attention_out_norm, self.out(attended))
         down_TD: Tensor = self.down(ops.gated(self.gate_up(self._normalised(self.post_norm, hidden_TD))))
-        return hidden_TD + down_TD
+        return hidden_TD + self._normalised(self.mlp_out_norm, down_TD)
 
-    def _normalised(self, norm: RMSNorm, x: Tensor) -> Tensor:
-        return self.ops.norm(x, norm.weight, norm.eps)
+    def _normalised(self, norm: RMSNorm | None, x: Tensor) -> Tensor:
+        return x if norm is None else self.ops.norm(x, norm.weight, norm.eps)
 
 
-def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
+def rotary_table(config: ModelConfig, *, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines [P, d / 2] in float32 (Su et al., arXiv 2104.09864)."""
     device = "cpu"  # whatever the default: it has to hold values, also while a model is built on the meta device
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
     positions = torch.arange(config.max_positions, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, config.rope_theta**-exponents)
+    angles = torch.outer(positions, theta**-exponents)
     return angles.cos(), angles.sin()

@@ -11,7 +11,7 @@ import torch
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
-from streamward.model.layers import PLAIN_OPS, DecoderLayer, Rotation, SmallOps
+from streamward.model.layers import DecoderLayer, Rotation, SmallOps, plain_ops
 from streamward.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -34,24 +34,26 @@ def compiled_layers(decoder: Decoder, config: RunConfig, *, num_steps: int) -> I
         ConfigError: `compile` is true and they cannot be.
     """
     is_worth_it = decoder.embed.weight.device.type == "cpu" and num_steps * config.batch_tokens >= _MIN_TOKENS
-    ops = _compiled(decoder, config) if config.compile is True or (config.compile and is_worth_it) else PLAIN_OPS
+    plain = plain_ops(decoder.config)
+    ops = _compiled(decoder, config) if config.compile is True or (config.compile and is_worth_it) else plain
     _install(decoder, ops)
     try:
-        yield ops is not PLAIN_OPS
+        yield ops is not plain
     finally:
-        _install(decoder, PLAIN_OPS)
+        _install(decoder, plain)
 
 
 def _compiled(decoder: Decoder, config: RunConfig) -> SmallOps:
+    plain = plain_ops(decoder.config)
     try:
-        ops = SmallOps(*(torch.compile(op, dynamic=True) for op in PLAIN_OPS))
+        ops = SmallOps(*(torch.compile(op, dynamic=True) for op in plain))
         _try_out(ops, decoder)
     except Exception as error:  # torch has an error of its own for every way in which a compiler fails
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if config.compile is True:
             raise ConfigError(f"compile is true, and torch cannot compile here: {reason}") from error
         logger.warning("torch cannot compile here; training goes on without, slower", extra={"reason": reason})
-        return PLAIN_OPS
+        return plain
     return ops
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamward.builtin.base import BASE_NAME, prepare_base
+from streamward.builtin.base import BASES, prepare_base
 from streamward.data.jsonl import Sample
 from streamward.errors import InputError
 from streamward.model.checkpoint import load_gen
@@ -36,8 +36,8 @@ class Writer:
         Raises:
             CheckpointError: It is missing or damaged.
         """
-        if name == BASE_NAME:
-            folder = prepare_base()
+        if name in BASES:
+            folder = prepare_base(name)
             tokenizer = run_tokenizer(folder, is_gen=False)
         else:
             folder = Path(name)

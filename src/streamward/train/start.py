@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from streamward.builtin.adapter import ADAPTER_FILE, Adapter, load_adapter
-from streamward.builtin.base import BASE_NAME, prepare_base
+from streamward.builtin.base import find_base
 from streamward.builtin.embedded import embedded_guards, guard_folder, template_file
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.checkpoint import load_gen
@@ -21,6 +21,7 @@ from streamward.train.config import LoraConfig, RunConfig
 from streamward.train.trainer import trained_tensors
 
 Config = TypeVar("Config", bound=RunConfig)
+_CHATML_MARKS = ("<|im_start|>", "<|im_end|>")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "*.pt", "*.bin")
 
 
@@ -75,7 +76,7 @@ def shaped_as_init(config: Config) -> Config:
 
 def base_folder(config: RunConfig) -> Path:
     """Return the base's folder, prepared if it is the embedded one."""
-    return prepare_base() if config.base == BASE_NAME else Path(config.base)
+    return find_base(config.base)
 
 
 def run_tokenizer(folder: Path, *, is_gen: bool) -> GuardTokenizer:
@@ -85,10 +86,12 @@ def run_tokenizer(folder: Path, *, is_gen: bool) -> GuardTokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for every defect of a file
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if tokenizer.token_to_id(marker) is None]
-    if missing:
-        raise ConfigError(f"the base's tokenizer lacks {missing[0]}; only bases with ChatML markers can be trained")
-    return GuardTokenizer(tokenizer, template_file(is_gen=is_gen).read_text(encoding="utf-8"))
+    is_gemma = tokenizer.token_to_id("<start_of_turn>") is not None
+    if not is_gemma and (missing := [mark for mark in _CHATML_MARKS if tokenizer.token_to_id(mark) is None]):
+        raise ConfigError(
+            f"the base's tokenizer lacks {missing[0]}; only bases with the markers of ChatML or Gemma can be trained"
+        )
+    return GuardTokenizer(tokenizer, template_file(is_gen=is_gen, is_gemma=is_gemma).read_text(encoding="utf-8"))
 
 
 def base_decoder(folder: Path) -> Decoder:
