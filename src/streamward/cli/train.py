@@ -27,6 +27,12 @@ STAGES = (
     Stage(
         "data", "splits from sources: no repeats, no benchmark rows, balanced", "streamward.train.data.run:run", "data"
     ),
+    Stage(
+        "audit-cues",
+        "counts of surface cues that predict the labels of a run's rows",
+        "streamward.train.cue_audit:run",
+        "stream-135m-balance",
+    ),
     Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
     Stage("label", "labels by the vote of several guards", "streamward.train.label.run:run", "label"),
     Stage(

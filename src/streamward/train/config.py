@@ -60,6 +60,19 @@ class LoraConfig(Settings):
     alpha: float = Field(default=64.0, gt=0)
 
 
+class CueLimits(Settings):
+    """How surely a surface cue may predict the labels of the rows that are learnt from; see `train audit-cues`."""
+
+    refuse: bool = True
+    """Whether a run ends before its first step where a cue exceeds the limits."""
+    max_label_precision: float = Field(default=0.95, gt=0, le=1)
+    """Highest lower bound of the share of harmful texts among those with the cue."""
+    max_onset_precision: float = Field(default=0.35, gt=0, le=1)
+    """The same for sentences of responses: in how many of those that open so harm begins."""
+    min_rows: int = Field(default=30, gt=0)
+    """A cue in fewer rows or sentences is not counted."""
+
+
 class RunConfig(TomlSettings):
     """What every training run states: base, data, length and rate."""
 
@@ -79,6 +92,7 @@ class RunConfig(TomlSettings):
     """Where other stages wrote labelled files: those found there are read instead."""
     output_root: Path = Path("runs")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    cues: CueLimits = CueLimits()
     lora: LoraConfig = LoraConfig()
     window_tokens: int = Field(default=1024, gt=64)
     """Longest text the finished guard judges at once; longer ones are judged in overlapping windows."""

@@ -21,6 +21,7 @@ from streamward.model.packing import pack_linears
 from streamward.schema import Message, Role, Side
 from streamward.tokenizer import GuardTokenizer, clean_text
 from streamward.train.config import GenTrainConfig
+from streamward.train.cue_audit import check_mixture
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
 from streamward.train.lora import add_lora, merge_lora
@@ -127,6 +128,7 @@ def new_model(folder: Path, config: GenTrainConfig) -> CausalLM:
 def _drawn(config: GenTrainConfig) -> Split:
     """Draw the rows, with refusals read off the wording where the settings want it."""
     split = draw(config)
+    check_mixture((row.sample for row in split.train), config.cues)
     if not config.refusals_by_wording:
         return split
     return Split(*([row._replace(sample=with_refusal(row.sample)) for row in rows] for rows in split))

@@ -29,6 +29,7 @@ from streamward.schema import RiskLevel, Side
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.augment import cut_short, windows
 from streamward.train.config import StreamTrainConfig
+from streamward.train.cue_audit import check_mixture
 from streamward.train.examples import Example, make_example
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Row, draw
@@ -100,6 +101,7 @@ def train_stream(config: StreamTrainConfig) -> Path:
     world.join(device)
     start = begin(config)
     split = draw(config)
+    check_mixture((row.sample for row in split.train), config.cues)
     learnt = _encode(start.tokenizer, _augmented(split.train, start.tokenizer, config), config)
     held_back = _encode(start.tokenizer, split.validation, config)
     start.model.to(device)

@@ -10,10 +10,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from streamward.data.balance import BalanceRule, Facts, balance, gather
-from streamward.data.jsonl import Sample, check_row
+from streamward.data.cues import count_cues
+from streamward.data.jsonl import Sample, check_row, read_samples
 from streamward.data.rows import Row, encode_row, read_rows, replacing
 from streamward.data.splits import Groups, assign
 from streamward.errors import ConfigError
+from streamward.train.cue_audit import cue_table
 from streamward.train.data.config import DataConfig
 from streamward.train.data.report import DataReport
 from streamward.train.data.sift import Part, sift
@@ -56,6 +58,10 @@ def run(config_path: Path) -> Path:
     report.write(config.output)
     shutil.rmtree(parts_folder)
     logger.info(report.table())
+    counts = count_cues(read_samples(config.output / "train.jsonl.gz"))
+    with replacing(config.output / "cues.txt") as file:
+        file.write(cue_table(counts) + "\n")
+    logger.info("surface cues of the split train that predict its labels:\n%s", cue_table(counts))
     return config.output
 
 
