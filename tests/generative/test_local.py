@@ -107,7 +107,7 @@ def test_damaged_weights_are_an_error():
     model = random_lm(0)
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(CheckpointError, match="no numbers"):
+    with pytest.raises(CheckpointError, match="non-finite logits"):
         LocalGenGuard(model, gen_tokenizer()).judge(PROMPT)
 
 

@@ -199,5 +199,5 @@ def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
     model = random_model(0)
     with torch.no_grad():
         model.lm_head.get_parameter("weight")[7] = value
-    with pytest.raises(CheckpointError, match="no numbers"):
+    with pytest.raises(CheckpointError, match="non-finite logits"):
         LocalGenGuard(model, byte_tokenizer()).judge([USER])

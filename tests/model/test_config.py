@@ -65,7 +65,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("key", SIZES)
 def test_a_size_that_is_none_is_named(tmp_path: Path, key: str, value: Any) -> None:
     folder = stream_checkpoint().with_config(**{key: value}).write(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"{key} is .*; it must be a whole number from 1 to \d+"):
+    with pytest.raises(CheckpointError, match=rf"{key} is .*; it must be an integer from 1 to \d+"):
         load_stream(folder, dtype=torch.float32)
 
 

@@ -23,10 +23,10 @@ def test_it_is_the_mean_of_keys_and_the_first_axis_of_queries_behind_the_first()
     with torch.inference_mode():
         decoder(IDS, torch.arange(30), attend)
     basis = key_basis(decoder, IDS)
-    torch.testing.assert_close(basis.usual, torch.stack([k_TKd.mean(dim=0) for k_TKd in keys]))
+    torch.testing.assert_close(basis.mean_key, torch.stack([k_TKd.mean(dim=0) for k_TKd in keys]))
     for layer, q_THd in enumerate(queries):
         first_axis = torch.linalg.svd(q_THd.flatten(0, 1)).Vh[0]
-        direction = basis.directions[layer, 0]
+        direction = basis.outlier_direction[layer, 0]
         torch.testing.assert_close(direction * torch.sign(direction @ first_axis), first_axis, rtol=0, atol=1e-2)
 
 
@@ -35,6 +35,6 @@ def test_where_a_checkpoint_is_damaged_nothing_is_left_out() -> None:
     with torch.no_grad():
         decoder.embed.weight[5] = float("nan")
     basis = key_basis(decoder, IDS)
-    assert basis.usual.shape == basis.directions.shape == (1, 1, 64)
-    assert not basis.usual.any()
-    assert not basis.directions.any()
+    assert basis.mean_key.shape == basis.outlier_direction.shape == (1, 1, 64)
+    assert not basis.mean_key.any()
+    assert not basis.outlier_direction.any()

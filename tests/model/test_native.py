@@ -21,10 +21,10 @@ from streamward.model.native.library import (
     Operand,
     RotatePlan,
     cache_token_bytes,
-    fits,
+    is_supported,
     kernels,
 )
-from streamward.model.native_linear import NativeLinear, PackedActivations, rotated
+from streamward.model.native_linear import NativeLinear, PackedActivations, hadamard_transform
 
 library = kernels()
 pytestmark = pytest.mark.skipif(library is None, reason="this machine builds or runs no native kernels")
@@ -313,7 +313,7 @@ def test_what_all_keys_have_in_common_is_left_out_of_what_is_rounded(is_int8: bo
 def test_what_lies_along_the_given_direction_is_not_rounded() -> None:
     direction_Kd = F.normalize(randn(2, 64, seed=8).float(), dim=-1)
     errors = []
-    for given in (None, rotated(direction_Kd)):
+    for given in (None, hadamard_transform(direction_Kd)):
         streams = Streams([(4, 300)], heads=4, kv_heads=2, head_dim=64, page_tokens=64, is_int8=True)
         streams.qkv[:, :4] += 40 * direction_Kd.repeat_interleave(2, dim=0)
         streams.q = streams.cache.store(streams.qkv, slots=streams.slots, directions_Kd=given)
@@ -374,7 +374,7 @@ def test_how_a_chunk_is_cut_changes_no_bit(is_int8: bool) -> None:
 def test_shapes_that_attention_cannot_take_are_told(
     head_dim: int, group: int, page_tokens: int, expected: bool
 ) -> None:
-    assert fits(head_dim=head_dim, group=group, page_tokens=page_tokens) is expected
+    assert is_supported(head_dim=head_dim, group=group, page_tokens=page_tokens) is expected
 
 
 def test_kernels_of_another_version_are_not_used(

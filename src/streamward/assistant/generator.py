@@ -115,7 +115,7 @@ class Generator:
                 return
             logits_AV = self._model.logits(hidden_AD[ready]).cpu()
             if not bool(torch.isfinite(logits_AV).all()):
-                raise CheckpointError("the assistant's model gave logits that are no numbers")
+                raise CheckpointError("the assistant's model gave non-finite logits")
             for index, logits_V in zip(ready, logits_AV, strict=True):
                 self._write(parts[index][0], logits_V)
 

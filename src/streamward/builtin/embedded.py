@@ -13,8 +13,8 @@ from streamward.builtin.base import cache_folder, find_base, install_folder, sta
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
 from streamward.model.config import is_stream_checkpoint, parse_model_config, read_config
+from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.guard_model import CausalLM, GuardModel
-from streamward.model.rounding import round_weights
 
 DEFAULT_GUARD = "stream-135m"
 _LAYOUT_VERSION = b"1"  # raise it when prepared folders change in a way the adapter's hash does not show
@@ -95,7 +95,7 @@ def _merge(source: Path, folder: Path) -> None:
         model = build_guard(source, base.decoder, model_config=config)
     model.to(torch.bfloat16)
     if adapter.has_rounded_weights:
-        round_weights(model.decoder)
+        fake_quantize_weights(model.decoder)
     staged = staging_folder(folder)
     save_checkpoint(model, staged)
     shutil.copy(base_folder / "tokenizer.json", staged)

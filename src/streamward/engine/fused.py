@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streamward.model.calibration_pass import calibration_ids
 from streamward.model.decoder import Decoder
 from streamward.model.key_basis import key_basis
 from streamward.model.layers import DecoderLayer, RMSNorm
 from streamward.model.memory import lazy_zeros
 from streamward.model.native import library as native
-from streamward.model.native_linear import NativeLinear, PackedActivations, rotated
-from streamward.model.sample_pass import sample_ids
+from streamward.model.native_linear import NativeLinear, PackedActivations, hadamard_transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class FusedDecoder:
             _layer(layer, self._cache[:, index], None if self._key_tables is None else self._key_tables[:, index])
             for index, layer in enumerate(decoder.layers)
         ]
-        self._layers = (native.Layer * len(layers))(*layers)
-        self._shape = native.Decoder(
+        self._layers = (native.LayerStruct * len(layers))(*layers)
+        self._shape = native.DecoderStruct(
             len(layers),
             config.hidden_size,
             config.rms_norm_eps,
@@ -106,7 +106,7 @@ class FusedDecoder:
             library is None
             or config.is_gemma
             or not (is_packed and is_bfloat16)
-            or not native.fits(head_dim=config.head_dim, group=group, page_tokens=page_tokens)
+            or not native.is_supported(head_dim=config.head_dim, group=group, page_tokens=page_tokens)
         ):
             return None
         return cls(
@@ -182,14 +182,14 @@ def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.n
 
 def _key_tables(decoder: Decoder) -> Tensor:
     """Return what the kernels leave out of keys, and the directions they keep exactly, [2, L, K, d]."""
-    basis = key_basis(decoder, sample_ids(decoder))
-    return torch.stack([basis.usual, rotated(basis.directions)])
+    basis = key_basis(decoder, calibration_ids(decoder))
+    return torch.stack([basis.mean_key, hadamard_transform(basis.outlier_direction)])
 
 
-def _layer(layer: nn.Module, cache: Tensor, key_tables: Tensor | None) -> native.Layer:
+def _layer(layer: nn.Module, cache: Tensor, key_tables: Tensor | None) -> native.LayerStruct:
     assert isinstance(layer, DecoderLayer)
     usual, directions = (None, None) if key_tables is None else (table.data_ptr() for table in key_tables)
-    return native.Layer(
+    return native.LayerStruct(
         *(_shape_address(linear) for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)),
         _address(layer.input_norm),
         None if layer.q_norm is None else _address(layer.q_norm),

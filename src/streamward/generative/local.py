@@ -62,7 +62,7 @@ class LocalGenGuard:
         Raises:
             InputError: The template refuses the conversation.
             ContextLengthError: Not even the template fits.
-            CheckpointError: The model gives no numbers.
+            CheckpointError: The model gives non-finite logits.
         """
         with self._lock:
             judgements = [self._judge_rendered(part, messages[-1].role) for part in self._windows(messages)]
@@ -198,7 +198,7 @@ class _Reader:
         """Return the logits of the next token, [vocabulary].
 
         Raises:
-            CheckpointError: They are no numbers.
+            CheckpointError: They are non-finite.
         """
         self._num_cached = min(self._num_cached, self.length - 1)
         device = self._model.decoder.embed.weight.device
@@ -210,7 +210,7 @@ class _Reader:
         self._num_cached = self.length
         logits = self._model.logits(hidden_tD[-1:])[0]
         if not bool(torch.isfinite(logits).all()):
-            raise CheckpointError("the guard's model gave logits that are no numbers; its weights are damaged")
+            raise CheckpointError("the guard's model gave non-finite logits; its weights are damaged")
         return logits
 
     def _attend(self, layer: int, q_tHd: Tensor, k_tKd: Tensor, v_tKd: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from streamward.model.config import (
     read_config,
 )
 from streamward.model.guard_model import CausalLM, GuardModel
-from streamward.model.weights import Slot, decoder_slots, head_slots, lm_head_slot, part
+from streamward.model.weights import ParamMapping, decoder_params, head_params, lm_head_param, param_rows
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -39,11 +39,11 @@ def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
     """
     raw = read_config(folder)
     config, guard = parse_model_config(raw), parse_guard_config(raw)
-    slots = [*decoder_slots(config), *head_slots(config, guard)]
-    with _opened(folder, slots, unused={lm_head_slot(config).published}) as files:
+    mappings = [*decoder_params(config), *head_params(config, guard)]
+    with _opened(folder, mappings, unused={lm_head_param(config).published}) as files:
         with torch.device("meta"):
             model = GuardModel(config, guard)
-        _fill(model, files, slots, dtype=dtype)
+        _fill(model, files, mappings, dtype=dtype)
     return model
 
 
@@ -54,15 +54,15 @@ def load_gen(folder: Path, *, dtype: torch.dtype) -> CausalLM:
         CheckpointError: As for `load_stream`.
     """
     config = parse_model_config(read_config(folder))
-    slots, unused = [*decoder_slots(config)], set[str]()
+    mappings, unused = [*decoder_params(config)], set[str]()
     if config.has_tied_embeddings:
-        unused = {lm_head_slot(config).published}
+        unused = {lm_head_param(config).published}
     else:
-        slots.append(lm_head_slot(config))
-    with _opened(folder, slots, unused=unused) as files:
+        mappings.append(lm_head_param(config))
+    with _opened(folder, mappings, unused=unused) as files:
         with torch.device("meta"):
             model = CausalLM(config)
-        _fill(model, files, slots, dtype=dtype)
+        _fill(model, files, mappings, dtype=dtype)
     if config.has_tied_embeddings:
         model.lm_head.weight = model.decoder.embed.weight
     return model
@@ -78,25 +78,25 @@ def save_checkpoint(model: GuardModel | CausalLM, folder: Path, *, max_shard_byt
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.decoder.config
-    slots = [*decoder_slots(config)]
+    mappings = [*decoder_params(config)]
     keys: dict[str, Any] = model_config_keys(config)
     if isinstance(model, GuardModel):
-        slots += head_slots(config, model.guard_config)
+        mappings += head_params(config, model.guard_config)
         keys |= guard_config_keys(model.guard_config)
     elif not config.has_tied_embeddings:
-        slots.append(lm_head_slot(config))
+        mappings.append(lm_head_param(config))
     kind = "ForGuardModel" if isinstance(model, GuardModel) else "ForCausalLM"
     keys["architectures"] = [f"{_ARCHITECTURES[config.family]}{kind}"]
     keys["torch_dtype"] = str(model.decoder.embed.weight.dtype).removeprefix("torch.")
     parameters = dict(model.named_parameters())
-    tensors = {slot.published: _published(parameters[slot.module].detach(), slot) for slot in slots}
+    tensors = {mapping.published: _published(parameters[mapping.module].detach(), mapping) for mapping in mappings}
     _write_shards(tensors, folder, max_shard_bytes=max_shard_bytes)
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
 
 
-def _published(parameter: Tensor, slot: Slot) -> Tensor:
-    values = part(parameter, slot).contiguous()
-    return values if not slot.offset else (values.float() - slot.offset).to(values.dtype)
+def _published(parameter: Tensor, mapping: ParamMapping) -> Tensor:
+    values = param_rows(parameter, mapping).contiguous()
+    return values if not mapping.offset else (values.float() - mapping.offset).to(values.dtype)
 
 
 def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int) -> None:
@@ -122,38 +122,42 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
     (folder / SINGLE_FILE).unlink(missing_ok=True)  # one of an earlier save would be read instead
 
 
-def _fill(model: nn.Module, files: Mapping[str, Any], slots: Sequence[Slot], *, dtype: torch.dtype) -> None:
+def _fill(model: nn.Module, files: Mapping[str, Any], mappings: Sequence[ParamMapping], *, dtype: torch.dtype) -> None:
     """Give a model on the meta device its weights, one tensor at a time."""
     parameters = dict(model.named_parameters())
-    for name in {slot.module for slot in slots}:
+    for name in {mapping.module for mapping in mappings}:
         owner, _, attribute = name.rpartition(".")
         values = nn.Parameter(torch.empty(parameters[name].shape, dtype=dtype, device="cpu"), requires_grad=False)
         setattr(model.get_submodule(owner), attribute, values)
         parameters[name] = values
-    for slot in slots:
+    for mapping in mappings:
         try:
-            stored = files[slot.published].get_tensor(slot.published)
-            part(parameters[slot.module].data, slot).copy_(stored.float() + slot.offset if slot.offset else stored)
+            stored = files[mapping.published].get_tensor(mapping.published)
+            param_rows(parameters[mapping.module].data, mapping).copy_(
+                stored.float() + mapping.offset if mapping.offset else stored
+            )
         except SafetensorError as error:
-            raise CheckpointError(f"{slot.published} cannot be read: {error}") from error
+            raise CheckpointError(f"{mapping.published} cannot be read: {error}") from error
     model.eval()
 
 
 @contextmanager
-def _opened(folder: Path, slots: Sequence[Slot], *, unused: set[str]) -> Iterator[Mapping[str, Any]]:
+def _opened(folder: Path, mappings: Sequence[ParamMapping], *, unused: set[str]) -> Iterator[Mapping[str, Any]]:
     """Open a checkpoint's files and check every tensor's name, shape and dtype before any memory is taken."""
     with ExitStack() as stack:
         files = _open(folder, stack)
-        _check_names(files.keys(), slots, unused=unused, folder=folder)
-        for slot in slots:
-            stored = files[slot.published].get_slice(slot.published)
+        _check_names(files.keys(), mappings, unused=unused, folder=folder)
+        for mapping in mappings:
+            stored = files[mapping.published].get_slice(mapping.published)
             shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-            if shape != slot.shape:
+            if shape != mapping.shape:
                 raise CheckpointError(
-                    f"{folder}: {slot.published} has shape {list(shape)}; expected {list(slot.shape)}"
+                    f"{folder}: {mapping.published} has shape {list(shape)}; expected {list(mapping.shape)}"
                 )
             if dtype not in _DTYPES:
-                raise CheckpointError(f"{folder}: {slot.published} is of {dtype}; expected one of {', '.join(_DTYPES)}")
+                raise CheckpointError(
+                    f"{folder}: {mapping.published} is of {dtype}; expected one of {', '.join(_DTYPES)}"
+                )
         yield files
 
 
@@ -193,8 +197,8 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _check_names(found: Iterable[str], slots: Iterable[Slot], *, unused: set[str], folder: Path) -> None:
-    names, expected = set(found), {slot.published for slot in slots}
+def _check_names(found: Iterable[str], mappings: Iterable[ParamMapping], *, unused: set[str], folder: Path) -> None:
+    names, expected = set(found), {mapping.published for mapping in mappings}
     for kind, left in (("lacks", expected - names), ("has unknown", names - expected - unused)):
         if left:
             shown = ", ".join(sorted(left)[:_SHOWN_NAMES])

@@ -394,7 +394,7 @@ def _integer(raw: Mapping[str, Any], key: str, default: int | None = None, *, at
     if value is None:
         raise CheckpointError(f"config.json: {key} is missing")
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= at_most:
-        raise CheckpointError(f"config.json: {key} is {value!r}; it must be a whole number from 1 to {at_most}")
+        raise CheckpointError(f"config.json: {key} is {value!r}; it must be an integer from 1 to {at_most}")
     return value
 
 

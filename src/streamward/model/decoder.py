@@ -73,7 +73,7 @@ class DenseAttention:
     backward pass dominates at a few hundred tokens.
     """
 
-    def __init__(self, config: ModelConfig, positions_BS: Tensor, *, hidden_BSS: Tensor | None = None) -> None:
+    def __init__(self, config: ModelConfig, positions_BS: Tensor, *, masked_BSS: Tensor | None = None) -> None:
         """Prepare the masks.
 
         Args:
@@ -84,15 +84,15 @@ class DenseAttention:
         self.batch_size, length = positions_BS.shape
         causal_SS = torch.ones(length, length, dtype=torch.bool, device=positions_BS.device).triu(1)
         self._config = config
-        self._hidden = causal_SS if hidden_BSS is None else hidden_BSS[:, None, None]
-        self._sliding_hidden = self._hidden
+        self._masked = causal_SS if masked_BSS is None else masked_BSS[:, None, None]
+        self._sliding_masked = self._masked
         if config.sliding_window is not None and length > config.sliding_window.tokens:
             distance_BSS = positions_BS[:, :, None] - positions_BS[:, None, :]
-            self._sliding_hidden = self._hidden | (distance_BSS >= config.sliding_window.tokens)[:, None, None]
+            self._sliding_masked = self._masked | (distance_BSS >= config.sliding_window.tokens)[:, None, None]
 
     def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
         """Return the attended values, [T, H * d]."""
-        hidden = self._hidden if self._config.window_of(layer) is None else self._sliding_hidden
+        hidden = self._masked if self._config.window_of(layer) is None else self._sliding_masked
         num_kv_heads, head_dim = k_TKd.shape[1:]
         length = q_THd.shape[0] // self.batch_size
         q = q_THd.view(self.batch_size, length, num_kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
@@ -110,7 +110,7 @@ class DenseAttention:
 
 
 def dense_hidden(
-    decoder: Decoder, ids_BS: Tensor, *, positions_BS: Tensor | None = None, hidden_BSS: Tensor | None = None
+    decoder: Decoder, ids_BS: Tensor, *, positions_BS: Tensor | None = None, masked_BSS: Tensor | None = None
 ) -> Tensor:
     """Run whole right-padded sequences through a decoder; hidden states [B, S, D].
 
@@ -123,6 +123,6 @@ def dense_hidden(
     batch_size, length = ids_BS.shape
     if positions_BS is None:
         positions_BS = torch.arange(length, device=ids_BS.device).expand(batch_size, length)
-    attend = DenseAttention(decoder.config, positions_BS, hidden_BSS=hidden_BSS)
+    attend = DenseAttention(decoder.config, positions_BS, masked_BSS=masked_BSS)
     hidden_TD: Tensor = decoder(ids_BS.reshape(-1), positions_BS.reshape(-1), attend)
     return hidden_TD.view(batch_size, length, -1)

@@ -24,29 +24,29 @@ _DOUBLINGS = 8  # of the power to which a matrix is raised to find its first eig
 
 @dataclass(frozen=True, slots=True)
 class KeyBasis:
-    """Of each key head, after its rotation by positions, float32 [L, K, d]; 0 where no number was found.
+    """Statistics of each key head after rotary embedding, float32 [L, K, d]; 0 where they are not finite.
 
     Attributes:
         usual: What keys have in common.
         directions: Where queries are largest, of length 1.
     """
 
-    usual: Tensor
-    directions: Tensor
+    mean_key: Tensor
+    outlier_direction: Tensor
 
 
-class _SeenHeads:
+class _RecordingAttention:
     """Attends as always, and notes what queries and keys are behind the first token, which is like no other."""
 
     def __init__(self, config: ModelConfig, *, num_tokens: int) -> None:
         self._attend = DenseAttention(config, torch.arange(num_tokens)[None])
-        self.usual: list[Tensor] = []
+        self.mean_keys: list[Tensor] = []
         self.moments: list[Tensor] = []
 
     def __call__(self, layer: int, q_THd: Tensor, k_TKd: Tensor, v_TKd: Tensor) -> Tensor:
         _, num_kv_heads, head_dim = k_TKd.shape
         q_KTd = q_THd[1:].float().unflatten(1, (num_kv_heads, -1)).transpose(0, 1).reshape(num_kv_heads, -1, head_dim)
-        self.usual.append(k_TKd[1:].float().mean(dim=0))
+        self.mean_keys.append(k_TKd[1:].float().mean(dim=0))
         self.moments.append(q_KTd.mT @ q_KTd)
         return self._attend(layer, q_THd, k_TKd, v_TKd)
 
@@ -59,13 +59,13 @@ def key_basis(decoder: Decoder, ids_T: Tensor) -> KeyBasis:
         decoder: Its layers may be packed.
         ids_T: At least two token ids.
     """
-    seen = _SeenHeads(decoder.config, num_tokens=len(ids_T))
+    seen = _RecordingAttention(decoder.config, num_tokens=len(ids_T))
     decoder(ids_T, torch.arange(len(ids_T)), seen)
-    usual_LKd, moments_LKdd = torch.stack(seen.usual), torch.stack(seen.moments)
-    return KeyBasis(_only_numbers(usual_LKd), _first_eigenvectors(_only_numbers(moments_LKdd)))
+    usual_LKd, moments_LKdd = torch.stack(seen.mean_keys), torch.stack(seen.moments)
+    return KeyBasis(_zero_non_finite(usual_LKd), _first_eigenvectors(_zero_non_finite(moments_LKdd)))
 
 
-def _only_numbers(x: Tensor) -> Tensor:
+def _zero_non_finite(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, 0.0)
 
 

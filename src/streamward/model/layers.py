@@ -68,7 +68,7 @@ def gelu_gated(gate_up_T2F: Tensor) -> Tensor:
     return F.gelu(gate_TF, approximate="tanh") * up_TF
 
 
-class SmallOps(NamedTuple):
+class PointwiseOps(NamedTuple):
     """What a layer computes between its projections; training may put compiled ones in their place."""
 
     norm: Callable[[Tensor, Tensor, float], Tensor]
@@ -76,11 +76,11 @@ class SmallOps(NamedTuple):
     gated: Callable[[Tensor], Tensor]
 
 
-PLAIN_OPS = SmallOps(rms_norm, rotate, gated)
-GEMMA_OPS = SmallOps(rms_norm, rotate, gelu_gated)
+PLAIN_OPS = PointwiseOps(rms_norm, rotate, gated)
+GEMMA_OPS = PointwiseOps(rms_norm, rotate, gelu_gated)
 
 
-def plain_ops(config: ModelConfig) -> SmallOps:
+def plain_ops(config: ModelConfig) -> PointwiseOps:
     """Return what torch computes between the projections of a decoder's layers."""
     return GEMMA_OPS if config.is_gemma else PLAIN_OPS
 

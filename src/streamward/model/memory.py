@@ -40,12 +40,12 @@ class Arena:
         self._used = 0
 
     @staticmethod
-    def room_for(num_bytes: int) -> int:
+    def packed_nbytes(num_bytes: int) -> int:
         """Return what a tensor of so many bytes takes."""
         return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
     def move(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor that lies in the arena and keeps it alive."""
-        start, self._used = self._used, self._used + self.room_for(tensor.nbytes)
+        start, self._used = self._used, self._used + self.packed_nbytes(tensor.nbytes)
         copy = self._bytes[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         return copy.copy_(tensor)

@@ -31,9 +31,9 @@ class NativeHeads(nn.Module):
         self.both = NativeLinear(_projections(heads), library=library, is_int8=False)
 
     @staticmethod
-    def fits(heads: SideHeads) -> bool:
+    def is_supported(heads: SideHeads) -> bool:
         """Whether the kernels take the heads."""
-        return NativeLinear.fits(_weight(heads.pre)) and NativeLinear.fits(_projections(heads))
+        return NativeLinear.is_supported(_weight(heads.pre)) and NativeLinear.is_supported(_projections(heads))
 
     def forward(self, hidden_TD: Tensor) -> HeadLogits:
         """Return the logits of each token, float32."""

@@ -20,7 +20,7 @@ class NativeLinear(nn.Module):
     def __init__(
         self, weight: Tensor, *, library: ctypes.CDLL, is_int8: bool, is_gated: bool = False, arena: Arena | None = None
     ) -> None:
-        """Pack a weight [out, in] of which `fits` is true; the caller drops the original.
+        """Pack a weight [out, in] for which `is_supported` returns true; the caller drops the original.
 
         Args:
             weight: bfloat16.
@@ -35,40 +35,40 @@ class NativeLinear(nn.Module):
         self.num_outputs, self.num_inputs = weight.shape
         if is_gated:  # a panel gets 16 gates, and what they gate
             weight = weight.view(2, -1, _LANES, self.num_inputs).transpose(0, 1).reshape(weight.shape)
-        self.steps: Tensor | None = None
+        self.scales: Tensor | None = None
         if is_int8:
-            weight, self.steps = _quantized(weight)
+            weight, self.scales = _quantized(weight)
         in_word = 4 // weight.itemsize
         words = weight.view(self.num_outputs // _PANEL, _PANEL, self.num_inputs // in_word, in_word)
-        arena = Arena(self.room_for(words, is_int8=is_int8)) if arena is None else arena
+        arena = Arena(self.packed_nbytes(words, is_int8=is_int8)) if arena is None else arena
         self.weights = arena.move(words.transpose(1, 2))
-        if self.steps is not None:
-            self.steps = arena.move(self.steps)
-        self.shape = native.Linear(
+        if self.scales is not None:
+            self.scales = arena.move(self.scales)
+        self.shape = native.LinearStruct(
             self.weights.data_ptr(),
-            None if self.steps is None else self.steps.data_ptr(),
+            None if self.scales is None else self.scales.data_ptr(),
             self.num_inputs,
             self.num_outputs,
         )
         """For the kernels; it points into this module."""
 
     @classmethod
-    def fits(cls, weight: Tensor) -> bool:
-        """Whether the kernels take a weight."""
+    def is_supported(cls, weight: Tensor) -> bool:
+        """Whether the kernels support the shape, dtype and device of a weight."""
         is_even = all(size % native.SIZE_STEP == 0 for size in weight.shape)
         return weight.dtype is torch.bfloat16 and is_even and weight.device.type == "cpu"
 
     @staticmethod
-    def room_for(weight: Tensor, *, is_int8: bool) -> int:
+    def packed_nbytes(weight: Tensor, *, is_int8: bool) -> int:
         """Return the bytes of an arena that a weight takes."""
         num_weights = weight.numel()
-        steps = Arena.room_for(2 * num_weights // GROUP) if is_int8 else 0
-        return Arena.room_for(num_weights * (1 if is_int8 else 2)) + steps
+        steps = Arena.packed_nbytes(2 * num_weights // GROUP) if is_int8 else 0
+        return Arena.packed_nbytes(num_weights * (1 if is_int8 else 2)) + steps
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that a step reads."""
-        return self.weights.nbytes + (0 if self.steps is None else self.steps.nbytes)
+        return self.weights.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T, [..., out], in the dtype of x."""
@@ -99,35 +99,35 @@ class PackedActivations:
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whole numbers from 1 to 255, 128 for 0 [out, in], and steps in the order of the panels."""
+    """Return integers from 1 to 255 with zero point 128 [out, in], and scales in the order of the panels."""
     num_outputs, num_inputs = weight.shape
-    whole, steps = _whole_groups(weight)
-    by_panel = steps.view(num_outputs // _PANEL, _PANEL // _LANES, _LANES, -1).permute(0, 3, 2, 1)
-    return whole.add(_ZERO).to(torch.uint8).view(num_outputs, num_inputs), by_panel.bfloat16()
+    integers, scales = _quantized_groups(weight)
+    by_panel = scales.view(num_outputs // _PANEL, _PANEL // _LANES, _LANES, -1).permute(0, 3, 2, 1)
+    return integers.add(_ZERO).to(torch.uint8).view(num_outputs, num_inputs), by_panel.bfloat16()
 
 
-def rounded(weight: Tensor) -> Tensor:
-    """Return what is left of a weight [out, in] in 8 bits, float32.
+def fake_quantize(weight: Tensor) -> Tensor:
+    """Quantize a weight [out, in] to 8 bits and return the dequantized values, float32.
 
-    Even if bfloat16 rounds it again, it has the same 8 bits: its steps are found in the largest value of a group, which
-    moves by less than half of what bfloat16 can tell apart, and its values move by a twentieth of a step.
+    Rounding the result to bfloat16 does not change its 8 bits: the scale is determined by the largest value of a
+    group, which moves by less than half a unit of bfloat16, and the other values move by a twentieth of a scale.
     """
-    whole, steps = _whole_groups(weight)
-    return rotated((whole * steps[:, None]).view_as(weight)) * math.sqrt(GROUP)
+    integers, scales = _quantized_groups(weight)
+    return hadamard_transform((integers * scales[:, None]).view_as(weight)) * math.sqrt(GROUP)
 
 
-def _whole_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate groups of inputs and divide by their steps; whole numbers from -127 to 127 [groups, 64], and steps.
+def _quantized_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate groups of inputs and divide by their scales; return integers from -127 to 127 [groups, 64], and scales.
 
-    Steps are the bfloat16 nearest to a 127th of the largest value, as float32.
+    A scale is the bfloat16 nearest to a 127th of the largest value, as float32.
     """
-    groups = rotated(weight.float()).view(-1, GROUP) / math.sqrt(GROUP)
-    steps = (groups.abs().amax(dim=-1) / 127).bfloat16().float().clamp(min=torch.finfo(torch.bfloat16).tiny)
-    return (groups / steps[:, None]).round().clamp(-127, 127), steps
+    groups = hadamard_transform(weight.float()).view(-1, GROUP) / math.sqrt(GROUP)
+    scales = (groups.abs().amax(dim=-1) / 127).bfloat16().float().clamp(min=torch.finfo(torch.bfloat16).tiny)
+    return (groups / scales[:, None]).round().clamp(-127, 127), scales
 
 
-def rotated(x: Tensor) -> Tensor:
-    """Turn each 64 successive values by Hadamard's matrix, which keeps their length."""
+def hadamard_transform(x: Tensor) -> Tensor:
+    """Multiply each group of 64 successive values by the orthonormal Hadamard matrix, which keeps their norm."""
     return (x.reshape(-1, GROUP) @ (_hadamard(GROUP) / math.sqrt(GROUP))).view_as(x)
 
 

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from streamward.errors import ConfigError
+from streamward.model.calibration_pass import calibration_ids
 from streamward.model.decoder import Decoder
-from streamward.model.equalizing import equalize
 from streamward.model.heads import SideHeads
 from streamward.model.layers import DecoderLayer
 from streamward.model.memory import Arena
 from streamward.model.native.library import kernels
 from streamward.model.native_heads import NativeHeads
 from streamward.model.native_linear import NativeLinear
-from streamward.model.rounding_error import costly_to_round
-from streamward.model.sample_pass import sample_ids
+from streamward.model.sensitive_layers import sensitive_layers
+from streamward.model.smoothquant import apply_smoothquant
 
 _PACKED_ROWS = 16  # rows of the activations the layout is chosen for: a chunk of a stream
 
@@ -67,14 +67,14 @@ def quantize_linears(decoder: Decoder) -> None:
         )
     linears = _linears(decoder.layers)
     for _, name, linear in linears:
-        if not NativeLinear.fits(linear.weight):
+        if not NativeLinear.is_supported(linear.weight):
             raise ConfigError(
                 f"weights of 8 bits need bfloat16 and sizes that are multiples of 64; {name} is"
                 f" {linear.weight.dtype} {list(linear.weight.shape)}; set weights to full"
             )
-    ids_T = sample_ids(decoder)
-    equalize(decoder, ids_T)
-    exact = costly_to_round(decoder, ids_T, library=library)
+    ids_T = calibration_ids(decoder)
+    apply_smoothquant(decoder, ids_T)
+    exact = sensitive_layers(decoder, ids_T, library=library)
     _pack_native([each for each in linears if each[2] not in exact], library=library, is_int8=True)
 
 
@@ -91,7 +91,9 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
     library = kernels() if native else None
     if library is not None:
         in_layers = [each for each in _linears(model) if isinstance(each[0], DecoderLayer)]
-        _pack_native([each for each in in_layers if NativeLinear.fits(each[2].weight)], library=library, is_int8=False)
+        _pack_native(
+            [each for each in in_layers if NativeLinear.is_supported(each[2].weight)], library=library, is_int8=False
+        )
         _pack_heads(model, library=library)
     for module, name, linear in _linears(model):
         weight = linear.weight.detach()
@@ -101,7 +103,7 @@ def pack_linears(model: nn.Module, *, native: bool = True) -> None:
 
 def _pack_native(linears: list[tuple[nn.Module, str, nn.Linear]], *, library: ctypes.CDLL, is_int8: bool) -> None:
     """Replace linear layers by such that the kernels read, side by side in memory in the order of the list."""
-    arena = Arena(sum(NativeLinear.room_for(linear.weight, is_int8=is_int8) for _, _, linear in linears))
+    arena = Arena(sum(NativeLinear.packed_nbytes(linear.weight, is_int8=is_int8) for _, _, linear in linears))
     for module, name, linear in linears:
         packed = NativeLinear(
             linear.weight.detach(), library=library, is_int8=is_int8, is_gated=name == "gate_up", arena=arena
@@ -112,7 +114,7 @@ def _pack_native(linears: list[tuple[nn.Module, str, nn.Linear]], *, library: ct
 def _pack_heads(model: nn.Module, *, library: ctypes.CDLL) -> None:
     found = [(module, name, child) for module in model.modules() for name, child in module.named_children()]
     for module, name, child in found:
-        if isinstance(child, SideHeads) and NativeHeads.fits(child):
+        if isinstance(child, SideHeads) and NativeHeads.is_supported(child):
             setattr(module, name, NativeHeads(child, library=library))
 
 

@@ -21,8 +21,8 @@ from streamward.evals.metrics import count
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config import OperatingPoint, guard_config_keys, read_config
+from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.guard_model import GuardModel
-from streamward.model.rounding import round_weights
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
@@ -97,7 +97,7 @@ def run(config_path: Path) -> Path:
         raise ConfigError(f"{config.guard} is a Gen guard; only Stream guards have operating points")
     model, tokenizer = load_stream(folder, dtype=torch.bfloat16), GuardTokenizer.from_folder(folder)
     if config.rounded_weights:
-        round_weights(model.decoder)
+        fake_quantize_weights(model.decoder)
     for heads in (model.prompt_heads, model.response_heads):
         heads.float()
     samples, files = _read(config)

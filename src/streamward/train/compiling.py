@@ -11,7 +11,7 @@ import torch
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
-from streamward.model.layers import DecoderLayer, Rotation, SmallOps, plain_ops
+from streamward.model.layers import DecoderLayer, PointwiseOps, Rotation, plain_ops
 from streamward.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ def compiled_layers(decoder: Decoder, config: RunConfig, *, num_steps: int) -> I
         _install(decoder, plain)
 
 
-def _compiled(decoder: Decoder, config: RunConfig) -> SmallOps:
+def _compiled(decoder: Decoder, config: RunConfig) -> PointwiseOps:
     plain = plain_ops(decoder.config)
     try:
-        ops = SmallOps(*(torch.compile(op, dynamic=True) for op in plain))
+        ops = PointwiseOps(*(torch.compile(op, dynamic=True) for op in plain))
         _try_out(ops, decoder)
     except Exception as error:  # torch has an error of its own for every way in which a compiler fails
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -57,7 +57,7 @@ def _compiled(decoder: Decoder, config: RunConfig) -> SmallOps:
     return ops
 
 
-def _try_out(ops: SmallOps, decoder: Decoder) -> None:
+def _try_out(ops: PointwiseOps, decoder: Decoder) -> None:
     """Compile each operation, forward and backward, for any number of tokens."""
     layer = next(iter(decoder.layers))
     assert isinstance(layer, DecoderLayer)
@@ -76,7 +76,7 @@ def _try_out(ops: SmallOps, decoder: Decoder) -> None:
         result.sum().backward()
 
 
-def _install(decoder: Decoder, ops: SmallOps) -> None:
+def _install(decoder: Decoder, ops: PointwiseOps) -> None:
     for layer in decoder.layers:
         assert isinstance(layer, DecoderLayer)
         layer.ops = ops

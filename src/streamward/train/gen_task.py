@@ -81,7 +81,7 @@ def collate_trees(examples: Sequence[GenExample], *, device: torch.device) -> Ge
 
 def answer_loss(model: CausalLM, batch: GenBatch) -> Loss:
     """Return the cross entropy of the answer's tokens over the whole vocabulary, per row."""
-    hidden_BSD = dense_hidden(model.decoder, batch.ids_BS, positions_BS=batch.positions_BS, hidden_BSS=batch.hidden_BSS)
+    hidden_BSD = dense_hidden(model.decoder, batch.ids_BS, positions_BS=batch.positions_BS, masked_BSS=batch.hidden_BSS)
     logits = model.logits(hidden_BSD.flatten(0, 1)[batch.rows_N])
     losses_N = F.cross_entropy(logits, batch.tokens_N, reduction="none") * batch.weights_N
     total = losses_N.sum() / batch.num_rows
@@ -131,7 +131,7 @@ def score_answers(
     for indices in plan_batches([each.num_tokens for each in examples], max_tokens=batch_tokens, seed=0):
         batch = collate_trees([examples[index] for index in indices], device=device)
         hidden_BSD = dense_hidden(
-            model.decoder, batch.ids_BS, positions_BS=batch.positions_BS, hidden_BSS=batch.hidden_BSS
+            model.decoder, batch.ids_BS, positions_BS=batch.positions_BS, masked_BSS=batch.hidden_BSS
         )
         start, rows, owners = 0, [], []
         for index in indices:

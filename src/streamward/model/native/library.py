@@ -22,7 +22,7 @@ _STRIP, _PART = 16, 32  # as in cache.h
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
 
-class Linear(ctypes.Structure):
+class LinearStruct(ctypes.Structure):
     """`Linear` in linear.h."""
 
     _fields_: ClassVar = [
@@ -66,7 +66,7 @@ class AttendPlan(ctypes.Structure):
     ]
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """`Layer` in decode.c."""
 
     _fields_: ClassVar = [
@@ -76,7 +76,7 @@ class Layer(ctypes.Structure):
     ]
 
 
-class Decoder(ctypes.Structure):
+class DecoderStruct(ctypes.Structure):
     """`Decoder` in decode.c."""
 
     _fields_: ClassVar = [
@@ -146,7 +146,7 @@ def cache_token_bytes(*, num_kv_heads: int, head_dim: int, is_int8: bool) -> int
     return num_kv_heads * (2 * head_dim + exact if is_int8 else 4 * head_dim)
 
 
-def fits(*, head_dim: int, group: int, page_tokens: int) -> bool:
+def is_supported(*, head_dim: int, group: int, page_tokens: int) -> bool:
     """Whether attention takes a decoder's shape.
 
     Args:

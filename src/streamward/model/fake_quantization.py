@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from streamward.errors import ConfigError
+from streamward.model.calibration_pass import calibration_ids
 from streamward.model.decoder import Decoder
-from streamward.model.equalizing import equalize
-from streamward.model.native_linear import GROUP, rounded
-from streamward.model.sample_pass import sample_ids
+from streamward.model.native_linear import GROUP, fake_quantize
+from streamward.model.smoothquant import apply_smoothquant
 
 
 @torch.no_grad()
-def round_weights(decoder: Decoder) -> None:
+def fake_quantize_weights(decoder: Decoder) -> None:
     """Round the weights of a decoder's linear layers as `quantize_linears` does, which will then find them as they are.
 
     Args:
-        decoder: In bfloat16, not packed. Channels are equalized on the way.
+        decoder: In bfloat16, not packed. SmoothQuant is applied first.
 
     Raises:
         ConfigError: A layer's inputs are no multiple of 64.
@@ -31,7 +31,7 @@ def round_weights(decoder: Decoder) -> None:
                 f"rounded weights need inputs that are multiples of {GROUP}; there is a layer of {linear.in_features}"
             )
     decoder.float().fill_rotary_table()  # other CPUs find the same channels large then
-    equalize(decoder, sample_ids(decoder))
+    apply_smoothquant(decoder, calibration_ids(decoder))
     for linear in linears:
-        linear.weight.copy_(rounded(linear.weight))
+        linear.weight.copy_(fake_quantize(linear.weight))
     decoder.bfloat16().fill_rotary_table()  # which stays float32

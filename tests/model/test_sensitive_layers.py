@@ -9,7 +9,7 @@ from streamward.model.layers import DecoderLayer
 from streamward.model.native.library import kernels
 from streamward.model.native_linear import NativeLinear
 from streamward.model.packing import quantize_linears
-from streamward.model.rounding_error import costly_to_round
+from streamward.model.sensitive_layers import sensitive_layers
 from tests.model.test_native_linear import needs_kernels, small_decoder
 
 IDS = torch.arange(30)
@@ -35,7 +35,7 @@ def enlarge(linear: nn.Module, factor: float) -> None:
 def costly(decoder: Decoder) -> set[nn.Module]:
     library = kernels()
     assert library is not None
-    return costly_to_round(decoder, IDS, library=library)
+    return sensitive_layers(decoder, IDS, library=library)
 
 
 @needs_kernels

@@ -12,17 +12,17 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from streamward.model.calibration_pass import forward_hooks
 from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.layers import DecoderLayer
 from streamward.model.native_linear import NativeLinear
-from streamward.model.sample_pass import watched
 
 _LARGEST_ERROR = 5e-6
 """Of the residual stream's power. Two of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
 
 
 @torch.inference_mode()
-def costly_to_round(decoder: Decoder, ids_T: Tensor, *, library: ctypes.CDLL) -> set[nn.Module]:
+def sensitive_layers(decoder: Decoder, ids_T: Tensor, *, library: ctypes.CDLL) -> set[nn.Module]:
     """Return the linear layers whose rounding disturbs the residual stream too much.
 
     Args:
@@ -43,7 +43,7 @@ def costly_to_round(decoder: Decoder, ids_T: Tensor, *, library: ctypes.CDLL) ->
         if (rounded_TD - exact_TD).square().sum() > _LARGEST_ERROR * stream_TD.square().sum():
             costly.add(writer)
 
-    with watched(writers, compare):
+    with forward_hooks(writers, compare):
         dense_hidden(decoder, ids_T[None])
     return costly
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from streamward.model.decoder import Decoder, dense_hidden
-from streamward.model.equalizing import equalize
 from streamward.model.layers import DecoderLayer
+from streamward.model.smoothquant import apply_smoothquant
 from tests.model.test_native_linear import small_decoder
 
 IDS = torch.arange(30)
@@ -35,24 +35,24 @@ def hidden(decoder: Decoder) -> Tensor:
 def test_no_bit_of_the_outputs_changes() -> None:
     decoder = decoder_with_large_channels()
     plain = copy.deepcopy(decoder)
-    equalize(decoder, IDS)
+    apply_smoothquant(decoder, IDS)
     assert torch.equal(hidden(decoder), hidden(plain))
 
 
 def test_large_channels_come_closer_to_the_rest() -> None:
     decoder = decoder_with_large_channels()
-    equalize(decoder, IDS)
+    apply_smoothquant(decoder, IDS)
     layer = layer_of(decoder)
     for norm, channel, before in ((layer.input_norm, 5, 60.0), (layer.post_norm, 70, 40.0)):
         weight = norm.weight.detach()
         assert float(weight[channel] / weight.median()) < before / 8
 
 
-def test_what_is_equalized_stays_as_it_is() -> None:
+def test_smoothing_twice_changes_nothing() -> None:
     decoder = decoder_with_large_channels()
-    equalize(decoder, IDS)
+    apply_smoothquant(decoder, IDS)
     once = copy.deepcopy(decoder.state_dict())
-    equalize(decoder, IDS)
+    apply_smoothquant(decoder, IDS)
     assert all(torch.equal(tensor, once[name]) for name, tensor in decoder.state_dict().items())
 
 
@@ -60,6 +60,6 @@ def test_a_damaged_norm_stays_damaged() -> None:
     decoder = decoder_with_large_channels()
     with torch.no_grad():
         layer_of(decoder).input_norm.weight[9] = float("nan")
-    equalize(decoder, IDS)
+    apply_smoothquant(decoder, IDS)
     assert hidden(decoder).isnan().any()
     assert int(layer_of(decoder).input_norm.weight.isfinite().sum()) == 127

@@ -14,7 +14,7 @@ from streamward.model.decoder import Decoder
 _NUM_TOKENS = 128
 
 
-def sample_ids(decoder: Decoder) -> Tensor:
+def calibration_ids(decoder: Decoder) -> Tensor:
     """Return random token ids [T], the same ones every time: which channels are large depends little on the text."""
     num_tokens = min(_NUM_TOKENS, decoder.config.max_positions)
     generator = torch.Generator().manual_seed(0)
@@ -22,13 +22,13 @@ def sample_ids(decoder: Decoder) -> Tensor:
 
 
 @contextmanager
-def watched(
-    modules: Iterable[nn.Module], see: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Any]
+def forward_hooks(
+    modules: Iterable[nn.Module], hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Any]
 ) -> Iterator[None]:
-    """Call `see` with each of some modules, its inputs and its output, whenever it has run."""
-    hooks = [module.register_forward_hook(see) for module in modules]
+    """Call `hook` with each of some modules, its inputs and its output, whenever it has run."""
+    handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()

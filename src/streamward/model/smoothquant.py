@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from streamward.model.calibration_pass import forward_hooks
 from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.layers import DecoderLayer, RMSNorm
-from streamward.model.sample_pass import watched
 
 _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9 left larger errors
 _SMALLEST = 1e-5
@@ -22,7 +22,7 @@ _LEAST_GAIN = 1.0  # octaves
 
 
 @torch.inference_mode()
-def equalize(decoder: Decoder, ids_T: Tensor) -> None:
+def apply_smoothquant(decoder: Decoder, ids_T: Tensor) -> None:
     """Scale the channels between norms and the layers that read them; the decoder computes the same as before.
 
     Args:
@@ -35,7 +35,7 @@ def equalize(decoder: Decoder, ids_T: Tensor) -> None:
     def note_range(linear: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         ranges[linear] = inputs[0][1:].abs().float().amax(dim=0)  # the first token's left out: it is like no other
 
-    with watched([linear for _, linear in readers], note_range):
+    with forward_hooks([linear for _, linear in readers], note_range):
         dense_hidden(decoder, ids_T[None])
     for norm, linear in readers:
         factors_I = _factors(ranges[linear], linear.weight)
@@ -51,9 +51,9 @@ def _readers(layer: nn.Module) -> Iterator[tuple[RMSNorm, nn.Linear]]:
 
 
 def _factors(range_I: Tensor, weight: Tensor) -> Tensor:
-    """Return powers of two for the columns; 1 where a range is no number, as in a damaged checkpoint.
+    """Return powers of two for the columns; 1 where a range is not finite, as in a damaged checkpoint.
 
-    All are 1 where no column is off by a factor of two, so that what is equalized once stays as it is.
+    All are 1 where no column is off by a factor of two, so that smoothing a decoder twice changes nothing.
     """
     columns_I = weight.abs().float().amax(dim=0)
     factors_I = range_I.clamp(min=_SMALLEST) ** _SHARE / columns_I.clamp(min=_SMALLEST) ** (1 - _SHARE)
