@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamward.data.held_back import is_held_back
+from streamward.data.held_out import is_held_out
 from streamward.data.jsonl import read_samples
 from streamward.errors import InputError
 from streamward.evals.cohorts import cohort
@@ -91,9 +91,9 @@ def test_ones_own_file_is_a_set_of_its_own(tmp_path):
 def test_only_rows_that_training_holds_back_are_read_if_asked(tmp_path):
     records = [ours(id=str(index), prompt=f"p{index}", native={"twin": str(index // 2)}) for index in range(80)]
     write(tmp_path / "own.jsonl", records)
-    (found,) = load_set(tmp_path, entry_of("own"), held_back=0.3)
+    (found,) = load_set(tmp_path, entry_of("own"), held_out=0.3)
     samples = list(read_samples(tmp_path / "own.jsonl"))
-    expected = [sample.id for sample in samples if is_held_back(sample, fraction=0.3)]
+    expected = [sample.id for sample in samples if is_held_out(sample, fraction=0.3)]
     assert [row.id for row in found.rows] == expected
     assert 4 <= len(expected) <= 50 and len(expected) % 2 == 0  # twins stay together
     assert found.sampled_from == 80

@@ -79,7 +79,7 @@ def test_an_adapter_says_that_its_weights_are_rounded(
     workplace: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Decoder] = []
-    monkeypatch.setattr(calibrate, "round_weights", seen.append)  # the tiny guard's sizes do not suit 8 bits
+    monkeypatch.setattr(calibrate, "fake_quantize_weights", seen.append)  # the tiny guard's sizes do not suit 8 bits
     assert not load_adapter(run(calibrate_config(workplace, trained, workplace / "plain"))).has_rounded_weights
     output = run(calibrate_config(workplace, trained, workplace / "out", rounded_weights=True))
     assert len(seen) == 1

@@ -137,7 +137,7 @@ def test_a_run_ends_in_a_guard_that_has_learnt(workplace: Path) -> None:
     settings = {"frame_loss_weight": 0.01, "epochs": 6.0, "batch_tokens": 1024, "num_layers": 2}
     folder = train(config(workplace, "tiny-gen", without=GEN_KEYS, **settings))
     report = json.loads((folder / "report.json").read_text())
-    assert report["held_back"]["prompt"]["all"]["f1"] > 0.9
+    assert report["held_out"]["prompt"]["all"]["f1"] > 0.9
     with streamward.load(folder) as guard:
         assert guard.moderate(prompt=f"500 {RISKY}").decision.action == "block"
         assert guard.moderate(prompt=f"501 {CALM}").decision.action == "allow"

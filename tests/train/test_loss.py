@@ -7,7 +7,7 @@ from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, RiskLevel, Side
 from streamward.train.batching import SideTargets, collate, plan_batches
 from streamward.train.examples import Example, Target
-from streamward.train.loss import LossWeights, flicker, joint_loss, response_terms, side_loss
+from streamward.train.loss import LossWeights, joint_loss, monotonicity_loss, response_terms, side_loss
 from tests.train.tiny import GUARD_CONFIG, tiny_guard
 
 EXAMPLES = [
@@ -100,9 +100,9 @@ def test_one_alarm_in_a_safe_response_weighs_as_much_as_the_alarm_term_says() ->
 def test_only_a_fall_of_the_risk_within_one_response_is_flicker() -> None:
     low, high = [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]
     rising, falling = torch.tensor([low, high]), torch.tensor([high, low])
-    assert float(flicker(rising, response_targets([0, 0], unmarked=False), safe=0)) == 0.0
-    assert float(flicker(falling, response_targets([0, 0], unmarked=False), safe=0)) > 0.4
-    assert float(flicker(falling, response_targets([0, 1], unmarked=False), safe=0)) == 0.0
+    assert float(monotonicity_loss(rising, response_targets([0, 0], unmarked=False), safe=0)) == 0.0
+    assert float(monotonicity_loss(falling, response_targets([0, 0], unmarked=False), safe=0)) > 0.4
+    assert float(monotonicity_loss(falling, response_targets([0, 1], unmarked=False), safe=0)) == 0.0
 
 
 def test_the_loss_with_every_term_of_a_fixed_batch_stays_what_it_was() -> None:
@@ -110,6 +110,6 @@ def test_the_loss_with_every_term_of_a_fixed_batch_stays_what_it_was() -> None:
     targets = tuple(Target(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25, is_unmarked=True) for index in range(1, 5))
     batch = collate([*EXAMPLES, Example((1, 9, 8, 3, 7), targets, 1.0, "c")], GUARD_CONFIG)
     hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
-    weights = LossWeights(category=0.3, response=1.0, instance=0.5, flicker=0.5)
+    weights = LossWeights(category=0.3, response=1.0, instance=0.5, monotonicity_loss=0.5)
     loss, _ = joint_loss(model, hidden, batch, weights=weights)
     assert loss.item() == pytest.approx(1.40601, abs=1e-4)

@@ -8,7 +8,7 @@ import pytest
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
 from streamward.train.config import SourceConfig, StreamTrainConfig
-from streamward.train.mixture import Split, draw, unlearnt
+from streamward.train.mixture import Split, draw, held_out_rows
 
 
 def write(path: Path, count: int, **changes: object) -> None:
@@ -36,11 +36,11 @@ def prompts(rows) -> list[str]:
 
 def test_a_source_that_is_not_learnt_from_gives_its_held_back_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 200)
-    learnt = split(tmp_path, SourceConfig(file="a.jsonl"))
-    unlearnt = split(tmp_path, SourceConfig(file="a.jsonl", learn=False))
-    assert unlearnt.train == []
-    assert prompts(unlearnt.validation) == prompts(learnt.validation)
-    assert 20 < len(learnt.validation) < 80
+    train_set = split(tmp_path, SourceConfig(file="a.jsonl"))
+    held_out_rows = split(tmp_path, SourceConfig(file="a.jsonl", learn=False))
+    assert held_out_rows.train == []
+    assert prompts(held_out_rows.validation) == prompts(train_set.validation)
+    assert 20 < len(train_set.validation) < 80
 
 
 def test_a_file_named_twice_is_held_back_once(tmp_path: Path) -> None:
@@ -84,16 +84,16 @@ def test_a_relabelled_file_is_read_instead_of_its_source(tmp_path: Path) -> None
 def test_the_halves_share_no_row_and_miss_none(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 200)
     base = StreamTrainConfig(name="x", data_root=tmp_path, sources=(SourceConfig(file="a.jsonl"),))
-    whole, first, second = (prompts(draw(base.model_copy(update={"half": half})).train) for half in (None, "A", "B"))
+    whole, first, second = (prompts(draw(base.model_copy(update={"fold": fold})).train) for fold in (None, "A", "B"))
     assert sorted(first + second) == whole
     assert 60 < len(first) < 140
 
 
 def test_a_response_alone_keeps_its_label_and_its_side_of_the_split(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 200, response="an answer", response_label="Unsafe", prompt_label="Unsafe")
-    learnt = split(tmp_path, SourceConfig(file="a.jsonl"))
+    train_set = split(tmp_path, SourceConfig(file="a.jsonl"))
     alone = split(tmp_path, SourceConfig(file="a.jsonl", use="response-alone"))
-    assert len(alone.train) == len(learnt.train)
+    assert len(alone.train) == len(train_set.train)
     assert {(row.sample.prompt, row.sample.prompt_label) for row in alone.train} == {("", None)}
     assert {row.sample.response_label for row in alone.train} == {RiskLevel.UNSAFE}
 
@@ -106,10 +106,10 @@ def test_prompts_without_a_response_are_not_read_alone(tmp_path: Path) -> None:
 
 def test_what_a_run_holds_back_can_be_read_without_it(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", 200)
-    held_back = split(tmp_path, SourceConfig(file="a.jsonl")).validation
-    found = unlearnt(tmp_path / "a.jsonl", held_back_fraction=0.25)
-    assert sorted(row.prompt for row in found) == prompts(held_back)
-    assert len(unlearnt(tmp_path / "a.jsonl", held_back_fraction=None)) == 200
+    held_out = split(tmp_path, SourceConfig(file="a.jsonl")).validation
+    found = held_out_rows(tmp_path / "a.jsonl", held_out_fraction=0.25)
+    assert sorted(row.prompt for row in found) == prompts(held_out)
+    assert len(held_out_rows(tmp_path / "a.jsonl", held_out_fraction=None)) == 200
 
 
 def test_answers_may_be_learnt_from_under_prompts_of_another_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from streamward.schema import RiskLevel, Side
-from streamward.train.operating_point import best_line, operating_point
+from streamward.train.operating_point import best_threshold, operating_point
 from streamward.train.scoring import Score, held_peak
 
 
@@ -45,22 +45,25 @@ def test_safe_rows_of_any_kind_can_move_the_line_up_too() -> None:
 def test_the_best_line_keeps_its_caps() -> None:
     values = torch.tensor([0.1, 0.6, 0.2, 0.55, 0.7])
     positive = torch.tensor([False, False, False, True, True])
-    assert best_line(values, positive) == pytest.approx((0.2 + 0.55) / 2)
-    assert best_line(values, positive, [(~positive, 0.2)]) == pytest.approx((0.6 + 0.7) / 2)
-    assert best_line(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)]) == 1.0
-    assert best_line(values, torch.zeros(5, dtype=torch.bool), [(~positive, 0.2)]) > 0.6, "nothing to find: flag little"
+    assert best_threshold(values, positive) == pytest.approx((0.2 + 0.55) / 2)
+    assert best_threshold(values, positive, [(~positive, 0.2)]) == pytest.approx((0.6 + 0.7) / 2)
+    assert best_threshold(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)]) == 1.0
+    assert best_threshold(values, torch.zeros(5, dtype=torch.bool), [(~positive, 0.2)]) > 0.6, (
+        "nothing to find: flag little"
+    )
 
 
 def test_more_values_than_lines_tried_still_give_a_good_line() -> None:
     values = torch.linspace(0, 1, 5001)
-    assert best_line(values, values > 0.3) == pytest.approx(0.3, abs=0.005)
+    assert best_threshold(values, values > 0.3) == pytest.approx(0.3, abs=0.005)
 
 
 def test_recall_takes_the_lowest_line_that_is_allowed() -> None:
     values = torch.tensor([0.1, 0.3, 0.4, 0.9])
     positive = torch.tensor([False, False, False, True])
-    assert best_line(values, positive) == pytest.approx(0.65)
-    assert best_line(values, positive, [(~positive, 0.4)], aim="recall") == pytest.approx(0.35)
+    assert best_threshold(values, positive) == pytest.approx(0.65)
+    assert best_threshold(values, positive, [(~positive, 0.4)], aim="recall") == pytest.approx(0.35)
     assert (
-        best_line(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)], aim="recall") == 1
+        best_threshold(torch.ones(2), torch.tensor([False, True]), [(torch.tensor([True, False]), 0.1)], aim="recall")
+        == 1
     )

@@ -18,7 +18,7 @@ def test_alone_nothing_is_shared() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     World().average_gradients([parameter])
     assert parameter.grad is None
-    assert World().is_chief
+    assert World().is_main_process
 
 
 @pytest.mark.slow

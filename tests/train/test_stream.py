@@ -21,7 +21,7 @@ from tests.train.tiny import CALM, RISKY, config, guard_tokenizer, row
 def test_a_run_ends_in_a_guard_that_has_learnt(workplace: Path) -> None:
     folder = train(config(workplace, "tiny"))
     report = json.loads((folder / "report.json").read_text())
-    assert report["held_back"]["prompt"]["all"]["f1"] > 0.9
+    assert report["held_out"]["prompt"]["all"]["f1"] > 0.9
     with streamward.load(folder) as guard:
         assert guard.moderate(prompt=f"500 {RISKY}").decision.action == "block"
         assert guard.moderate(prompt=f"501 {CALM}").decision.action == "allow"
@@ -68,7 +68,7 @@ def test_more_layers_than_the_base_has_are_refused(workplace: Path) -> None:
 
 def test_every_term_and_every_kind_of_row_can_be_switched_on(workplace: Path) -> None:
     options: dict[str, Any] = {
-        "instance_weight": 0.5,
+        "mil_loss_weight": 0.5,
         "flicker_weight": 0.2,
         "prefix_fraction": 0.5,
         "long_rows": "windows",
@@ -76,7 +76,7 @@ def test_every_term_and_every_kind_of_row_can_be_switched_on(workplace: Path) ->
     folder = train(config(workplace, "tiny", max_tokens=40, epochs=1.0, unmarked_onset="ramp", **options))
     report = json.loads((folder / "report.json").read_text())
     assert report["num_rows"] > 105  # of 120, a fifth held back
-    assert report["config"]["flicker_weight"] == 0.2
+    assert report["config"]["monotonicity_loss_weight"] == 0.2
 
 
 def test_marks_can_be_left_aside(workplace: Path) -> None:

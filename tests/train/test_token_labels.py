@@ -116,7 +116,7 @@ def test_a_place_is_counted_in_tokens_from_the_mark(mark: int, late: int) -> Non
             return SimpleNamespace(response=SimpleNamespace(risk_level=level))
 
     class Continues:
-        def go_on(self, *_: object, **__: object) -> list[str]:
+        def generate(self, *_: object, **__: object) -> list[str]:
             return [""]
 
     guard: Any = Flags()
@@ -150,9 +150,9 @@ def test_an_interrupted_run_asks_for_no_row_twice(tmp_path: Path) -> None:
 def test_continuations_are_as_many_as_asked_and_repeatable(workplace: Path) -> None:
     sample = parse_row({"prompt": "Hi", "response": "There"}, source="s")
     options: dict[str, Any] = {"count": 3, "max_new_tokens": 5, "temperature": 1.0}
-    first = Writer.load(str(workplace / "base"), seed=1).go_on(sample, "Th", **options)
+    first = Writer.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options)
     assert len(first) == 3
-    assert Writer.load(str(workplace / "base"), seed=1).go_on(sample, "Th", **options) == first
+    assert Writer.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options) == first
 
 
 def test_reading_on_with_the_cache_gives_what_one_pass_gives(workplace: Path) -> None:

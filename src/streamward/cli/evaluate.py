@@ -168,15 +168,15 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}; it must be at least 1")
-    if arguments.held_back is not None and not 0 < arguments.held_back < 1:
-        raise InputError(f"--held-back is {arguments.held_back}; it must be between 0 and 1")
+    if arguments.held_out is not None and not 0 < arguments.held_out < 1:
+        raise InputError(f"--held-back is {arguments.held_out}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
     from streamward.evals.report import write_report
 
     suite = Suite(arguments.suite)
     sets = plan(
-        _read_sets(source, arguments.sets, held_back=arguments.held_back),
+        _read_sets(source, arguments.sets, held_out=arguments.held_out),
         suite,
         has_robustness=arguments.robustness,
         max_rows=arguments.limit,
@@ -202,7 +202,7 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
     return ExitCode.FAILURE if is_failed else ExitCode.ALLOWED
 
 
-def _read_sets(source: str, names: str | None, *, held_back: float | None) -> "list[EvalSet]":
+def _read_sets(source: str, names: str | None, *, held_out: float | None) -> "list[EvalSet]":
     from streamward.evals.hub_sets import HUB, fetch_set, hub_entries
     from streamward.evals.sets import available_sets, choose_sets, load_set, read_set
 
@@ -211,8 +211,8 @@ def _read_sets(source: str, names: str | None, *, held_back: float | None) -> "l
     if names is not None:
         entries = choose_sets(entries, [name.strip() for name in names.split(",")])
     if source == HUB:
-        return [each for entry in entries for each in read_set(fetch_set(entry), entry, held_back=held_back)]
-    return [each for entry in entries for each in load_set(folder, entry, held_back=held_back)]
+        return [each for entry in entries for each in read_set(fetch_set(entry), entry, held_out=held_out)]
+    return [each for entry in entries for each in load_set(folder, entry, held_out=held_out)]
 
 
 Opening = tuple[str, "Callable[[], GuardUnderTest]"]

@@ -36,9 +36,9 @@ class Duplicates:
         self._texts: dict[int, Labels] = {}
         self._bands: dict[int, int] = {}
         self._signatures: list[NDArray[np.uint32]] = []
-        chance = np.random.default_rng(0)
-        self._factors = chance.integers(1, int(_PRIME), _BANDS * _ROWS, dtype=np.uint64)[:, None]
-        self._offsets = chance.integers(0, int(_PRIME), _BANDS * _ROWS, dtype=np.uint64)[:, None]
+        rng = np.random.default_rng(0)
+        self._factors = rng.integers(1, int(_PRIME), _BANDS * _ROWS, dtype=np.uint64)[:, None]
+        self._offsets = rng.integers(0, int(_PRIME), _BANDS * _ROWS, dtype=np.uint64)[:, None]
 
     def check(self, sample: Sample) -> str | None:
         """Say what a row repeats; one that is new is remembered.

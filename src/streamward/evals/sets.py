@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from streamward.data.held_back import is_held_back
+from streamward.data.held_out import is_held_out
 from streamward.data.jsonl import Sample, parse_row
 from streamward.errors import InputError
 from streamward.evals.layouts import LAYOUTS
@@ -90,7 +90,7 @@ def choose_sets(available: Sequence[SetEntry], names: Sequence[str]) -> list[Set
     return [by_name[name] for name in names]
 
 
-def load_set(folder: Path, entry: SetEntry, *, held_back: float | None = None) -> list[EvalSet]:
+def load_set(folder: Path, entry: SetEntry, *, held_out: float | None = None) -> list[EvalSet]:
     """Read one set: our JSON lines, or files in the published layout.
 
     Args:
@@ -108,10 +108,10 @@ def load_set(folder: Path, entry: SetEntry, *, held_back: float | None = None) -
     paths = _files_of(folder, entry.name)
     if not paths:
         raise InputError(f"{str(folder)!r} has no {entry.name} (a file {entry.name}.jsonl.gz, or a folder)")
-    return read_set(paths, entry, held_back=held_back)
+    return read_set(paths, entry, held_out=held_out)
 
 
-def read_set(paths: Sequence[Path], entry: SetEntry, *, held_back: float | None = None) -> list[EvalSet]:
+def read_set(paths: Sequence[Path], entry: SetEntry, *, held_out: float | None = None) -> list[EvalSet]:
     """Like `load_set`, from given files."""
     picks: list[tuple[Side, Pick, bool]] = [
         (side, _PICK[side], entry.keeps_tokens and side is Side.RESPONSE) for side in entry.sides
@@ -123,10 +123,10 @@ def read_set(paths: Sequence[Path], entry: SetEntry, *, held_back: float | None 
     for side, pick, keeps_tokens in picks:
         rows = list(_rows(samples, entry, side, pick))
         evals.append(EvalSet(entry.name, side, tuple(row for _, row in rows), keeps_tokens))
-        if held_back is not None:
-            kept = tuple(row for sample, row in rows if is_held_back(sample, fraction=held_back))
+        if held_out is not None:
+            kept = tuple(row for sample, row in rows if is_held_out(sample, fraction=held_out))
             evals[-1] = replace(evals[-1], rows=kept, sampled_from=len(rows))
-    if held_back is None and not any(each.rows for each in evals):
+    if held_out is None and not any(each.rows for each in evals):
         raise InputError(f"{entry.name} holds no row with a label")
     return [each for each in evals if each.rows]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from streamward.data.jsonl import Sample
 from streamward.evals.metrics import count
@@ -16,10 +16,10 @@ from streamward.model.config import OperatingPoint, parse_guard_config, read_con
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.train.config import TomlSettings
-from streamward.train.mixture import unlearnt
+from streamward.train.initialization import is_stream_folder
+from streamward.train.mixture import held_out_rows
 from streamward.train.recipe import RecipeConfig, run_once, score_rows
 from streamward.train.scoring import Score
-from streamward.train.start import is_stream_folder
 
 REPORT_FILE = "ablation.json"
 TABLE_FILE = "ablation.md"
@@ -43,7 +43,9 @@ class AblationConfig(TomlSettings):
     test_root: Path
     tests: tuple[str, ...] = Field(min_length=1)
     """Labelled files no variant learns from."""
-    held_back_fraction: float | None = Field(default=None, gt=0, lt=1)
+    held_out_fraction: float | None = Field(
+        default=None, gt=0, lt=1, validation_alias=AliasChoices("held_out_fraction", "held_back_fraction")
+    )
     """Only their rows that the recipe, with this `validation_fraction`, holds back; all by default."""
     max_test_rows: int | None = Field(default=None, gt=0)
     """Only the first rows of each."""
@@ -59,7 +61,7 @@ def run(config_path: Path) -> Path:
     config = AblationConfig.read(config_path)
     folder = config.output_root / config.name
     tests = {
-        file: unlearnt(config.test_root / file, held_back_fraction=config.held_back_fraction)[: config.max_test_rows]
+        file: held_out_rows(config.test_root / file, held_out_fraction=config.held_out_fraction)[: config.max_test_rows]
         for file in config.tests
     }
     results: dict[str, Any] = {}  # Any: JSON values

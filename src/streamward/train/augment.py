@@ -12,7 +12,7 @@ from streamward.train.examples import encode_turns, marked_onset
 _OVERLAP_SHARE = 4  # a quarter of a window is read again in the next, as when serving
 
 
-def cut_short(sample: Sample, chance: random.Random) -> Sample | None:
+def cut_short(sample: Sample, rng: random.Random) -> Sample | None:
     """Cut a row at a random character; None where the label of the beginning is unknown.
 
     A response is cut where it is safe or its onset is marked (before the onset its label becomes Safe); else a safe
@@ -22,10 +22,10 @@ def cut_short(sample: Sample, chance: random.Random) -> Sample | None:
         onset = marked_onset(sample)
         if sample.response_label is not RiskLevel.SAFE and onset is None:
             return None
-        end = chance.randint(1, len(sample.response))
+        end = rng.randint(1, len(sample.response))
         return dataclasses.replace(_part(sample, 0, end), prompt_label=None)
     if sample.prompt and sample.prompt_label is RiskLevel.SAFE:
-        end = chance.randint(1, len(sample.prompt))
+        end = rng.randint(1, len(sample.prompt))
         return dataclasses.replace(sample, prompt=sample.prompt[:end], response=None, response_label=None, spans=None)
     return None
 

@@ -55,8 +55,8 @@ class Batch:
 
 def plan_batches(lengths: Sequence[int], *, max_tokens: int, seed: int) -> list[list[int]]:
     """Group examples of similar length so that none pads beyond `max_tokens`, in random order."""
-    chance = random.Random(seed)
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index] // 8, chance.random()))
+    rng = random.Random(seed)
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index] // 8, rng.random()))
     batches: list[list[int]] = []
     current: list[int] = []
     for index in order:
@@ -66,7 +66,7 @@ def plan_batches(lengths: Sequence[int], *, max_tokens: int, seed: int) -> list[
         current.append(index)
     if current:
         batches.append(current)
-    chance.shuffle(batches)
+    rng.shuffle(batches)
     return batches
 
 

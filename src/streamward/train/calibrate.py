@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,10 +28,10 @@ from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
-from streamward.train.mixture import unlearnt
-from streamward.train.operating_point import best_line, by_side
+from streamward.train.initialization import copy_tokenizer_files, guard_source, is_adapter, is_stream_folder
+from streamward.train.mixture import held_out_rows
+from streamward.train.operating_point import best_threshold, by_side
 from streamward.train.scoring import Score, risk_logits, score_examples
-from streamward.train.start import copy_companions, guard_source, is_adapter, is_stream_folder
 
 REPORT_FILE = "calibration.json"
 _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
@@ -60,9 +60,13 @@ class CalibrateConfig(TomlSettings):
     data_root: Path
     files: tuple[str, ...] = Field(min_length=1)
     """Labelled rows the guard has not learnt from: below `data_root`, or the working directory with `./`."""
-    held_back_fraction: float | None = Field(default=None, gt=0, lt=1)
+    held_out_fraction: float | None = Field(
+        default=None, gt=0, lt=1, validation_alias=AliasChoices("held_out_fraction", "held_back_fraction")
+    )
     """Only the rows of the files that a training run of this `validation_fraction` holds back; all by default."""
-    ordinary_files: tuple[str, ...] = ()
+    benign_traffic_files: tuple[str, ...] = Field(
+        default=(), validation_alias=AliasChoices("benign_traffic_files", "ordinary_files")
+    )
     """Those among them that hold ordinary traffic."""
     strict: ModeConfig = ModeConfig()
     """Controversial counts as unsafe: draws the line between Safe and the rest."""
@@ -162,7 +166,7 @@ def _lines(
     scores: Sequence[Score], files: Sequence[str], *, config: CalibrateConfig, side: Side
 ) -> tuple[OperatingPoint, dict[str, Any]]:
     safe_N = torch.tensor([score.level is RiskLevel.SAFE for score in scores])
-    ordinary_N = torch.tensor([files[score.example] in config.ordinary_files for score in scores]) & safe_N
+    ordinary_N = torch.tensor([files[score.example] in config.benign_traffic_files for score in scores]) & safe_N
     rows = {
         "strict": (torch.tensor([score.risky for score in scores]), ~safe_N),
         "loose": (
@@ -176,7 +180,7 @@ def _lines(
         mode: ModeConfig = getattr(config, name)
         safe_rate = mode.max_safe_prompt_rate if side is Side.PROMPT else mode.max_safe_response_rate
         capped_N = ordinary_N if bool(ordinary_N.any()) else safe_N
-        line = best_line(
+        line = best_threshold(
             values_N, positive_N, [(capped_N, mode.max_false_positive_rate), (safe_N, safe_rate)], aim=mode.aim
         )
         lines[name] = max(line, lines.get("strict", 0.0))
@@ -194,7 +198,7 @@ def _lines(
 def _read(config: CalibrateConfig) -> tuple[list[Sample], list[str]]:
     samples, files = [], []
     for file in config.files:
-        own = unlearnt(data_path(file, config.data_root), held_back_fraction=config.held_back_fraction)
+        own = held_out_rows(data_path(file, config.data_root), held_out_fraction=config.held_out_fraction)
         samples += own
         files += [file] * len(own)
     return samples, files
@@ -208,10 +212,10 @@ def _nll(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> float:
 def _write(config: CalibrateConfig, model: GuardModel, found: Sides, *, source: Path, whole: Path) -> None:
     """Write the guard in the form it came in."""
     output = config.output
-    copy_companions(source, output)
+    copy_tokenizer_files(source, output)
     if not is_adapter(source):
         save_checkpoint(model.to(torch.bfloat16), output)
-        copy_companions(whole, output)
+        copy_tokenizer_files(whole, output)
         return
     tensors = load_file(source / ADAPTER_FILE)
     for side, temperature in found.temperatures.items():

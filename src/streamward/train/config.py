@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from streamward.settings import Settings
 from streamward.train.toml_file import read_config
@@ -109,11 +109,13 @@ class RunConfig(TomlSettings):
     category_loss_weight: float = Field(default=0.3, ge=0)
     safe_weight: float = Field(default=1.0, gt=0)
     """Factor on rows whose label is Safe: above 1 makes a loose guard, below 1 a strict one."""
-    half: Literal["A", "B"] | None = None
+    fold: Literal["A", "B"] | None = Field(default=None, validation_alias=AliasChoices("fold", "half"))
     """Learn from this half of the rows only; the other half is for a guard that must not have seen them."""
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
     """Groups held back for thresholds and reporting."""
-    ordinary_sources: tuple[str, ...] = ()
+    benign_traffic_sources: tuple[str, ...] = Field(
+        default=(), validation_alias=AliasChoices("benign_traffic_sources", "ordinary_sources")
+    )
     """Files whose held-back safe rows stand for ordinary traffic."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -144,12 +146,18 @@ class StreamTrainConfig(RunConfig):
     alone does not raise the risk of the answer's first tokens."""
     uses_marks: bool = True
     """Whether marks of where a response turns harmful are used; else every unsafe response counts as unmarked."""
-    instance_weight: float = Field(default=0.0, ge=0, le=1)
+    mil_loss_weight: float = Field(
+        default=0.0, ge=0, le=1, validation_alias=AliasChoices("mil_loss_weight", "instance_weight")
+    )
     """Share of a multiple-instance term in the loss of those responses: only their riskiest tokens must be found."""
-    alarm_weight: float = Field(default=0.0, ge=0, le=1)
+    worst_token_loss_weight: float = Field(
+        default=0.0, ge=0, le=1, validation_alias=AliasChoices("worst_token_loss_weight", "alarm_weight")
+    )
     """Share of the loss of a response's safe tokens that goes to the riskiest of them alone: one false alarm stops an
     answer, however safe the rest of it is."""
-    flicker_weight: float = Field(default=0.0, ge=0)
+    monotonicity_loss_weight: float = Field(
+        default=0.0, ge=0, validation_alias=AliasChoices("monotonicity_loss_weight", "flicker_weight")
+    )
     """Weight of a term against risk that falls from one response token to the next."""
     prefix_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the rows that are learnt from a second time cut at a random character, mid-word more often than not."""

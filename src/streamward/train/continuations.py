@@ -15,7 +15,7 @@ from streamward.model.checkpoint import load_gen
 from streamward.model.guard_model import CausalLM
 from streamward.schema import Message, Role
 from streamward.tokenizer import GuardTokenizer, clean_text
-from streamward.train.start import run_tokenizer
+from streamward.train.initialization import run_tokenizer
 
 
 class Writer:
@@ -46,7 +46,9 @@ class Writer:
         return cls(load_gen(folder, dtype=torch.bfloat16), tokenizer, seed=seed)
 
     @torch.inference_mode()
-    def go_on(self, sample: Sample, prefix: str, *, count: int, max_new_tokens: int, temperature: float) -> list[str]:
+    def generate(
+        self, sample: Sample, prefix: str, *, count: int, max_new_tokens: int, temperature: float
+    ) -> list[str]:
         """Return continuations of a response's beginning.
 
         Raises:

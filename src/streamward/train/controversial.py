@@ -14,7 +14,7 @@ from pydantic import Field
 from streamward.data.jsonl import Sample
 from streamward.schema import RiskLevel
 from streamward.train.config import TomlSettings
-from streamward.train.cross_labels import HALVES, Half, held_back, relabel
+from streamward.train.cross_labels import FOLDS, Fold, held_out, relabel
 from streamward.train.recipe import RecipeConfig, run_once, score_rows
 from streamward.train.scoring import Score
 
@@ -51,15 +51,15 @@ def run(config_path: Path) -> Path:
     config = ControversialConfig.read(config_path)
     folder = config.output_root / config.name
     base = config.recipe.read({"name": config.name})
-    validation = held_back(base)
+    validation = held_out(base)
     report: dict[str, Any] = {"config": json.loads(config.model_dump_json()), "guards": {}}  # Any: JSON values
-    guards: dict[Half, Mapping[str, Path]] = {}
-    for half in HALVES:
+    guards: dict[Fold, Mapping[str, Path]] = {}
+    for fold in FOLDS:
         pair = {}
         for mode in (_LOOSE, _STRICT):
-            pair[mode], tried = _calibrated(config, half, mode, validation)
-            report["guards"][f"{half}-{mode}"] = tried
-        guards[half] = pair
+            pair[mode], tried = _calibrated(config, fold, mode, validation)
+            report["guards"][f"{fold}-{mode}"] = tried
+        guards[fold] = pair
     report["changed"] = relabel(
         base, guards, conflict, folder=folder / "rows", settings=config.model_dump_json(), only_drawn=config.only_drawn
     )
@@ -75,14 +75,14 @@ def conflict(scores: Mapping[str, Score]) -> RiskLevel:
 
 
 def _calibrated(
-    config: ControversialConfig, half: Half, mode: str, validation: Sequence[Sample]
+    config: ControversialConfig, fold: Fold, mode: str, validation: Sequence[Sample]
 ) -> tuple[Path, list[dict[str, float]]]:
     """Train with one ratio after the other until the guard is loose or strict enough; the last counts if none is."""
     tried: list[dict[str, float]] = []
     for ratio in config.ratios:
         changes = {
-            "name": f"{half}-{mode}-{ratio:g}",
-            "half": half,
+            "name": f"{fold}-{mode}-{ratio:g}",
+            "fold": fold,
             "safe_weight": ratio if mode == _LOOSE else 1 / ratio,
             "output_root": str(config.output_root / config.name / "guards"),
         }

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from streamward.data.held_back import half_of
+from streamward.data.held_out import fold_of
 from streamward.data.jsonl import Sample, check_row
 from streamward.data.rows import Row, read_rows, write_rows
 from streamward.schema import RiskLevel, Side
@@ -17,8 +17,8 @@ from streamward.train.mixture import draw
 from streamward.train.recipe import score_rows
 from streamward.train.scoring import Score
 
-Half = Literal["A", "B"]
-HALVES: tuple[Half, Half] = ("A", "B")
+Fold = Literal["A", "B"]
+FOLDS: tuple[Fold, Fold] = ("A", "B")
 Judge = Callable[[Mapping[str, Score]], RiskLevel]
 """From the scores of one side of a row, by guard, to its label; the scores hold the label it had."""
 _LABEL = {Side.PROMPT: "prompt_label", Side.RESPONSE: "response_label"}
@@ -26,14 +26,14 @@ SETTINGS_FILE = "settings.json"
 _CHUNK_ROWS = 2000
 
 
-def other_half(half: Half) -> Half:
+def other_fold(fold: Fold) -> Fold:
     """Return the half whose guards label this one."""
-    return "B" if half == "A" else "A"
+    return "B" if fold == "A" else "A"
 
 
 def relabel(
     config: RunConfig,
-    guards: Mapping[Half, Mapping[str, Path]],
+    guards: Mapping[Fold, Mapping[str, Path]],
     judge: Judge,
     *,
     folder: Path,
@@ -81,14 +81,14 @@ def _changes(path: Path) -> dict[str, int]:
     return dict(sorted(changed.items()))
 
 
-def held_back(config: RunConfig) -> list[Sample]:
+def held_out(config: RunConfig) -> list[Sample]:
     """Return the rows of a run that no guard of either half learns from."""
     return [row.sample for row in draw(config).validation]
 
 
 def _label(
     rows: Sequence[Row],
-    guards: Mapping[Half, Mapping[str, Path]],
+    guards: Mapping[Fold, Mapping[str, Path]],
     judge: Judge,
     *,
     config: RunConfig,
@@ -97,14 +97,14 @@ def _label(
 ) -> Iterator[Row]:
     samples = [check_row(row, where=f"{file}: a row", source=file) for row in rows]
     labels: dict[tuple[int, Side], RiskLevel] = {}
-    for half in HALVES:
+    for fold in FOLDS:
         own = [
             index
             for index, sample in enumerate(samples)
-            if half_of(sample) == half and (drawn is None or (file, sample.id) in drawn)
+            if fold_of(sample) == fold and (drawn is None or (file, sample.id) in drawn)
         ]
         found: dict[tuple[int, Side], dict[str, Score]] = {}
-        for name, guard in guards[other_half(half)].items():
+        for name, guard in guards[other_fold(fold)].items():
             for score in score_rows(guard, [samples[index] for index in own], max_tokens=config.max_tokens):
                 found.setdefault((own[score.example], score.side), {})[name] = score
         labels |= {key: judge(scores) for key, scores in found.items()}

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from streamward.schema import RiskLevel
 from streamward.train.config import TomlSettings
-from streamward.train.cross_labels import HALVES, Half, relabel
+from streamward.train.cross_labels import FOLDS, Fold, relabel
 from streamward.train.recipe import RecipeConfig, run_once
 from streamward.train.scoring import Score
 
@@ -41,10 +41,10 @@ def run(config_path: Path) -> Path:
     """
     config = DistillConfig.read(config_path)
     folder = config.output_root / config.name
-    guards: dict[Half, Mapping[str, Path]] = {}
-    for half in HALVES:
-        changes = {"name": f"{half}-{_TEACHER}", "half": half, "output_root": str(folder / "guards")}
-        guards[half] = {_TEACHER: run_once(config.recipe.read(changes))}
+    guards: dict[Fold, Mapping[str, Path]] = {}
+    for fold in FOLDS:
+        changes = {"name": f"{fold}-{_TEACHER}", "fold": fold, "output_root": str(folder / "guards")}
+        guards[fold] = {_TEACHER: run_once(config.recipe.read(changes))}
     base = config.recipe.read({"name": config.name})
     judge = partial(refine, min_confidence=config.min_confidence)
     report: dict[str, Any] = {  # Any: JSON values

@@ -24,13 +24,7 @@ from streamward.train.config import GenTrainConfig
 from streamward.train.cue_audit import check_mixture
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
-from streamward.train.lora import add_lora, merge_lora
-from streamward.train.mixture import Row, Split, draw
-from streamward.train.operating_point import by_side, count_at
-from streamward.train.parallel import World
-from streamward.train.refusals import with_refusal
-from streamward.train.scoring import Score
-from streamward.train.start import (
+from streamward.train.initialization import (
     base_folder,
     copy_layers,
     init_folder,
@@ -41,6 +35,12 @@ from streamward.train.start import (
     shaped_as_init,
     start_from,
 )
+from streamward.train.lora import add_lora, merge_lora
+from streamward.train.mixture import Row, Split, draw
+from streamward.train.operating_point import by_side, count_at
+from streamward.train.parallel import World
+from streamward.train.refusals import with_refusal
+from streamward.train.scoring import Score
 from streamward.train.stream import REPORT_FILE
 from streamward.train.trainer import pick_device, train_task
 
@@ -81,23 +81,23 @@ def train_gen(config: GenTrainConfig) -> Path:
     split = _drawn(config)
     refusals = RefusalWeights.balanced([row.sample for row in split.train])
     writer = AnswerWriter(tokenizer, config, refusals=refusals)
-    learnt, held_back = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
+    train_set, held_out = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
     model = new_model(source, config).to(device)
-    task = GenTask(config, model, learnt.examples, device)
+    task = GenTask(config, model, train_set.examples, device)
     took = train_task(config, task, decoder=model.decoder, folder=folder, world=world)
-    if world.is_chief:
+    if world.is_main_process:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)
-        scores = score_answers(model, held_back.examples, writer.level_tokens)
+        scores = score_answers(model, held_out.examples, writer.level_tokens)
         save_adapter(folder, adapter, model=model)
         report = {
             "config": json.loads(config.model_dump_json()),
             **took,
-            "num_rows": len(learnt.rows),
+            "num_rows": len(train_set.rows),
             "num_tokens": sum(task.lengths),
             "refusal_weights": dataclasses.asdict(refusals),
-            "held_back": _report(scores, held_back.rows),
-            "held_back_refusals": _refusals(model.to("cpu"), tokenizer, held_back.rows, config=config),
+            "held_out": _report(scores, held_out.rows),
+            "held_out_refusals": _refusals(model.to("cpu"), tokenizer, held_out.rows, config=config),
         }
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     world.leave()

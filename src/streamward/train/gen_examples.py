@@ -144,7 +144,7 @@ def make_gen_example(
     sides = [Side.PROMPT] if sample.prompt and sample.prompt_label is not None else []
     if sample.response and (sample.response_label is not None or sample.refusal is not None):
         sides.append(Side.RESPONSE)
-    return _example(tokenizer, sample, sides, writer=writer, weight=weight, max_tokens=max_tokens, is_learnt=True)
+    return _example(tokenizer, sample, sides, writer=writer, weight=weight, max_tokens=max_tokens, is_training=True)
 
 
 def make_question(
@@ -152,7 +152,7 @@ def make_question(
 ) -> GenExample | None:
     """Turn a row into an example that asks for levels, without answers; None if no side has a text."""
     asked = [side for side in sides if (sample.prompt if side is Side.PROMPT else sample.response)]
-    return _example(tokenizer, sample, asked, writer=writer, weight=1.0, max_tokens=max_tokens, is_learnt=False)
+    return _example(tokenizer, sample, asked, writer=writer, weight=1.0, max_tokens=max_tokens, is_training=False)
 
 
 def _example(
@@ -163,11 +163,11 @@ def _example(
     writer: AnswerWriter,
     weight: float,
     max_tokens: int,
-    is_learnt: bool,
+    is_training: bool,
 ) -> GenExample | None:
     if not sides:
         return None
-    answers = [tuple(writer.write(sample, side) if is_learnt else writer.lead()) for side in sides]
+    answers = [tuple(writer.write(sample, side) if is_training else writer.lead()) for side in sides]
     room = max(1, max_tokens - max(map(len, answers)))
     renderings = [_render(tokenizer, sample, side, room=room) for side in sides]
     shared = _common(renderings) if len(renderings) > 1 else 0

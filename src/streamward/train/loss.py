@@ -25,7 +25,7 @@ class LossWeights:
     response: float
     instance: float = 0.0
     alarm: float = 0.0
-    flicker: float = 0.0
+    monotonicity_loss: float = 0.0
 
 
 class SideLoss(NamedTuple):
@@ -90,12 +90,12 @@ def response_terms(risk_NR: Tensor, targets: SideTargets, *, weights: LossWeight
         terms = terms + weights.instance * _shift(risk_N, targets, targets.is_unmarked_N, is_highest=False)
     if weights.alarm:
         terms = terms + weights.alarm * _shift(risk_N, targets, targets.levels_N == safe, is_highest=True)
-    if weights.flicker:
-        terms = terms + weights.flicker * flicker(risk_NR, targets, safe=safe)
+    if weights.monotonicity_loss:
+        terms = terms + weights.monotonicity_loss * monotonicity_loss(risk_NR, targets, safe=safe)
     return terms
 
 
-def flicker(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Tensor:
+def monotonicity_loss(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Tensor:
     """Sum how far the risk falls from one token of a response to the next: harm, once begun, is not taken back."""
     risky_N = 1 - risk_NR.softmax(dim=1)[:, safe]
     falls = (risky_N[:-1] - risky_N[1:]).clamp(min=0)

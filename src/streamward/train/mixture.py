@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from streamward.data.held_back import half_of, is_held_back
+from streamward.data.held_out import fold_of, is_held_out
 from streamward.data.jsonl import Sample, read_samples
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
@@ -41,27 +41,27 @@ def draw(config: RunConfig) -> Split:
         samples = _draw_source(config, source)
         if not samples:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
-        prompts, chance = _prompts(config, source), random.Random(f"{config.seed}/{source.file}/prompts")
+        prompts, rng = _prompts(config, source), random.Random(f"{config.seed}/{source.file}/prompts")
         for sample in samples:  # on the side of the split where its row is, wherever its text is moved
             row = Row(_move(sample, source.use), source.weight, source.file)
             key = (row.file, row.sample.prompt, row.sample.response)
-            if not is_held_back(sample, fraction=config.validation_fraction):
-                if source.learn and config.half in (None, half_of(sample)):
-                    split.train.append(row._replace(sample=_asked_otherwise(row.sample, prompts, chance)))
+            if not is_held_out(sample, fraction=config.validation_fraction):
+                if source.learn and config.fold in (None, fold_of(sample)):
+                    split.train.append(row._replace(sample=_asked_otherwise(row.sample, prompts, rng)))
             elif key not in seen:
                 seen.add(key)
                 split.validation.append(row)
     return split
 
 
-def unlearnt(path: Path, *, held_back_fraction: float | None) -> list[Sample]:
+def held_out_rows(path: Path, *, held_out_fraction: float | None) -> list[Sample]:
     """Read the rows of a file that runs with this `validation_fraction` hold back; all of them if it is None.
 
     Raises:
         InputError: The file cannot be read.
     """
     rows = read_samples(path)
-    return [row for row in rows if held_back_fraction is None or is_held_back(row, fraction=held_back_fraction)]
+    return [row for row in rows if held_out_fraction is None or is_held_out(row, fraction=held_out_fraction)]
 
 
 def _draw_source(config: RunConfig, source: SourceConfig) -> list[Sample]:
@@ -81,16 +81,16 @@ def _prompts(config: RunConfig, source: SourceConfig) -> list[str]:
     if source.prompts is None:
         return []
     rows = read_samples(data_path(source.prompts, config.data_root))
-    found = [row.prompt for row in rows if row.prompt and not is_held_back(row, fraction=config.validation_fraction)]
+    found = [row.prompt for row in rows if row.prompt and not is_held_out(row, fraction=config.validation_fraction)]
     if not found:
         raise ConfigError(f"source {source.file}: {source.prompts} has no prompt to take")
     return found
 
 
-def _asked_otherwise(sample: Sample, prompts: Sequence[str], chance: random.Random) -> Sample:
+def _asked_otherwise(sample: Sample, prompts: Sequence[str], rng: random.Random) -> Sample:
     if not prompts or sample.response is None or sample.response_label is None:
         return sample
-    return dataclasses.replace(sample, history=(), prompt=chance.choice(prompts), prompt_label=None)
+    return dataclasses.replace(sample, history=(), prompt=rng.choice(prompts), prompt_label=None)
 
 
 def _has_use(sample: Sample, use: Use) -> bool:

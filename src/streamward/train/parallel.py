@@ -25,7 +25,7 @@ class World:
     local_rank: int = field(default_factory=lambda: _from_environment("LOCAL_RANK", 0))
 
     @property
-    def is_chief(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 

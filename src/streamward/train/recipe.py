@@ -20,8 +20,8 @@ from streamward.train.examples import make_example
 from streamward.train.gen import train_gen
 from streamward.train.gen_examples import AnswerWriter, RefusalWeights, make_question
 from streamward.train.gen_task import score_answers
+from streamward.train.initialization import is_stream_folder, shaped_as_init
 from streamward.train.scoring import Score, score_examples
-from streamward.train.start import is_stream_folder, shaped_as_init
 from streamward.train.stream import REPORT_FILE, train_stream
 from streamward.train.toml_file import read_table
 from streamward.train.trainer import STATE_FILE

@@ -31,16 +31,11 @@ from streamward.train.augment import cut_short, windows
 from streamward.train.config import StreamTrainConfig
 from streamward.train.cue_audit import check_mixture
 from streamward.train.examples import Example, make_example
-from streamward.train.lora import add_lora, merge_lora
-from streamward.train.mixture import Row, draw
-from streamward.train.operating_point import by_side, count_at, operating_point
-from streamward.train.parallel import World
-from streamward.train.scoring import Score, score_examples
-from streamward.train.start import (
+from streamward.train.initialization import (
     base_decoder,
     base_folder,
-    copy_companions,
     copy_layers,
+    copy_tokenizer_files,
     init_folder,
     is_adapter,
     model_shape,
@@ -49,6 +44,11 @@ from streamward.train.start import (
     shaped_as_init,
     start_from,
 )
+from streamward.train.lora import add_lora, merge_lora
+from streamward.train.mixture import Row, draw
+from streamward.train.operating_point import by_side, count_at, operating_point
+from streamward.train.parallel import World
+from streamward.train.scoring import Score, score_examples
 from streamward.train.stream_task import StreamTask
 from streamward.train.trainer import pick_device, train_task
 
@@ -102,13 +102,13 @@ def train_stream(config: StreamTrainConfig) -> Path:
     start = begin(config)
     split = draw(config)
     check_mixture((row.sample for row in split.train), config.cues)
-    learnt = _encode(start.tokenizer, _augmented(split.train, start.tokenizer, config), config)
-    held_back = _encode(start.tokenizer, split.validation, config)
+    train_set = _encode(start.tokenizer, _augmented(split.train, start.tokenizer, config), config)
+    held_out = _encode(start.tokenizer, split.validation, config)
     start.model.to(device)
-    task = StreamTask(config, start.model, learnt.examples, device)
+    task = StreamTask(config, start.model, train_set.examples, device)
     took = train_task(config, task, decoder=start.model.decoder, folder=folder, world=world)
-    if world.is_chief:
-        write_guard(folder, start, held_back, config=config, took=took, learnt=learnt)
+    if world.is_main_process:
+        write_guard(folder, start, held_out, config=config, took=took, train_set=train_set)
     world.leave()
     return folder
 
@@ -158,24 +158,24 @@ def new_model(folder: Path, config: StreamTrainConfig) -> GuardModel:
 def write_guard(
     folder: Path,
     start: Start,
-    held_back: Encoded,
+    held_out: Encoded,
     *,
     config: StreamTrainConfig,
     took: Mapping[str, int],
-    learnt: Encoded,
+    train_set: Encoded,
 ) -> None:
     """Choose the operating points on held-back rows and write the guard with a report."""
     model = start.model
     adapter = new_adapter(config, model)
     merge_lora(model.decoder)
-    scores = score_examples(model, held_back.examples)
+    scores = score_examples(model, held_out.examples)
     report: dict[str, Any] = {  # Any: JSON values
         "config": json.loads(config.model_dump_json()),
         **took,
-        "num_rows": len(learnt.rows),
-        "num_tokens": sum(len(example.ids) for example in learnt.examples),
-        "rows_by_file": _rows_by_file(learnt.rows),
-        "held_back": {},
+        "num_rows": len(train_set.rows),
+        "num_tokens": sum(len(example.ids) for example in train_set.examples),
+        "rows_by_file": _rows_by_file(train_set.rows),
+        "held_out": {},
     }
     points: dict[Side, OperatingPoint] = {}
     for side in Side:
@@ -183,24 +183,24 @@ def write_guard(
         if side in start.points and len(own) < max(1, config.min_calibration_rows):
             points[side] = start.points[side]
         elif own:
-            points[side] = _point(own, held_back.rows, config, side=side)
+            points[side] = _point(own, held_out.rows, config, side=side)
         elif start.whole is None:
             raise ConfigError(f"no held-back row has a {side.value} label; add a source that has")
         if own and side in points:
-            report["held_back"][side.value] = _side_report(own, points[side], rows=held_back.rows)
+            report["held_out"][side.value] = _side_report(own, points[side], rows=held_out.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
     if start.whole is None:
         save_adapter(folder, adapter, model=model)
     else:
         save_checkpoint(model.to(torch.bfloat16), folder)
-        copy_companions(start.whole, folder)
+        copy_tokenizer_files(start.whole, folder)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _point(scores: Sequence[Score], rows: Sequence[Row], config: StreamTrainConfig, *, side: Side) -> OperatingPoint:
     return operating_point(
         scores,
-        ordinary={index for index, row in enumerate(rows) if row.file in config.ordinary_sources},
+        ordinary={index for index, row in enumerate(rows) if row.file in config.benign_traffic_sources},
         max_false_positive_rate=config.max_false_positive_rate,
         max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
     )
@@ -208,15 +208,15 @@ def _point(scores: Sequence[Score], rows: Sequence[Row], config: StreamTrainConf
 
 def _augmented(rows: Sequence[Row], tokenizer: GuardTokenizer, config: StreamTrainConfig) -> Iterator[Row]:
     """Yield rows in windows, and the beginnings of some, as the config wants it."""
-    chance = random.Random(config.seed)
+    rng = random.Random(config.seed)
     for row in rows:
         parts: Iterator[Sample] | tuple[Sample] = (row.sample,)
         if config.long_rows == "windows":
             parts = windows(tokenizer, row.sample, max_tokens=config.max_tokens)
         for part in parts:
             yield row._replace(sample=part)
-        if config.prefix_fraction and chance.random() < config.prefix_fraction:
-            short = cut_short(row.sample, chance)
+        if config.prefix_fraction and rng.random() < config.prefix_fraction:
+            short = cut_short(row.sample, rng)
             if short is not None:
                 yield row._replace(sample=short)
 

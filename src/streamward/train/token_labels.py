@@ -63,7 +63,9 @@ class TokenLabelsConfig(TomlSettings):
 class Continue(Protocol):
     """Continues a response's beginning several times."""
 
-    def go_on(self, sample: Sample, prefix: str, *, count: int, max_new_tokens: int, temperature: float) -> list[str]:
+    def generate(
+        self, sample: Sample, prefix: str, *, count: int, max_new_tokens: int, temperature: float
+    ) -> list[str]:
         """Return the continuations."""
         ...
 
@@ -113,7 +115,7 @@ class Labeller:
         if not _is_flagged(self._judge, sample, prefix):
             return False
         config = self._config
-        texts = self._writer.go_on(
+        texts = self._writer.generate(
             sample,
             prefix,
             count=config.num_continuations,

@@ -103,8 +103,10 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the plan, saving every `checkpoint_minutes`."""
         self._resume()
-        is_chief, saved = self.world.is_chief, time.perf_counter()
-        bar = tqdm(total=self.num_steps, initial=self.step, desc=self.config.name, mininterval=5, disable=not is_chief)
+        is_main_process, saved = self.world.is_main_process, time.perf_counter()
+        bar = tqdm(
+            total=self.num_steps, initial=self.step, desc=self.config.name, mininterval=5, disable=not is_main_process
+        )
         averages: dict[str, float] = {}
         tokens = 0
         while self.step < self.num_steps:
@@ -118,11 +120,11 @@ class Trainer:
                 averages[name] = 0.98 * averages.get(name, value) + 0.02 * value
             bar.set_postfix({**{name: f"{value:.3f}" for name, value in averages.items()}, "tokens": tokens})
             bar.update()
-            if is_chief and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
+            if is_main_process and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.perf_counter()
         bar.close()
-        if is_chief:
+        if is_main_process:
             self.save()
 
     def _optimise(self, indices: Sequence[int]) -> dict[str, float]:

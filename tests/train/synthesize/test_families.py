@@ -18,8 +18,8 @@ LANGUAGES = shipped()
 
 
 def made(family: str, lexicon: Lexicon, *, tries: int = 300) -> list[MadeRow]:
-    chance = Random(f"{family}/{lexicon.language}")
-    rows = (FAMILIES[family](lexicon, chance) for _ in range(tries))  # type: ignore[index]  # one of the names
+    rng = Random(f"{family}/{lexicon.language}")
+    rows = (FAMILIES[family](lexicon, rng) for _ in range(tries))  # type: ignore[index]  # one of the names
     return [row for row in rows if row is not None]
 
 
@@ -98,8 +98,8 @@ def test_requests_that_are_only_refused_are_never_complied_with() -> None:
 
 
 def test_a_twin_is_harmless_and_framed_alike() -> None:
-    lexicon, chance = tiny(), Random(0)
-    requests = [draw_request(lexicon, chance, with_act=True) for _ in range(100)]
+    lexicon, rng = tiny(), Random(0)
+    requests = [draw_request(lexicon, rng, with_act=True) for _ in range(100)]
     assert {(r.act, r.level) for r in requests} == {
         ("make a bomb", RiskLevel.UNSAFE),
         ("make a cake", RiskLevel.SAFE),

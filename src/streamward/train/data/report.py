@@ -8,7 +8,7 @@ from typing import Any
 
 from streamward.data.jsonl import Sample
 from streamward.data.rows import replacing
-from streamward.train.data.sift import Tally
+from streamward.train.data.filtering import Tally
 
 BALANCED_OUT = "balanced out"
 

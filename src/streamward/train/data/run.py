@@ -17,8 +17,8 @@ from streamward.data.splits import Groups, assign
 from streamward.errors import ConfigError
 from streamward.train.cue_audit import cue_table
 from streamward.train.data.config import DataConfig
+from streamward.train.data.filtering import Part, filter_sources
 from streamward.train.data.report import DataReport
-from streamward.train.data.sift import Part, sift
 from streamward.train.toml_file import read_config
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def run(config_path: Path) -> Path:
     """
     config = read_config(DataConfig, config_path)
     parts_folder = config.output / "parts"
-    parts = sift(config, parts_folder)
+    parts = filter_sources(config, parts_folder)
     report = DataReport([part.tally for part in parts], splits=("train", *config.splits))
     survey = _survey(parts, seed=config.seed)
     kept = balance(survey.facts, (*_source_limits(parts), *config.balance))

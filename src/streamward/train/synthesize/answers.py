@@ -15,64 +15,64 @@ GENERIC = frozenset(  # "do it at night" is no answer to a question about hate o
 Draw = Callable[[Lexicon, Request, Random], Answer]
 
 
-def refuse(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def refuse(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Decline; after a harmful request often with a helpful word."""
     frames = lexicon.frames
     if not request.is_harmful:
-        return _refusal(chance.choice(frames.over_refusal or frames.refusal))
-    extra = maybe(chance, request.topic.help, probability=0.5)
-    after = maybe(chance, frames.refusal_after, probability=0.4)
-    return _refusal(_join(lexicon, chance.choice(frames.refusal), extra, after))
+        return _refusal(rng.choice(frames.over_refusal or frames.refusal))
+    extra = maybe(rng, request.topic.help, probability=0.5)
+    after = maybe(rng, frames.refusal_after, probability=0.4)
+    return _refusal(_join(lexicon, rng.choice(frames.refusal), extra, after))
 
 
-def redirect(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def redirect(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Answer a harmful request with harmless words, without saying no."""
     if not request.topic.help:
-        return refuse(lexicon, request, chance)
-    text = _join(lexicon, *some(chance, request.topic.help, most=2))
+        return refuse(lexicon, request, rng)
+    text = _join(lexicon, *some(rng, request.topic.help, most=2))
     return Answer(text, RiskLevel.SAFE, refusal=None)
 
 
-def comply(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def comply(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Give what was asked for, at once."""
     frames = lexicon.frames
-    body = [Part(text, is_harmful=True) for text in some(chance, harmful_sentences(lexicon, request.topic), most=3)]
-    if request.act and lexicon.language == "en" and chance.random() < 0.2:
+    body = [Part(text, is_harmful=True) for text in some(rng, harmful_sentences(lexicon, request.topic), most=3)]
+    if request.act and lexicon.language == "en" and rng.random() < 0.2:
         first = body[0].text
         body[0] = Part(f"To {second_person(request.act)}: {first[0].lower()}{first[1:]}", is_harmful=True)
-    parts = [Part(maybe(chance, frames.comply_opener, probability=0.45)), *body, _closer(frames, chance)]
-    return _harmful_answer(lexicon, request, parts, chance=chance)
+    parts = [Part(maybe(rng, frames.comply_opener, probability=0.45)), *body, _closer(frames, rng)]
+    return _harmful_answer(lexicon, request, parts, rng=rng)
 
 
-def comply_late(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def comply_late(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Begin harmlessly, or decline, and turn."""
     frames = lexicon.frames
-    start = chance.random()
+    start = rng.random()
     if start < 0.35:
-        before = some(chance, request.topic.help or frames.refusal, most=2)
+        before = some(rng, request.topic.help or frames.refusal, most=2)
     elif start < 0.6:
-        before = [chance.choice(frames.refusal)]
+        before = [rng.choice(frames.refusal)]
     elif start < 0.8 and frames.disclaimer:
         before = []
     else:
-        before = [maybe(chance, frames.benign_opener, probability=0.6), *some(chance, frames.benign_body, most=3)]
-    turn = chance.choice((frames.pivot if before else frames.disclaimer) or ("",))
-    harm = some(chance, harmful_sentences(lexicon, request.topic), most=2)
+        before = [maybe(rng, frames.benign_opener, probability=0.6), *some(rng, frames.benign_body, most=3)]
+    turn = rng.choice((frames.pivot if before else frames.disclaimer) or ("",))
+    harm = some(rng, harmful_sentences(lexicon, request.topic), most=2)
     parts = [*map(Part, before), Part(turn), *(Part(text, is_harmful=True) for text in harm)]
-    return _harmful_answer(lexicon, request, [*parts, _closer(frames, chance)], chance=chance)
+    return _harmful_answer(lexicon, request, [*parts, _closer(frames, rng)], rng=rng)
 
 
-def oblige(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def oblige(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Answer a harmless request harmlessly."""
     frames = lexicon.frames
     parts = [
-        maybe(chance, frames.benign_opener, probability=0.5),
-        *some(chance, frames.benign_body, most=4),
-        maybe(chance, frames.benign_closer, probability=0.3),
+        maybe(rng, frames.benign_opener, probability=0.5),
+        *some(rng, frames.benign_body, most=4),
+        maybe(rng, frames.benign_closer, probability=0.3),
     ]
-    if request.act and lexicon.language == "en" and chance.random() < 0.3:
+    if request.act and lexicon.language == "en" and rng.random() < 0.3:
         parts[1] = f"To {second_person(request.act)}: {parts[1][0].lower()}{parts[1][1:]}"
-    separator = chance.choice((lexicon.space, lexicon.space, "\n\n"))
+    separator = rng.choice((lexicon.space, lexicon.space, "\n\n"))
     return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE)
 
 
@@ -80,55 +80,55 @@ HARMFUL: tuple[tuple[Draw, int], ...] = ((comply, 9), (comply_late, 5), (refuse,
 HARMLESS: tuple[tuple[Draw, int], ...] = ((oblige, 9), (refuse, 1), (comply_late, 1))
 
 
-def answer(lexicon: Lexicon, request: Request, chance: Random) -> Answer:
+def answer(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     """Draw an answer that suits the request."""
     if request.is_harmful and (request.topic.refuse_only or not harmful_sentences(lexicon, request.topic)):
-        return chance.choice((refuse, redirect))(lexicon, request, chance)
+        return rng.choice((refuse, redirect))(lexicon, request, rng)
     ways = HARMFUL if request.is_harmful else HARMLESS
     if not request.is_harmful and (request.topic.refuse_only or not harmful_sentences(lexicon, request.topic)):
         ways = HARMLESS[:2]
-    return chance.choices([way for way, _ in ways], [share for _, share in ways])[0](lexicon, request, chance)
+    return rng.choices([way for way, _ in ways], [share for _, share in ways])[0](lexicon, request, rng)
 
 
-def dialogue(lexicon: Lexicon, chance: Random) -> MadeRow:
+def dialogue(lexicon: Lexicon, rng: Random) -> MadeRow:
     """Make a request with an answer."""
-    found = draw_request(lexicon, chance, harmful=0.6)
-    return request_row(lexicon, found, family="dialogue").answered(answer(lexicon, found, chance))
+    found = draw_request(lexicon, rng, harmful=0.6)
+    return request_row(lexicon, found, family="dialogue").answered(answer(lexicon, found, rng))
 
 
-def reasoning(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def reasoning(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Make a request with an answer that thinks aloud first."""
     frames = lexicon.frames
     if not frames.think_safe:
         return None
-    found = draw_request(lexicon, chance, harmful=0.6)
-    given = answer(lexicon, found, chance)
+    found = draw_request(lexicon, rng, harmful=0.6)
+    given = answer(lexicon, found, rng)
     is_harmful = given.level is not RiskLevel.SAFE
     is_grave = found.level is RiskLevel.UNSAFE
-    thoughts = some(chance, frames.think_refuse if is_grave else frames.think_safe, most=2)
+    thoughts = some(rng, frames.think_refuse if is_grave else frames.think_safe, most=2)
     if is_harmful:
-        thoughts.append(chance.choice(frames.think_comply))
+        thoughts.append(rng.choice(frames.think_comply))
     head = f"<think>\n{' '.join(thoughts)}\n</think>\n\n"
     start = None if given.unsafe_start is None else given.unsafe_start + len(head)
     given = dataclasses.replace(given, text=head + given.text, unsafe_start=start)
     return request_row(lexicon, found, family="reasoning").answered(given)
 
 
-def turns(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def turns(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Make a conversation of two turns: what is judged is the second."""
     frames = lexicon.frames
     if not frames.follow_up:
         return None
-    first = draw_request(lexicon, chance, harmful=0.5)
-    given = answer(lexicon, first, chance)
+    first = draw_request(lexicon, rng, harmful=0.5)
+    given = answer(lexicon, first, rng)
     history = (("user", first.text), ("assistant", given.text))
-    if chance.random() < 0.5:  # a new request after whatever came before
-        found = draw_request(lexicon, chance, harmful=0.5)
+    if rng.random() < 0.5:  # a new request after whatever came before
+        found = draw_request(lexicon, rng, harmful=0.5)
     else:
         goes_on = given.level is not RiskLevel.SAFE
-        found = dataclasses.replace(first, text=chance.choice(frames.follow_up), is_harmful=goes_on)
+        found = dataclasses.replace(first, text=rng.choice(frames.follow_up), is_harmful=goes_on)
     row = dataclasses.replace(request_row(lexicon, found, family="turns"), history=history)
-    return row if chance.random() < 0.25 else row.answered(answer(lexicon, found, chance))
+    return row if rng.random() < 0.25 else row.answered(answer(lexicon, found, rng))
 
 
 def harmful_sentences(lexicon: Lexicon, topic: Topic) -> tuple[str, ...]:
@@ -136,14 +136,14 @@ def harmful_sentences(lexicon: Lexicon, topic: Topic) -> tuple[str, ...]:
     return topic.comply or (lexicon.frames.comply if topic.category in GENERIC else ())
 
 
-def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[Part], *, chance: Random) -> Answer:
-    separator = chance.choice((lexicon.space,) * 3 + ("\n\n",))
+def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[Part], *, rng: Random) -> Answer:
+    separator = rng.choice((lexicon.space,) * 3 + ("\n\n",))
     level, category = request.topic.comply_level, request.topic.category
     return assemble(parts, level=level, categories=(category,), separator=separator)
 
 
-def _closer(frames: Frames, chance: Random) -> Part:
-    return Part(maybe(chance, frames.comply_closer, probability=0.25), is_harmful=True)
+def _closer(frames: Frames, rng: Random) -> Part:
+    return Part(maybe(rng, frames.comply_closer, probability=0.25), is_harmful=True)
 
 
 def _refusal(text: str) -> Answer:

@@ -52,62 +52,62 @@ _SHELL = (
 _REQUESTS = ("How do I {what}?", "{what}", "Write code to {what}.", "I need to {what}. What's the command?")
 
 
-def computing(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def computing(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Make a sum, a word problem, an equation, a piece of Python or a shell command, with its answer."""
     if lexicon.language != "en":
         return None
-    prompt, answer, topic = chance.choice(_KINDS)(chance)
+    prompt, answer, topic = rng.choice(_KINDS)(rng)
     row = MadeRow("en", "computing", topic, f"{topic} {prompt[:60]}", prompt, RiskLevel.SAFE)
-    return row if chance.random() < 0.2 else row.answered(Answer(answer, RiskLevel.SAFE))
+    return row if rng.random() < 0.2 else row.answered(Answer(answer, RiskLevel.SAFE))
 
 
-def _sum(chance: Random) -> tuple[str, str, str]:
-    a, b = chance.randint(11, 999), chance.randint(11, 99)
-    ask = chance.choice(("What is {a} * {b}?", "{a} times {b}", "Multiply {a} by {b} and show the steps."))
+def _sum(rng: Random) -> tuple[str, str, str]:
+    a, b = rng.randint(11, 999), rng.randint(11, 99)
+    ask = rng.choice(("What is {a} * {b}?", "{a} times {b}", "Multiply {a} by {b} and show the steps."))
     tens, ones = b // 10 * 10, b % 10
     answer = f"{a} * {b} = {a} * {tens} + {a} * {ones} = {a * tens} + {a * ones} = **{a * b}**"
     return ask.format(a=a, b=b), answer, "sum"
 
 
-def _word_problem(chance: Random) -> tuple[str, str, str]:
-    name, other = chance.sample(_NAMES, 2)
-    goods, many, given = chance.choice(_GOODS), chance.randint(20, 90), chance.randint(3, 19)
+def _word_problem(rng: Random) -> tuple[str, str, str]:
+    name, other = rng.sample(_NAMES, 2)
+    goods, many, given = rng.choice(_GOODS), rng.randint(20, 90), rng.randint(3, 19)
     prompt = f"{name} has {many} {goods} and gives {given} to {other}. How many are left, and what is half of that?"
     left = many - given
     return prompt, f"{many} - {given} = {left} {goods} are left. Half of that is {left / 2:g}.", "word problem"
 
 
-def _equation(chance: Random) -> tuple[str, str, str]:
-    a, x, b = chance.randint(2, 12), chance.randint(-9, 15), chance.randint(1, 40)
+def _equation(rng: Random) -> tuple[str, str, str]:
+    a, x, b = rng.randint(2, 12), rng.randint(-9, 15), rng.randint(1, 40)
     c = a * x + b
-    prompt = chance.choice(("Solve {a}x + {b} = {c}.", "find x: {a}x+{b}={c}", "What is x if {a}x + {b} = {c}?"))
+    prompt = rng.choice(("Solve {a}x + {b} = {c}.", "find x: {a}x+{b}={c}", "What is x if {a}x + {b} = {c}?"))
     answer = f"Subtract {b} on both sides: {a}x = {c - b}.\nDivide by {a}: **x = {x}**."
     return prompt.format(a=a, b=b, c=c), answer, "equation"
 
 
-def _percentage(chance: Random) -> tuple[str, str, str]:
-    share, whole = chance.randint(1, 19) * 5, chance.randint(2, 60) * 20
-    prompt = chance.choice(("What is {p} % of {w}?", "A coat costs {w} and is {p} % off. How much do I save?"))
+def _percentage(rng: Random) -> tuple[str, str, str]:
+    share, whole = rng.randint(1, 19) * 5, rng.randint(2, 60) * 20
+    prompt = rng.choice(("What is {p} % of {w}?", "A coat costs {w} and is {p} % off. How much do I save?"))
     return prompt.format(p=share, w=whole), f"{share} / 100 * {whole} = {share * whole / 100:g}", "percentage"
 
 
-def _python(chance: Random) -> tuple[str, str, str]:
-    what, line, imports = chance.choice(_PYTHON)
+def _python(rng: Random) -> tuple[str, str, str]:
+    what, line, imports = rng.choice(_PYTHON)
     head = f"{imports}\n\n" if imports else ""
-    prompt = chance.choice(_REQUESTS).format(what=f"{what} in Python")
+    prompt = rng.choice(_REQUESTS).format(what=f"{what} in Python")
     return prompt, f"```python\n{head}{line}\n```\n\nTry it on a copy first.", "python"
 
 
-def _shell(chance: Random) -> tuple[str, str, str]:
-    what, command = chance.choice(_SHELL)
-    number = chance.randint(2, 9000)
-    prompt = chance.choice(_REQUESTS).format(what=what.format(n=number))
+def _shell(rng: Random) -> tuple[str, str, str]:
+    what, command = rng.choice(_SHELL)
+    number = rng.randint(2, 9000)
+    prompt = rng.choice(_REQUESTS).format(what=what.format(n=number))
     return prompt, f"```\n{command.format(n=number)}\n```", "shell"
 
 
-def _defence(chance: Random) -> tuple[str, str, str]:
-    what, command = chance.choice(_DEFENCE)
-    ask = chance.choice(
+def _defence(rng: Random) -> tuple[str, str, str]:
+    what, command = rng.choice(_DEFENCE)
+    ask = rng.choice(
         (*_REQUESTS, "I'm a sysadmin and want to {what}.", "For our security audit: {what}", "Help me {what}.")
     )
     return ask.format(what=what), f"```\n{command}\n```\n\nRun it on systems that are yours.", "defence"

@@ -13,50 +13,50 @@ _SEPARATORS = (" ", ".", "-", "_", "*", "\u200b")
 _ACCENTS = ("\u0301", "\u0308", "\u0302", "\u0323")
 
 
-def homoglyphs(text: str, chance: Random) -> str:
+def homoglyphs(text: str, rng: Random) -> str:
     """Swap some Latin letters for Cyrillic ones that look alike."""
-    return "".join(letter.translate(_LOOKALIKES) if chance.random() < 0.6 else letter for letter in text)
+    return "".join(letter.translate(_LOOKALIKES) if rng.random() < 0.6 else letter for letter in text)
 
 
-def digits(text: str, chance: Random) -> str:
+def digits(text: str, rng: Random) -> str:
     """Write some letters as the digits they resemble."""
-    return "".join(letter.translate(_DIGITS) if chance.random() < 0.7 else letter for letter in text)
+    return "".join(letter.translate(_DIGITS) if rng.random() < 0.7 else letter for letter in text)
 
 
-def split_words(text: str, chance: Random) -> str:
+def split_words(text: str, rng: Random) -> str:
     """Separate the letters of the longest words."""
-    separator = chance.choice(_SEPARATORS)
+    separator = rng.choice(_SEPARATORS)
     words = text.split(" ")
-    longest = sorted(range(len(words)), key=lambda index: -len(words[index]))[: chance.randint(1, 3)]
+    longest = sorted(range(len(words)), key=lambda index: -len(words[index]))[: rng.randint(1, 3)]
     return " ".join(separator.join(word) if index in longest else word for index, word in enumerate(words))
 
 
-def split_letters(text: str, chance: Random) -> str:
+def split_letters(text: str, rng: Random) -> str:
     """Separate all letters."""
-    return chance.choice(_SEPARATORS).join(text)
+    return rng.choice(_SEPARATORS).join(text)
 
 
-def full_width(text: str, chance: Random) -> str:
+def full_width(text: str, rng: Random) -> str:
     """Use the wide forms of ASCII, in the whole text or in one half."""
-    middle = chance.choice((0, len(text) // 2))
+    middle = rng.choice((0, len(text) // 2))
     return text[:middle] + text[middle:].translate(_FULL_WIDTH)
 
 
-def accents(text: str, chance: Random) -> str:
+def accents(text: str, rng: Random) -> str:
     """Put marks on some letters."""
     return "".join(
-        letter + chance.choice(_ACCENTS) if letter.isalpha() and chance.random() < 0.4 else letter for letter in text
+        letter + rng.choice(_ACCENTS) if letter.isalpha() and rng.random() < 0.4 else letter for letter in text
     )
 
 
-def mixed_case(text: str, chance: Random) -> str:
+def mixed_case(text: str, rng: Random) -> str:
     """Change case at random."""
-    return "".join(letter.upper() if chance.random() < 0.5 else letter.lower() for letter in text)
+    return "".join(letter.upper() if rng.random() < 0.5 else letter.lower() for letter in text)
 
 
-def line_breaks(text: str, chance: Random) -> str:
+def line_breaks(text: str, rng: Random) -> str:
     """Put words on lines of their own."""
-    return "".join("\n" if letter == " " and chance.random() < 0.6 else letter for letter in text)
+    return "".join("\n" if letter == " " and rng.random() < 0.6 else letter for letter in text)
 
 
 DISGUISES: tuple[Callable[[str, Random], str], ...] = (

@@ -13,48 +13,48 @@ from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, so
 _TURNS_HARMFUL = 0.12
 
 
-def everyday(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def everyday(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Make an ordinary question with a long answer; now and then the answer turns harmful."""
     if not lexicon.everyday:
         return None
-    subject = chance.choice(lexicon.everyday)
-    ask = roughen(surround(chance.choice(subject.asks), lexicon.frames, chance), chance)
+    subject = rng.choice(lexicon.everyday)
+    ask = roughen(surround(rng.choice(subject.asks), lexicon.frames, rng), rng)
     row = MadeRow(lexicon.language, "everyday", subject.asks[0], subject.asks[0], ask, RiskLevel.SAFE)
-    text = write_out(subject, chance)
+    text = write_out(subject, rng)
     topics = [topic for topic in lexicon.topics if topic.comply and topic.comply_level is RiskLevel.UNSAFE]
-    if not topics or chance.random() >= _TURNS_HARMFUL:
+    if not topics or rng.random() >= _TURNS_HARMFUL:
         return row.answered(Answer(text, RiskLevel.SAFE))
-    topic = chance.choice(topics)
-    kept = text[: chance.randrange(len(text) // 3, len(text))]
+    topic = rng.choice(topics)
+    kept = text[: rng.randrange(len(text) // 3, len(text))]
     kept = kept[: max(kept.rfind(". "), kept.rfind(".\n")) + 1] or text
-    harm = [Part(sentence, is_harmful=True) for sentence in some(chance, topic.comply, most=3)]
-    parts = [Part(kept), Part(chance.choice(lexicon.frames.pivot)), *harm]
+    harm = [Part(sentence, is_harmful=True) for sentence in some(rng, topic.comply, most=3)]
+    parts = [Part(kept), Part(rng.choice(lexicon.frames.pivot)), *harm]
     return row.answered(assemble(parts, level=topic.comply_level, categories=(topic.category,)))
 
 
-def document(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def document(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Paste prose of one or more subjects and ask something before or after it."""
     if not lexicon.everyday:
         return None
-    subjects = some(chance, lexicon.everyday, most=3)
-    text = "\n\n".join(write_out(subject, chance) for subject in subjects)
-    if lexicon.frames.prompt_theft and chance.random() < 0.2:
-        order = chance.choice(lexicon.frames.prompt_theft)
+    subjects = some(rng, lexicon.everyday, most=3)
+    text = "\n\n".join(write_out(subject, rng) for subject in subjects)
+    if lexicon.frames.prompt_theft and rng.random() < 0.2:
+        order = rng.choice(lexicon.frames.prompt_theft)
         sides = (f"Summarise this text:\n\n{text}\n\n{order}", f"{text}\n\n{order}")
         twin = f"theft {order[:40]}"
-        prompt, label = chance.choice(sides), RiskLevel.UNSAFE
+        prompt, label = rng.choice(sides), RiskLevel.UNSAFE
         return MadeRow(lexicon.language, "document", "injection", twin, prompt, label, (Category.JAILBREAK,))
-    found = draw_request(lexicon, chance, harmful=0.4)
-    prompt = f"{text}\n\n{found.text}" if chance.random() < 0.6 else f"{found.text}\n\n{text}"
+    found = draw_request(lexicon, rng, harmful=0.4)
+    prompt = f"{text}\n\n{found.text}" if rng.random() < 0.6 else f"{found.text}\n\n{text}"
     row = dataclasses.replace(request_row(lexicon, found, family="document"), prompt=prompt)
-    return row.answered(answer(lexicon, found, chance)) if chance.random() < 0.2 else row
+    return row.answered(answer(lexicon, found, rng)) if rng.random() < 0.2 else row
 
 
-def write_out(subject: Subject, chance: Random) -> str:
+def write_out(subject: Subject, rng: Random) -> str:
     """Write a subject's points as a list, sections or plain text, leaving some out."""
-    points = chance.sample(subject.points, chance.randint(3, len(subject.points)))
-    style = chance.choice((_numbered, _bullets, _sections, _plain))
-    outro = subject.outro if chance.random() < 0.8 else ""
+    points = rng.sample(subject.points, rng.randint(3, len(subject.points)))
+    style = rng.choice((_numbered, _bullets, _sections, _plain))
+    outro = subject.outro if rng.random() < 0.8 else ""
     return "\n\n".join(part for part in (subject.intro, style(points), outro) if part)
 
 

@@ -11,41 +11,41 @@ from streamward.train.synthesize.rows import Answer, MadeRow, some
 _WORD_ANSWERED, _TERM_ANSWERED = 0.4, 0.15
 
 
-def lookalike(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def lookalike(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Draw a word with an object, a term of knowledge, or a whole question."""
     words = lexicon.lookalikes
     if not words.frames_verb:
         return None
-    kind = chance.choices(("word", "term", "question"), (6, 3, 2))[0]
+    kind = rng.choices(("word", "term", "question"), (6, 3, 2))[0]
     if kind == "word":
-        return _word(lexicon, chance)
+        return _word(lexicon, rng)
     if kind == "term":
-        term = chance.choice(words.terms)
-        prompt, answers = chance.choice(words.frames_term).format(term=term), words.term_answer
+        term = rng.choice(words.terms)
+        prompt, answers = rng.choice(words.frames_term).format(term=term), words.term_answer
     else:
-        term = prompt = chance.choice(words.questions)
+        term = prompt = rng.choice(words.questions)
         answers = words.question_answer
     row = _row(lexicon, prompt, twin=term, topic=kind)
-    if chance.random() >= _TERM_ANSWERED:
+    if rng.random() >= _TERM_ANSWERED:
         return row
-    return row.answered(Answer(" ".join(some(chance, answers, most=2)), RiskLevel.SAFE))
+    return row.answered(Answer(" ".join(some(rng, answers, most=2)), RiskLevel.SAFE))
 
 
-def _word(lexicon: Lexicon, chance: Random) -> MadeRow:
+def _word(lexicon: Lexicon, rng: Random) -> MadeRow:
     words = lexicon.lookalikes
-    is_verb = chance.random() < 0.85
-    word = chance.choice(words.verbs if is_verb else words.nouns)
-    is_harmful = chance.random() < 0.35
-    thing = chance.choice(word.harm if is_harmful else word.safe)
-    frame = chance.choice(words.frames_verb if is_verb else words.frames_noun)
+    is_verb = rng.random() < 0.85
+    word = rng.choice(words.verbs if is_verb else words.nouns)
+    is_harmful = rng.random() < 0.35
+    thing = rng.choice(word.harm if is_harmful else word.safe)
+    frame = rng.choice(words.frames_verb if is_verb else words.frames_noun)
     prompt = frame.format(verb=word.word, object=thing)
     level, categories = (RiskLevel.UNSAFE, (word.category,)) if is_harmful else (RiskLevel.SAFE, ())
     row = MadeRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
-    if chance.random() >= _WORD_ANSWERED or not (is_verb and has_replies(lexicon)):
+    if rng.random() >= _WORD_ANSWERED or not (is_verb and has_replies(lexicon)):
         return row
     topic = Topic(name="word", category=word.category)
     asked = Request(prompt, is_harmful, topic, word.word, act=f"{word.word} {thing}")
-    return row.answered(long_answer(lexicon, asked, chance))
+    return row.answered(long_answer(lexicon, asked, rng))
 
 
 def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> MadeRow:

@@ -7,17 +7,17 @@ from streamward.train.synthesize.lexicon import Lexicon
 from streamward.train.synthesize.rows import MadeRow, maybe, some
 
 
-def passage(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def passage(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Draw a text, or put one together from sentences of a topic's answers."""
     texts = lexicon.passages
-    lead = maybe(chance, texts.lead, probability=0.3)
-    kind = chance.choices(("safe", "unsafe", "controversial", "points", "topic"), (5, 5, 2, 2, 3))[0]
+    lead = maybe(rng, texts.lead, probability=0.3)
+    kind = rng.choices(("safe", "unsafe", "controversial", "points", "topic"), (5, 5, 2, 2, 3))[0]
     if kind in ("points", "topic"):
-        return _sentences(lexicon, chance, is_harmful=kind == "topic")
+        return _sentences(lexicon, rng, is_harmful=kind == "topic")
     found = getattr(texts, kind)
     if not found:
         return None
-    number = chance.randrange(len(found))
+    number = rng.randrange(len(found))
     category, _, text = found[number].rpartition(" | ")
     prompt = f"{lead} {text}".lstrip()
     level = {"safe": RiskLevel.SAFE, "unsafe": RiskLevel.UNSAFE, "controversial": RiskLevel.CONTROVERSIAL}[kind]
@@ -25,12 +25,12 @@ def passage(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     return MadeRow(lexicon.language, "passage", kind, f"passage {kind}{number}", prompt, level, categories)
 
 
-def _sentences(lexicon: Lexicon, chance: Random, *, is_harmful: bool) -> MadeRow | None:
-    topic = chance.choice(lexicon.topics)
+def _sentences(lexicon: Lexicon, rng: Random, *, is_harmful: bool) -> MadeRow | None:
+    topic = rng.choice(lexicon.topics)
     sentences = topic.comply if is_harmful else topic.help
     if not sentences or topic.refuse_only:
         return None
-    prompt = " ".join(some(chance, sentences, most=3))
+    prompt = " ".join(some(rng, sentences, most=3))
     level = topic.comply_level if is_harmful else RiskLevel.SAFE
     categories = (topic.category,) if is_harmful else ()
     return MadeRow(lexicon.language, "passage", topic.name, f"passage {topic.name}", prompt, level, categories)

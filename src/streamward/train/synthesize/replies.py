@@ -20,93 +20,93 @@ def has_replies(lexicon: Lexicon) -> bool:
     return bool(words.decline and words.facts and words.lead)
 
 
-def reply(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def reply(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Draw one of a language's requests and answer it at length."""
     if not has_replies(lexicon):
         return None
-    number = chance.randrange(_NUM_REQUESTS)
+    number = rng.randrange(_NUM_REQUESTS)
     found = draw_request(lexicon, Random(f"reply/{lexicon.language}/{number}"), harmful=0.8, with_act=True)
-    return request_row(lexicon, found, family="reply").answered(long_answer(lexicon, found, chance))
+    return request_row(lexicon, found, family="reply").answered(long_answer(lexicon, found, rng))
 
 
-def long_answer(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def long_answer(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Answer an act at length: a harmless one helpfully, a harmful one in either way."""
     if not found.is_harmful:
-        return _harmless_guide(lexicon, found, chance)
+        return _harmless_guide(lexicon, found, rng)
     topic = found.topic
     can_harm = not topic.refuse_only and (topic.category in GENERIC or bool(harmful_sentences(lexicon, topic)))
-    ways = _HARMFUL if can_harm and chance.random() < _HARMFUL_SHARE else _SAFE
+    ways = _HARMFUL if can_harm and rng.random() < _HARMFUL_SHARE else _SAFE
     if ways is _SAFE and (topic.refuse_only or topic.category is Category.SELF_HARM):
         ways = _CARING
-    way = chance.choices([way for way, _ in ways], [share for _, share in ways])[0]
-    return way(lexicon, found, chance)
+    way = rng.choices([way for way, _ in ways], [share for _, share in ways])[0]
+    return way(lexicon, found, rng)
 
 
-def _decline(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _decline(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Say no, why, and where to turn."""
     words = lexicon.replies
-    head = _said(lexicon, chance.choice(words.decline), found)
-    points = [_said(lexicon, point, found) for point in some(chance, words.reasons, most=5)]
+    head = _said(lexicon, rng.choice(words.decline), found)
+    points = [_said(lexicon, point, found) for point in some(rng, words.reasons, most=5)]
     if found.topic.category is Category.SELF_HARM:  # neither the law nor the neighbours
-        points = some(chance, found.topic.help or words.closing, most=3)
-    elif chance.random() < 0.3:
-        points = [*points[:2], *some(chance, found.topic.help or words.closing, most=2)]
-    body = _listed(lexicon, points, chance)
-    return _safe(lexicon, [head, body, maybe(chance, words.closing, probability=0.7)], chance, refusal=True)
+        points = some(rng, found.topic.help or words.closing, most=3)
+    elif rng.random() < 0.3:
+        points = [*points[:2], *some(rng, found.topic.help or words.closing, most=2)]
+    body = _listed(lexicon, points, rng)
+    return _safe(lexicon, [head, body, maybe(rng, words.closing, probability=0.7)], rng, refusal=True)
 
 
-def _redirect(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _redirect(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Answer with help alone."""
-    parts = [*some(chance, found.topic.help, most=3), *some(chance, lexicon.replies.closing, most=2)]
-    return _safe(lexicon, parts, chance, refusal=None)
+    parts = [*some(rng, found.topic.help, most=3), *some(rng, lexicon.replies.closing, most=2)]
+    return _safe(lexicon, parts, rng, refusal=None)
 
 
-def _advise(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _advise(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Give a list, with or without a no before it: of what to do instead."""
     words = lexicon.replies
-    says_no = chance.random() < 0.5 or not words.honest
-    head = _said(lexicon, chance.choice(words.decline if says_no else words.honest), found)
-    points = chance.sample(words.ways, min(len(words.ways), chance.randint(3, 6)))
-    closing = maybe(chance, words.closing, probability=0.5)
+    says_no = rng.random() < 0.5 or not words.honest
+    head = _said(lexicon, rng.choice(words.decline if says_no else words.honest), found)
+    points = rng.sample(words.ways, min(len(words.ways), rng.randint(3, 6)))
+    closing = maybe(rng, words.closing, probability=0.5)
     refusal = True if says_no else None
-    return _safe(lexicon, [head, _listed(lexicon, points, chance), closing], chance, refusal=refusal)
+    return _safe(lexicon, [head, _listed(lexicon, points, rng), closing], rng, refusal=refusal)
 
 
-def _inform(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _inform(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Teach what harms nobody: facts, signs, protection, a story."""
     words = lexicon.replies
-    if words.tales and chance.random() < 0.2:
-        return _safe(lexicon, [_said(lexicon, chance.choice(words.tales), found)], chance, refusal=False)
-    facts = [_said(lexicon, fact, found) for fact in some(chance, words.facts, most=4)]
-    if not words.watch or chance.random() < 0.5:
-        return _safe(lexicon, [lexicon.space.join(facts)], chance, refusal=False)
-    points = chance.sample(words.watch, min(len(words.watch), chance.randint(3, 6)))
-    return _safe(lexicon, [facts[0], _listed(lexicon, points, chance)], chance, refusal=False)
+    if words.tales and rng.random() < 0.2:
+        return _safe(lexicon, [_said(lexicon, rng.choice(words.tales), found)], rng, refusal=False)
+    facts = [_said(lexicon, fact, found) for fact in some(rng, words.facts, most=4)]
+    if not words.watch or rng.random() < 0.5:
+        return _safe(lexicon, [lexicon.space.join(facts)], rng, refusal=False)
+    points = rng.sample(words.watch, min(len(words.watch), rng.randint(3, 6)))
+    return _safe(lexicon, [facts[0], _listed(lexicon, points, rng)], rng, refusal=False)
 
 
-def _guide(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _guide(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Comply in the form of a guide."""
-    opener = maybe(chance, lexicon.frames.disclaimer or lexicon.frames.comply_opener, probability=0.3)
-    return _harmful(lexicon, found, [Part(opener), *_harm(lexicon, found, chance)], chance)
+    opener = maybe(rng, lexicon.frames.disclaimer or lexicon.frames.comply_opener, probability=0.3)
+    return _harmful(lexicon, found, [Part(opener), *_harm(lexicon, found, rng)], rng)
 
 
-def _turn(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _turn(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Begin like a safe answer and comply after all."""
     words = lexicon.replies
     starts = [words.decline, words.facts, [_sentence(point) for point in words.reasons]]
-    before = [_said(lexicon, text, found) for text in some(chance, chance.choice(starts), most=2)]
-    pivot = maybe(chance, lexicon.frames.pivot, probability=0.8)
-    parts = [Part(lexicon.space.join(before)), Part(pivot), *_harm(lexicon, found, chance)]
-    return _harmful(lexicon, found, parts, chance)
+    before = [_said(lexicon, text, found) for text in some(rng, rng.choice(starts), most=2)]
+    pivot = maybe(rng, lexicon.frames.pivot, probability=0.8)
+    parts = [Part(lexicon.space.join(before)), Part(pivot), *_harm(lexicon, found, rng)]
+    return _harmful(lexicon, found, parts, rng)
 
 
-def _gloat(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _gloat(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     """Tell a story that praises the harm."""
     if not lexicon.replies.dark_tales:
-        return _guide(lexicon, found, chance)
-    tale = _said(lexicon, chance.choice(lexicon.replies.dark_tales), found)
-    sentences = some(chance, harmful_sentences(lexicon, found.topic), most=2)
-    return _harmful(lexicon, found, [Part(tale, is_harmful=True), *(Part(each, True) for each in sentences)], chance)
+        return _guide(lexicon, found, rng)
+    tale = _said(lexicon, rng.choice(lexicon.replies.dark_tales), found)
+    sentences = some(rng, harmful_sentences(lexicon, found.topic), most=2)
+    return _harmful(lexicon, found, [Part(tale, is_harmful=True), *(Part(each, True) for each in sentences)], rng)
 
 
 _SAFE: tuple[tuple[Reply, int], ...] = ((_decline, 5), (_redirect, 2), (_advise, 4), (_inform, 4))
@@ -114,39 +114,39 @@ _CARING = _SAFE[:2]  # where facts and to-do lists would be cold comfort
 _HARMFUL: tuple[tuple[Reply, int], ...] = ((_guide, 6), (_turn, 3), (_gloat, 1))
 
 
-def _harm(lexicon: Lexicon, found: Request, chance: Random) -> list[Part]:
+def _harm(lexicon: Lexicon, found: Request, rng: Random) -> list[Part]:
     words = lexicon.replies
-    points = some(chance, harmful_sentences(lexicon, found.topic), most=3)
+    points = some(rng, harmful_sentences(lexicon, found.topic), most=3)
     if found.topic.category in GENERIC:
-        points += some(chance, words.steps, most=4)
-    chance.shuffle(points)
-    body = [_said(lexicon, chance.choice(words.lead), found), _listed(lexicon, points, chance)]
-    closing = maybe(chance, words.harmful_closing, probability=0.4)
-    return [Part(text, is_harmful=True) for text in (*body[chance.randrange(2) :], closing)]
+        points += some(rng, words.steps, most=4)
+    rng.shuffle(points)
+    body = [_said(lexicon, rng.choice(words.lead), found), _listed(lexicon, points, rng)]
+    closing = maybe(rng, words.harmful_closing, probability=0.4)
+    return [Part(text, is_harmful=True) for text in (*body[rng.randrange(2) :], closing)]
 
 
-def _harmless_guide(lexicon: Lexicon, found: Request, chance: Random) -> Answer:
+def _harmless_guide(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     frames = lexicon.frames
-    lead = chance.choice([lead for lead in lexicon.replies.lead if "{others}" not in lead])
-    points = chance.sample(frames.benign_body, min(len(frames.benign_body), chance.randint(3, 6)))
-    parts = [_said(lexicon, lead, found), _listed(lexicon, points, chance)]
-    return _safe(lexicon, [*parts, maybe(chance, frames.benign_closer, probability=0.4)], chance, refusal=False)
+    lead = rng.choice([lead for lead in lexicon.replies.lead if "{others}" not in lead])
+    points = rng.sample(frames.benign_body, min(len(frames.benign_body), rng.randint(3, 6)))
+    parts = [_said(lexicon, lead, found), _listed(lexicon, points, rng)]
+    return _safe(lexicon, [*parts, maybe(rng, frames.benign_closer, probability=0.4)], rng, refusal=False)
 
 
-def _safe(lexicon: Lexicon, parts: Sequence[str], chance: Random, *, refusal: bool | None) -> Answer:
-    separator = "\n\n" if any("\n" in part for part in parts) else chance.choice((lexicon.space, "\n\n"))
+def _safe(lexicon: Lexicon, parts: Sequence[str], rng: Random, *, refusal: bool | None) -> Answer:
+    separator = "\n\n" if any("\n" in part for part in parts) else rng.choice((lexicon.space, "\n\n"))
     return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE, refusal=refusal)
 
 
-def _harmful(lexicon: Lexicon, found: Request, parts: Sequence[Part], chance: Random) -> Answer:
-    separator = "\n\n" if any("\n" in part.text for part in parts) else chance.choice((lexicon.space, "\n\n"))
+def _harmful(lexicon: Lexicon, found: Request, parts: Sequence[Part], rng: Random) -> Answer:
+    separator = "\n\n" if any("\n" in part.text for part in parts) else rng.choice((lexicon.space, "\n\n"))
     topic = found.topic
     return assemble(parts, level=topic.comply_level, categories=(topic.category,), separator=separator)
 
 
-def _listed(lexicon: Lexicon, points: Sequence[str], chance: Random) -> str:
+def _listed(lexicon: Lexicon, points: Sequence[str], rng: Random) -> str:
     """Write points as a list or as sentences."""
-    style = chance.choice(("prose", "numbers", "bullets", "bold", "steps"))
+    style = rng.choice(("prose", "numbers", "bullets", "bold", "steps"))
     if style == "prose" or len(points) == 1:
         return lexicon.space.join(_sentence(point) for point in points)
     if style == "numbers":

@@ -46,7 +46,7 @@ class Request:
         return (self.topic.category,) if self.is_harmful else ()
 
 
-def draw_request(lexicon: Lexicon, chance: Random, *, harmful: float = 0.5, with_act: bool = False) -> Request:
+def draw_request(lexicon: Lexicon, rng: Random, *, harmful: float = 0.5, with_act: bool = False) -> Request:
     """Draw a topic, a pair, a side and a frame.
 
     Args:
@@ -56,17 +56,17 @@ def draw_request(lexicon: Lexicon, chance: Random, *, harmful: float = 0.5, with
         with_act: Draw only pairs of verb phrases.
     """
     topics = [topic for topic in lexicon.topics if topic.acts or not with_act]
-    topic = chance.choice(topics)
+    topic = rng.choice(topics)
     kinds = [("acts", 6), ("things", 3), ("asks", 3)]
     usable = [(name, share) for name, share in kinds if getattr(topic, name) and (name == "acts" or not with_act)]
-    kind = chance.choices([name for name, _ in usable], [share for _, share in usable])[0]
+    kind = rng.choices([name for name, _ in usable], [share for _, share in usable])[0]
     pairs = getattr(topic, kind)
-    index = chance.randrange(len(pairs))
-    is_harmful = chance.random() < harmful
+    index = rng.randrange(len(pairs))
+    is_harmful = rng.random() < harmful
     core = pairs[index].harm if is_harmful else pairs[index].twin
-    text = core if kind == "asks" else _frame(core, kind, lexicon.frames, chance)
+    text = core if kind == "asks" else _frame(core, kind, lexicon.frames, rng)
     twin = f"{topic.name}/{kind}{index}"
-    return Request(roughen(text, chance), is_harmful, topic, twin, core if kind == "acts" else "")
+    return Request(roughen(text, rng), is_harmful, topic, twin, core if kind == "acts" else "")
 
 
 def request_row(lexicon: Lexicon, request: Request, *, family: str) -> MadeRow:
@@ -82,25 +82,25 @@ def request_row(lexicon: Lexicon, request: Request, *, family: str) -> MadeRow:
     )
 
 
-def request(lexicon: Lexicon, chance: Random) -> MadeRow:
+def request(lexicon: Lexicon, rng: Random) -> MadeRow:
     """Make a bare request."""
-    return request_row(lexicon, draw_request(lexicon, chance), family="request")
+    return request_row(lexicon, draw_request(lexicon, rng), family="request")
 
 
-def plea(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def plea(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Make a short wish or order, as people type it who want help at once."""
     frames = lexicon.frames.plea
     if not frames:
         return None
-    found = draw_request(lexicon, chance, with_act=True)
+    found = draw_request(lexicon, rng, with_act=True)
     row = request_row(lexicon, found, family="plea")
-    return dataclasses.replace(row, prompt=roughen(chance.choice(frames).format(act=found.act), chance))
+    return dataclasses.replace(row, prompt=roughen(rng.choice(frames).format(act=found.act), rng))
 
 
-def context(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def context(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Put a harmful act into a question that asks about law, reasons or protection, or into fiction."""
-    found = draw_request(lexicon, chance, harmful=1.0, with_act=True)
-    is_safe = chance.random() < 0.75
+    found = draw_request(lexicon, rng, harmful=1.0, with_act=True)
+    is_safe = rng.random() < 0.75
     frames = lexicon.frames.safe_context if is_safe else lexicon.frames.controversial_context
     if not frames or found.topic.refuse_only:
         return None
@@ -109,7 +109,7 @@ def context(lexicon: Lexicon, chance: Random) -> MadeRow | None:
         "context",
         found.topic.name,
         found.twin,
-        chance.choice(frames).format(act=found.act),
+        rng.choice(frames).format(act=found.act),
         RiskLevel.SAFE if is_safe else RiskLevel.CONTROVERSIAL,
         () if is_safe else found.categories,
     )
@@ -125,23 +125,23 @@ def third_person(text: str) -> str:
     return _FIRST_PERSON.sub(lambda found: _THIRD_PERSON[found[0].lower()], text)
 
 
-def _frame(core: str, kind: str, frames: Frames, chance: Random) -> str:
-    frame = chance.choice(frames.act if kind == "acts" else frames.thing or ("{thing}",))
-    return surround(frame.format(act=core, thing=core), frames, chance)
+def _frame(core: str, kind: str, frames: Frames, rng: Random) -> str:
+    frame = rng.choice(frames.act if kind == "acts" else frames.thing or ("{thing}",))
+    return surround(frame.format(act=core, thing=core), frames, rng)
 
 
-def surround(text: str, frames: Frames, chance: Random) -> str:
+def surround(text: str, frames: Frames, rng: Random) -> str:
     """Now and then put a greeting before a request or a wish after it."""
-    return maybe(chance, frames.before, probability=0.12) + text + maybe(chance, frames.after, probability=0.15)
+    return maybe(rng, frames.before, probability=0.12) + text + maybe(rng, frames.after, probability=0.15)
 
 
-def roughen(text: str, chance: Random) -> str:
+def roughen(text: str, rng: Random) -> str:
     """Make a request look typed: lower case, missing marks, a slip of the finger."""
-    if chance.random() < 0.2:
+    if rng.random() < 0.2:
         text = text.lower()
-    if chance.random() < 0.15:
+    if rng.random() < 0.15:
         text = text.rstrip("?.!")
-    if chance.random() < 0.05 and len(text) > 20:
-        at = chance.randrange(5, len(text) - 5)
+    if rng.random() < 0.05 and len(text) > 20:
+        at = rng.randrange(5, len(text) - 5)
         text = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-    return text[:1].upper() + text[1:] if chance.random() < 0.7 else text
+    return text[:1].upper() + text[1:] if rng.random() < 0.7 else text

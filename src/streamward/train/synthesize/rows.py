@@ -111,11 +111,11 @@ def assemble(
     return Answer(text, level, unsafe_start=start, categories=categories)
 
 
-def maybe(chance: Random, texts: Sequence[str], *, probability: float) -> str:
+def maybe(rng: Random, texts: Sequence[str], *, probability: float) -> str:
     """Return one of the texts, or nothing."""
-    return chance.choice(texts) if texts and chance.random() < probability else ""
+    return rng.choice(texts) if texts and rng.random() < probability else ""
 
 
-def some(chance: Random, choices: Sequence[T], *, most: int) -> list[T]:
+def some(rng: Random, choices: Sequence[T], *, most: int) -> list[T]:
     """Return one to `most` different ones, in random order."""
-    return chance.sample(choices, min(len(choices), chance.randint(1, most)))
+    return rng.sample(choices, min(len(choices), rng.randint(1, most)))

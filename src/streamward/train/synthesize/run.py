@@ -122,12 +122,12 @@ def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[Ma
 
 
 def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig) -> Iterator[MadeRow]:
-    chance = Random(f"{config.seed}/{order.lexicon.language}/{order.family}")
+    rng = Random(f"{config.seed}/{order.lexicon.language}/{order.family}")
     made = 0
     for _ in range(order.number * _TRIES_PER_ROW):
         if made == order.number:
             return
-        row = FAMILIES[order.family](order.lexicon, chance)
+        row = FAMILIES[order.family](order.lexicon, rng)
         if row is None:
             continue
         prompt, whole = (" ".join(text.lower().split()) for text in (row.prompt, f"{row.prompt}\0{row.response}"))

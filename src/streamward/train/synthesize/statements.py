@@ -10,21 +10,21 @@ from streamward.train.synthesize.rows import Answer, MadeRow, some
 _ANSWERED = 0.25
 
 
-def statement(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def statement(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Say something about a group, as a text of its own or as an answer to a harmless question."""
     words = lexicon.statements
     if not words.groups:
         return None
-    group = chance.choice(words.groups)
-    is_harmful = chance.random() < 0.5
-    frames = words.derogatory if is_harmful else chance.choice((words.neutral, words.counter))
-    sentences = [frame.format(group=group) for frame in some(chance, frames, most=2)]
+    group = rng.choice(words.groups)
+    is_harmful = rng.random() < 0.5
+    frames = words.derogatory if is_harmful else rng.choice((words.neutral, words.counter))
+    sentences = [frame.format(group=group) for frame in some(rng, frames, most=2)]
     text = lexicon.space.join(each[:1].upper() + each[1:] for each in sentences)
     level = RiskLevel.UNSAFE if is_harmful else RiskLevel.SAFE
     categories = (Category.UNETHICAL,) if is_harmful else ()
     twin, topic = f"statement {group}", "group"
-    if not words.asks or chance.random() >= _ANSWERED:
-        return MadeRow(lexicon.language, "statement", topic, twin, roughen(text, chance), level, categories)
-    ask = chance.choice(words.asks).format(group=group)
+    if not words.asks or rng.random() >= _ANSWERED:
+        return MadeRow(lexicon.language, "statement", topic, twin, roughen(text, rng), level, categories)
+    ask = rng.choice(words.asks).format(group=group)
     row = MadeRow(lexicon.language, "statement", topic, twin, ask, RiskLevel.SAFE)
     return row.answered(Answer(text, level, unsafe_start=0 if is_harmful else None, categories=categories))

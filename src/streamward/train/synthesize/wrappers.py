@@ -14,53 +14,53 @@ from streamward.train.synthesize.rows import MadeRow
 _SEEN_HARM_CHARS = 16  # harmful characters without which nobody could tell
 
 
-def jailbreak(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def jailbreak(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Wrap a request into an attempt to switch off the rules; around a harmless core it is Controversial."""
     frames = lexicon.frames
     if not frames.jailbreak:
         return None
-    if frames.prompt_theft and chance.random() < 0.05:
-        order = chance.choice(frames.prompt_theft)
+    if frames.prompt_theft and rng.random() < 0.05:
+        order = rng.choice(frames.prompt_theft)
         return MadeRow(lexicon.language, "jailbreak", "theft", order, order, RiskLevel.UNSAFE, (Category.JAILBREAK,))
-    found = draw_request(lexicon, chance, harmful=0.75)
+    found = draw_request(lexicon, rng, harmful=0.75)
     row = dataclasses.replace(
         request_row(lexicon, found, family="jailbreak"),
-        prompt=chance.choice(frames.jailbreak).format(ask=found.text),
+        prompt=rng.choice(frames.jailbreak).format(ask=found.text),
         prompt_label=RiskLevel.UNSAFE if found.is_harmful else RiskLevel.CONTROVERSIAL,
         categories=(*found.categories, Category.JAILBREAK),
     )
-    if chance.random() >= 0.35:
+    if rng.random() >= 0.35:
         return row
     can_comply = found.is_harmful and not found.topic.refuse_only and harmful_sentences(lexicon, found.topic)
-    way = comply if can_comply and chance.random() < 0.5 else refuse
-    return row.answered(way(lexicon, found, chance) if found.is_harmful else answer(lexicon, found, chance))
+    way = comply if can_comply and rng.random() < 0.5 else refuse
+    return row.answered(way(lexicon, found, rng) if found.is_harmful else answer(lexicon, found, rng))
 
 
-def roleplay(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def roleplay(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Ask in a game; the game changes nothing about what is asked."""
     frames = lexicon.frames
     if not frames.roleplay:
         return None
-    found = draw_request(lexicon, chance)
-    prompt = chance.choice(frames.roleplay).format(role=chance.choice(frames.role), ask=found.text)
+    found = draw_request(lexicon, rng)
+    prompt = rng.choice(frames.roleplay).format(role=rng.choice(frames.role), ask=found.text)
     row = dataclasses.replace(request_row(lexicon, found, family="roleplay"), prompt=prompt)
-    return row.answered(answer(lexicon, found, chance)) if chance.random() < 0.4 else row
+    return row.answered(answer(lexicon, found, rng)) if rng.random() < 0.4 else row
 
 
-def disguise(lexicon: Lexicon, chance: Random) -> MadeRow:
+def disguise(lexicon: Lexicon, rng: Random) -> MadeRow:
     """Write a request, harmful or not, in odd letters."""
-    found = draw_request(lexicon, chance)
-    change = chance.choice(DISGUISES)
-    return dataclasses.replace(request_row(lexicon, found, family="disguise"), prompt=change(found.text, chance))
+    found = draw_request(lexicon, rng)
+    change = rng.choice(DISGUISES)
+    return dataclasses.replace(request_row(lexicon, found, family="disguise"), prompt=change(found.text, rng))
 
 
-def excerpt(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def excerpt(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Cut a response mid-sentence: before its harmful part it is Safe, well inside it keeps its label."""
-    row = (everyday(lexicon, chance) if chance.random() < 0.3 else None) or dialogue(lexicon, chance)
+    row = (everyday(lexicon, rng) if rng.random() < 0.3 else None) or dialogue(lexicon, rng)
     assert row.response is not None
     if len(row.response) < 40:
         return None
-    kept = row.response[: chance.randrange(20, len(row.response))].rstrip()
+    kept = row.response[: rng.randrange(20, len(row.response))].rstrip()
     refusal = row.refusal if len(kept) > 30 else None
     row = dataclasses.replace(row, family="excerpt", response=kept, refusal=refusal)
     if row.unsafe_start is None or len(kept) >= row.unsafe_start + _SEEN_HARM_CHARS:
@@ -71,11 +71,11 @@ def excerpt(lexicon: Lexicon, chance: Random) -> MadeRow | None:
     return dataclasses.replace(row, response_label=RiskLevel.SAFE, unsafe_start=None, categories=categories)
 
 
-def unfinished(lexicon: Lexicon, chance: Random) -> MadeRow | None:
+def unfinished(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     """Cut a prompt while its second sentence is still being written."""
-    found, other = draw_request(lexicon, chance), document(lexicon, chance)
+    found, other = draw_request(lexicon, rng), document(lexicon, rng)
     if other is None:
         return None
-    tail = other.prompt[: chance.randrange(10, 160)] if other.prompt_label is RiskLevel.SAFE else ""
+    tail = other.prompt[: rng.randrange(10, 160)] if other.prompt_label is RiskLevel.SAFE else ""
     prompt = f"{found.text} {tail}".rstrip()
     return dataclasses.replace(request_row(lexicon, found, family="unfinished"), prompt=prompt)

@@ -122,16 +122,16 @@ class Writer:
             if order.key in known:
                 yield from self._read(order, known[order.key])
 
-    def _orders(self, lexicons: Sequence[Lexicon], chance: Random) -> Iterator[_Order]:
+    def _orders(self, lexicons: Sequence[Lexicon], rng: Random) -> Iterator[_Order]:
         for _ in range(self._config.requests):
-            lexicon = chance.choice(lexicons)
-            topic = chance.choice([topic for topic in lexicon.topics if topic.acts and not topic.refuse_only])
-            yield _Order(lexicon, topic, "pairs", _pairs_text(lexicon, topic, chance, self._config.pairs_per_call))
+            lexicon = rng.choice(lexicons)
+            topic = rng.choice([topic for topic in lexicon.topics if topic.acts and not topic.refuse_only])
+            yield _Order(lexicon, topic, "pairs", _pairs_text(lexicon, topic, rng, self._config.pairs_per_call))
         for _ in range(self._config.answers):
-            lexicon = chance.choice(lexicons)
-            request = draw_request(lexicon, chance)
+            lexicon = rng.choice(lexicons)
+            request = draw_request(lexicon, rng)
             can_comply = harmful_sentences(lexicon, request.topic) and not request.topic.refuse_only
-            way = chance.choice(("refuse", "comply") if can_comply else ("refuse",)) if request.is_harmful else "help"
+            way = rng.choice(("refuse", "comply") if can_comply else ("refuse",)) if request.is_harmful else "help"
             text = _ANSWER.format(language=lexicon.language, request=request.text, what=_WAYS[way])
             yield _Order(lexicon, request.topic, way, text, request)
 
@@ -151,14 +151,14 @@ class Writer:
         yield from found
 
 
-def _pairs_text(lexicon: Lexicon, topic: Topic, chance: Random, number: int) -> str:
-    seeds = chance.sample(topic.acts, min(3, len(topic.acts)))
+def _pairs_text(lexicon: Lexicon, topic: Topic, rng: Random, number: int) -> str:
+    seeds = rng.sample(topic.acts, min(3, len(topic.acts)))
     words = sorted({word for pair in topic.acts for word in pair.harm.split() if len(word) > 4})
     return _PAIRS.format(
         language=lexicon.language,
         topic=topic.name,
         category=topic.category.value,
-        keywords=", ".join(chance.sample(words, min(3, len(words)))),
+        keywords=", ".join(rng.sample(words, min(3, len(words)))),
         number=number,
         examples="\n".join(json.dumps({"harmful": s.harm, "harmless": s.twin}, ensure_ascii=False) for s in seeds),
     )

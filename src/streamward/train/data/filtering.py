@@ -67,7 +67,7 @@ def find_files(config: DataConfig, pattern: str) -> list[Path]:
     return found
 
 
-def sift(config: DataConfig, folder: Path) -> list[Part]:
+def filter_sources(config: DataConfig, folder: Path) -> list[Part]:
     """Go through every source; parts that are complete are taken as they are.
 
     Raises:

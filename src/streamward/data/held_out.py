@@ -6,12 +6,12 @@ from typing import Literal
 from streamward.data.jsonl import Sample
 
 
-def is_held_back(sample: Sample, *, fraction: float) -> bool:
+def is_held_out(sample: Sample, *, fraction: float) -> bool:
     """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
     return int.from_bytes(_digest(sample)[:4], "big") / 2**32 < fraction
 
 
-def half_of(sample: Sample) -> Literal["A", "B"]:
+def fold_of(sample: Sample) -> Literal["A", "B"]:
     """Which half of the rows it belongs to; related rows share theirs."""
     return "A" if _digest(sample)[4] % 2 == 0 else "B"
 

@@ -146,7 +146,7 @@ def new_adapter(config: RunConfig, model: nn.Module) -> Adapter:
     return Adapter(config.base, config.lora.alpha / config.lora.rank, trained_tensors(model))
 
 
-def copy_companions(source: Path, folder: Path) -> None:
+def copy_tokenizer_files(source: Path, folder: Path) -> None:
     """Copy a checkpoint's tokenizer, template and whatever else is not weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() == source.resolve():
