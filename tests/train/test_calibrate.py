@@ -1,4 +1,4 @@
-"""`streamward train calibrate`: lines for a stated rate, written into the guard."""
+"""`streamward train calibrate`: offsets for a stated rate, written into the guard."""
 
 import json
 from pathlib import Path
@@ -46,17 +46,20 @@ def test_an_overconfident_guard_gets_a_temperature_above_one() -> None:
     assert found == pytest.approx(2.0, rel=0.15)
 
 
-def test_a_calibrated_adapter_carries_lines_and_temperature(workplace: Path, trained: Path) -> None:
+def test_a_calibrated_adapter_carries_offsets_and_temperature_and_no_thresholds(workplace: Path, trained: Path) -> None:
     output = run(calibrate_config(workplace, trained, workplace / "out"))
     report = json.loads((output / "calibration.json").read_text())
-    points = parse_guard_config(read_config(output)).operating_points
-    assert points[Side.PROMPT].controversial == pytest.approx(report["prompt"]["strict"]["line"], abs=1e-4)
-    assert points[Side.RESPONSE].unsafe >= points[Side.RESPONSE].controversial
+    guard_config = parse_guard_config(read_config(output))
+    assert not guard_config.operating_points
+    assert list(guard_config.risk_offsets[Side.PROMPT]) == list(report["prompt"]["risk_offsets"].values())
     assert report["prompt"]["nll_after"] <= report["prompt"]["nll_before"]
     assert report["prompt"]["strict"]["false_positive_rate"] <= 0.03
     with streamward.load(output) as guard:
         assert guard.moderate(prompt=f"900 {RISKY}").decision.action == "block"
-        assert guard.moderate(prompt=f"901 {CALM}").decision.action == "allow"
+        calm = guard.moderate(prompt=f"901 {CALM}")
+        assert calm.decision.action == "allow"
+        assert calm.prompt is not None
+        assert max(calm.prompt.probabilities, key=calm.prompt.probabilities.__getitem__) is calm.prompt.risk_level
 
 
 def test_a_checkpoint_in_the_published_layout_is_calibrated_too(workplace: Path, trained: Path) -> None:
@@ -69,7 +72,8 @@ def test_a_checkpoint_in_the_published_layout_is_calibrated_too(workplace: Path,
     assert old is not None
     assert new is not None
     logits = torch.tensor([old.probabilities[level] for level in RiskLevel]).log()
-    expected = (logits / report["prompt"]["temperature"]).softmax(dim=0)
+    offsets = torch.tensor([report["prompt"]["risk_offsets"][level] for level in RiskLevel])
+    expected = (logits / report["prompt"]["temperature"] + offsets).softmax(dim=0)
     torch.testing.assert_close(
         torch.tensor([new.probabilities[level] for level in RiskLevel]), expected, atol=0.02, rtol=0
     )

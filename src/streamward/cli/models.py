@@ -80,10 +80,10 @@ def _info(arguments: argparse.Namespace) -> int:
         facts.append(("window", f"{guard.window_tokens or shape.max_positions} tokens"))
         for side in Side:
             point = guard.operating_points.get(side)
-            lines = "most probable level"
+            level = "most probable level"
             if point is not None:
-                lines = f"Unsafe from {point.unsafe:.3f}, Controversial from {point.controversial:.3f}"
-            facts.append((f"{side} lines", lines))
+                level = f"Unsafe from {point.unsafe:.3f}, Controversial from {point.controversial:.3f}"
+            facts.append((f"{side} level", level))
             facts.append((f"{side} labels", ", ".join(guard.labels(side).categories)))
     if arguments.name in embedded_guards():
         facts.append(("card", str(guard_folder(arguments.name) / "README.md")))

@@ -1,5 +1,6 @@
 """Shapes and label maps of a checkpoint, read from its `config.json`."""
 
+import dataclasses
 import json
 import math
 import re
@@ -134,7 +135,9 @@ class GuardConfig:
         inner_size: Width between the pre-projection and the label projections.
         prompt: Labels of the heads read at a prompt's closing token.
         response: Labels of the heads read at every response token.
-        operating_points: Calibrated lines of each side; a side without one uses the most probable level.
+        operating_points: Calibrated thresholds of each side; a side without them uses the most probable level.
+        risk_offsets: What calibration adds to each risk logit of a side, in their order: the most probable level is
+            then the level at the calibrated point. A side has offsets, or thresholds, or neither.
         window_tokens: Longest text the guard was made to judge at once; None for all its positions.
     """
 
@@ -142,6 +145,7 @@ class GuardConfig:
     prompt: SideLabels
     response: SideLabels
     operating_points: Mapping[Side, OperatingPoint] = field(default_factory=dict)
+    risk_offsets: Mapping[Side, tuple[float, ...]] = field(default_factory=dict)
     window_tokens: int | None = None
 
     def labels(self, side: Side) -> SideLabels:
@@ -210,13 +214,11 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
         CheckpointError: A key is missing or a label is unknown.
     """
     own = _table(raw, "streamward")
-    points = _table(own, "operating_points")
-    unknown = sorted(points.keys() - {side.value for side in Side})
-    if unknown:
-        raise CheckpointError(
-            f"config.json: streamward.operating_points has {unknown[0]!r}; sides are prompt, response"
-        )
-    return GuardConfig(
+    points, offsets = _side_table(own, "operating_points"), _side_table(own, "risk_offsets")
+    both = sorted(points.keys() & offsets.keys())
+    if both:
+        raise CheckpointError(f"config.json: streamward has operating_points and risk_offsets for {both[0]}; give one")
+    config = GuardConfig(
         inner_size=_integer(raw, "guard_inner_size"),
         prompt=SideLabels(
             _labels(raw, "query_risk_level_map", RiskLevel, _integer(raw, "num_query_risk_level")),
@@ -229,6 +231,8 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
         operating_points={Side(side): _operating_point(side, point) for side, point in points.items()},
         window_tokens=_integer(own, "window_tokens") if "window_tokens" in own else None,
     )
+    found = {Side(side): _offsets(side, table, config.labels(Side(side))) for side, table in offsets.items()}
+    return dataclasses.replace(config, risk_offsets=found)
 
 
 def is_stream_checkpoint(raw: Mapping[str, Any]) -> bool:
@@ -283,6 +287,11 @@ def guard_config_keys(config: GuardConfig) -> dict[str, Any]:
         own["operating_points"] = {
             side.value: {"unsafe": point.unsafe, "controversial": point.controversial}
             for side, point in config.operating_points.items()
+        }
+    if config.risk_offsets:
+        own["risk_offsets"] = {
+            side.value: dict(zip((level.value for level in config.labels(side).risk_levels), offsets, strict=True))
+            for side, offsets in config.risk_offsets.items()
         }
     if config.window_tokens is not None:
         own["window_tokens"] = config.window_tokens
@@ -423,6 +432,23 @@ def _labels(raw: Mapping[str, Any], key: str, labels: type[Label], count: int) -
     if len(set(by_index.values())) != count or sorted(by_index) != list(range(len(by_index))):
         raise CheckpointError(f"config.json: {key} must name each of the logits 0 to {count - 1} once")
     return tuple(by_index[index] for index in range(count))
+
+
+def _side_table(own: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = _table(own, key)
+    unknown = sorted(table.keys() - {side.value for side in Side})
+    if unknown:
+        raise CheckpointError(f"config.json: streamward.{key} has {unknown[0]!r}; sides are prompt, response")
+    return table
+
+
+def _offsets(side: str, raw: object, labels: SideLabels) -> tuple[float, ...]:
+    names = [level.value for level in labels.risk_levels]
+    if isinstance(raw, Mapping) and sorted(raw) == sorted(names):
+        values = [raw[name] for name in names]
+        if all(isinstance(value, int | float) and abs(value) < _MAX_NUMBER for value in values):  # false for NaN too
+            return tuple(map(float, values))
+    raise CheckpointError(f"config.json: streamward.risk_offsets.{side} needs a number for each of {', '.join(names)}")
 
 
 def _operating_point(side: str, raw: Mapping[str, Any]) -> OperatingPoint:

@@ -1,5 +1,8 @@
 """A Stream guard (decoder and token heads) and a Gen guard (decoder and language-model head)."""
 
+import dataclasses
+
+import torch
 from torch import Tensor, nn
 
 from streamward.model.config import GuardConfig, ModelConfig
@@ -23,6 +26,15 @@ class GuardModel(nn.Module):
         """Return the heads of one side."""
         return self.prompt_heads if side is Side.PROMPT else self.response_heads
 
+    def set_risk_offsets(self, side: Side, offsets: tuple[float, ...]) -> None:
+        """Fold an operating point into a side's logits, in place of its thresholds."""
+        config = self.guard_config
+        points = {other: point for other, point in config.operating_points.items() if other is not side}
+        self.guard_config = dataclasses.replace(
+            config, operating_points=points, risk_offsets={**config.risk_offsets, side: offsets}
+        )
+        self.heads(side).risk_offset_R = torch.tensor(offsets)
+
     def _side_heads(self, side: Side) -> SideHeads:
         config = self.decoder.config
         return SideHeads(
@@ -30,6 +42,7 @@ class GuardModel(nn.Module):
             hidden_size=config.hidden_size,
             inner_size=self.guard_config.inner_size,
             eps=config.rms_norm_eps,
+            risk_offsets=self.guard_config.risk_offsets.get(side),
         )
 
 

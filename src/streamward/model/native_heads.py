@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamward.model.heads import HeadLogits, SideHeads
+from streamward.model.heads import HeadLogits, SideHeads, with_offset
 from streamward.model.native.library import SIZE_STEP, Operand
 from streamward.model.native_linear import NativeLinear
 
@@ -25,6 +25,7 @@ class NativeHeads(nn.Module):
         """
         super().__init__()
         self._library = library
+        self._risk_offset_R = heads.risk_offset_R
         self._sizes = [len(_weight(heads.risk)), len(_weight(heads.category))]
         self.pre = NativeLinear(_weight(heads.pre), library=library, is_int8=False)
         self.norm = heads.norm
@@ -53,7 +54,7 @@ class NativeHeads(nn.Module):
             len(rows_TD),
         )
         risk_TR, category_TC = logits[:, : sum(self._sizes)].split(self._sizes, dim=1)
-        return HeadLogits(risk_TR, category_TC)
+        return HeadLogits(with_offset(risk_TR, self._risk_offset_R), category_TC)
 
 
 def _weight(linear: nn.Module) -> Tensor:

@@ -1,12 +1,11 @@
-"""`streamward train calibrate`: a temperature and operating points for a finished Stream guard."""
+"""`streamward train calibrate`: a temperature and offsets of the risk logits for a finished Stream guard."""
 
-# Shapes: N rows or tokens; R risk levels; C candidate lines.
+# Shapes: N rows or tokens; R risk levels.
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +16,13 @@ from torch import Tensor
 from streamward.builtin.adapter import ADAPTER_FILE
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
-from streamward.evals.metrics import count
+from streamward.evals.metrics import Counts
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
-from streamward.model.config import OperatingPoint, guard_config_keys, read_config
+from streamward.model.config import guard_config_keys, read_config
 from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.guard_model import GuardModel
+from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
@@ -30,8 +30,9 @@ from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
 from streamward.train.initialization import copy_tokenizer_files, guard_source, is_adapter, is_stream_folder
 from streamward.train.mixture import held_out_rows
-from streamward.train.operating_point import best_threshold, by_side
-from streamward.train.scoring import Score, risk_logits, score_examples
+from streamward.train.operating_point import Aim
+from streamward.train.risk_offsets import Caps, ModeTarget, find_offsets
+from streamward.train.scoring import RowLogits, risk_logits, row_logits
 
 REPORT_FILE = "calibration.json"
 _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
@@ -45,9 +46,9 @@ class ModeConfig(Settings):
     max_safe_prompt_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of all safe prompts that may be flagged, look-alikes of harmful ones among them."""
     max_safe_response_rate: float = Field(default=1.0, gt=0, le=1)
-    aim: Literal["f1", "recall"] = "f1"
-    """What the rates leave open: `f1` draws the line with the best F1 on these rows, `recall` the lowest that keeps the
-    rates, which misses less of harm that looks unlike these rows."""
+    aim: Aim = "f1"
+    """What is maximised within the rates: F1 on these rows, or recall, which misses less of harm that looks unlike
+    them."""
 
 
 class CalibrateConfig(TomlSettings):
@@ -69,9 +70,9 @@ class CalibrateConfig(TomlSettings):
     )
     """Those among them that hold ordinary traffic."""
     strict: ModeConfig = ModeConfig()
-    """Controversial counts as unsafe: draws the line between Safe and the rest."""
+    """Controversial counts as unsafe: limits what gets a level other than Safe."""
     loose: ModeConfig = ModeConfig(max_false_positive_rate=0.01)
-    """Controversial counts as safe: draws the line between Unsafe and the rest."""
+    """Controversial counts as safe: limits what gets the level Unsafe."""
     has_temperature: bool = True
     """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
@@ -83,7 +84,6 @@ class Sides(NamedTuple):
     """What was found for each side."""
 
     temperatures: dict[Side, float]
-    points: dict[Side, OperatingPoint]
     report: dict[str, Any]
 
 
@@ -120,19 +120,20 @@ def run(config_path: Path) -> Path:
 def calibrate(
     model: GuardModel, examples: Sequence[Example], files: Sequence[str], *, config: CalibrateConfig
 ) -> Sides:
-    """Fit temperatures, fold them into the model's heads, and draw the lines.
+    """Fit temperatures and offsets, and fold both into the model's heads.
 
     Args:
         model: Changed in place.
-        examples: Held-back rows.
+        examples: Held-out rows.
         files: Where each comes from.
         config: Rates allowed.
 
     Raises:
-        ConfigError: No row has a label.
+        ConfigError: No row has a label, or no offsets keep the rates.
     """
-    found = Sides({}, {}, {"config": json.loads(config.model_dump_json())})
+    found = Sides({}, {"config": json.loads(config.model_dump_json())})
     for side in Side:
+        model.heads(side).risk_offset_R = None
         logits_NR, levels_N, weights_N = risk_logits(model, examples, side)
         if not len(levels_N):
             continue
@@ -147,13 +148,10 @@ def calibrate(
         }
     if not found.temperatures:
         raise ConfigError("no row of the files has a label")
-    scores = score_examples(model, examples)
     for side in found.temperatures:
-        own = by_side(scores, side)
-        found.points[side], figures = _lines(own, files, config=config, side=side)
+        offsets, figures = _calibrated(row_logits(model, examples, side), files, model, config=config, side=side)
+        model.set_risk_offsets(side, offsets)
         found.report[side.value] |= figures
-    points = {**model.guard_config.operating_points, **found.points}
-    model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
     return found
 
 
@@ -162,37 +160,40 @@ def fit_temperature(logits_NR: Tensor, levels_N: Tensor, weights_N: Tensor) -> f
     return min(_TEMPERATURES, key=lambda each: _nll(logits_NR / each, levels_N, weights_N))
 
 
-def _lines(
-    scores: Sequence[Score], files: Sequence[str], *, config: CalibrateConfig, side: Side
-) -> tuple[OperatingPoint, dict[str, Any]]:
-    safe_N = torch.tensor([score.level is RiskLevel.SAFE for score in scores])
-    ordinary_N = torch.tensor([files[score.example] in config.benign_traffic_files for score in scores]) & safe_N
-    rows = {
-        "strict": (torch.tensor([score.risky for score in scores]), ~safe_N),
-        "loose": (
-            torch.tensor([score.unsafe for score in scores]),
-            torch.tensor([score.level is RiskLevel.UNSAFE for score in scores]),
-        ),
-    }
-    lines: dict[str, float] = {}
-    figures: dict[str, Any] = {}
-    for name, (values_N, positive_N) in rows.items():
-        mode: ModeConfig = getattr(config, name)
+def _calibrated(
+    rows: Sequence[RowLogits], files: Sequence[str], model: GuardModel, *, config: CalibrateConfig, side: Side
+) -> tuple[tuple[float, ...], dict[str, Any]]:
+    safe_N = torch.tensor([row.level is RiskLevel.SAFE for row in rows])
+    unsafe_N = torch.tensor([row.level is RiskLevel.UNSAFE for row in rows])
+    benign_N = torch.tensor([files[row.example] in config.benign_traffic_files for row in rows]) & safe_N
+
+    def target(mode: ModeConfig, positive_N: Tensor) -> ModeTarget:
         safe_rate = mode.max_safe_prompt_rate if side is Side.PROMPT else mode.max_safe_response_rate
-        capped_N = ordinary_N if bool(ordinary_N.any()) else safe_N
-        line = best_threshold(
-            values_N, positive_N, [(capped_N, mode.max_false_positive_rate), (safe_N, safe_rate)], aim=mode.aim
-        )
-        lines[name] = max(line, lines.get("strict", 0.0))
-        counts = count((values_N >= lines[name]).tolist(), positive_N.tolist())
-        figures[name] = {
-            "line": round(lines[name], 5),
-            "f1": round(counts.f1, 4),
-            "recall": round(counts.recall, 4),
-            "false_positive_rate": round(counts.false_positive_rate, 4),
-            "ordinary_flagged": round(float((values_N >= lines[name])[ordinary_N].float().mean().nan_to_num()), 4),
-        }
-    return OperatingPoint(unsafe=lines["loose"], controversial=lines["strict"]), {"rows": len(scores)} | figures
+        capped_N = benign_N if bool(benign_N.any()) else safe_N
+        return ModeTarget(positive_N, [Caps(capped_N, mode.max_false_positive_rate), Caps(safe_N, safe_rate)], mode.aim)
+
+    labels = model.guard_config.labels(side)
+    run = RESPONSE_CONSECUTIVE_TOKENS if side is Side.RESPONSE else 1
+    found = find_offsets(
+        rows, labels, run=run, strict=target(config.strict, ~safe_N), loose=target(config.loose, unsafe_N)
+    )
+    if found is None:
+        raise ConfigError(f"no offsets of the {side.value} heads keep the rates; allow more false positives")
+    return found.offsets, {
+        "rows": len(rows),
+        "risk_offsets": dict(zip((level.value for level in labels.risk_levels), found.offsets, strict=True)),
+        "benign_traffic_flagged": round(float(found.strict_N[benign_N].float().mean().nan_to_num()), 4),
+        "strict": _figures(found.strict),
+        "loose": _figures(found.loose),
+    }
+
+
+def _figures(counts: Counts) -> dict[str, float]:
+    return {
+        "f1": round(counts.f1, 4),
+        "recall": round(counts.recall, 4),
+        "false_positive_rate": round(counts.false_positive_rate, 4),
+    }
 
 
 def _read(config: CalibrateConfig) -> tuple[list[Sample], list[str]]:
@@ -221,7 +222,8 @@ def _write(config: CalibrateConfig, model: GuardModel, found: Sides, *, source: 
     for side, temperature in found.temperatures.items():
         tensors[f"{side.value}_heads.risk.weight"] = tensors[f"{side.value}_heads.risk.weight"] / temperature
     keys = read_config(source)
-    keys["streamward"] = {**keys["streamward"], **guard_config_keys(model.guard_config)["streamward"]}
+    own = {key: value for key, value in keys["streamward"].items() if key not in ("operating_points", "risk_offsets")}
+    keys["streamward"] = {**own, **guard_config_keys(model.guard_config)["streamward"]}
     if config.rounded_weights:
         keys["streamward"]["rounded_weights"] = True
     save_file(tensors, output / ADAPTER_FILE)

@@ -14,6 +14,7 @@ from streamward.schema import RiskLevel, Side
 from streamward.train.scoring import Score
 
 _MAX_THRESHOLDS = 500
+Aim = Literal["f1", "recall"]
 
 
 def operating_point(
@@ -47,7 +48,7 @@ def best_threshold(
     is_positive_N: Tensor,
     caps: Sequence[tuple[Tensor, float]] = (),
     *,
-    aim: Literal["f1", "recall"] = "f1",
+    aim: Aim = "f1",
 ) -> float:
     """Return the threshold with the best F1, or the best recall, among those that keep every cap; 1 if none does.
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,39 @@ def score_examples(model: GuardModel, examples: Sequence[Example], *, batch_toke
         for row, index in enumerate(indices):
             scores += _score_row(model, hidden_BSD[row], examples[index], index=index)
     return scores
+
+
+class RowLogits(NamedTuple):
+    """Risk logits of every judged token of one side of a row.
+
+    Attributes:
+        example: Index of the row.
+        level: The right level of the whole text.
+    """
+
+    example: int
+    logits_nR: Tensor
+    level: RiskLevel
+
+
+@torch.no_grad()
+def row_logits(
+    model: GuardModel, examples: Sequence[Example], side: Side, *, batch_tokens: int = 4096
+) -> list[RowLogits]:
+    """Return the logits of every row that has targets on a side."""
+    found: list[RowLogits] = []
+    device = model.decoder.embed.weight.device
+    for indices in plan_batches([len(example.ids) for example in examples], max_tokens=batch_tokens, seed=0):
+        batch = collate([examples[index] for index in indices], model.guard_config)
+        hidden_BSD = dense_hidden(model.decoder, batch.ids_BS.to(device))
+        for row, index in enumerate(indices):
+            targets = [target for target in examples[index].targets if target.side is side]
+            if targets:
+                positions = torch.tensor([target.position for target in targets])
+                logits_nR = model.heads(side)(hidden_BSD[row, positions].float()).risk_TR.cpu()
+                level = max((target.level for target in targets), key=lambda each: each.severity)
+                found.append(RowLogits(index, logits_nR, level))
+    return found
 
 
 @torch.no_grad()

@@ -20,7 +20,9 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, m
 from vllm.sequence import IntermediateTensors
 
 from streamward.errors import CheckpointError
-from streamward.model.config import GuardConfig, ModelConfig, SideLabels, parse_guard_config, parse_model_config
+from streamward.model.config import GuardConfig, ModelConfig, parse_guard_config, parse_model_config
+from streamward.model.heads import with_offset
+from streamward.schema import Side
 from streamward.vllm.layout import head_widths
 
 _HEAD_NAMES = {  # as published -> here
@@ -47,11 +49,13 @@ class HeadSoftmax(PoolerActivation):  # type: ignore[misc]  # vLLM is not there 
         return torch.cat([logits.softmax(dim=-1) for logits in pooled_data.split(self.widths, dim=-1)], dim=-1)
 
 
-class SideHeads(nn.Module):
+class VllmHeads(nn.Module):
     """Risk level and category of each token on one side, as `model.heads.SideHeads` has them."""
 
-    def __init__(self, labels: SideLabels, *, guard: GuardConfig, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, side: Side, *, guard: GuardConfig, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
+        labels, offsets = guard.labels(side), guard.risk_offsets.get(side)
+        self.risk_offset_R = None if offsets is None else torch.tensor(offsets, device="cpu")
         inner = guard.inner_size
         self.pre = ColumnParallelLinear(
             config.hidden_size,
@@ -68,7 +72,7 @@ class SideHeads(nn.Module):
     def forward(self, hidden_TD: Tensor) -> list[Tensor]:
         """Return the logits of both heads."""
         x_TI = self.norm(self.pre(hidden_TD))
-        return [self.risk(x_TI), self.category(x_TI)]
+        return [with_offset(self.risk(x_TI), self.risk_offset_R), self.category(x_TI)]
 
 
 class _GuardModel(nn.Module, SupportsPP):  # type: ignore[misc]
@@ -90,8 +94,8 @@ class _GuardModel(nn.Module, SupportsPP):  # type: ignore[misc]
         config, guard = parse_model_config(raw), parse_guard_config(raw)  # which refuse what is not known here
         self.model = decoder
         self.head_dtype = vllm_config.model_config.head_dtype
-        self.response_heads = SideHeads(guard.response, guard=guard, config=config, dtype=self.head_dtype)
-        self.prompt_heads = SideHeads(guard.prompt, guard=guard, config=config, dtype=self.head_dtype)
+        self.response_heads = VllmHeads(Side.RESPONSE, guard=guard, config=config, dtype=self.head_dtype)
+        self.prompt_heads = VllmHeads(Side.PROMPT, guard=guard, config=config, dtype=self.head_dtype)
         self.make_empty_intermediate_tensors = decoder.make_empty_intermediate_tensors
         self.pooler = pooler_for_token_classify(
             vllm_config.model_config.pooler_config, act_fn=HeadSoftmax(head_widths(guard))
