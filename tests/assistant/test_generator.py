@@ -5,7 +5,7 @@ import queue
 import pytest
 import torch
 
-from streamward.assistant.answer import Answer
+from streamward.assistant.answer import GeneratedAnswer
 from streamward.assistant.config import AssistantConfig
 from streamward.assistant.generator import Generator
 from streamward.assistant.sampling import Sampling
@@ -33,7 +33,7 @@ def generate():
 
 def answer_to(prompt, max_tokens=12):
     written = queue.Queue()
-    return Answer(prompt, Sampling(max_tokens, temperature=0.0), deliver=written.put), written
+    return GeneratedAnswer(prompt, Sampling(max_tokens, temperature=0.0), deliver=written.put), written
 
 
 def read(written):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from streamward.bench.agreement import BFLOAT16, FLOAT32, INT8, INT8_CACHE, Tally, compare, fixed_sample
+from streamward.bench.agreement import BFLOAT16, FLOAT32, INT8, INT8_CACHE, AgreementTally, compare, fixed_sample
 from streamward.data.jsonl import read_samples
 from streamward.moderation.moderator import Moderator
 from streamward.schema import RiskLevel
@@ -77,14 +77,14 @@ def test_changed_labels_and_scores_are_counted_for_each_pair(tmp_path: Path) -> 
     assert tally.num_rows == 3
     assert (tally.changed[BFLOAT16, FLOAT32], tally.changed[INT8, FLOAT32], tally.changed[INT8, BFLOAT16]) == (0, 2, 2)
     assert round(tally.f1(FLOAT32), 1) == 66.7
-    twice = Tally()
+    twice = AgreementTally()
     twice.merge(tally)
     twice.merge(tally)
     assert (twice.num_rows, twice.changed[INT8, FLOAT32], twice.f1(INT8)) == (6, 4, tally.f1(INT8))
 
 
 def test_a_level_can_change_without_the_flag() -> None:
-    tally = Tally()
+    tally = AgreementTally()
     levels = {FLOAT32: UNSAFE, BFLOAT16: UNSAFE, INT8: CONTROVERSIAL, INT8_CACHE: SAFE}
     tally.add(levels, label=UNSAFE)
     tally.merge(tally)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from streamward.bench import run
-from streamward.bench.floor import Machine, decoder_weights, faster, step_floor_s
 from streamward.bench.record import Record, ratios
+from streamward.bench.roofline import MachineLimits, decoder_weights, faster, roofline_step_s
 from streamward.bench.run import main_bench
 from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
 from streamward.bench.timing import timed
@@ -39,7 +39,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SHARED_CONTEXT", 32)
     monkeypatch.setattr(run, "STREAM_COUNTS", (2, 3))
     monkeypatch.setattr(run, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(run, "measure_machine", lambda dtype: Machine(1e10, 1e11))
+    monkeypatch.setattr(run, "measure_machine", lambda dtype: MachineLimits(1e10, 1e11))
     monkeypatch.setattr(run, "_embedded", lambda: iter(["embedded: not measured here"]))
     monkeypatch.setattr(run._Bench, "contention", lambda self: "contention: not measured here")
 
@@ -89,13 +89,13 @@ def test_the_floor_is_the_longer_of_reading_and_multiplying() -> None:
     assert linear_bytes(model) > 2 * weights
     sizes = {"weight_bytes": 2 * weights, "token_bytes": 256, "context": 9, "k": 1, "streams": 3}
     kv_bytes = 256 * 10 * 3
-    slow_memory, slow_cores = Machine(1.0, 1e30), Machine(1e30, 1.0)
-    assert step_floor_s(model, slow_memory, **sizes) == 2 * weights + kv_bytes
-    assert step_floor_s(model, slow_cores, **sizes) == 3 * (2 * weights + 4 * 2 * 2 * 64 * 10)
+    slow_memory, slow_cores = MachineLimits(1.0, 1e30), MachineLimits(1e30, 1.0)
+    assert roofline_step_s(model, slow_memory, **sizes) == 2 * weights + kv_bytes
+    assert roofline_step_s(model, slow_cores, **sizes) == 3 * (2 * weights + 4 * 2 * 2 * 64 * 10)
 
 
 def test_the_better_of_two_measurements_of_a_machine_counts() -> None:
-    assert faster(Machine(2.0, 3.0), Machine(1.0, 4.0)) == Machine(2.0, 4.0)
+    assert faster(MachineLimits(2.0, 3.0), MachineLimits(1.0, 4.0)) == MachineLimits(2.0, 4.0)
 
 
 def test_ratios_compare_with_our_chunk_of_the_same_shape_and_context() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from streamward.data.cues import Cue, CueCount, CueKind, Target, count_cues, excessive, sentences
+from streamward.data.cues import Cue, CueCount, CueKind, CueTarget, count_cues, excessive, sentences
 from streamward.data.jsonl import Sample
 from streamward.schema import RiskLevel, Span
 
@@ -31,7 +31,7 @@ def test_the_opening_of_the_sentence_in_which_harm_begins_is_counted_against_the
     counts = counted(
         [sample(response=text, label=RiskLevel.UNSAFE, onset=text.index("And then")), sample(response=text)]
     )
-    assert counts[Cue(Target.ONSET, CueKind.FIRST_WORD, "and")] == (4, 1)
+    assert counts[Cue(CueTarget.ONSET, CueKind.FIRST_WORD, "and")] == (4, 1)
 
 
 def test_sentences_behind_the_onset_and_answers_harmful_from_an_unknown_place_are_not_counted() -> None:
@@ -39,8 +39,8 @@ def test_sentences_behind_the_onset_and_answers_harmful_from_an_unknown_place_ar
     marked = sample(response=text, label=RiskLevel.UNSAFE, spans=(Span(6, 9),))
     unmarked = sample(response=text, label=RiskLevel.UNSAFE)
     counts = counted([marked, unmarked])
-    assert counts[Cue(Target.ONSET, CueKind.FIRST_WORD, "bad")] == (1, 1)
-    assert Cue(Target.ONSET, CueKind.FIRST_WORD, "after") not in counts
+    assert counts[Cue(CueTarget.ONSET, CueKind.FIRST_WORD, "bad")] == (1, 1)
+    assert Cue(CueTarget.ONSET, CueKind.FIRST_WORD, "after") not in counts
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_sentences_behind_the_onset_and_answers_harmful_from_an_unknown_place_ar
     ],
 )
 def test_what_of_a_text_is_looked_at(text: str, kind: CueKind, value: str) -> None:
-    assert counted([sample(text)])[Cue(Target.PROMPT, kind, value)] == (1, 0)
+    assert counted([sample(text)])[Cue(CueTarget.PROMPT, kind, value)] == (1, 0)
 
 
 def test_controversial_rows_stand_on_neither_side() -> None:
@@ -66,7 +66,7 @@ def test_controversial_rows_stand_on_neither_side() -> None:
 
 
 def test_few_rows_are_less_sure_than_many_of_the_same_share() -> None:
-    cue = Cue(Target.PROMPT, CueKind.FIRST_WORD, "or")
+    cue = Cue(CueTarget.PROMPT, CueKind.FIRST_WORD, "or")
     few, many = CueCount(cue, 4, 4), CueCount(cue, 400, 400)
     assert few.precision == many.precision == 1.0
     assert few.lower_bound == pytest.approx(0.51, abs=0.01)  # Wilson's interval, from a table

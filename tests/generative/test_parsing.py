@@ -5,26 +5,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamward.errors import UpstreamError
-from streamward.generative.parsing import Answer, parse_answer
+from streamward.generative.parsing import ParsedAnswer, parse_answer
 from streamward.schema import Category, RiskLevel
 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("Safety: Safe\nCategories: None", Answer(RiskLevel.SAFE)),
-        ("Safety: Safe\nCategories: None\nRefusal: Yes", Answer(RiskLevel.SAFE, (), True)),
-        ("Safety: Unsafe\nCategories: Violent\nRefusal: No", Answer(RiskLevel.UNSAFE, (Category.VIOLENT,), False)),
-        ("Safety: Unsafe\nCategories: Non-violent Illegal Acts", Answer(RiskLevel.UNSAFE, (Category.ILLEGAL_ACTS,))),
+        ("Safety: Safe\nCategories: None", ParsedAnswer(RiskLevel.SAFE)),
+        ("Safety: Safe\nCategories: None\nRefusal: Yes", ParsedAnswer(RiskLevel.SAFE, (), True)),
+        (
+            "Safety: Unsafe\nCategories: Violent\nRefusal: No",
+            ParsedAnswer(RiskLevel.UNSAFE, (Category.VIOLENT,), False),
+        ),
+        (
+            "Safety: Unsafe\nCategories: Non-violent Illegal Acts",
+            ParsedAnswer(RiskLevel.UNSAFE, (Category.ILLEGAL_ACTS,)),
+        ),
         (
             "Safety: Controversial\nCategories: Sexual Content or Sexual Acts, PII",
-            Answer(RiskLevel.CONTROVERSIAL, (Category.SEXUAL, Category.PII)),
+            ParsedAnswer(RiskLevel.CONTROVERSIAL, (Category.SEXUAL, Category.PII)),
         ),
-        ("  safety :  UNSAFE \r\ncategories: violent, Violent\n", Answer(RiskLevel.UNSAFE, (Category.VIOLENT,))),
-        ("Refusal: no\nCategories: Jailbreak.\nSafety: Unsafe", Answer(RiskLevel.UNSAFE, (Category.JAILBREAK,), False)),
-        ("<think>\nSafety: Unsafe\n</think>\n\nSafety: Safe", Answer(RiskLevel.SAFE)),
-        ("Safety: Unsafe\nCategories: None", Answer(RiskLevel.UNSAFE)),
-        ("Safety: Safe\nSafety: safe", Answer(RiskLevel.SAFE)),
+        ("  safety :  UNSAFE \r\ncategories: violent, Violent\n", ParsedAnswer(RiskLevel.UNSAFE, (Category.VIOLENT,))),
+        (
+            "Refusal: no\nCategories: Jailbreak.\nSafety: Unsafe",
+            ParsedAnswer(RiskLevel.UNSAFE, (Category.JAILBREAK,), False),
+        ),
+        ("<think>\nSafety: Unsafe\n</think>\n\nSafety: Safe", ParsedAnswer(RiskLevel.SAFE)),
+        ("Safety: Unsafe\nCategories: None", ParsedAnswer(RiskLevel.UNSAFE)),
+        ("Safety: Safe\nSafety: safe", ParsedAnswer(RiskLevel.SAFE)),
     ],
 )
 def test_answers_are_read(text, answer):
@@ -74,4 +83,4 @@ def test_what_a_guard_writes_is_what_is_read(level, categories, refusal):
     lines = [f"Safety: {level}", f"Categories: {', '.join(categories)}"]
     if refusal is not None:
         lines.append(f"Refusal: {'Yes' if refusal else 'No'}")
-    assert parse_answer("\n".join(lines)) == Answer(level, tuple(categories), refusal)
+    assert parse_answer("\n".join(lines)) == ParsedAnswer(level, tuple(categories), refusal)

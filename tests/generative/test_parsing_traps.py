@@ -3,7 +3,7 @@
 import pytest
 
 from streamward.errors import UpstreamError
-from streamward.generative.parsing import Answer, parse_answer
+from streamward.generative.parsing import ParsedAnswer, parse_answer
 from streamward.schema import Category, RiskLevel
 
 SAFE, UNSAFE, CONTROVERSIAL = RiskLevel.SAFE, RiskLevel.UNSAFE, RiskLevel.CONTROVERSIAL
@@ -12,23 +12,23 @@ SAFE, UNSAFE, CONTROVERSIAL = RiskLevel.SAFE, RiskLevel.UNSAFE, RiskLevel.CONTRO
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("Safety: Safe\nCategories: None", Answer(SAFE, (), None)),
-        ("Safety: Safe\nCategories: None\nRefusal: Yes", Answer(SAFE, (), True)),
-        ("Safety: Unsafe\nCategories: Violent\nRefusal: No", Answer(UNSAFE, (Category.VIOLENT,), False)),
-        ("Safety: Controversial\nCategories: PII", Answer(CONTROVERSIAL, (Category.PII,), None)),
-        ("Refusal: No\nCategories: Jailbreak\nSafety: Unsafe", Answer(UNSAFE, (Category.JAILBREAK,), False)),
-        ("  Safety :  Unsafe \r\n\r\n\tCategories:PII  \r\n", Answer(UNSAFE, (Category.PII,), None)),
-        ("safety: UNSAFE\nCATEGORIES: suicide & self-harm", Answer(UNSAFE, (Category.SELF_HARM,), None)),
-        ("<think>\n\n</think>\n\nSafety: Safe\nCategories: None", Answer(SAFE)),
-        ("<think>\nSafety: Safe?\n</think>\nSafety: Unsafe\nCategories: PII", Answer(UNSAFE, (Category.PII,))),
-        ("Safety: Safe", Answer(SAFE)),
-        ("Safety: Safe\nCategories:\nRefusal: No", Answer(SAFE, (), False)),
-        ("Safety: Unsafe\nCategories: None", Answer(UNSAFE)),
-        ("Safety: Safe\nSafety: safe\nCategories: None\nCategories: None", Answer(SAFE)),
-        ("Here is my judgement.\nSafety: Safe\nCategories: None", Answer(SAFE)),
+        ("Safety: Safe\nCategories: None", ParsedAnswer(SAFE, (), None)),
+        ("Safety: Safe\nCategories: None\nRefusal: Yes", ParsedAnswer(SAFE, (), True)),
+        ("Safety: Unsafe\nCategories: Violent\nRefusal: No", ParsedAnswer(UNSAFE, (Category.VIOLENT,), False)),
+        ("Safety: Controversial\nCategories: PII", ParsedAnswer(CONTROVERSIAL, (Category.PII,), None)),
+        ("Refusal: No\nCategories: Jailbreak\nSafety: Unsafe", ParsedAnswer(UNSAFE, (Category.JAILBREAK,), False)),
+        ("  Safety :  Unsafe \r\n\r\n\tCategories:PII  \r\n", ParsedAnswer(UNSAFE, (Category.PII,), None)),
+        ("safety: UNSAFE\nCATEGORIES: suicide & self-harm", ParsedAnswer(UNSAFE, (Category.SELF_HARM,), None)),
+        ("<think>\n\n</think>\n\nSafety: Safe\nCategories: None", ParsedAnswer(SAFE)),
+        ("<think>\nSafety: Safe?\n</think>\nSafety: Unsafe\nCategories: PII", ParsedAnswer(UNSAFE, (Category.PII,))),
+        ("Safety: Safe", ParsedAnswer(SAFE)),
+        ("Safety: Safe\nCategories:\nRefusal: No", ParsedAnswer(SAFE, (), False)),
+        ("Safety: Unsafe\nCategories: None", ParsedAnswer(UNSAFE)),
+        ("Safety: Safe\nSafety: safe\nCategories: None\nCategories: None", ParsedAnswer(SAFE)),
+        ("Here is my judgement.\nSafety: Safe\nCategories: None", ParsedAnswer(SAFE)),
     ],
 )
-def test_an_answer_is_read(text: str, answer: Answer) -> None:
+def test_an_answer_is_read(text: str, answer: ParsedAnswer) -> None:
     assert parse_answer(text) == answer
 
 

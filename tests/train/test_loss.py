@@ -6,7 +6,7 @@ import torch
 from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, RiskLevel, Side
 from streamward.train.batching import SideTargets, collate, plan_batches
-from streamward.train.examples import Example, Target
+from streamward.train.examples import Example, TokenTarget
 from streamward.train.loss import LossWeights, joint_loss, monotonicity_loss, response_terms, side_loss
 from tests.train.tiny import GUARD_CONFIG, tiny_guard
 
@@ -14,14 +14,14 @@ EXAMPLES = [
     Example(
         (1, 2, 3, 4, 5),
         (
-            Target(Side.PROMPT, 2, RiskLevel.UNSAFE, 1.0, (Category.VIOLENT, Category.JAILBREAK)),
-            Target(Side.RESPONSE, 3, RiskLevel.SAFE, 0.5),
-            Target(Side.RESPONSE, 4, RiskLevel.UNSAFE, 0.5, (Category.VIOLENT,)),
+            TokenTarget(Side.PROMPT, 2, RiskLevel.UNSAFE, 1.0, (Category.VIOLENT, Category.JAILBREAK)),
+            TokenTarget(Side.RESPONSE, 3, RiskLevel.SAFE, 0.5),
+            TokenTarget(Side.RESPONSE, 4, RiskLevel.UNSAFE, 0.5, (Category.VIOLENT,)),
         ),
         1.0,
         "a",
     ),
-    Example((7, 8), (Target(Side.PROMPT, 1, RiskLevel.SAFE, 1.0),), 0.5, "b"),
+    Example((7, 8), (TokenTarget(Side.PROMPT, 1, RiskLevel.SAFE, 1.0),), 0.5, "b"),
 ]
 
 
@@ -107,7 +107,9 @@ def test_only_a_fall_of_the_risk_within_one_response_is_flicker() -> None:
 
 def test_the_loss_with_every_term_of_a_fixed_batch_stays_what_it_was() -> None:
     model = tiny_guard()
-    targets = tuple(Target(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25, is_unmarked=True) for index in range(1, 5))
+    targets = tuple(
+        TokenTarget(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25, is_unmarked=True) for index in range(1, 5)
+    )
     batch = collate([*EXAMPLES, Example((1, 9, 8, 3, 7), targets, 1.0, "c")], GUARD_CONFIG)
     hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
     weights = LossWeights(category=0.3, response=1.0, instance=0.5, monotonicity_loss=0.5)

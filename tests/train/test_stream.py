@@ -13,7 +13,7 @@ from streamward.data.jsonl import parse_row
 from streamward.errors import CheckpointError, ConfigError
 from streamward.schema import RiskLevel, Side
 from streamward.train.config import StreamTrainConfig
-from streamward.train.mixture import Row
+from streamward.train.mixture import WeightedSample
 from streamward.train.stream import _encode, train
 from tests.train.tiny import CALM, RISKY, config, guard_tokenizer, row
 
@@ -82,7 +82,7 @@ def test_every_term_and_every_kind_of_row_can_be_switched_on(workplace: Path) ->
 def test_marks_can_be_left_aside(workplace: Path) -> None:
     settings = StreamTrainConfig.read(config(workplace, "tiny"))
     sample = parse_row({**row(0), "response": "ab", "unsafe_start": 1}, source="made")
-    rows = [Row(sample, 1.0, "rows.jsonl")]
+    rows = [WeightedSample(sample, 1.0, "rows.jsonl")]
     levels = []
     for uses_marks in (True, False):
         found = _encode(guard_tokenizer(), rows, settings.model_copy(update={"uses_marks": uses_marks}))

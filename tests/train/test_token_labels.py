@@ -13,7 +13,7 @@ from streamward.data.rows import Row, read_rows
 from streamward.model.checkpoint import load_gen
 from streamward.model.decoder import dense_hidden
 from streamward.schema import RiskLevel
-from streamward.train.continuations import Writer, _Cache
+from streamward.train.continuations import ContinuationGenerator, _Cache
 from streamward.train.onset import Search
 from streamward.train.stream import train
 from streamward.train.token_labels import Labeller, TokenLabelsConfig, label_files, run
@@ -150,14 +150,14 @@ def test_an_interrupted_run_asks_for_no_row_twice(tmp_path: Path) -> None:
 def test_continuations_are_as_many_as_asked_and_repeatable(workplace: Path) -> None:
     sample = parse_row({"prompt": "Hi", "response": "There"}, source="s")
     options: dict[str, Any] = {"count": 3, "max_new_tokens": 5, "temperature": 1.0}
-    first = Writer.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options)
+    first = ContinuationGenerator.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options)
     assert len(first) == 3
-    assert Writer.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options) == first
+    assert ContinuationGenerator.load(str(workplace / "base"), seed=1).generate(sample, "Th", **options) == first
 
 
 def test_reading_on_with_the_cache_gives_what_one_pass_gives(workplace: Path) -> None:
     model = load_gen(workplace / "base", dtype=torch.float32)
-    writer, cache = Writer(model, guard_tokenizer(), seed=0), _Cache()
+    writer, cache = ContinuationGenerator(model, guard_tokenizer(), seed=0), _Cache()
     writer._read(torch.tensor([[5, 6, 7]]), cache, start=0)
     cache.fork(2)
     writer._read(torch.tensor([[8], [9]]), cache, start=3)

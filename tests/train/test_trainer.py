@@ -7,7 +7,7 @@ import torch
 from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.train.config import SourceConfig, StreamTrainConfig
-from streamward.train.examples import Example, Target
+from streamward.train.examples import Example, TokenTarget
 from streamward.train.lora import add_lora
 from streamward.train.stream_task import StreamTask
 from streamward.train.trainer import Trainer, trained_tensors
@@ -33,7 +33,7 @@ def examples() -> list[Example]:
     """Rows that begin with token 1 are unsafe, with token 2 safe."""
     levels = (RiskLevel.UNSAFE, RiskLevel.SAFE)
     return [
-        Example((1 + index % 2, 10 + index, 5), (Target(Side.PROMPT, 2, levels[index % 2], 1.0),), 1.0, "made")
+        Example((1 + index % 2, 10 + index, 5), (TokenTarget(Side.PROMPT, 2, levels[index % 2], 1.0),), 1.0, "made")
         for index in range(16)
     ]
 

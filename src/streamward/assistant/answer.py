@@ -33,7 +33,7 @@ class Written:
     error: StreamwardError | None = None
 
 
-class Answer:
+class GeneratedAnswer:
     """One answer. Only the generator's thread touches it, save `is_cancelled`."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, *, deliver: Callable[[Written], None]) -> None:
@@ -78,7 +78,7 @@ class Answer:
 class PackedAttention:
     """Attention of one pass over the next tokens of several answers."""
 
-    def __init__(self, parts: Sequence[tuple[Answer, int]]) -> None:
+    def __init__(self, parts: Sequence[tuple[GeneratedAnswer, int]]) -> None:
         """Take the answers and how many tokens of each are read."""
         self._parts = parts
 
@@ -92,7 +92,7 @@ class PackedAttention:
         return out_THd.flatten(1)
 
 
-def read_next(decoder: Decoder, parts: Sequence[tuple[Answer, int]]) -> Tensor:
+def read_next(decoder: Decoder, parts: Sequence[tuple[GeneratedAnswer, int]]) -> Tensor:
     """Read so many of the next tokens of several answers; the last hidden state of each, [answers, D]."""
     like = decoder.embed.weight
     ids: list[int] = []

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from streamward.assistant import wire
-from streamward.assistant.writer import MODEL_NAME, Assistant, Piece, Writing
+from streamward.assistant.writer import MODEL_NAME, Assistant, TextDelta, Writing
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.settings import describe
 
@@ -27,7 +27,7 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationRequest:
     """One request, ready to be written.
 
     Attributes:
@@ -81,7 +81,7 @@ def create_app(assistant: Assistant) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        parsed = await _read(request, wire.ChatRequest, max_bytes=assistant.config.max_body_bytes)
+        parsed = await _read(request, wire.AssistantChatRequest, max_bytes=assistant.config.max_body_bytes)
         return await _respond(request, assistant, job=_chat_job(assistant, parsed))
 
     @app.post("/v1/completions")
@@ -111,12 +111,12 @@ def _check_model(name: str) -> None:
         raise HTTPException(404, f"this model does not exist here; there is {MODEL_NAME}")
 
 
-def _chat_job(assistant: Assistant, request: wire.ChatRequest) -> Job:
+def _chat_job(assistant: Assistant, request: wire.AssistantChatRequest) -> GenerationRequest:
     prompt = assistant.render([message.to_message() for message in request.messages])
     room = assistant.room(prompt)
     limit = request.max_completion_tokens or request.max_tokens or assistant.config.default_max_tokens
     prompts = [prompt] * request.num_choices
-    return Job(
+    return GenerationRequest(
         request,
         "chatcmpl",
         "chat.completion",
@@ -127,18 +127,18 @@ def _chat_job(assistant: Assistant, request: wire.ChatRequest) -> Job:
     )
 
 
-def _completion_job(assistant: Assistant, request: wire.CompletionRequest) -> Job:
+def _completion_job(assistant: Assistant, request: wire.CompletionRequest) -> GenerationRequest:
     prompts = [assistant.encode(each) if isinstance(each, str) else each for each in request.prompts()]
     room = min(assistant.room(prompt) for prompt in prompts)
     limit = request.max_tokens or _DEFAULT_COMPLETION_TOKENS
     repeated = [prompt for prompt in prompts for _ in range(request.num_choices)]
     num_prompt_tokens = sum(map(len, prompts))
-    return Job(
+    return GenerationRequest(
         request, "cmpl", "text_completion", "text_completion", repeated, num_prompt_tokens, max_tokens=min(limit, room)
     )
 
 
-async def _respond(http: Request, assistant: Assistant, *, job: Job) -> Response:
+async def _respond(http: Request, assistant: Assistant, *, job: GenerationRequest) -> Response:
     sampling = job.request.sampling(max_tokens=job.max_tokens)
     writing = assistant.write(job.prompts, sampling, stops=job.request.stops)
     if job.request.stream:
@@ -152,7 +152,7 @@ async def _respond(http: Request, assistant: Assistant, *, job: Job) -> Response
 class _EventStream(StreamingResponse):
     """Server-sent events; however they end, writing ends with them."""
 
-    def __init__(self, writing: Writing, job: Job) -> None:
+    def __init__(self, writing: Writing, job: GenerationRequest) -> None:
         super().__init__(_events(writing, job), media_type="text/event-stream")
         self._writing = writing
 
@@ -163,7 +163,7 @@ class _EventStream(StreamingResponse):
             self._writing.cancel()
 
 
-async def _events(writing: Writing, job: Job) -> AsyncIterator[str]:
+async def _events(writing: Writing, job: GenerationRequest) -> AsyncIterator[str]:
     try:
         async for chunk in _chunks(writing, job):
             yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
@@ -172,7 +172,7 @@ async def _events(writing: Writing, job: Job) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-async def _chunks(writing: Writing, job: Job) -> AsyncIterator[wire.Json]:
+async def _chunks(writing: Writing, job: GenerationRequest) -> AsyncIterator[wire.Json]:
     head = _head(job, job.chunk_kind) | ({"usage": None} if job.request.has_usage_chunk else {})
     if job.is_chat:
         for choice in range(len(job.prompts)):
@@ -186,7 +186,7 @@ async def _chunks(writing: Writing, job: Job) -> AsyncIterator[wire.Json]:
         yield head | {"choices": [], "usage": wire.usage(job.num_prompt_tokens, sum(counts.values()))}
 
 
-def _chunk_choices(piece: Piece, job: Job) -> Iterator[wire.Json]:
+def _chunk_choices(piece: TextDelta, job: GenerationRequest) -> Iterator[wire.Json]:
     """Return the chunks of one piece: text that may be empty is not sent, the end is sent by itself."""
     if not job.is_chat:
         if piece.text or piece.finish_reason:
@@ -198,9 +198,9 @@ def _chunk_choices(piece: Piece, job: Job) -> Iterator[wire.Json]:
         yield wire.chat_delta(piece.choice, {}, finish_reason=piece.finish_reason)
 
 
-async def _whole(writing: Writing, job: Job) -> wire.Json:
+async def _whole(writing: Writing, job: GenerationRequest) -> wire.Json:
     texts = [""] * len(job.prompts)
-    last: dict[int, Piece] = {}
+    last: dict[int, TextDelta] = {}
     async for piece in writing:
         texts[piece.choice] += piece.text
         last[piece.choice] = piece
@@ -210,7 +210,7 @@ async def _whole(writing: Writing, job: Job) -> wire.Json:
     return _head(job, job.kind) | {"choices": choices, "usage": wire.usage(job.num_prompt_tokens, num_completion)}
 
 
-def _head(job: Job, kind: str) -> wire.Json:
+def _head(job: GenerationRequest, kind: str) -> wire.Json:
     return {
         "id": f"{job.prefix}-{uuid.uuid4().hex}",
         "object": kind,

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from streamward.assistant.answer import Answer, Written, read_next
+from streamward.assistant.answer import GeneratedAnswer, Written, read_next
 from streamward.assistant.config import AssistantConfig
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import CheckpointError, OverloadedError, StreamClosedError, StreamwardError
@@ -35,8 +35,8 @@ class Generator:
         self._model = model
         self._config = config
         self._end_ids = frozenset(end_ids)
-        self._waiting: deque[Answer] = deque()
-        self._active: list[Answer] = []
+        self._waiting: deque[GeneratedAnswer] = deque()
+        self._active: list[GeneratedAnswer] = []
         self._wake = threading.Condition()
         self._is_closed = False
         self._governor = ThreadGovernor(torch.get_num_threads())
@@ -49,7 +49,7 @@ class Generator:
         with self._wake:
             return len(self._waiting) + len(self._active)
 
-    def start(self, answers: Sequence[Answer]) -> None:
+    def start(self, answers: Sequence[GeneratedAnswer]) -> None:
         """Queue answers; they are written as soon as there is room.
 
         Raises:
@@ -68,7 +68,7 @@ class Generator:
             self._waiting += answers
             self._wake.notify()
 
-    def cancel(self, answers: Sequence[Answer]) -> None:
+    def cancel(self, answers: Sequence[GeneratedAnswer]) -> None:
         """Stop writing answers before the next step. Those that have ended may be among them."""
         with self._wake:
             for answer in answers:
@@ -92,7 +92,7 @@ class Generator:
                 self._end(batch, Written(None, error=known))
         self._end([*self._active, *self._waiting], Written(None, error=StreamClosedError("the assistant shut down")))
 
-    def _next_batch(self) -> list[Answer]:
+    def _next_batch(self) -> list[GeneratedAnswer]:
         """Wait for something to do; empty when the generator was closed."""
         with self._wake:
             while not self._is_closed:
@@ -106,7 +106,7 @@ class Generator:
             return []
 
     @torch.inference_mode()
-    def _step(self, batch: Sequence[Answer]) -> None:
+    def _step(self, batch: Sequence[GeneratedAnswer]) -> None:
         parts = self._parts(batch)
         with self._threads():
             hidden_AD = read_next(self._model.decoder, parts)
@@ -119,7 +119,7 @@ class Generator:
             for index, logits_V in zip(ready, logits_AV, strict=True):
                 self._write(parts[index][0], logits_V)
 
-    def _parts(self, batch: Sequence[Answer]) -> list[tuple[Answer, int]]:
+    def _parts(self, batch: Sequence[GeneratedAnswer]) -> list[tuple[GeneratedAnswer, int]]:
         """Take one token of each answer being written, and as much of the prompts as fits."""
         left, parts = self._config.prefill_tokens, []
         for answer in batch:
@@ -130,7 +130,7 @@ class Generator:
                 parts.append((answer, count))
         return parts
 
-    def _write(self, answer: Answer, logits_V: torch.Tensor) -> None:
+    def _write(self, answer: GeneratedAnswer, logits_V: torch.Tensor) -> None:
         token = answer.sampler.choose(logits_V)
         if token in self._end_ids:
             self._end([answer], Written(None, "stop"))
@@ -142,7 +142,7 @@ class Generator:
         else:
             answer.deliver(Written(token))
 
-    def _end(self, answers: Sequence[Answer], last: Written) -> None:
+    def _end(self, answers: Sequence[GeneratedAnswer], last: Written) -> None:
         ended = set(map(id, answers))
         with self._wake:
             self._active = [answer for answer in self._active if id(answer) not in ended]

@@ -21,7 +21,7 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class TextPart(_Wire):
+class AssistantTextPart(_Wire):
     """A part of a message; only text is understood."""
 
     type: Literal["text"]
@@ -32,7 +32,7 @@ class ChatMessage(_Wire):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | list[AssistantTextPart] | None = None
 
     def to_message(self) -> Message:
         """Return the turn in our words."""
@@ -90,7 +90,7 @@ class CommonRequest(_Wire):
         )
 
 
-class ChatRequest(CommonRequest):
+class AssistantChatRequest(CommonRequest):
     """Body of `POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1)

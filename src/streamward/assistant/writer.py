@@ -8,7 +8,7 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
-from streamward.assistant.answer import Answer, Written
+from streamward.assistant.answer import GeneratedAnswer, Written
 from streamward.assistant.config import AssistantConfig
 from streamward.assistant.generator import Generator
 from streamward.assistant.sampling import Sampling
@@ -40,7 +40,7 @@ _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextDelta:
     """What one choice gained.
 
     Attributes:
@@ -149,7 +149,7 @@ class Writing:
         self._answers = [self._answer(choice, prompt, sampling=sampling) for choice, prompt in enumerate(prompts)]
         generator.start(self._answers)
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
         """Yield the pieces of all choices as they are written.
 
         Raises:
@@ -164,15 +164,15 @@ class Writing:
         """Stop writing."""
         self._generator.cancel(self._answers)
 
-    def _answer(self, choice: int, prompt: Sequence[int], *, sampling: Sampling) -> Answer:
+    def _answer(self, choice: int, prompt: Sequence[int], *, sampling: Sampling) -> GeneratedAnswer:
         def deliver(step: Written) -> None:
             with suppress(RuntimeError):  # the event loop was closed before the generator
                 self._loop.call_soon_threadsafe(self._written.put_nowait, (choice, step))
 
         seed = None if sampling.seed is None else sampling.seed + choice
-        return Answer(prompt, replace(sampling, seed=seed), deliver=deliver)
+        return GeneratedAnswer(prompt, replace(sampling, seed=seed), deliver=deliver)
 
-    def _piece(self, choice: int, step: Written) -> Piece:
+    def _piece(self, choice: int, step: Written) -> TextDelta:
         if step.error is not None:
             raise step.error
         writer, reason = self._writers[choice], step.finish_reason
@@ -184,4 +184,4 @@ class Writing:
             self._generator.cancel([self._answers[choice]])
         if reason is not None:
             del self._writers[choice]
-        return Piece(choice, text, self._counts[choice], reason)
+        return TextDelta(choice, text, self._counts[choice], reason)

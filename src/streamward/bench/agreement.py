@@ -23,7 +23,7 @@ _MAX_CUT_RESPONSES = 6  # of each set
 
 
 @dataclass(slots=True)
-class Tally:
+class AgreementTally:
     """What guards with different weights said of the same rows.
 
     Attributes:
@@ -60,7 +60,7 @@ class Tally:
         found, wrong = self.counts[weights, "found"], self.counts[weights, "false"] + self.counts[weights, "missed"]
         return 200 * found / max(1, 2 * found + wrong)
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "AgreementTally") -> None:
         """Add another set's."""
         self.num_rows += other.num_rows
         self.changed += other.changed
@@ -88,9 +88,9 @@ def fixed_sample(path: Path, *, rows: int, max_chars: int) -> list[Sample]:
     return samples[:rows]
 
 
-def compare(moderators: dict[str, Moderator], samples: Sequence[Sample]) -> Tally:
+def compare(moderators: dict[str, Moderator], samples: Sequence[Sample]) -> AgreementTally:
     """Judge rows with each guard."""
-    tally = Tally()
+    tally = AgreementTally()
     rng = random.Random(0)
     for sample in samples:
         label = _label(sample)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40, help="of each set, a fixed sample; default: %(default)s")
     parser.add_argument("--max-chars", type=int, default=3000, help="longer rows are left out; default: %(default)s")
     arguments = parser.parse_args()
-    total, moderators = Tally(), guards(arguments.guard)
+    total, moderators = AgreementTally(), guards(arguments.guard)
     for path in sorted([*arguments.folder.glob("*.jsonl"), *arguments.folder.glob("*.jsonl.gz")]):
         tally = compare(moderators, fixed_sample(path, rows=arguments.rows, max_chars=arguments.max_chars))
         total.merge(tally)
@@ -153,7 +153,7 @@ def main() -> None:
     print(f"int8 in random pieces: {total.changed_by_cuts} of {total.num_cut} responses got another label")
 
 
-def _line(name: str, tally: Tally) -> str:
+def _line(name: str, tally: AgreementTally) -> str:
     changed = ", ".join(
         f"{one} from {other} {tally.changed[one, other]} (flagged or not {tally.flags_changed[one, other]})"
         for one, other in PAIRS

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from streamward.bench import paths, reference
-from streamward.bench.floor import Machine, faster, measure_machine, step_floor_s
+from streamward.bench import backends, reference
 from streamward.bench.plot import plot
 from streamward.bench.record import Record, ratios, table
+from streamward.bench.roofline import MachineLimits, faster, measure_machine, roofline_step_s
 from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
 from streamward.bench.startup import ready_s, text_side
 from streamward.bench.timing import median_seconds, timed
@@ -89,7 +89,7 @@ def _embedded() -> Iterator[str]:
 class _Bench:
     """All measurements of one shape."""
 
-    def __init__(self, shape: str, machine: Machine, *, dtype: torch.dtype, quick: bool) -> None:
+    def __init__(self, shape: str, machine: MachineLimits, *, dtype: torch.dtype, quick: bool) -> None:
         self.shape = shape
         self._machine = machine
         self._dtype = dtype
@@ -129,10 +129,10 @@ class _Bench:
 
     def contention(self) -> str:
         """Compare a chunk's time alone and while another process holds one core."""
-        step, close = paths.appending(self._engine, context=SHARED_CONTEXT, k=16)
+        step, close = backends.appending(self._engine, context=SHARED_CONTEXT, k=16)
         times = 8 * self._repeats
         alone = sum(timed(step, repeats=times))
-        with paths.busy_core():
+        with backends.busy_core():
             shared = sum(timed(step, repeats=times, warmup=0))
         close()
         return f"{self.shape}: {alone / shared:.2f} of the speed while another process holds one core"
@@ -164,7 +164,7 @@ class _Bench:
                 )
 
     def _append(self, engine: Engine, *, context: int, k: int, streams: int, repeats: int) -> float:
-        step, close = paths.appending(engine, context=context, k=k, streams=streams)
+        step, close = backends.appending(engine, context=context, k=k, streams=streams)
         seconds = median_seconds(step, repeats=repeats, warmup=1, min_seconds=self._min_seconds)
         close()
         return seconds
@@ -180,7 +180,7 @@ class _Bench:
 
     def _rereading(self) -> Iterator[Record]:
         for context in self._contexts:
-            read = paths.rereading(self._engine.model, context=context)
+            read = backends.rereading(self._engine.model, context=context)
             yield self._record("reread", context, 1, median_seconds(read, repeats=1, warmup=context < CONTEXTS[-1]))
         try:
             model = reference.reference_model(self.shape, dtype=self._dtype)
@@ -207,7 +207,7 @@ class _Bench:
         weight_bytes: int | None = None,
     ) -> Record:
         size = self._full_bytes if weight_bytes is None else weight_bytes
-        floor_s = step_floor_s(
+        floor_s = roofline_step_s(
             self._model,
             self._machine,
             weight_bytes=size,

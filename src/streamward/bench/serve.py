@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamward.bench.serve_load import Script, ScriptedUpstream, Tally, run_clients
+from streamward.bench.serve_load import Script, ScriptedUpstream, StreamTally, run_clients
 from streamward.errors import StreamwardError
 from streamward.settings import Settings
 
@@ -127,7 +127,7 @@ class Bench:
             )
             return self._record(path, num_streams, tally, await watch)
 
-    def _record(self, path: str, num_streams: int, tally: Tally, usage: "_Usage") -> LoadRecord:
+    def _record(self, path: str, num_streams: int, tally: StreamTally, usage: "_Usage") -> LoadRecord:
         p50, p99, most = _percentiles(tally.chunk_s)
         first_p50, first_p99, _ = _percentiles(tally.first_s)
         is_clean = not tally.num_failed and not tally.num_stopped and len(tally.chunk_s) > 0
@@ -153,7 +153,7 @@ class Bench:
             is_borne=is_clean and self._kept_up(tally, num_streams) and p99 <= self._config.max_p99_ms,
         )
 
-    def _kept_up(self, tally: Tally, num_streams: int) -> bool:
+    def _kept_up(self, tally: StreamTally, num_streams: int) -> bool:
         """Whether about as many tokens arrived as streams of this rate have; a backlog would hide in a short run."""
         return len(tally.chunk_s) >= 0.9 * num_streams * self._config.rate * self._config.seconds
 

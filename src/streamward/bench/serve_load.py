@@ -49,7 +49,7 @@ class Script:
 
 
 @dataclass(slots=True)
-class Tally:
+class StreamTally:
     """What the clients saw.
 
     Attributes:
@@ -127,7 +127,7 @@ class ScriptedUpstream:
 
 async def run_clients(
     url: str, upstream: ScriptedUpstream, *, num_streams: int, seconds: float, ramp_s: float
-) -> Tally:
+) -> StreamTally:
     """Keep so many streams open for a time, and measure.
 
     Args:
@@ -139,7 +139,7 @@ async def run_clients(
     """
     start = time.perf_counter()
     counts_from, end = start + ramp_s, start + ramp_s + seconds
-    tally = Tally()
+    tally = StreamTally()
     moments = random.Random(0)
     clients = [
         _client(url, upstream, tally, name=str(number), delay_s=moments.uniform(0, ramp_s), span=(counts_from, end))
@@ -151,7 +151,7 @@ async def run_clients(
 
 
 async def _client(
-    url: str, upstream: ScriptedUpstream, tally: Tally, *, name: str, delay_s: float, span: tuple[float, float]
+    url: str, upstream: ScriptedUpstream, tally: StreamTally, *, name: str, delay_s: float, span: tuple[float, float]
 ) -> None:
     """Ask again and again until the end; an answer that is under way then is not finished."""
     await asyncio.sleep(delay_s)
@@ -173,7 +173,7 @@ async def _client(
             del upstream.sent_at[user]
 
 
-async def _ask(url: str, upstream: ScriptedUpstream, tally: Tally, *, user: str, counts_from: float) -> None:
+async def _ask(url: str, upstream: ScriptedUpstream, tally: StreamTally, *, user: str, counts_from: float) -> None:
     parts = urlsplit(url)
     body = json.dumps(
         {
@@ -202,7 +202,7 @@ async def _ask(url: str, upstream: ScriptedUpstream, tally: Tally, *, user: str,
 async def _read_answer(
     reader: asyncio.StreamReader,
     upstream: ScriptedUpstream,
-    tally: Tally,
+    tally: StreamTally,
     *,
     user: str,
     asked_at: float,

@@ -10,7 +10,7 @@ from streamward.policy import ALLOWED, Policy
 from streamward.schema import Decision, Event, Result
 
 
-class _NoStream:
+class _UnguardedStream:
     """Stands for a `GuardStream`: counts characters."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _NoGuard:
     def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> GuardStream:
         """Open a stream that allows everything."""
         del conversation, policy, max_chars
-        return cast(GuardStream, _NoStream())  # the service uses what is defined above
+        return cast(GuardStream, _UnguardedStream())  # the service uses what is defined above
 
     def close(self) -> None:
         """Nothing is held."""

@@ -41,7 +41,7 @@ SURFACE = frozenset({CueKind.FIRST_WORD, CueKind.LIST_MARKER, CueKind.LENGTH, Cu
 """Cues that say nothing about what a text means; the others are counted, but may predict for good reasons."""
 
 
-class Target(StrEnum):
+class CueTarget(StrEnum):
     """What a cue may predict."""
 
     PROMPT = "prompt is unsafe"
@@ -52,7 +52,7 @@ class Target(StrEnum):
 class Cue(NamedTuple):
     """One value of one cue."""
 
-    target: Target
+    target: CueTarget
     kind: CueKind
     value: str
 
@@ -104,18 +104,18 @@ def count_cues(samples: Iterable[Sample], *, min_rows: int = 20) -> list[CueCoun
 def excessive(counts: Iterable[CueCount], *, max_label_precision: float, max_onset_precision: float) -> list[CueCount]:
     """Return the surface cues that predict more surely than is allowed, by the lower bound of their precision."""
     limits = {
-        Target.PROMPT: max_label_precision,
-        Target.RESPONSE: max_label_precision,
-        Target.ONSET: max_onset_precision,
+        CueTarget.PROMPT: max_label_precision,
+        CueTarget.RESPONSE: max_label_precision,
+        CueTarget.ONSET: max_onset_precision,
     }
     return [each for each in counts if each.cue.kind in SURFACE and each.lower_bound > limits[each.cue.target]]
 
 
 def _observations(sample: Sample) -> Iterator[tuple[bool, set[Cue]]]:
     if sample.prompt and sample.prompt_label in (RiskLevel.SAFE, RiskLevel.UNSAFE):
-        yield sample.prompt_label is RiskLevel.UNSAFE, _cues(Target.PROMPT, sample.prompt, sample)
+        yield sample.prompt_label is RiskLevel.UNSAFE, _cues(CueTarget.PROMPT, sample.prompt, sample)
     if sample.response and sample.response_label in (RiskLevel.SAFE, RiskLevel.UNSAFE):
-        yield sample.response_label is RiskLevel.UNSAFE, _cues(Target.RESPONSE, sample.response, sample)
+        yield sample.response_label is RiskLevel.UNSAFE, _cues(CueTarget.RESPONSE, sample.response, sample)
         yield from _sentence_observations(sample)
 
 
@@ -130,7 +130,7 @@ def _sentence_observations(sample: Sample) -> Iterator[tuple[bool, set[Cue]]]:
     for start, text in list(sentences(sample.response))[1:]:
         is_onset = onset is not None and start <= onset < start + len(text)
         if onset is None or start <= onset:
-            yield is_onset, {Cue(Target.ONSET, kind, value) for kind, value in _openings(text)}
+            yield is_onset, {Cue(CueTarget.ONSET, kind, value) for kind, value in _openings(text)}
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
@@ -144,7 +144,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
         yield start, text[start:]
 
 
-def _cues(target: Target, text: str, sample: Sample) -> set[Cue]:
+def _cues(target: CueTarget, text: str, sample: Sample) -> set[Cue]:
     words = _words(text)
     found = [
         *_openings(text),

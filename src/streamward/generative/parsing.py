@@ -15,7 +15,7 @@ NO_CATEGORY = "None"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ParsedAnswer:
     """What a Gen guard said.
 
     Attributes:
@@ -29,7 +29,7 @@ class Answer:
     refusal: bool | None = None
 
 
-def parse_answer(text: str) -> Answer:
+def parse_answer(text: str) -> ParsedAnswer:
     """Read an answer. Nothing is guessed: what cannot be read is an error, never Safe.
 
     Args:
@@ -48,7 +48,7 @@ def parse_answer(text: str) -> Answer:
     refusal = fields.get("refusal")
     if refusal is not None and refusal not in _REFUSALS:
         raise UpstreamError("the guard's Refusal line is unknown; it must be Yes or No")
-    return Answer(level, categories, None if refusal is None else _REFUSALS[refusal])
+    return ParsedAnswer(level, categories, None if refusal is None else _REFUSALS[refusal])
 
 
 def _without_reasoning(text: str) -> str:

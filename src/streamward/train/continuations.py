@@ -18,7 +18,7 @@ from streamward.tokenizer import GuardTokenizer, clean_text
 from streamward.train.initialization import run_tokenizer
 
 
-class Writer:
+class ContinuationGenerator:
     """Continues answers by sampling."""
 
     def __init__(self, model: CausalLM, tokenizer: GuardTokenizer, *, seed: int) -> None:
@@ -30,7 +30,7 @@ class Writer:
         self._end = None if turn.prompt_position is None else turn.ids[turn.prompt_position]
 
     @classmethod
-    def load(cls, name: str, *, seed: int) -> "Writer":
+    def load(cls, name: str, *, seed: int) -> "ContinuationGenerator":
         """Load the embedded base, or a folder in Hugging Face layout with its own template.
 
         Raises:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from streamward.data.cues import Cue, CueCount, CueKind, Target, count_cues, excessive
+from streamward.data.cues import Cue, CueCount, CueKind, CueTarget, count_cues, excessive
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.train.config import CueLimits, RunConfig
@@ -68,7 +68,7 @@ def check_cues(counts: Sequence[CueCount], limits: CueLimits) -> None:
 def cue_table(counts: Sequence[CueCount]) -> str:
     """Return the surest values of every cue as a table in plain text."""
     lines = [f"{'target':30}{'cue':20}{'value':42}{'rows':>8}{'harmful':>9}{'share':>8}{'at least':>10}"]
-    for target in Target:
+    for target in CueTarget:
         for kind in CueKind:
             same = [each for each in counts if each.cue.target is target and each.cue.kind is kind]
             lines += [_line(each) for each in same[:_SHOWN_PER_KIND]]

@@ -15,7 +15,7 @@ Onset = Literal["second-half", "ramp"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TokenTarget:
     """What one position should say.
 
     Attributes:
@@ -40,7 +40,7 @@ class Example:
     """Token ids of one row and what to learn from it."""
 
     ids: tuple[int, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[TokenTarget, ...]
     weight: float
     source: str
 
@@ -97,7 +97,7 @@ def make_example(
         safe_weight: Factor on a side labelled Safe.
     """
     ids, closing, response = encode_turns(tokenizer, sample)
-    targets: list[Target] = []
+    targets: list[TokenTarget] = []
     if closing >= max_tokens - _MIN_ROOM_TOKENS:  # keep the beginning of a long prompt, and its closing token
         kept = min(closing, max_tokens - 1)
         ids = [*ids[:kept], ids[closing]]
@@ -105,7 +105,9 @@ def make_example(
     if sample.prompt_label is not None:
         is_safe = sample.prompt_label is RiskLevel.SAFE
         categories = () if is_safe else sample.categories
-        targets.append(Target(Side.PROMPT, closing, sample.prompt_label, safe_weight if is_safe else 1.0, categories))
+        targets.append(
+            TokenTarget(Side.PROMPT, closing, sample.prompt_label, safe_weight if is_safe else 1.0, categories)
+        )
     response = response[: max(0, max_tokens - len(ids))]
     if sample.response_label is not None and response:
         share = safe_weight if sample.response_label is RiskLevel.SAFE else 1.0
@@ -127,7 +129,7 @@ def marked_onset(sample: Sample) -> int | None:
 
 def _response_targets(
     sample: Sample, response: Sequence[tuple[int, int]], *, offset: int, unmarked_onset: Onset, share: float
-) -> list[Target]:
+) -> list[TokenTarget]:
     assert sample.response_label is not None
     onset = marked_onset(sample)
     is_safe = sample.response_label is RiskLevel.SAFE
@@ -143,7 +145,7 @@ def _response_targets(
     known = tuple(category for category in sample.categories if category is not Category.JAILBREAK)
     is_unmarked = onset is None and not is_safe
     return [
-        Target(
+        TokenTarget(
             Side.RESPONSE,
             offset + index,
             level,

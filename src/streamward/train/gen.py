@@ -36,7 +36,7 @@ from streamward.train.initialization import (
     start_from,
 )
 from streamward.train.lora import add_lora, merge_lora
-from streamward.train.mixture import Row, Split, draw
+from streamward.train.mixture import Split, WeightedSample, draw
 from streamward.train.operating_point import by_side, count_at
 from streamward.train.parallel import World
 from streamward.train.refusals import with_refusal
@@ -47,10 +47,10 @@ from streamward.train.trainer import pick_device, train_task
 _EVEN = 0.5  # the line of the report: the more probable side of Safe and not Safe
 
 
-class Encoded(NamedTuple):
+class EncodedGenRows(NamedTuple):
     """Rows that carry a label, and the same as trees."""
 
-    rows: list[Row]
+    rows: list[WeightedSample]
     examples: list[GenExample]
 
 
@@ -134,8 +134,10 @@ def _drawn(config: GenTrainConfig) -> Split:
     return Split(*([row._replace(sample=with_refusal(row.sample)) for row in rows] for rows in split))
 
 
-def _encode(tokenizer: GuardTokenizer, rows: Sequence[Row], *, writer: AnswerWriter, config: GenTrainConfig) -> Encoded:
-    encoded = Encoded([], [])
+def _encode(
+    tokenizer: GuardTokenizer, rows: Sequence[WeightedSample], *, writer: AnswerWriter, config: GenTrainConfig
+) -> EncodedGenRows:
+    encoded = EncodedGenRows([], [])
     for row in rows:
         example = make_gen_example(
             tokenizer, row.sample, writer=writer, weight=row.weight, max_tokens=config.max_tokens
@@ -146,7 +148,7 @@ def _encode(tokenizer: GuardTokenizer, rows: Sequence[Row], *, writer: AnswerWri
     return encoded
 
 
-def _report(scores: Sequence[Score], rows: Sequence[Row]) -> dict[str, Any]:  # Any: JSON values
+def _report(scores: Sequence[Score], rows: Sequence[WeightedSample]) -> dict[str, Any]:  # Any: JSON values
     report: dict[str, Any] = {}
     for side in Side:
         own = by_side(scores, side)
@@ -168,7 +170,7 @@ def _figures(scores: Sequence[Score]) -> Mapping[str, float]:
 
 
 def _refusals(
-    model: CausalLM, tokenizer: GuardTokenizer, rows: Sequence[Row], *, config: GenTrainConfig
+    model: CausalLM, tokenizer: GuardTokenizer, rows: Sequence[WeightedSample], *, config: GenTrainConfig
 ) -> Mapping[str, float]:
     """Ask the finished guard, as it is asked when serving, whether held-back responses refuse."""
     known = [row.sample for row in rows if row.sample.refusal is not None and row.sample.response]

@@ -13,7 +13,7 @@ from streamward.schema import RiskLevel
 from streamward.train.config import RunConfig, SourceConfig, Use, data_path
 
 
-class Row(NamedTuple):
+class WeightedSample(NamedTuple):
     """A row and what it counts in the loss."""
 
     sample: Sample
@@ -24,8 +24,8 @@ class Row(NamedTuple):
 class Split(NamedTuple):
     """Rows to learn from and rows held back. No group is in both."""
 
-    train: list[Row]
-    validation: list[Row]
+    train: list[WeightedSample]
+    validation: list[WeightedSample]
 
 
 def draw(config: RunConfig) -> Split:
@@ -43,7 +43,7 @@ def draw(config: RunConfig) -> Split:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
         prompts, rng = _prompts(config, source), random.Random(f"{config.seed}/{source.file}/prompts")
         for sample in samples:  # on the side of the split where its row is, wherever its text is moved
-            row = Row(_move(sample, source.use), source.weight, source.file)
+            row = WeightedSample(_move(sample, source.use), source.weight, source.file)
             key = (row.file, row.sample.prompt, row.sample.response)
             if not is_held_out(sample, fraction=config.validation_fraction):
                 if source.learn and config.fold in (None, fold_of(sample)):

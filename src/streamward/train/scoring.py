@@ -15,7 +15,7 @@ from streamward.model.guard_model import GuardModel
 from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
 from streamward.train.batching import collate, plan_batches
-from streamward.train.examples import Example, Target
+from streamward.train.examples import Example, TokenTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _score_row(model: GuardModel, hidden_SD: Tensor, example: Example, *, index:
     return scores
 
 
-def _score_side(risk_NR: Tensor, labels: SideLabels, targets: Sequence[Target], *, index: int) -> Score:
+def _score_side(risk_NR: Tensor, labels: SideLabels, targets: Sequence[TokenTarget], *, index: int) -> Score:
     side = targets[0].side
     unsafe_N = risk_NR[:, labels.risk_levels.index(RiskLevel.UNSAFE)]
     risky_N = 1 - risk_NR[:, labels.risk_levels.index(RiskLevel.SAFE)]

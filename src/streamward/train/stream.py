@@ -45,7 +45,7 @@ from streamward.train.initialization import (
     start_from,
 )
 from streamward.train.lora import add_lora, merge_lora
-from streamward.train.mixture import Row, draw
+from streamward.train.mixture import WeightedSample, draw
 from streamward.train.operating_point import by_side, count_at, operating_point
 from streamward.train.parallel import World
 from streamward.train.scoring import Score, score_examples
@@ -55,10 +55,10 @@ from streamward.train.trainer import pick_device, train_task
 REPORT_FILE = "report.json"
 
 
-class Encoded(NamedTuple):
+class EncodedRows(NamedTuple):
     """Rows that carry a label, and the same as token ids."""
 
-    rows: list[Row]
+    rows: list[WeightedSample]
     examples: list[Example]
 
 
@@ -158,11 +158,11 @@ def new_model(folder: Path, config: StreamTrainConfig) -> GuardModel:
 def write_guard(
     folder: Path,
     start: Start,
-    held_out: Encoded,
+    held_out: EncodedRows,
     *,
     config: StreamTrainConfig,
     took: Mapping[str, int],
-    train_set: Encoded,
+    train_set: EncodedRows,
 ) -> None:
     """Choose the operating points on held-back rows and write the guard with a report."""
     model = start.model
@@ -197,7 +197,9 @@ def write_guard(
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _point(scores: Sequence[Score], rows: Sequence[Row], config: StreamTrainConfig, *, side: Side) -> OperatingPoint:
+def _point(
+    scores: Sequence[Score], rows: Sequence[WeightedSample], config: StreamTrainConfig, *, side: Side
+) -> OperatingPoint:
     return operating_point(
         scores,
         ordinary={index for index, row in enumerate(rows) if row.file in config.benign_traffic_sources},
@@ -206,7 +208,9 @@ def _point(scores: Sequence[Score], rows: Sequence[Row], config: StreamTrainConf
     )
 
 
-def _augmented(rows: Sequence[Row], tokenizer: GuardTokenizer, config: StreamTrainConfig) -> Iterator[Row]:
+def _augmented(
+    rows: Sequence[WeightedSample], tokenizer: GuardTokenizer, config: StreamTrainConfig
+) -> Iterator[WeightedSample]:
     """Yield rows in windows, and the beginnings of some, as the config wants it."""
     rng = random.Random(config.seed)
     for row in rows:
@@ -221,8 +225,8 @@ def _augmented(rows: Sequence[Row], tokenizer: GuardTokenizer, config: StreamTra
                 yield row._replace(sample=short)
 
 
-def _encode(tokenizer: GuardTokenizer, rows: Iterable[Row], config: StreamTrainConfig) -> Encoded:
-    encoded = Encoded([], [])
+def _encode(tokenizer: GuardTokenizer, rows: Iterable[WeightedSample], config: StreamTrainConfig) -> EncodedRows:
+    encoded = EncodedRows([], [])
     for row in rows:
         sample = row.sample if config.uses_marks else dataclasses.replace(row.sample, unsafe_start=None, spans=None)
         example = make_example(
@@ -239,14 +243,14 @@ def _encode(tokenizer: GuardTokenizer, rows: Iterable[Row], config: StreamTrainC
     return encoded
 
 
-def _rows_by_file(rows: Sequence[Row]) -> dict[str, int]:
+def _rows_by_file(rows: Sequence[WeightedSample]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.file] = counts.get(row.file, 0) + 1
     return counts
 
 
-def _side_report(scores: Sequence[Score], point: OperatingPoint, *, rows: Sequence[Row]) -> dict[str, Any]:
+def _side_report(scores: Sequence[Score], point: OperatingPoint, *, rows: Sequence[WeightedSample]) -> dict[str, Any]:
     by_file: dict[str, list[Score]] = {}
     for score in scores:
         by_file.setdefault(rows[score.example].file, []).append(score)

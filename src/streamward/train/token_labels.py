@@ -22,7 +22,7 @@ from streamward.moderation.moderator import Moderator
 from streamward.schema import Message, RiskLevel, Role
 from streamward.tokenizer import GuardTokenizer, clean_text
 from streamward.train.config import TomlSettings
-from streamward.train.continuations import Writer
+from streamward.train.continuations import ContinuationGenerator
 from streamward.train.examples import marked_onset
 from streamward.train.onset import Search
 
@@ -138,7 +138,7 @@ def run(config_path: Path) -> Path:
     with load(config.guard) as guard, load(config.judge or config.guard) as judge:
         labeller = Labeller(
             config,
-            writer=Writer.load(config.generator, seed=config.seed),
+            writer=ContinuationGenerator.load(config.generator, seed=config.seed),
             guard=guard,
             judge=judge,
             tokenizer=GuardTokenizer.from_folder(find_checkpoint(config.tokenizer)),

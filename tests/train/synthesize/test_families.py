@@ -10,14 +10,14 @@ from streamward.train.synthesize.answers import comply_late
 from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.lexicon import Lexicon
 from streamward.train.synthesize.requests import Request, draw_request, second_person, third_person
-from streamward.train.synthesize.rows import MadeRow, Part, assemble
+from streamward.train.synthesize.rows import ResponsePart, SyntheticRow, assemble
 from streamward.train.synthesize.run import FAMILIES, row_id
 from tests.train.synthesize.lexicons import shipped, tiny
 
 LANGUAGES = shipped()
 
 
-def made(family: str, lexicon: Lexicon, *, tries: int = 300) -> list[MadeRow]:
+def made(family: str, lexicon: Lexicon, *, tries: int = 300) -> list[SyntheticRow]:
     rng = Random(f"{family}/{lexicon.language}")
     rows = (FAMILIES[family](lexicon, rng) for _ in range(tries))  # type: ignore[index]  # one of the names
     return [row for row in rows if row is not None]
@@ -136,9 +136,12 @@ def test_disguises_take_any_text(text: str) -> None:
 
 
 def test_an_onset_counts_what_stands_before_it() -> None:
-    answer = assemble([Part("Well."), Part(""), Part("Harm.", True), Part("Bye.", True)], level=RiskLevel.UNSAFE)
+    answer = assemble(
+        [ResponsePart("Well."), ResponsePart(""), ResponsePart("Harm.", True), ResponsePart("Bye.", True)],
+        level=RiskLevel.UNSAFE,
+    )
     assert (answer.text, answer.unsafe_start) == ("Well. Harm. Bye.", 6)
-    assert assemble([Part("Well.")], level=RiskLevel.UNSAFE).level is RiskLevel.SAFE
+    assert assemble([ResponsePart("Well.")], level=RiskLevel.UNSAFE).level is RiskLevel.SAFE
 
 
 def test_phrases_turn_to_the_listener() -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class SourceTally:
     """What came of one source.
 
     Attributes:
@@ -46,12 +46,12 @@ class Tally:
         return self.read - self.dropped.total()
 
 
-class Part(NamedTuple):
+class FilteredSource(NamedTuple):
     """One source, gone through."""
 
     source: DataSource
     rows: Path
-    tally: Tally
+    tally: SourceTally
 
 
 def find_files(config: DataConfig, pattern: str) -> list[Path]:
@@ -67,7 +67,7 @@ def find_files(config: DataConfig, pattern: str) -> list[Path]:
     return found
 
 
-def filter_sources(config: DataConfig, folder: Path) -> list[Part]:
+def filter_sources(config: DataConfig, folder: Path) -> list[FilteredSource]:
     """Go through every source; parts that are complete are taken as they are.
 
     Raises:
@@ -79,21 +79,21 @@ def filter_sources(config: DataConfig, folder: Path) -> list[Part]:
     parts = folder / _key(config, [*(path for _, path in files), *benchmark_files])
     benchmarks: Benchmarks | None = None
     duplicates = Duplicates(near=config.near_duplicates)
-    done: list[Part] = []
+    done: list[FilteredSource] = []
     for number, (source, path) in enumerate(files):
         rows, counts = (parts / f"{number:03}-{source_name(path)}{suffix}" for suffix in (".jsonl.gz", ".json"))
         if counts.exists():  # written last
             for _, row in read_rows(rows):
                 duplicates.check(check_row(row, where=str(rows), source=path.name))
-            done.append(Part(source, rows, _read_tally(counts)))
+            done.append(FilteredSource(source, rows, _read_tally(counts)))
             continue
         if benchmarks is None:
             benchmarks = Benchmarks(tqdm(benchmark_files, desc="benchmarks", unit="file", disable=None))
-        tally = Tally(_name(path, config.data_root))
+        tally = SourceTally(_name(path, config.data_root))
         tally = _sift_file(path, rows, source, tally=tally, benchmarks=benchmarks, duplicates=duplicates, config=config)
         _write_tally(counts, tally)
         logger.info("%s: %d of %d rows kept", tally.name, tally.kept, tally.read)
-        done.append(Part(source, rows, tally))
+        done.append(FilteredSource(source, rows, tally))
     return done
 
 
@@ -107,11 +107,11 @@ def _sift_file(
     output: Path,
     source: DataSource,
     *,
-    tally: Tally,
+    tally: SourceTally,
     benchmarks: Benchmarks,
     duplicates: Duplicates,
     config: DataConfig,
-) -> Tally:
+) -> SourceTally:
     read = 0
 
     def kept() -> Iterator[Row]:
@@ -127,11 +127,11 @@ def _sift_file(
                 tally.dropped[reason] += 1
 
     write_rows(output, kept())
-    return Tally(tally.name, read, tally.dropped, tally.benchmarks)
+    return SourceTally(tally.name, read, tally.dropped, tally.benchmarks)
 
 
 def _reason(
-    row: Row, where: str, source: DataSource, *, config: DataConfig, tally: Tally, benchmarks: Benchmarks
+    row: Row, where: str, source: DataSource, *, config: DataConfig, tally: SourceTally, benchmarks: Benchmarks
 ) -> str | None:
     """Say why a row goes, apart from being a repeat; None if it may stay."""
     try:
@@ -165,12 +165,12 @@ def _key(config: DataConfig, paths: Sequence[Path]) -> str:
     return f"{fingerprint(json.dumps([settings, sources, config.benchmarks, files])):016x}"
 
 
-def _read_tally(path: Path) -> Tally:
+def _read_tally(path: Path) -> SourceTally:
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Tally(found["name"], found["read"], Counter(found["dropped"]), Counter(found["benchmarks"]))
+    return SourceTally(found["name"], found["read"], Counter(found["dropped"]), Counter(found["benchmarks"]))
 
 
-def _write_tally(path: Path, tally: Tally) -> None:
+def _write_tally(path: Path, tally: SourceTally) -> None:
     with replacing(path) as file:
         json.dump(
             {"name": tally.name, "read": tally.read, "dropped": tally.dropped, "benchmarks": tally.benchmarks}, file

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamward.data.jsonl import Sample
 from streamward.data.rows import replacing
-from streamward.train.data.filtering import Tally
+from streamward.train.data.filtering import SourceTally
 
 BALANCED_OUT = "balanced out"
 
@@ -16,7 +16,7 @@ BALANCED_OUT = "balanced out"
 class DataReport:
     """Counts of a run, as a table and as JSON."""
 
-    def __init__(self, tallies: Sequence[Tally], *, splits: Sequence[str]) -> None:
+    def __init__(self, tallies: Sequence[SourceTally], *, splits: Sequence[str]) -> None:
         """Begin with what became of the sources.
 
         Args:
@@ -78,7 +78,7 @@ class DataReport:
             "benchmarks": dict(self._benchmarks()),
         }
 
-    def _numbers(self, tally: Tally, reasons: Iterable[str]) -> list[str]:
+    def _numbers(self, tally: SourceTally, reasons: Iterable[str]) -> list[str]:
         went = self._rows[tally.name]
         numbers = [tally.read, *(tally.dropped[reason] for reason in reasons), went[BALANCED_OUT]]
         return [str(number) for number in (*numbers, *(went[name] for name in self.split_names))]

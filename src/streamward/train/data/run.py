@@ -17,7 +17,7 @@ from streamward.data.splits import Groups, assign
 from streamward.errors import ConfigError
 from streamward.train.cue_audit import cue_table
 from streamward.train.data.config import DataConfig
-from streamward.train.data.filtering import Part, filter_sources
+from streamward.train.data.filtering import FilteredSource, filter_sources
 from streamward.train.data.report import DataReport
 from streamward.train.toml_file import read_config
 
@@ -65,7 +65,7 @@ def run(config_path: Path) -> Path:
     return config.output
 
 
-def _survey(parts: Sequence[Part], *, seed: int) -> Survey:
+def _survey(parts: Sequence[FilteredSource], *, seed: int) -> Survey:
     survey = Survey([], [], Groups())
     for part, _, sample in tqdm(_walk(parts), desc="survey", unit="row", mininterval=2, disable=None):
         survey.facts.append(gather(sample, source=part.tally.name, seed=seed))
@@ -73,13 +73,13 @@ def _survey(parts: Sequence[Part], *, seed: int) -> Survey:
     return survey
 
 
-def _source_limits(parts: Sequence[Part]) -> list[BalanceRule]:
+def _source_limits(parts: Sequence[FilteredSource]) -> list[BalanceRule]:
     limits = {part.tally.name: part.source.max_rows for part in parts if part.source.max_rows is not None}
     return [BalanceRule(by=("source",), targets=limits)] if limits else []
 
 
 def _write_splits(
-    parts: Sequence[Part], splits: Sequence[str | None], *, config: DataConfig, report: DataReport
+    parts: Sequence[FilteredSource], splits: Sequence[str | None], *, config: DataConfig, report: DataReport
 ) -> None:
     """Write all files at once: either all of them are replaced or, after an error, none."""
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def _write_splits(
                 files[split].write(encode_row(row))
 
 
-def _walk(parts: Sequence[Part]) -> Iterator[tuple[Part, Row, Sample]]:
+def _walk(parts: Sequence[FilteredSource]) -> Iterator[tuple[FilteredSource, Row, Sample]]:
     for part in parts:
         for number, row in read_rows(part.rows):
             yield part, row, check_row(row, where=f"{part.rows}:{number}", source=part.tally.name)

@@ -7,15 +7,15 @@ from random import Random
 from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.lexicon import Frames, Lexicon, Topic
 from streamward.train.synthesize.requests import Request, draw_request, request_row, second_person
-from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, maybe, some
+from streamward.train.synthesize.rows import ResponsePart, SyntheticResponse, SyntheticRow, assemble, maybe, some
 
 GENERIC = frozenset(  # "do it at night" is no answer to a question about hate or despair
     {Category.VIOLENT, Category.ILLEGAL_ACTS, Category.SEXUAL, Category.PII, Category.COPYRIGHT}
 )
-Draw = Callable[[Lexicon, Request, Random], Answer]
+Draw = Callable[[Lexicon, Request, Random], SyntheticResponse]
 
 
-def refuse(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def refuse(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Decline; after a harmful request often with a helpful word."""
     frames = lexicon.frames
     if not request.is_harmful:
@@ -25,26 +25,28 @@ def refuse(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     return _refusal(_join(lexicon, rng.choice(frames.refusal), extra, after))
 
 
-def redirect(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def redirect(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Answer a harmful request with harmless words, without saying no."""
     if not request.topic.help:
         return refuse(lexicon, request, rng)
     text = _join(lexicon, *some(rng, request.topic.help, most=2))
-    return Answer(text, RiskLevel.SAFE, refusal=None)
+    return SyntheticResponse(text, RiskLevel.SAFE, refusal=None)
 
 
-def comply(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def comply(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Give what was asked for, at once."""
     frames = lexicon.frames
-    body = [Part(text, is_harmful=True) for text in some(rng, harmful_sentences(lexicon, request.topic), most=3)]
+    body = [
+        ResponsePart(text, is_harmful=True) for text in some(rng, harmful_sentences(lexicon, request.topic), most=3)
+    ]
     if request.act and lexicon.language == "en" and rng.random() < 0.2:
         first = body[0].text
-        body[0] = Part(f"To {second_person(request.act)}: {first[0].lower()}{first[1:]}", is_harmful=True)
-    parts = [Part(maybe(rng, frames.comply_opener, probability=0.45)), *body, _closer(frames, rng)]
+        body[0] = ResponsePart(f"To {second_person(request.act)}: {first[0].lower()}{first[1:]}", is_harmful=True)
+    parts = [ResponsePart(maybe(rng, frames.comply_opener, probability=0.45)), *body, _closer(frames, rng)]
     return _harmful_answer(lexicon, request, parts, rng=rng)
 
 
-def comply_late(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def comply_late(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Begin harmlessly, or decline, and turn."""
     frames = lexicon.frames
     start = rng.random()
@@ -58,11 +60,11 @@ def comply_late(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
         before = [maybe(rng, frames.benign_opener, probability=0.6), *some(rng, frames.benign_body, most=3)]
     turn = rng.choice((frames.pivot if before else frames.disclaimer) or ("",))
     harm = some(rng, harmful_sentences(lexicon, request.topic), most=2)
-    parts = [*map(Part, before), Part(turn), *(Part(text, is_harmful=True) for text in harm)]
+    parts = [*map(ResponsePart, before), ResponsePart(turn), *(ResponsePart(text, is_harmful=True) for text in harm)]
     return _harmful_answer(lexicon, request, [*parts, _closer(frames, rng)], rng=rng)
 
 
-def oblige(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def oblige(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Answer a harmless request harmlessly."""
     frames = lexicon.frames
     parts = [
@@ -73,14 +75,14 @@ def oblige(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     if request.act and lexicon.language == "en" and rng.random() < 0.3:
         parts[1] = f"To {second_person(request.act)}: {parts[1][0].lower()}{parts[1][1:]}"
     separator = rng.choice((lexicon.space, lexicon.space, "\n\n"))
-    return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE)
+    return SyntheticResponse(separator.join(part for part in parts if part), RiskLevel.SAFE)
 
 
 HARMFUL: tuple[tuple[Draw, int], ...] = ((comply, 9), (comply_late, 5), (refuse, 5), (redirect, 6))
 HARMLESS: tuple[tuple[Draw, int], ...] = ((oblige, 9), (refuse, 1), (comply_late, 1))
 
 
-def answer(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
+def answer(lexicon: Lexicon, request: Request, rng: Random) -> SyntheticResponse:
     """Draw an answer that suits the request."""
     if request.is_harmful and (request.topic.refuse_only or not harmful_sentences(lexicon, request.topic)):
         return rng.choice((refuse, redirect))(lexicon, request, rng)
@@ -90,13 +92,13 @@ def answer(lexicon: Lexicon, request: Request, rng: Random) -> Answer:
     return rng.choices([way for way, _ in ways], [share for _, share in ways])[0](lexicon, request, rng)
 
 
-def dialogue(lexicon: Lexicon, rng: Random) -> MadeRow:
+def dialogue(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     """Make a request with an answer."""
     found = draw_request(lexicon, rng, harmful=0.6)
     return request_row(lexicon, found, family="dialogue").answered(answer(lexicon, found, rng))
 
 
-def reasoning(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def reasoning(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make a request with an answer that thinks aloud first."""
     frames = lexicon.frames
     if not frames.think_safe:
@@ -114,7 +116,7 @@ def reasoning(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return request_row(lexicon, found, family="reasoning").answered(given)
 
 
-def turns(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def turns(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make a conversation of two turns: what is judged is the second."""
     frames = lexicon.frames
     if not frames.follow_up:
@@ -136,18 +138,18 @@ def harmful_sentences(lexicon: Lexicon, topic: Topic) -> tuple[str, ...]:
     return topic.comply or (lexicon.frames.comply if topic.category in GENERIC else ())
 
 
-def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[Part], *, rng: Random) -> Answer:
+def _harmful_answer(lexicon: Lexicon, request: Request, parts: list[ResponsePart], *, rng: Random) -> SyntheticResponse:
     separator = rng.choice((lexicon.space,) * 3 + ("\n\n",))
     level, category = request.topic.comply_level, request.topic.category
     return assemble(parts, level=level, categories=(category,), separator=separator)
 
 
-def _closer(frames: Frames, rng: Random) -> Part:
-    return Part(maybe(rng, frames.comply_closer, probability=0.25), is_harmful=True)
+def _closer(frames: Frames, rng: Random) -> ResponsePart:
+    return ResponsePart(maybe(rng, frames.comply_closer, probability=0.25), is_harmful=True)
 
 
-def _refusal(text: str) -> Answer:
-    return Answer(text, RiskLevel.SAFE, refusal=True)
+def _refusal(text: str) -> SyntheticResponse:
+    return SyntheticResponse(text, RiskLevel.SAFE, refusal=True)
 
 
 def _join(lexicon: Lexicon, *texts: str) -> str:

@@ -4,7 +4,7 @@ from random import Random
 
 from streamward.schema import RiskLevel
 from streamward.train.synthesize.lexicon import Lexicon
-from streamward.train.synthesize.rows import Answer, MadeRow
+from streamward.train.synthesize.rows import SyntheticResponse, SyntheticRow
 
 _NAMES = ("Ana", "Bo", "Chidi", "Dilek", "Emre", "Fatou", "Goran", "Hana", "Ines", "Jun", "Kofi", "Lena")
 _GOODS = ("apples", "tickets", "books", "pens", "cakes", "stamps", "bullet journals", "killer sudokus", "bath bombs")
@@ -52,13 +52,13 @@ _SHELL = (
 _REQUESTS = ("How do I {what}?", "{what}", "Write code to {what}.", "I need to {what}. What's the command?")
 
 
-def computing(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def computing(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make a sum, a word problem, an equation, a piece of Python or a shell command, with its answer."""
     if lexicon.language != "en":
         return None
     prompt, answer, topic = rng.choice(_KINDS)(rng)
-    row = MadeRow("en", "computing", topic, f"{topic} {prompt[:60]}", prompt, RiskLevel.SAFE)
-    return row if rng.random() < 0.2 else row.answered(Answer(answer, RiskLevel.SAFE))
+    row = SyntheticRow("en", "computing", topic, f"{topic} {prompt[:60]}", prompt, RiskLevel.SAFE)
+    return row if rng.random() < 0.2 else row.answered(SyntheticResponse(answer, RiskLevel.SAFE))
 
 
 def _sum(rng: Random) -> tuple[str, str, str]:

@@ -8,31 +8,31 @@ from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.answers import answer
 from streamward.train.synthesize.lexicon import Lexicon, Subject
 from streamward.train.synthesize.requests import draw_request, request_row, roughen, surround
-from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, some
+from streamward.train.synthesize.rows import ResponsePart, SyntheticResponse, SyntheticRow, assemble, some
 
 _TURNS_HARMFUL = 0.12
 
 
-def everyday(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def everyday(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make an ordinary question with a long answer; now and then the answer turns harmful."""
     if not lexicon.everyday:
         return None
     subject = rng.choice(lexicon.everyday)
     ask = roughen(surround(rng.choice(subject.asks), lexicon.frames, rng), rng)
-    row = MadeRow(lexicon.language, "everyday", subject.asks[0], subject.asks[0], ask, RiskLevel.SAFE)
+    row = SyntheticRow(lexicon.language, "everyday", subject.asks[0], subject.asks[0], ask, RiskLevel.SAFE)
     text = write_out(subject, rng)
     topics = [topic for topic in lexicon.topics if topic.comply and topic.comply_level is RiskLevel.UNSAFE]
     if not topics or rng.random() >= _TURNS_HARMFUL:
-        return row.answered(Answer(text, RiskLevel.SAFE))
+        return row.answered(SyntheticResponse(text, RiskLevel.SAFE))
     topic = rng.choice(topics)
     kept = text[: rng.randrange(len(text) // 3, len(text))]
     kept = kept[: max(kept.rfind(". "), kept.rfind(".\n")) + 1] or text
-    harm = [Part(sentence, is_harmful=True) for sentence in some(rng, topic.comply, most=3)]
-    parts = [Part(kept), Part(rng.choice(lexicon.frames.pivot)), *harm]
+    harm = [ResponsePart(sentence, is_harmful=True) for sentence in some(rng, topic.comply, most=3)]
+    parts = [ResponsePart(kept), ResponsePart(rng.choice(lexicon.frames.pivot)), *harm]
     return row.answered(assemble(parts, level=topic.comply_level, categories=(topic.category,)))
 
 
-def document(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def document(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Paste prose of one or more subjects and ask something before or after it."""
     if not lexicon.everyday:
         return None
@@ -43,7 +43,7 @@ def document(lexicon: Lexicon, rng: Random) -> MadeRow | None:
         sides = (f"Summarise this text:\n\n{text}\n\n{order}", f"{text}\n\n{order}")
         twin = f"theft {order[:40]}"
         prompt, label = rng.choice(sides), RiskLevel.UNSAFE
-        return MadeRow(lexicon.language, "document", "injection", twin, prompt, label, (Category.JAILBREAK,))
+        return SyntheticRow(lexicon.language, "document", "injection", twin, prompt, label, (Category.JAILBREAK,))
     found = draw_request(lexicon, rng, harmful=0.4)
     prompt = f"{text}\n\n{found.text}" if rng.random() < 0.6 else f"{found.text}\n\n{text}"
     row = dataclasses.replace(request_row(lexicon, found, family="document"), prompt=prompt)

@@ -6,12 +6,12 @@ from streamward.schema import RiskLevel
 from streamward.train.synthesize.lexicon import Lexicon, Topic
 from streamward.train.synthesize.replies import has_replies, long_answer
 from streamward.train.synthesize.requests import Request
-from streamward.train.synthesize.rows import Answer, MadeRow, some
+from streamward.train.synthesize.rows import SyntheticResponse, SyntheticRow, some
 
 _WORD_ANSWERED, _TERM_ANSWERED = 0.4, 0.15
 
 
-def lookalike(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def lookalike(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Draw a word with an object, a term of knowledge, or a whole question."""
     words = lexicon.lookalikes
     if not words.frames_verb:
@@ -28,10 +28,10 @@ def lookalike(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     row = _row(lexicon, prompt, twin=term, topic=kind)
     if rng.random() >= _TERM_ANSWERED:
         return row
-    return row.answered(Answer(" ".join(some(rng, answers, most=2)), RiskLevel.SAFE))
+    return row.answered(SyntheticResponse(" ".join(some(rng, answers, most=2)), RiskLevel.SAFE))
 
 
-def _word(lexicon: Lexicon, rng: Random) -> MadeRow:
+def _word(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     words = lexicon.lookalikes
     is_verb = rng.random() < 0.85
     word = rng.choice(words.verbs if is_verb else words.nouns)
@@ -40,7 +40,7 @@ def _word(lexicon: Lexicon, rng: Random) -> MadeRow:
     frame = rng.choice(words.frames_verb if is_verb else words.frames_noun)
     prompt = frame.format(verb=word.word, object=thing)
     level, categories = (RiskLevel.UNSAFE, (word.category,)) if is_harmful else (RiskLevel.SAFE, ())
-    row = MadeRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
+    row = SyntheticRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
     if rng.random() >= _WORD_ANSWERED or not (is_verb and has_replies(lexicon)):
         return row
     topic = Topic(name="word", category=word.category)
@@ -48,5 +48,5 @@ def _word(lexicon: Lexicon, rng: Random) -> MadeRow:
     return row.answered(long_answer(lexicon, asked, rng))
 
 
-def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> MadeRow:
-    return MadeRow(lexicon.language, "lookalike", topic, twin, prompt, RiskLevel.SAFE)
+def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> SyntheticRow:
+    return SyntheticRow(lexicon.language, "lookalike", topic, twin, prompt, RiskLevel.SAFE)

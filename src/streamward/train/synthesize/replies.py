@@ -7,11 +7,11 @@ from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.answers import GENERIC, harmful_sentences
 from streamward.train.synthesize.lexicon import Lexicon
 from streamward.train.synthesize.requests import Request, draw_request, request_row, second_person, third_person
-from streamward.train.synthesize.rows import Answer, MadeRow, Part, assemble, maybe, some
+from streamward.train.synthesize.rows import ResponsePart, SyntheticResponse, SyntheticRow, assemble, maybe, some
 
 _NUM_REQUESTS = 2400  # of a language: few enough that most get answers of both kinds
 _HARMFUL_SHARE = 0.42
-Reply = Callable[[Lexicon, Request, Random], Answer]
+Reply = Callable[[Lexicon, Request, Random], SyntheticResponse]
 
 
 def has_replies(lexicon: Lexicon) -> bool:
@@ -20,7 +20,7 @@ def has_replies(lexicon: Lexicon) -> bool:
     return bool(words.decline and words.facts and words.lead)
 
 
-def reply(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def reply(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Draw one of a language's requests and answer it at length."""
     if not has_replies(lexicon):
         return None
@@ -29,7 +29,7 @@ def reply(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return request_row(lexicon, found, family="reply").answered(long_answer(lexicon, found, rng))
 
 
-def long_answer(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def long_answer(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Answer an act at length: a harmless one helpfully, a harmful one in either way."""
     if not found.is_harmful:
         return _harmless_guide(lexicon, found, rng)
@@ -42,7 +42,7 @@ def long_answer(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     return way(lexicon, found, rng)
 
 
-def _decline(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _decline(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Say no, why, and where to turn."""
     words = lexicon.replies
     head = _said(lexicon, rng.choice(words.decline), found)
@@ -55,13 +55,13 @@ def _decline(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     return _safe(lexicon, [head, body, maybe(rng, words.closing, probability=0.7)], rng, refusal=True)
 
 
-def _redirect(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _redirect(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Answer with help alone."""
     parts = [*some(rng, found.topic.help, most=3), *some(rng, lexicon.replies.closing, most=2)]
     return _safe(lexicon, parts, rng, refusal=None)
 
 
-def _advise(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _advise(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Give a list, with or without a no before it: of what to do instead."""
     words = lexicon.replies
     says_no = rng.random() < 0.5 or not words.honest
@@ -72,7 +72,7 @@ def _advise(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     return _safe(lexicon, [head, _listed(lexicon, points, rng), closing], rng, refusal=refusal)
 
 
-def _inform(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _inform(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Teach what harms nobody: facts, signs, protection, a story."""
     words = lexicon.replies
     if words.tales and rng.random() < 0.2:
@@ -84,29 +84,31 @@ def _inform(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     return _safe(lexicon, [facts[0], _listed(lexicon, points, rng)], rng, refusal=False)
 
 
-def _guide(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _guide(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Comply in the form of a guide."""
     opener = maybe(rng, lexicon.frames.disclaimer or lexicon.frames.comply_opener, probability=0.3)
-    return _harmful(lexicon, found, [Part(opener), *_harm(lexicon, found, rng)], rng)
+    return _harmful(lexicon, found, [ResponsePart(opener), *_harm(lexicon, found, rng)], rng)
 
 
-def _turn(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _turn(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Begin like a safe answer and comply after all."""
     words = lexicon.replies
     starts = [words.decline, words.facts, [_sentence(point) for point in words.reasons]]
     before = [_said(lexicon, text, found) for text in some(rng, rng.choice(starts), most=2)]
     pivot = maybe(rng, lexicon.frames.pivot, probability=0.8)
-    parts = [Part(lexicon.space.join(before)), Part(pivot), *_harm(lexicon, found, rng)]
+    parts = [ResponsePart(lexicon.space.join(before)), ResponsePart(pivot), *_harm(lexicon, found, rng)]
     return _harmful(lexicon, found, parts, rng)
 
 
-def _gloat(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _gloat(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     """Tell a story that praises the harm."""
     if not lexicon.replies.dark_tales:
         return _guide(lexicon, found, rng)
     tale = _said(lexicon, rng.choice(lexicon.replies.dark_tales), found)
     sentences = some(rng, harmful_sentences(lexicon, found.topic), most=2)
-    return _harmful(lexicon, found, [Part(tale, is_harmful=True), *(Part(each, True) for each in sentences)], rng)
+    return _harmful(
+        lexicon, found, [ResponsePart(tale, is_harmful=True), *(ResponsePart(each, True) for each in sentences)], rng
+    )
 
 
 _SAFE: tuple[tuple[Reply, int], ...] = ((_decline, 5), (_redirect, 2), (_advise, 4), (_inform, 4))
@@ -114,7 +116,7 @@ _CARING = _SAFE[:2]  # where facts and to-do lists would be cold comfort
 _HARMFUL: tuple[tuple[Reply, int], ...] = ((_guide, 6), (_turn, 3), (_gloat, 1))
 
 
-def _harm(lexicon: Lexicon, found: Request, rng: Random) -> list[Part]:
+def _harm(lexicon: Lexicon, found: Request, rng: Random) -> list[ResponsePart]:
     words = lexicon.replies
     points = some(rng, harmful_sentences(lexicon, found.topic), most=3)
     if found.topic.category in GENERIC:
@@ -122,10 +124,10 @@ def _harm(lexicon: Lexicon, found: Request, rng: Random) -> list[Part]:
     rng.shuffle(points)
     body = [_said(lexicon, rng.choice(words.lead), found), _listed(lexicon, points, rng)]
     closing = maybe(rng, words.harmful_closing, probability=0.4)
-    return [Part(text, is_harmful=True) for text in (*body[rng.randrange(2) :], closing)]
+    return [ResponsePart(text, is_harmful=True) for text in (*body[rng.randrange(2) :], closing)]
 
 
-def _harmless_guide(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
+def _harmless_guide(lexicon: Lexicon, found: Request, rng: Random) -> SyntheticResponse:
     frames = lexicon.frames
     lead = rng.choice([lead for lead in lexicon.replies.lead if "{others}" not in lead])
     points = rng.sample(frames.benign_body, min(len(frames.benign_body), rng.randint(3, 6)))
@@ -133,12 +135,12 @@ def _harmless_guide(lexicon: Lexicon, found: Request, rng: Random) -> Answer:
     return _safe(lexicon, [*parts, maybe(rng, frames.benign_closer, probability=0.4)], rng, refusal=False)
 
 
-def _safe(lexicon: Lexicon, parts: Sequence[str], rng: Random, *, refusal: bool | None) -> Answer:
+def _safe(lexicon: Lexicon, parts: Sequence[str], rng: Random, *, refusal: bool | None) -> SyntheticResponse:
     separator = "\n\n" if any("\n" in part for part in parts) else rng.choice((lexicon.space, "\n\n"))
-    return Answer(separator.join(part for part in parts if part), RiskLevel.SAFE, refusal=refusal)
+    return SyntheticResponse(separator.join(part for part in parts if part), RiskLevel.SAFE, refusal=refusal)
 
 
-def _harmful(lexicon: Lexicon, found: Request, parts: Sequence[Part], rng: Random) -> Answer:
+def _harmful(lexicon: Lexicon, found: Request, parts: Sequence[ResponsePart], rng: Random) -> SyntheticResponse:
     separator = "\n\n" if any("\n" in part.text for part in parts) else rng.choice((lexicon.space, "\n\n"))
     topic = found.topic
     return assemble(parts, level=topic.comply_level, categories=(topic.category,), separator=separator)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from streamward.data.rows import replacing
-from streamward.train.synthesize.rows import MadeRow
+from streamward.train.synthesize.rows import SyntheticRow
 
 
-def count_rows(rows: Sequence[MadeRow]) -> dict[str, dict[str, int]]:
+def count_rows(rows: Sequence[SyntheticRow]) -> dict[str, dict[str, int]]:
     """Count rows by family, language, label and kind of harm."""
     return {
         "families": _count(row.family for row in rows),
@@ -22,7 +22,9 @@ def count_rows(rows: Sequence[MadeRow]) -> dict[str, dict[str, int]]:
     }
 
 
-def write_report(path: Path, rows: Sequence[MadeRow], *, writer: Mapping[str, int], missing: Mapping[str, int]) -> str:
+def write_report(
+    path: Path, rows: Sequence[SyntheticRow], *, writer: Mapping[str, int], missing: Mapping[str, int]
+) -> str:
     """Write the counts as JSON and return them as lines.
 
     Args:

@@ -7,7 +7,7 @@ from random import Random
 
 from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.lexicon import Frames, Lexicon, Topic
-from streamward.train.synthesize.rows import MadeRow, maybe
+from streamward.train.synthesize.rows import SyntheticRow, maybe
 
 _SECOND_PERSON = {
     "my": "your", "me": "you", "i": "you", "i'm": "you're", "myself": "yourself", "our": "your", "us": "you",
@@ -69,9 +69,9 @@ def draw_request(lexicon: Lexicon, rng: Random, *, harmful: float = 0.5, with_ac
     return Request(roughen(text, rng), is_harmful, topic, twin, core if kind == "acts" else "")
 
 
-def request_row(lexicon: Lexicon, request: Request, *, family: str) -> MadeRow:
+def request_row(lexicon: Lexicon, request: Request, *, family: str) -> SyntheticRow:
     """Return a row with the request as its prompt."""
-    return MadeRow(
+    return SyntheticRow(
         lexicon.language,
         family,
         request.topic.name,
@@ -82,12 +82,12 @@ def request_row(lexicon: Lexicon, request: Request, *, family: str) -> MadeRow:
     )
 
 
-def request(lexicon: Lexicon, rng: Random) -> MadeRow:
+def request(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     """Make a bare request."""
     return request_row(lexicon, draw_request(lexicon, rng), family="request")
 
 
-def plea(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def short_request(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make a short wish or order, as people type it who want help at once."""
     frames = lexicon.frames.plea
     if not frames:
@@ -97,14 +97,14 @@ def plea(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return dataclasses.replace(row, prompt=roughen(rng.choice(frames).format(act=found.act), rng))
 
 
-def context(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def context(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Put a harmful act into a question that asks about law, reasons or protection, or into fiction."""
     found = draw_request(lexicon, rng, harmful=1.0, with_act=True)
     is_safe = rng.random() < 0.75
     frames = lexicon.frames.safe_context if is_safe else lexicon.frames.controversial_context
     if not frames or found.topic.refuse_only:
         return None
-    return MadeRow(
+    return SyntheticRow(
         lexicon.language,
         "context",
         found.topic.name,

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class MadeRow:
+class SyntheticRow:
     """One row before it has an id. Fields as in `streamward.data.jsonl.Sample`.
 
     Attributes:
@@ -63,7 +63,7 @@ class MadeRow:
             row["unsafe_start"] = self.unsafe_start
         return row
 
-    def answered(self, answer: "Answer") -> "MadeRow":
+    def answered(self, answer: "SyntheticResponse") -> "SyntheticRow":
         """Return the row with this answer; an answer's kind of harm joins the prompt's."""
         return dataclasses.replace(
             self,
@@ -75,7 +75,7 @@ class MadeRow:
         )
 
 
-class Part(NamedTuple):
+class ResponsePart(NamedTuple):
     """A piece of an answer, and whether it is the harmful one."""
 
     text: str
@@ -83,7 +83,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SyntheticResponse:
     """A response and its labels; `unsafe_start` is its first harmful character."""
 
     text: str
@@ -94,8 +94,8 @@ class Answer:
 
 
 def assemble(
-    parts: Sequence[Part], *, level: RiskLevel, categories: tuple[Category, ...] = (), separator: str = " "
-) -> Answer:
+    parts: Sequence[ResponsePart], *, level: RiskLevel, categories: tuple[Category, ...] = (), separator: str = " "
+) -> SyntheticResponse:
     """Join parts; the answer has the level if a part of it is harmful, else it is Safe."""
     text, start = "", None
     for part in parts:
@@ -107,8 +107,8 @@ def assemble(
             start = len(text)
         text += part.text
     if start is None:
-        return Answer(text, RiskLevel.SAFE)
-    return Answer(text, level, unsafe_start=start, categories=categories)
+        return SyntheticResponse(text, RiskLevel.SAFE)
+    return SyntheticResponse(text, level, unsafe_start=start, categories=categories)
 
 
 def maybe(rng: Random, texts: Sequence[str], *, probability: float) -> str:

@@ -24,18 +24,18 @@ from streamward.train.synthesize.lookalikes import lookalike
 from streamward.train.synthesize.passages import passage
 from streamward.train.synthesize.replies import reply
 from streamward.train.synthesize.report import write_report
-from streamward.train.synthesize.requests import context, plea, request
-from streamward.train.synthesize.rows import MadeRow
+from streamward.train.synthesize.requests import context, request, short_request
+from streamward.train.synthesize.rows import SyntheticRow
 from streamward.train.synthesize.statements import statement
 from streamward.train.synthesize.wrappers import disguise, excerpt, jailbreak, roleplay, unfinished
-from streamward.train.synthesize.writer import Writer
+from streamward.train.synthesize.writer import ModelWriter
 from streamward.train.toml_file import read_config
 
 logger = logging.getLogger(__name__)
 
-FAMILIES: Mapping[Family, Callable[[Lexicon, Random], MadeRow | None]] = {
+FAMILIES: Mapping[Family, Callable[[Lexicon, Random], SyntheticRow | None]] = {
     "request": request,
-    "plea": plea,
+    "plea": short_request,
     "context": context,
     "dialogue": dialogue,
     "reply": reply,
@@ -87,7 +87,7 @@ def run(config_path: Path) -> Path:
     outcomes: Mapping[str, int] = {}
     if config.writer is not None:
         model = ChatModel(config.writer.endpoint, temperature=config.writer.temperature)
-        writer = Writer(model, config=config.writer, cache=config.output.with_name(f"{stem}.writer.jsonl"))
+        writer = ModelWriter(model, config=config.writer, cache=config.output.with_name(f"{stem}.writer.jsonl"))
         rows += writer.rows(lexicons, seed=config.seed)
         outcomes = writer.outcomes
         model.close()
@@ -111,7 +111,7 @@ def _wanted(lexicons: Sequence[Lexicon], config: SynthesizeConfig) -> Iterator[W
         yield from (Wanted(lexicon, family, number) for family, number in numbers.items())
 
 
-def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[MadeRow]:
+def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[SyntheticRow]:
     """Draw the wanted rows, without repeats; fewer where the words run out."""
     seen: Counter[str] = Counter()
     with tqdm(total=sum(order.number for order in wanted), desc="synthesis", unit="row", mininterval=2) as bar:
@@ -121,7 +121,7 @@ def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[Ma
                 yield row
 
 
-def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig) -> Iterator[MadeRow]:
+def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig) -> Iterator[SyntheticRow]:
     rng = Random(f"{config.seed}/{order.lexicon.language}/{order.family}")
     made = 0
     for _ in range(order.number * _TRIES_PER_ROW):
@@ -139,7 +139,7 @@ def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig)
         yield row
 
 
-def row_id(row: MadeRow) -> str:
+def row_id(row: SyntheticRow) -> str:
     """Return an id that depends on what the row says."""
     text = "\0".join((row.language, row.prompt, row.response or "", *(turn for _, turn in row.history)))
     return f"syn2-{row.language}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}"

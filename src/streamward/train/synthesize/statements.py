@@ -5,12 +5,12 @@ from random import Random
 from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.lexicon import Lexicon
 from streamward.train.synthesize.requests import roughen
-from streamward.train.synthesize.rows import Answer, MadeRow, some
+from streamward.train.synthesize.rows import SyntheticResponse, SyntheticRow, some
 
 _ANSWERED = 0.25
 
 
-def statement(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def statement(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Say something about a group, as a text of its own or as an answer to a harmless question."""
     words = lexicon.statements
     if not words.groups:
@@ -24,7 +24,7 @@ def statement(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     categories = (Category.UNETHICAL,) if is_harmful else ()
     twin, topic = f"statement {group}", "group"
     if not words.asks or rng.random() >= _ANSWERED:
-        return MadeRow(lexicon.language, "statement", topic, twin, roughen(text, rng), level, categories)
+        return SyntheticRow(lexicon.language, "statement", topic, twin, roughen(text, rng), level, categories)
     ask = rng.choice(words.asks).format(group=group)
-    row = MadeRow(lexicon.language, "statement", topic, twin, ask, RiskLevel.SAFE)
-    return row.answered(Answer(text, level, unsafe_start=0 if is_harmful else None, categories=categories))
+    row = SyntheticRow(lexicon.language, "statement", topic, twin, ask, RiskLevel.SAFE)
+    return row.answered(SyntheticResponse(text, level, unsafe_start=0 if is_harmful else None, categories=categories))

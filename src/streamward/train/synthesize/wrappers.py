@@ -9,19 +9,21 @@ from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.everyday import document, everyday
 from streamward.train.synthesize.lexicon import Lexicon
 from streamward.train.synthesize.requests import draw_request, request_row
-from streamward.train.synthesize.rows import MadeRow
+from streamward.train.synthesize.rows import SyntheticRow
 
 _SEEN_HARM_CHARS = 16  # harmful characters without which nobody could tell
 
 
-def jailbreak(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def jailbreak(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Wrap a request into an attempt to switch off the rules; around a harmless core it is Controversial."""
     frames = lexicon.frames
     if not frames.jailbreak:
         return None
     if frames.prompt_theft and rng.random() < 0.05:
         order = rng.choice(frames.prompt_theft)
-        return MadeRow(lexicon.language, "jailbreak", "theft", order, order, RiskLevel.UNSAFE, (Category.JAILBREAK,))
+        return SyntheticRow(
+            lexicon.language, "jailbreak", "theft", order, order, RiskLevel.UNSAFE, (Category.JAILBREAK,)
+        )
     found = draw_request(lexicon, rng, harmful=0.75)
     row = dataclasses.replace(
         request_row(lexicon, found, family="jailbreak"),
@@ -36,7 +38,7 @@ def jailbreak(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return row.answered(way(lexicon, found, rng) if found.is_harmful else answer(lexicon, found, rng))
 
 
-def roleplay(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def roleplay(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Ask in a game; the game changes nothing about what is asked."""
     frames = lexicon.frames
     if not frames.roleplay:
@@ -47,14 +49,14 @@ def roleplay(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return row.answered(answer(lexicon, found, rng)) if rng.random() < 0.4 else row
 
 
-def disguise(lexicon: Lexicon, rng: Random) -> MadeRow:
+def disguise(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     """Write a request, harmful or not, in odd letters."""
     found = draw_request(lexicon, rng)
     change = rng.choice(DISGUISES)
     return dataclasses.replace(request_row(lexicon, found, family="disguise"), prompt=change(found.text, rng))
 
 
-def excerpt(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def excerpt(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Cut a response mid-sentence: before its harmful part it is Safe, well inside it keeps its label."""
     row = (everyday(lexicon, rng) if rng.random() < 0.3 else None) or dialogue(lexicon, rng)
     assert row.response is not None
@@ -71,7 +73,7 @@ def excerpt(lexicon: Lexicon, rng: Random) -> MadeRow | None:
     return dataclasses.replace(row, response_label=RiskLevel.SAFE, unsafe_start=None, categories=categories)
 
 
-def unfinished(lexicon: Lexicon, rng: Random) -> MadeRow | None:
+def unfinished(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Cut a prompt while its second sentence is still being written."""
     found, other = draw_request(lexicon, rng), document(lexicon, rng)
     if other is None:

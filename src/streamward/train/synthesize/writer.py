@@ -23,7 +23,7 @@ from streamward.train.synthesize.answers import harmful_sentences
 from streamward.train.synthesize.config import WriterConfig
 from streamward.train.synthesize.lexicon import Lexicon, Pair, Topic
 from streamward.train.synthesize.requests import Request, draw_request, request_row
-from streamward.train.synthesize.rows import Answer, MadeRow
+from streamward.train.synthesize.rows import SyntheticResponse, SyntheticRow
 
 _INSTRUCTION = (
     "You help to train a content-safety classifier. You write short, realistic examples in the language asked for. "
@@ -81,7 +81,7 @@ class _Order:
         return f"{fingerprint(self.text):016x}"
 
 
-class Writer:
+class ModelWriter:
     """Has a model write rows."""
 
     def __init__(self, model: Writes, *, config: WriterConfig, cache: Path) -> None:
@@ -97,7 +97,7 @@ class Writer:
         self._cache = cache
         self.outcomes: Counter[str] = Counter()
 
-    def rows(self, lexicons: Sequence[Lexicon], *, seed: int) -> Iterator[MadeRow]:
+    def rows(self, lexicons: Sequence[Lexicon], *, seed: int) -> Iterator[SyntheticRow]:
         """Write the rows of a run; `outcomes` counts answers that were used, refused, unreadable or failed.
 
         Raises:
@@ -142,7 +142,7 @@ class Writer:
         except UpstreamError:
             return None
 
-    def _read(self, order: _Order, text: str) -> Iterator[MadeRow]:
+    def _read(self, order: _Order, text: str) -> Iterator[SyntheticRow]:
         found = list(_read_pairs(order, text) if order.request is None else _read_answer(order, order.request, text))
         if found:
             self.outcomes["used"] += 1
@@ -164,7 +164,7 @@ def _pairs_text(lexicon: Lexicon, topic: Topic, rng: Random, number: int) -> str
     )
 
 
-def _read_pairs(order: _Order, text: str) -> Iterator[MadeRow]:
+def _read_pairs(order: _Order, text: str) -> Iterator[SyntheticRow]:
     for number, pair in enumerate(_parse_pairs(text)):
         twin = f"{order.topic.name}/writer-{order.key}-{number}"
         for side, is_harmful in ((pair.harm, True), (pair.twin, False)):
@@ -183,15 +183,15 @@ def _parse_pairs(text: str) -> Iterator[Pair]:
                 yield Pair(str(sides[0]).strip(), str(sides[1]).strip())
 
 
-def _read_answer(order: _Order, request: Request, text: str) -> Iterable[MadeRow]:
+def _read_answer(order: _Order, request: Request, text: str) -> Iterable[SyntheticRow]:
     text = text.strip()
     if not _MIN_CHARS <= len(text) <= _MAX_CHARS or (order.way != "refuse" and _REFUSAL.search(text)):
         return
     if order.way == "comply":
         topic = order.topic
-        answer = Answer(text, topic.comply_level, unsafe_start=None, categories=(topic.category,))
+        answer = SyntheticResponse(text, topic.comply_level, unsafe_start=None, categories=(topic.category,))
     else:
-        answer = Answer(text, RiskLevel.SAFE, refusal=order.way == "refuse")
+        answer = SyntheticResponse(text, RiskLevel.SAFE, refusal=order.way == "refuse")
     yield request_row(order.lexicon, request, family="writer").answered(answer)
 
 

@@ -14,7 +14,7 @@ _REPEATS = 25  # of which the fastest counts: other work on the machine only slo
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineLimits:
     """Measured limits.
 
     Attributes:
@@ -26,14 +26,14 @@ class Machine:
     flops_per_s: float
 
 
-def measure_machine(dtype: torch.dtype) -> Machine:
+def measure_machine(dtype: torch.dtype) -> MachineLimits:
     """Measure this machine."""
-    return Machine(_read_bandwidth(), _gemm_rate(dtype))
+    return MachineLimits(_read_bandwidth(), _gemm_rate(dtype))
 
 
-def faster(first: Machine, second: Machine) -> Machine:
+def faster(first: MachineLimits, second: MachineLimits) -> MachineLimits:
     """Return the best of both: what a machine did once it can do."""
-    return Machine(max(first.bytes_per_s, second.bytes_per_s), max(first.flops_per_s, second.flops_per_s))
+    return MachineLimits(max(first.bytes_per_s, second.bytes_per_s), max(first.flops_per_s, second.flops_per_s))
 
 
 def _read_bandwidth() -> float:
@@ -58,8 +58,15 @@ def decoder_weights(model: GuardModel) -> int:
     return config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def step_floor_s(
-    model: GuardModel, machine: Machine, *, weight_bytes: int, token_bytes: int, context: int, k: int, streams: int
+def roofline_step_s(
+    model: GuardModel,
+    machine: MachineLimits,
+    *,
+    weight_bytes: int,
+    token_bytes: int,
+    context: int,
+    k: int,
+    streams: int,
 ) -> float:
     """Return the least time of a step: everything read once, or every operation done, whichever takes longer.
 
