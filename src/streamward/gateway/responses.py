@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 from streamward.errors import InputError, UpstreamError
 from streamward.gateway.config import PromptConfig, UpstreamConfig
@@ -37,9 +38,9 @@ class ResponsesFormat:
         self._opaque = opaque
         self._own = frozenset(strings_in(request.body))
         self._sequence = -1  # number of the last event that left
-        self._shown = ShownOutput()
+        self._shown = ShownOutput(f"msg_{uuid4().hex}")
         self._response: JsonObject = {
-            "id": "resp_streamward",
+            "id": f"resp_{uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
             "model": request.model,
@@ -57,8 +58,6 @@ class ResponsesFormat:
         name = body.get("type")
         if not isinstance(name, str) or not is_identifier(name):
             raise UpstreamError("the upstream sent an event without a type")
-        if name == "error":
-            raise UpstreamError("the upstream reported an error in its answer")
         if isinstance(response := body.get("response"), dict):
             self._note_envelope(response)
         slots = scan_event(body, name, opaque=self._opaque, own=self._own)
@@ -66,8 +65,6 @@ class ResponsesFormat:
 
     def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
         """Take a whole answer, which is one parcel; see `WireFormat`."""
-        if body.get("error"):
-            raise UpstreamError("the upstream reported an error in its answer")
         self._note_envelope(body)
         slots = scan_response(body, opaque=self._opaque, own=self._own)
         return [Parcel(body, slots, GROUP, ends_group=True, size=size)]
@@ -79,7 +76,7 @@ class ResponsesFormat:
             return {**parcels[0].body, **extra}
         (stop,) = stops
         if stop.decision.message is not None:
-            return self._incomplete([message([stop.decision.message], "msg_streamward_0", status="completed")], extra)
+            return self._incomplete([message([stop.decision.message], self._shown.own_id(0), status="completed")], extra)
         output = None if stop.rest is None else stop.rest.body.get("output")
         for index, item in enumerate(output if isinstance(output, list) else []):
             self._shown.note_item(item, index)
@@ -113,18 +110,19 @@ class ResponsesFormat:
         """Return nothing: the last event says that it is the last; see `WireFormat`."""
         return []
 
-    def error(self, code: str, message: str) -> list[bytes]:
+    def error(self, error: JsonObject) -> list[bytes]:
         """Return an error and a response that has failed; see `WireFormat`."""
-        failed = {**self._response, "status": "failed", "error": {"code": code, "message": message}}
+        told: JsonObject = {"code": str(error["code"]), "message": error["message"]}
+        failed = {**self._response, "status": "failed", "error": told}
         return [
-            self._encode({"type": "error", "code": code, "message": message, "param": None}),
+            self._encode({"type": "error", **told, "param": error["param"]}),
             self._encode({"type": "response.failed", "response": {**failed, "output": self._shown.items()}}),
         ]
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
         """Return a response that says the text; see `WireFormat`."""
         begun = {**self._response, "status": "in_progress", "output": []}
-        output = [message([text], "msg_streamward_0", status="completed")]
+        output = [message([text], self._shown.own_id(0), status="completed")]
         document = {**self._response, "status": "completed", "error": None, "output": output, **extra}
         events = [
             self._encode({"type": "response.created", "response": begun}),
@@ -148,7 +146,7 @@ class ResponsesFormat:
     def _say(self, text: str) -> list[bytes]:
         """Return the events of a message of the gateway's own."""
         index = self._shown.num_items
-        item = message([text], f"msg_streamward_{index}", status="completed")
+        item = message([text], self._shown.own_id(index), status="completed")
         self._shown.note_item(item, index)
         place: JsonObject = {"output_index": index}
         at: JsonObject = {**place, "item_id": item["id"], "content_index": 0}

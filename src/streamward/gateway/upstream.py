@@ -15,7 +15,13 @@ from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
-_DELAY = re.compile("[0-9]{1,6}")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_DELAYS = {
+    "Retry-After": _NUMBER,
+    "Retry-After-Ms": _NUMBER,
+    "X-Ms-Retry-After-Ms": _NUMBER,
+    "X-Should-Retry": re.compile("true|false"),
+}
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -133,10 +139,10 @@ def _model(listed: object) -> JsonObject | None:
     }
 
 
-def retry_after(response: httpx.Response) -> str | None:
-    """Return the seconds an upstream asks to wait, if it says so in a form that is safe to pass on."""
-    value = response.headers.get("retry-after", "").strip()
-    return value if _DELAY.fullmatch(value) else None
+def delays(response: httpx.Response) -> dict[str, str]:
+    """Return the headers that say when to try again, where they have a form that is safe to pass on."""
+    given = {name: response.headers.get(name, "").strip() for name in _DELAYS}
+    return {name: value for name, value in given.items() if _DELAYS[name].fullmatch(value)}
 
 
 def _certificates(config: UpstreamConfig) -> ssl.SSLContext | bool:
