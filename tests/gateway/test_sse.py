@@ -71,7 +71,7 @@ BROKEN_OUT = {
     "a name": ('event: error\ndata: {"code": 1}\n\n', [('{"code": 1}', "error", False)]),
     "raw": ('data: a\n\n{"error": 1}\n', [("a", "", False), ('{"error": 1}', "", True)]),
     "raw before the end": ('{"error": 1}\ndata: a\n\n', [('{"error": 1}', "", True), ("a", "", False)]),
-    "raw over lines": ('data: a\n\n{\n "error": {\n  "x": 1\n }\n}', [("a", "", False), ('{\n "error": {\n  "x": 1\n }\n}', "", True)]),
+    "raw over lines": ('data: a\n\n{\n "error": {\n}\n}', [("a", "", False), ('{\n "error": {\n}\n}', "", True)]),
     "a name is forgotten": ("event: error\n\ndata: a\n\n", [("a", "", False)]),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What upstreams say is wrong, in the shapes that servers use: as the body of an error, or within an answer of status 200."""
+"""What upstreams say is wrong, in the shapes that servers use: the body of an error, or a part of an answer."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -79,11 +79,10 @@ def read_report(body: object) -> ErrorReport:
         return ErrorReport(_sentence(body))
     layers = list(reversed(list(_layers(body, _MAX_NESTED))))
     code = _first(layers, _CODES, _code)
-    kind = _first(layers, _KINDS, _kind)
     report = ErrorReport(
         message=_first(layers, _SENTENCES, _sentence),
         code=code,
-        kind=kind,
+        kind=_first(layers, _KINDS, _kind),
         param=_first(layers, ("param",), lambda value: _matching(value, _PLACE)),
         status=_first(layers, ("status", "http_status", *_CODES), _status),
     )
@@ -142,9 +141,7 @@ def _lowered(body: JsonObject) -> dict[str, object]:
     return {name.lower(): value for name, value in body.items()}
 
 
-def _first(
-    layers: list[Mapping[str, object]], names: tuple[str, ...], read: Callable[[object], T | None]
-) -> T | None:
+def _first(layers: list[Mapping[str, object]], names: tuple[str, ...], read: Callable[[object], T]) -> T | None:
     found = (read(layer[name]) for layer in layers for name in names if name in layer)
     return next((value for value in found if value is not None), None)
 

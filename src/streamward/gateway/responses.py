@@ -76,7 +76,9 @@ class ResponsesFormat:
             return {**parcels[0].body, **extra}
         (stop,) = stops
         if stop.decision.message is not None:
-            return self._incomplete([message([stop.decision.message], self._shown.own_id(0), status="completed")], extra)
+            return self._incomplete(
+                [message([stop.decision.message], self._shown.own_id(0), status="completed")], extra
+            )
         output = None if stop.rest is None else stop.rest.body.get("output")
         for index, item in enumerate(output if isinstance(output, list) else []):
             self._shown.note_item(item, index)
