@@ -28,7 +28,7 @@ class ContextLengthError(InputError):
 
 
 class RequestTooLargeError(InputError):
-    """The body of a request has more bytes than are accepted. A shorter text may not help: an image may be too large."""
+    """The body of a request has more bytes than are accepted. A shorter text may not help."""
 
     code = "request_too_large"
 

@@ -7,16 +7,17 @@ from uuid import uuid4
 from streamward.errors import InputError, UpstreamError
 from streamward.gateway.config import PromptConfig, UpstreamConfig
 from streamward.gateway.logprobs import Opaque
-from streamward.gateway.prompts import (
+from streamward.gateway.parts import (
+    joined,
     read_content,
-    read_flag,
-    read_model,
-    read_turn,
-    refuse_unread,
+    read_unknown,
+    refuse_data,
+    spelled,
     strings_in,
-    to_prompt,
+    without,
     words_in,
 )
+from streamward.gateway.prompts import read_flag, read_model, read_turn, refuse_unread, to_prompt
 from streamward.gateway.release import Parcel, Stop
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
@@ -25,6 +26,10 @@ from streamward.gateway.sse import encode
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
 from streamward.schema import Message, Role
+
+_TEXTS = ("input_text", "output_text", "text", "refusal")  # parts that some clients give as items
+_ASKED = ("name", "arguments", "input")  # of a call
+_FOUND = ("output", "outputs", "results", "error")  # of a call that has its results in it
 
 
 class ResponsesFormat:
@@ -177,7 +182,8 @@ def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
         InputError: It is malformed, or has what the guard does not read.
     """
     refuse_unread(body, ("prompt",), config.prompt)
-    turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt)
+    goes_on = any(body.get(name) for name in ("previous_response_id", "conversation", "prompt"))
+    turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt, goes_on=goes_on)
     request = ClientRequest(
         body=body,
         model=read_model(body, config.models),
@@ -198,38 +204,47 @@ def _instructions(given: object) -> list[tuple[str, Message]]:
     return [("system", Message(Role.SYSTEM, given))]
 
 
-def _read_input(given: object, config: PromptConfig) -> list[tuple[str, Message]]:
+def _read_input(given: object, config: PromptConfig, *, goes_on: bool) -> list[tuple[str, Message]]:
+    """Return the turns of an input; there may be none where the request goes on with what the upstream has."""
     if isinstance(given, str):
         return [("user", Message(Role.USER, given))]
-    if not isinstance(given, list) or not given:
+    items = [] if given is None else given
+    if not isinstance(items, list) or not (items or goes_on):
         raise InputError("input must be a string or a list of at least one item")
     turns: list[tuple[str, Message]] = []
-    for index, item in enumerate(given):
+    for index, item in enumerate(items):
         turns += _read_item(item, where=f"input[{index}]", config=config)
     return turns
 
 
 def _read_item(item: object, *, where: str, config: PromptConfig) -> list[tuple[str, Message]]:
-    """Return the turns an item stands for: a call that has its results in it is two."""
+    """Return the turns an item stands for: a call that has its results in it is two, one without text none."""
     if not isinstance(item, dict):
         raise InputError(f"{where} must be an object")
     if "role" in item:
         return [read_turn(item, where=where, config=config)]
     kind = str(item.get("type"))
     if kind == "reasoning":
-        thoughts = _words_of(item, ("summary", "content"))
-        return [("call", Message(Role.ASSISTANT, "\n".join(thoughts)))] if thoughts else []
+        return _turns("call", words_in(item))
+    if kind in _TEXTS:
+        content = read_content([item], where=where, config=config)
+        return _turns("user", [*content])
     if kind.endswith("_output"):
-        return [("tool", Message(Role.USER, read_content(item.get("output"), where=f"{where}.output", config=config)))]
-    if kind.endswith("_call"):
-        asked = [value for name in ("name", "arguments", "input") if isinstance(value := item.get(name), str)]
-        call = ("call", Message(Role.ASSISTANT, "\n".join([*asked, *_words_of(item, ("code", "action", "queries"))])))
-        found = _words_of(item, ("output", "outputs", "results", "error"))
-        return [call, ("tool", Message(Role.USER, "\n".join(found)))] if found else [call]
-    if config.unjudged_input == "refuse":
-        raise InputError(f"{where} is of a type that this gateway cannot judge; it refuses it (unjudged_input)")
-    return []
+        content = read_content(item.get("output"), where=f"{where}.output", config=config)
+        return [_turn("tool", [*content, *words_in(without(item, "output"))])]
+    if kind.endswith(("_call", "_request")):
+        refuse_data(item, where=where, config=config)
+        asked = [spelled(item.get(name), f"{where}.{name}") for name in _ASKED]
+        call = _turn("call", [*asked, *words_in(without(item, *_ASKED, *_FOUND))])
+        return [call, *_turns("tool", words_in({name: item.get(name) for name in _FOUND}))]
+    if kind == "mcp_list_tools":
+        return _turns("tool", words_in(item))
+    return _turns("tool", read_unknown(item, where=where, config=config))
 
 
-def _words_of(item: Mapping[str, object], names: Sequence[str]) -> list[str]:
-    return [text for name in names for text in words_in(item.get(name))]
+def _turns(role: str, texts: list[str]) -> list[tuple[str, Message]]:
+    return [_turn(role, texts)] if any(texts) else []
+
+
+def _turn(role: str, texts: list[str]) -> tuple[str, Message]:
+    return role, Message(Role.ASSISTANT if role == "call" else Role.USER, joined(texts))

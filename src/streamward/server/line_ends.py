@@ -12,7 +12,7 @@ _TYPES = ("application/json", "text/event-stream")
 class EscapedLineEnds:
     """Escapes U+2028, U+2029 and U+0085 in all JSON that leaves: whole, as events of a stream, over a WebSocket.
 
-    They stand in JSON only within strings. A part of a body never ends within a character, and a body with a length is one.
+    They stand in JSON only within strings. No part of a body ends within a character; a body with a length is one part.
     """
 
     def __init__(self, app: ASGIApp) -> None:
