@@ -110,7 +110,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("role", ["user", "assistant", "tool", "developer"])
+@pytest.mark.parametrize("role", ["user", "tool", "developer"])
 @pytest.mark.parametrize("name", READ)
 def test_parts_of_a_message_are_read_whatever_they_are_called(name, role):
     guard, script = ScriptedGuard(), fine()
@@ -118,7 +118,7 @@ def test_parts_of_a_message_are_read_whatever_they_are_called(name, role):
     answer, _ = ask(gateway(script, guard=guard), call(chat(messages=messages)))
     assert answer.status == 200
     assert json.loads(script.requests[0].content)["messages"] == messages
-    if role != "assistant" or "thinking" not in name and name != "reasoning":
+    if role != "assistant" or ("thinking" not in name and name != "reasoning"):
         assert "said" in guard.contexts[0][0][1]
     assert "AAAA" not in str(guard.contexts)
 
@@ -132,7 +132,7 @@ def test_what_an_assistant_thought_is_read_as_its_reasoning():
         return guard.open(messages, policy)
 
     thoughts = [
-        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "one"}]}, {"type": "text", "text": "a"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "one"}]}, {"text": "a"}]},
         {"content": "a", "reasoning_content": "one"},
         {"content": "a", "reasoning": "one"},
         {"content": "a", "reasoning": {"steps": ["one two"]}},
@@ -254,8 +254,8 @@ def test_items_without_text_pass(item):
 
 SPEAKING = {
     "tools": {"type": "mcp_list_tools", "server_label": "docs", "tools": [
-        {"name": "f", "description": f" {BAD_PROMPT}", "input_schema": {"$schema": "http://x.test/s#", "type": "object"}}]},
-    "more tools": {"type": "additional_tools", "role": "user", "tools": [{"name": "f", "description": f" {BAD_PROMPT}"}]},
+        {"name": "f", "description": f" {BAD_PROMPT}", "input_schema": {"$schema": "http://x.test/s#"}}]},
+    "more tools": {"type": "additional_tools", "role": "user", "tools": [{"description": f" {BAD_PROMPT}"}]},
     "an approval": {"type": "mcp_approval_response", "approve": False, "reason": f" {BAD_PROMPT}"},
     "a text": {"type": "input_text", "text": BAD_PROMPT},
     "a shell": {"type": "shell_call_output", "output": [{"stdout": f" {BAD_PROMPT}", "outcome": {"type": "exit"}}]},
@@ -279,7 +279,7 @@ def test_calls_are_context_with_all_that_they_say():
 
 MEDIA = [
     {"type": "input_image", "image_url": "https://x.test/a.png"},
-    {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA"}},
+    {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "data:,AA"}},
     {"type": "image_generation_call", "id": "ig_1", "result": "iVBOR" * 100},
 ]  # fmt: skip
 

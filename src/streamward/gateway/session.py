@@ -337,6 +337,8 @@ def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimit
             return read_completion(body, upstream.config, limits=limits)
         case "responses":
             return read_response(body, upstream.config)
+        case "embeddings":
+            raise AssertionError("an EmbeddingsCall answers it")
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -66,7 +66,7 @@ class Upstream:
         )
 
     async def models(self) -> list[JsonObject]:
-        """Return the models it serves, as OpenAI lists them: id, creation time and owner, nothing else.
+        """Return the models that may be asked for, as OpenAI lists them: id, creation time and owner, nothing else.
 
         Raises:
             UpstreamTimeoutError, UpstreamError: As `post`; or its list is none.
@@ -75,7 +75,8 @@ class Upstream:
             listed = await _read_list(response) if response.status_code == 200 else None
         if listed is None:
             raise UpstreamError(f"the upstream {self.name} does not list its models")
-        return [model for model in map(_model, listed) if model is not None]
+        found = [model for model in map(_model, listed) if model is not None]
+        return [model for model in found if not self.config.models or model["id"] in self.config.models]
 
     @asynccontextmanager
     async def post(self, path: str, body: JsonObject) -> AsyncIterator[httpx.Response]:
