@@ -166,6 +166,14 @@ def test_arguments_of_calls_are_read_as_objects_too(holder, arguments):
     assert json.loads(script.requests[0].content)["messages"] == messages
 
 
+def test_results_of_tools_are_read_as_objects_too():
+    guard = ScriptedGuard()
+    messages = [{"role": "user", "content": "hello"}, {"role": "tool", "content": {"city": "Rome", "sky": "the #"}}]
+    answer, _ = ask(gateway(fine(), guard=guard), call(chat(messages=messages)))
+    assert answer.status == 200
+    assert guard.contexts[0][1] == ("user", '{"city":"Rome","sky":"the #"}')
+
+
 def test_text_that_looks_like_the_address_of_data_is_read():
     for text in (f"data: {BAD_PROMPT}", f"data:text/plain {BAD_PROMPT}"):
         answer, _ = ask(gateway(fine()), call(chat(messages=[{"role": "user", "content": "hi", "note": text}])))
@@ -286,7 +294,7 @@ MEDIA = [
 
 @pytest.mark.parametrize("item", MEDIA, ids=lambda item: item["type"])
 def test_items_of_data_are_refused_unless_they_may_pass(item):
-    with pytest.raises(InputError, match=r"unjudged_input|string or a list"):
+    with pytest.raises(InputError, match="unjudged_input"):
         items(item, guard=ScriptedGuard())
 
 

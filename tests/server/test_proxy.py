@@ -89,6 +89,14 @@ def test_one_model_of_an_upstream_is_told(tmp_path, name):
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["messages", "audio/transcriptions", "images/generations"])
+def test_a_route_that_is_not_there_says_which_are(tmp_path, path):
+    with guarded(tmp_path, spoken("hi")) as service:
+        answer = service.post(f"/up/v1/{path}", {"model": "m"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "/chat/completions" in answer.json()["error"]["message"]
+
+
 def test_embeddings_are_guarded_and_logged(tmp_path):
     body = {"data": [{"embedding": [0.5, 1], "index": 0}], "model": "m", "usage": {"total_tokens": 1}}
     with guarded(tmp_path, Script(json.dumps(body).encode(), content_type="application/json")) as service:

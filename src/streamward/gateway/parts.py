@@ -54,9 +54,9 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> Conten
         return Content("")
     if isinstance(content, str):
         return Content(content)
+    if isinstance(content, dict):  # results of tools, for one
+        return Content("" if _is_unread(content, where=where, config=config) else spelled(content, where))
     if not isinstance(content, list):
-        if isinstance(content, dict) and config.unjudged_input == "pass":
-            return Content("")
         raise InputError(f"{where} must be a string or a list of parts")
     texts: list[str] = []
     thoughts: list[str] = []
@@ -67,20 +67,13 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> Conten
     return Content(joined(texts), joined(thoughts))
 
 
-def read_unknown(given: object, *, where: str, config: PromptConfig) -> list[str]:
+def read_unknown(given: JsonObject, *, where: str, config: PromptConfig) -> list[str]:
     """Return the text in a value of a kind that is not known; none of it may be what is looked at elsewhere.
 
     Raises:
         InputError: It holds or names data, which the guard does not read.
     """
-    kind = given.get("type") if isinstance(given, dict) else None
-    if (isinstance(kind, str) and any(word in kind for word in _MEDIA)) or _has_media(given):
-        if config.unjudged_input == "refuse":
-            raise InputError(
-                f"{where} is no text; this gateway judges text only and refuses what it cannot judge (unjudged_input)"
-            )
-        return []
-    return words_in(given)
+    return [] if _is_unread(given, where=where, config=config) else words_in(given)
 
 
 def refuse_data(given: Mapping[str, object], *, where: str, config: PromptConfig) -> None:
@@ -133,6 +126,18 @@ def joined(texts: list[str]) -> str:
 def without(given: Mapping[str, object], *names: str) -> JsonObject:
     """Return an object without some of its entries."""
     return {name: value for name, value in given.items() if name not in names}
+
+
+def _is_unread(given: JsonObject, *, where: str, config: PromptConfig) -> bool:
+    """Return whether an object passes without being read, for the data in it. Where it may not, it is refused."""
+    kind = given.get("type")
+    if not (isinstance(kind, str) and any(word in kind for word in _MEDIA)) and not _has_media(given):
+        return False
+    if config.unjudged_input == "refuse":
+        raise InputError(
+            f"{where} is no text; this gateway judges text only and refuses what it cannot judge (unjudged_input)"
+        )
+    return True
 
 
 def _read_part(part: object, *, where: str, config: PromptConfig) -> Content:

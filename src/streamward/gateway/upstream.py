@@ -17,6 +17,8 @@ from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
+_LIST_TIMEOUT_S = 30.0  # a list of models needs no thought
+_WRITE_TIMEOUT_S = 60.0  # for the next part of a request to be taken
 _MAX_KEPT = 32  # connections that wait for the next request
 _BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
@@ -61,7 +63,10 @@ class Upstream:
             follow_redirects=False,
             trust_env=False,
             timeout=httpx.Timeout(
-                config.idle_timeout_s, connect=config.connect_timeout_s, pool=config.connect_timeout_s
+                config.idle_timeout_s,
+                connect=config.connect_timeout_s,
+                pool=config.connect_timeout_s,
+                write=_WRITE_TIMEOUT_S,
             ),
         )
 
@@ -97,10 +102,11 @@ class Upstream:
             headers["Content-Type"] = "application/json"
         content = None if body is None else dump(body)
         request = self._client.build_request(method, url, content=content, headers=headers)
-        request.extensions["timeout"]["read"] = self.config.first_byte_timeout_s
+        patience_s = _LIST_TIMEOUT_S if body is None else self.config.first_byte_timeout_s
+        request.extensions["timeout"]["read"] = min(patience_s, self.config.first_byte_timeout_s)
         try:
             response = await self._client.send(request, stream=True)
-            request.extensions["timeout"]["read"] = self.config.idle_timeout_s
+            request.extensions["timeout"]["read"] = _LIST_TIMEOUT_S if body is None else self.config.idle_timeout_s
             try:
                 if response.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
                     raise UpstreamError(f"the upstream {self.name} compressed its answer in a way that is not known")
