@@ -110,7 +110,7 @@ class EmbeddingsCall:
                 head = await intake.head()
                 data = await self._read_all(intake)
             if not 200 <= head.status < 300:
-                raise ReportedError(read_error(data))
+                raise ReportedError(read_error(data, head.media_type))
             document = _read_embeddings(read_document(data))
         except ReportedError as error:
             return await self._fail(
@@ -138,6 +138,7 @@ class EmbeddingsCall:
 
     async def _let_through(self, report: ErrorReport) -> ErrorReport:
         """Return what the upstream says is wrong; if the guard lets its sentence through, with that."""
+        report = self._upstream.redacted(report)
         message = report.message
         if message is None:
             return report

@@ -4,6 +4,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 import httpcore
@@ -12,6 +13,7 @@ import httpx
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.connections import Connections
+from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.slots import is_identifier
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
@@ -50,7 +52,7 @@ class Upstream:
         """
         self.name = name
         self.config = config
-        key = config.secret()
+        key = self._key = config.secret()
         headers = {"User-Agent": f"streamward/{version('streamward')}", "Accept-Encoding": "identity"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
@@ -69,6 +71,12 @@ class Upstream:
                 write=_WRITE_TIMEOUT_S,
             ),
         )
+
+    def redacted(self, report: ErrorReport) -> ErrorReport:
+        """Return what this server says is wrong, without its sentence if our key stands in it."""
+        key = self._key
+        is_told = key is not None and key.get_secret_value() in (report.message or "")
+        return replace(report, message=None) if is_told else report
 
     async def models(self) -> list[JsonObject]:
         """Return the models that may be asked for, as OpenAI lists them: id, creation time and owner, nothing else.
