@@ -1,14 +1,13 @@
 """Conversations as clients write them, as the guard reads them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from streamward.errors import InputError
 from streamward.gateway.config import PromptConfig
-from streamward.gateway.slots import is_identifier
+from streamward.gateway.parts import joined, read_content, refuse_data, spelled, without, words_in
 from streamward.gateway.wire import Prompt
 from streamward.schema import Message, Role
 
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _ROLES = {
     "system": Role.SYSTEM,
     "developer": Role.SYSTEM,
@@ -19,6 +18,7 @@ _ROLES = {
 }
 _TOOL_ROLES = ("tool", "function")
 _REASONING = ("reasoning_content", "reasoning")
+_SPELLED = ("arguments", "input")  # of a call
 _READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
 
 
@@ -76,58 +76,17 @@ def read_turn(message: object, *, where: str, config: PromptConfig) -> tuple[str
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InputError(f"{where}.role must be one of {', '.join(_ROLES)}")
-    texts = [read_content(message.get("content"), where=f"{where}.content", config=config)]
-    texts += [_string(message, "refusal", where), *_calls(message, where)]
-    texts += words_in({name: value for name, value in message.items() if name not in _READ})
-    reasoning = "\n".join(value for name in _REASONING if isinstance(value := message.get(name), str) and value)
+    content = read_content(message.get("content"), where=f"{where}.content", config=config)
+    others = without(message, *_READ)
+    refuse_data(others, where=where, config=config)
+    texts = [content.text, _string(message, "refusal", where), *_calls(message, where), *words_in(others)]
+    thoughts = [content.reasoning]
+    for name in _REASONING:
+        value = message.get(name)
+        thoughts += [value] if isinstance(value, str) else words_in(value)
     if role != "assistant":
-        texts, reasoning = [*texts, reasoning], ""
-    return role, Message(_ROLES[role], "\n".join(each for each in texts if each), reasoning or None)
-
-
-def read_content(content: object, *, where: str, config: PromptConfig) -> str:
-    """Return the text of a message's content: a string, or a list of parts.
-
-    Raises:
-        InputError: It is neither, or a part is one the guard does not read.
-    """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        if isinstance(content, dict) and config.unjudged_input == "pass":
-            return ""
-        raise InputError(f"{where} must be a string or a list of parts")
-    texts = []
-    for index, part in enumerate(content):
-        name = _TEXT_PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
-        text = part.get(name) if name is not None else None
-        if isinstance(text, str):
-            texts.append(text)
-        elif config.unjudged_input == "refuse":
-            raise InputError(
-                f"{where}[{index}] is no text; this gateway judges text only and refuses what it cannot judge"
-                " (unjudged_input)"
-            )
-    return "\n".join(texts)
-
-
-def strings_in(value: object) -> Iterator[str]:
-    """Return all strings in a JSON value, names of entries left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from strings_in(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from strings_in(each)
-
-
-def words_in(value: object) -> list[str]:
-    """Return all strings in a JSON value that may be text: no names, no data."""
-    return [each for each in strings_in(value) if each and not is_identifier(each) and not each.startswith("data:")]
+        texts, thoughts = [*texts, *thoughts], []
+    return role, Message(_ROLES[role], joined(texts), joined(thoughts) or None)
 
 
 def refuse_unread(body: Mapping[str, object], names: Sequence[str], config: PromptConfig) -> None:
@@ -147,14 +106,21 @@ def _calls(message: Mapping[str, object], where: str) -> list[str]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise InputError(f"{where}.tool_calls must be a list")
-    found: list[object] = [message.get("function_call")]
-    for call in calls:
-        found += [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
-    lines = []
-    for call in found:
+    lines = _call(message.get("function_call"), f"{where}.function_call")
+    for index, call in enumerate(calls):
         if isinstance(call, dict):
-            lines += [_string(call, name, where) for name in ("name", "arguments", "input")]
+            at = f"{where}.tool_calls[{index}]"
+            for name in ("function", "custom"):
+                lines += _call(call.get(name), f"{at}.{name}")
+            lines += words_in(without(call, "function", "custom"))
     return [line for line in lines if line]
+
+
+def _call(call: object, where: str) -> list[str]:
+    if not isinstance(call, dict):
+        return []
+    said = [_string(call, "name", where), *(spelled(call.get(name), f"{where}.{name}") for name in _SPELLED)]
+    return [*said, *words_in(without(call, "name", *_SPELLED))]
 
 
 def _string(message: Mapping[str, object], name: str, where: str) -> str:

@@ -4,18 +4,32 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
+import httpcore
 import httpx
 
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
+from streamward.gateway.connections import Connections
+from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.slots import is_identifier
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
-_DELAY = re.compile("[0-9]{1,6}")
+_LIST_TIMEOUT_S = 30.0  # a list of models needs no thought
+_WRITE_TIMEOUT_S = 60.0  # for the next part of a request to be taken
+_MAX_KEPT = 32  # connections that wait for the next request
+_BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_DELAYS = {
+    "Retry-After": _NUMBER,
+    "Retry-After-Ms": _NUMBER,
+    "X-Ms-Retry-After-Ms": _NUMBER,
+    "X-Should-Retry": re.compile("true|false"),
+}
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -38,24 +52,34 @@ class Upstream:
         """
         self.name = name
         self.config = config
-        key = config.secret()
+        key = self._key = config.secret()
         headers = {"User-Agent": f"streamward/{version('streamward')}", "Accept-Encoding": "identity"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
         self._client = httpx.AsyncClient(
             headers=headers,
-            transport=transport,
+            transport=transport
+            or Connections(
+                certificates=_certificates(config), max_connections=config.max_connections, max_kept=_MAX_KEPT
+            ),
             follow_redirects=False,
             trust_env=False,
-            verify=_certificates(config),
-            limits=httpx.Limits(max_connections=config.max_connections, max_keepalive_connections=32),
             timeout=httpx.Timeout(
-                config.idle_timeout_s, connect=config.connect_timeout_s, pool=config.connect_timeout_s
+                config.idle_timeout_s,
+                connect=config.connect_timeout_s,
+                pool=config.connect_timeout_s,
+                write=_WRITE_TIMEOUT_S,
             ),
         )
 
+    def redacted(self, report: ErrorReport) -> ErrorReport:
+        """Return what this server says is wrong, without its sentence if our key stands in it."""
+        key = self._key
+        is_told = key is not None and key.get_secret_value() in (report.message or "")
+        return replace(report, message=None) if is_told else report
+
     async def models(self) -> list[JsonObject]:
-        """Return the models it serves, as OpenAI lists them: id, creation time and owner, nothing else.
+        """Return the models that may be asked for, as OpenAI lists them: id, creation time and owner, nothing else.
 
         Raises:
             UpstreamTimeoutError, UpstreamError: As `post`; or its list is none.
@@ -64,7 +88,8 @@ class Upstream:
             listed = await _read_list(response) if response.status_code == 200 else None
         if listed is None:
             raise UpstreamError(f"the upstream {self.name} does not list its models")
-        return [model for model in map(_model, listed) if model is not None]
+        found = [model for model in map(_model, listed) if model is not None]
+        return [model for model in found if not self.config.models or model["id"] in self.config.models]
 
     @asynccontextmanager
     async def post(self, path: str, body: JsonObject) -> AsyncIterator[httpx.Response]:
@@ -85,19 +110,20 @@ class Upstream:
             headers["Content-Type"] = "application/json"
         content = None if body is None else dump(body)
         request = self._client.build_request(method, url, content=content, headers=headers)
-        request.extensions["timeout"]["read"] = self.config.first_byte_timeout_s
+        patience_s = _LIST_TIMEOUT_S if body is None else self.config.first_byte_timeout_s
+        request.extensions["timeout"]["read"] = min(patience_s, self.config.first_byte_timeout_s)
         try:
             response = await self._client.send(request, stream=True)
-            request.extensions["timeout"]["read"] = self.config.idle_timeout_s
+            request.extensions["timeout"]["read"] = _LIST_TIMEOUT_S if body is None else self.config.idle_timeout_s
             try:
                 if response.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
                     raise UpstreamError(f"the upstream {self.name} compressed its answer in a way that is not known")
                 yield response
             finally:
                 await response.aclose()
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, httpcore.TimeoutException) as error:
             raise UpstreamTimeoutError(f"the upstream {self.name} did not answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *_BROKEN) as error:
             raise UpstreamError(f"the upstream {self.name} could not be reached or broke off") from error
 
     async def aclose(self) -> None:
@@ -133,15 +159,15 @@ def _model(listed: object) -> JsonObject | None:
     }
 
 
-def retry_after(response: httpx.Response) -> str | None:
-    """Return the seconds an upstream asks to wait, if it says so in a form that is safe to pass on."""
-    value = response.headers.get("retry-after", "").strip()
-    return value if _DELAY.fullmatch(value) else None
+def delays(response: httpx.Response) -> dict[str, str]:
+    """Return the headers that say when to try again, where they have a form that is safe to pass on."""
+    given = {name: response.headers.get(name, "").strip() for name in _DELAYS}
+    return {name: value for name, value in given.items() if _DELAYS[name].fullmatch(value)}
 
 
-def _certificates(config: UpstreamConfig) -> ssl.SSLContext | bool:
+def _certificates(config: UpstreamConfig) -> ssl.SSLContext:
     if config.ca_file is None:
-        return True
+        return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except (OSError, ssl.SSLError) as error:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ from streamward.errors import (
     InputError,
     OverloadedError,
     RateLimitError,
+    RequestTooLargeError,
     StreamClosedError,
     StreamwardError,
     UpstreamError,
@@ -46,6 +48,7 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     ForbiddenError: Answer(403, 1008, "permission_error"),
     RateLimitError: Answer(429, 1013, "rate_limit_error"),
     ContextLengthError: Answer(413, 1009, "invalid_request_error"),
+    RequestTooLargeError: Answer(413, 1009, "invalid_request_error"),
     InputError: Answer(400, 1007, "invalid_request_error"),
     StreamClosedError: Answer(409, 1008, "invalid_request_error"),
     OverloadedError: Answer(503, 1013, "overloaded_error"),
@@ -53,6 +56,10 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     UpstreamError: Answer(502, 1011, "upstream_error"),
     CheckpointError: Answer(500, 1011, "server_error"),
 }
+_NO_ROUTE = (
+    "There is no such route. Guarded models have POST /NAME/v1/chat/completions, /completions, /responses and"
+    " /embeddings, and GET /NAME/v1/models; all routes stand in /openapi.json."
+)
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 400: "invalid_input"}
 
 
@@ -79,7 +86,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
         403: "The API key is not for this.",
         405: "There is no such method.",
         409: "The stream is closed, or was never open.",
-        413: "The text is too long.",
+        413: "The text is too long (`context_length_exceeded`), or the body too large (`request_too_large`).",
         429: "The key's own limit is reached; see Retry-After.",
         500: "Something of ours broke.",
         502: "The guard failed.",
@@ -178,5 +185,6 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, "http_error")
     request.state.error_code = code
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    body = error_body(str(error.detail), kind=kind, code=code)
+    message = _NO_ROUTE if error.detail == HTTPStatus.NOT_FOUND.phrase else str(error.detail)
+    body = error_body(message, kind=kind, code=code)
     return JSONResponse(body, error.status_code, headers=error.headers)
