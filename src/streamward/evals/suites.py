@@ -1,12 +1,13 @@
 """Suites: which sets are judged, and how much of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from streamward.evals.disguises import DISGUISES, disguised
+from streamward.evals.predictions import LabelledRow
 from streamward.evals.registry import columns_of
 from streamward.evals.sets import EvalSet
-from streamward.schema import Side
+from streamward.schema import RiskLevel, Side
 
 QUICK_ROWS = {Side.PROMPT: 100, Side.RESPONSE: 60}
 """Rows of each set in `quick`: at most five minutes for the embedded guard on two cores."""
@@ -23,6 +24,19 @@ class Suite(StrEnum):
     PUBLISHED = "published"
     QUICK = "quick"
     ROBUSTNESS = "robustness"
+    EVERYDAY = "everyday"
+    CUES = "cues"
+    LANGUAGES = "languages"
+
+
+PACKAGED_SUITES = frozenset({Suite.EVERYDAY, Suite.CUES})
+"""Suites that need no folder: the set of their name is part of the package."""
+_KEPT: Mapping[Suite, Callable[[LabelledRow], bool]] = {
+    Suite.EVERYDAY: lambda row: row.label is RiskLevel.SAFE,
+    Suite.CUES: lambda row: row.label is not None and bool(row.slices.contrast_set and row.slices.cue),
+    Suite.LANGUAGES: lambda row: row.label is not None,
+}
+"""Rows that a suite judges of every set."""
 
 
 def is_published(set_name: str) -> bool:
@@ -45,6 +59,8 @@ def plan(
     chosen = list(sets)
     if suite is Suite.PUBLISHED:
         chosen = [each.sample(_published_rows(each)) for each in sets if is_published(each.name)]
+    if suite in _KEPT:
+        chosen = [kept for each in sets if (kept := each.keep(_KEPT[suite])).rows]
     if suite is Suite.QUICK:
         chosen = [each.sample(QUICK_ROWS[each.side]) for each in chosen]
     if suite is Suite.ROBUSTNESS:
