@@ -1,6 +1,7 @@
 """Figures on parts of the rows: harmless text by language and group, contrast sets by cue, languages side by side."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -37,7 +38,8 @@ def write(suite: Suite, sets, folder, guard=None):
 
 
 def harmless(number: int, *, group: str, lang: str, word: str = "", side: Side = Side.PROMPT) -> LabelledRow:
-    slices = Slices(group=group, identity="gay" if number % 2 else "")
+    identity = {10: "sikh", 12: "blind"}.get(number, "gay" if number % 2 else "")
+    slices = Slices(group=group, identity=identity)
     return row(number, SAFE, text=f"{word} {group} {number}", language=lang, side=side, slices=slices)
 
 
@@ -58,7 +60,7 @@ def test_harmless_rows_are_counted_by_language_group_and_identity(tmp_path):
     assert prompts.whole.share.low < 0.075 < prompts.whole.share.high
     assert {each.name: (each.rows, each.flagged) for each in prompts.languages} == {"en": (30, 0), "hi": (10, 3)}
     assert {each.name: (each.rows, each.flagged) for each in prompts.groups} == {"gamer": (10, 3), "writer": (30, 0)}
-    assert [(each.name, each.rows) for each in prompts.identities] == [("gay", 20)]
+    assert [(each.name, each.rows) for each in prompts.identities] == [("gay", 20), ("others", 2)]
     assert (responses.whole.rows, responses.whole.flagged) == (10, 1)
     clean = prompts.languages[0].share
     assert clean.low == 0 < clean.high, "a share of nought is not certain"
@@ -120,6 +122,16 @@ def test_a_contrast_set_flips_where_its_rows_get_different_decisions(tmp_path):
     assert markdown.index(report.headlines[0]) < markdown.index("## Surface cues")
 
 
+@pytest.mark.parametrize("most", [1, 5, 100])
+def test_a_sample_takes_contrast_sets_whole(most):
+    (sample,) = plan(cues(), Suite.CUES, max_rows=most)
+    names = [each.slices.contrast_set for each in sample.rows]
+    whole = Counter(each.slices.contrast_set for each in cues()[0].rows)
+    assert Counter(names) == {name: whole[name] for name in names}
+    assert len(names) <= max(most, max(whole[name] for name in names))
+    assert sample.sampled_from == (None if most == 100 else 9)
+
+
 def test_errors_are_counted_by_variant(tmp_path):
     report, markdown = write(Suite.CUES, cues(), tmp_path)
     found = {(each.cue, each.variant): each for each in report.flips.variants}
@@ -152,7 +164,7 @@ def test_a_guard_is_not_shown_which_rows_belong_together(tmp_path):
 
 
 def by_language(rows_each: int = 25) -> list[EvalSet]:
-    rows = []
+    rows: list[LabelledRow] = []
     for lang, misses in (("de", 0), ("hi", 10), ("tr", 2)):
         for n in range(2 * rows_each):
             is_unsafe = n < rows_each

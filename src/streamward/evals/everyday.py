@@ -1,5 +1,6 @@
 """How much harmless everyday text is flagged, and in which languages, groups and identities more than elsewhere."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from streamward.evals.intervals import share
@@ -10,6 +11,9 @@ from streamward.schema import RiskLevel, Side
 
 RAISED = 2.0
 """A part of the rows is named where its share flagged is over so many times that of all rows."""
+MIN_IDENTITY_ROWS = 5
+"""Identities with fewer rows stand in one line together."""
+OTHERS = "others"
 
 
 def everyday_reports(pairs: Mapping[Side, Sequence[Pair]]) -> tuple[EverydayReport, ...]:
@@ -26,10 +30,20 @@ def everyday_reports(pairs: Mapping[Side, Sequence[Pair]]) -> tuple[EverydayRepo
                 whole=whole,
                 languages=_slices(safe, whole, lambda row: row.language),
                 groups=_slices(safe, whole, lambda row: row.slices.group),
-                identities=_slices(safe, whole, lambda row: row.slices.identity),
+                identities=_slices(safe, whole, _identity_of(safe)),
             )
         )
     return tuple(reports)
+
+
+def _identity_of(pairs: Sequence[Pair]) -> Callable[[LabelledRow], str]:
+    counts = Counter(row.slices.identity for row, _ in pairs)
+
+    def name_of(row: LabelledRow) -> str:
+        identity = row.slices.identity
+        return OTHERS if identity and counts[identity] < MIN_IDENTITY_ROWS else identity
+
+    return name_of
 
 
 def _slices(

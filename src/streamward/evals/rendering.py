@@ -88,8 +88,8 @@ def html(page: Page) -> str:
 
 def _markdown_lines(page: Page) -> Iterator[str]:
     yield f"# {page.title}\n\n{page.subtitle}\n"
-    if page.headlines:
-        yield "\n".join(f"**{sentence}**" for sentence in page.headlines) + "\n"
+    for sentence in page.headlines:
+        yield f"**{sentence}**\n"
     for card in page.cards:
         yield f"- **{card.label}**: {card.value} ({card.note})"
     for section in page.sections:

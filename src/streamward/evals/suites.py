@@ -1,6 +1,9 @@
 """Suites: which sets are judged, and how much of each."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from streamward.evals.disguises import DISGUISES, disguised
@@ -66,11 +69,27 @@ def plan(
     if suite is Suite.ROBUSTNESS:
         chosen = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
     if max_rows is not None:
-        chosen = [each.sample(max_rows) for each in chosen]
+        sample = _sample_contrast_sets if suite is Suite.CUES else EvalSet.sample
+        chosen = [sample(each, max_rows) for each in chosen]
     if suite is Suite.ROBUSTNESS or has_robustness:
         plain = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
         chosen += [disguised(each, name) for each in plain for name in DISGUISES]
     return chosen
+
+
+def _sample_contrast_sets(each: EvalSet, most: int) -> EvalSet:
+    """Return a fixed sample of whole contrast sets, of at most so many rows together but of at least one set."""
+    sizes = Counter(row.slices.contrast_set for row in each.rows)
+    chosen: set[str] = set()
+    num_rows = 0
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{each.name}|{name}".encode()).digest()):
+        if chosen and num_rows + sizes[name] > most:
+            break
+        chosen.add(name)
+        num_rows += sizes[name]
+    kept = each.keep(lambda row: row.slices.contrast_set in chosen)
+    is_whole = len(kept.rows) == len(each.rows)
+    return kept if is_whole else replace(kept, sampled_from=each.sampled_from or len(each.rows))
 
 
 def _published_rows(each: EvalSet) -> int:
