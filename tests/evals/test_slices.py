@@ -189,6 +189,24 @@ def test_the_worst_language_is_named(tmp_path):
     assert "in hi (of 3 languages)" in markdown
 
 
+def test_languages_that_are_as_bad_are_named_with_the_worst(tmp_path):
+    rows = [
+        row(n, UNSAFE, text=f"{FLAG_WORD if lang == 'en' else ''} {lang} {n}", language=lang)
+        for lang, first, count in (("de", 0, 21), ("hi", 100, 30), ("en", 200, 20))
+        for n in range(first, first + count)
+    ]
+    report, _ = write(Suite.LANGUAGES, [EvalSet("own", Side.PROMPT, tuple(rows))], tmp_path)
+    (worst,) = report.worst_languages
+    assert (worst.figure, worst.language, worst.rows, worst.tied) == ("recall", "hi", 30, ("de",))
+    assert report.headlines[0].endswith("in hi (as low in de; of 3 languages).")
+
+
+def test_languages_that_are_all_alike_have_no_worst(tmp_path):
+    rows = [row(n, SAFE, language="de" if n < 20 else "hi") for n in range(40)]
+    report, _ = write(Suite.LANGUAGES, [EvalSet("own", Side.PROMPT, tuple(rows))], tmp_path)
+    assert (report.worst_languages, report.headlines) == ((), ())
+
+
 def test_one_language_alone_is_in_the_table_and_is_not_the_worst(tmp_path):
     one = [each.keep(lambda kept: kept.language == "de") for each in by_language()]
     report, markdown = write(Suite.LANGUAGES, one, tmp_path)

@@ -53,10 +53,14 @@ def _flips(report: FlipReport) -> Iterator[str]:
 
 def _worst(found: Sequence[WorstLanguage]) -> Iterator[str]:
     for side in Side:
-        parts = [
-            f"{_FIGURES[each.figure]} {with_interval(each.value)} in {each.language} (of {each.languages} languages)"
-            for each in found
-            if each.side is side
-        ]
+        parts = [_worst_part(each) for each in found if each.side is side]
         if parts:
             yield f"Worst languages for {side}s, in percent: {', '.join(parts)}."
+
+
+def _worst_part(each: WorstLanguage) -> str:
+    among = f"of {each.languages} languages"
+    if each.tied:
+        degree = "high" if each.figure == "false_positive_rate" else "low"
+        among = f"as {degree} in {', '.join(each.tied)}; {among}"
+    return f"{_FIGURES[each.figure]} {with_interval(each.value)} in {each.language} ({among})"

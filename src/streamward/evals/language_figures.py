@@ -39,7 +39,7 @@ def _of_side(side: Side, pairs: Sequence[Pair]) -> Iterator[LanguageFigures]:
 
 
 def worst_languages(found: Sequence[LanguageFigures]) -> tuple[WorstLanguage, ...]:
-    """Return the worst language by each figure and side, where at least two can be compared."""
+    """Return the worst language by each figure and side, where at least two can be compared and differ."""
     return tuple(
         worst
         for side in Side
@@ -54,12 +54,21 @@ def _worst(found: Sequence[LanguageFigures], figure: Figure) -> WorstLanguage | 
         value, rows = getattr(each, figure), rows_behind(each, figure)
         if value is not None and rows >= MIN_ROWS:
             values.append((value, rows, each))
-    if len(values) < 2:
+    if len({value.value for value, _, _ in values}) < 2:
         return None
-    sign = 1 if figure == "false_positive_rate" else -1
-    value, rows, each = max(values, key=lambda item: sign * item[0].value)
+    pick = max if figure == "false_positive_rate" else min
+    worst = pick(value.value for value, _, _ in values)
+    (value, rows, each), *tied = sorted(
+        (item for item in values if item[0].value == worst), key=lambda item: (-item[1], item[2].language)
+    )
     return WorstLanguage(
-        side=each.side, figure=figure, language=each.language, value=value, rows=rows, languages=len(values)
+        side=each.side,
+        figure=figure,
+        language=each.language,
+        value=value,
+        rows=rows,
+        languages=len(values),
+        tied=tuple(other.language for _, _, other in tied),
     )
 
 

@@ -329,6 +329,8 @@ class WorstLanguage(Settings):
     """Rows behind the value."""
     languages: int
     """Languages compared."""
+    tied: tuple[str, ...] = ()
+    """Other languages with the same value, on fewer rows."""
 
 
 class GuardReport(Settings):
