@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from streamward.policy import Policy
 
 _COMPARE, _LIST, _TABLE = "compare", "list", "table"
-_SUITES = ("all", "published", "quick", "robustness")
+_SUITES = ("all", "published", "quick", "robustness", "everyday", "cues", "languages")
 _BASELINES = ("keyword", "tfidf")
 _LINE_EVERY_S = 60.0
 _EXAMPLES = """\
@@ -31,6 +31,7 @@ examples:
   streamward evaluate bench/ --suite quick --out reports/quick
   streamward evaluate bench/ --guard stream-135m --guard ./my-guard --baseline keyword --out reports/two
   streamward evaluate bench/ --guard http://localhost:8000/v1#llama-guard --format llama-guard --out reports/lg
+  streamward evaluate --suite everyday --out reports/everyday
   streamward evaluate hub --sets toxicchat_test --out reports/toxicchat
   streamward evaluate compare reports/a/report.json reports/b/report.json --out reports/a-b
   streamward evaluate table reports/a --floor reports/keyword --into README.md
@@ -49,9 +50,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "what",
-        nargs="+",
+        nargs="*",
         metavar="DATA_DIR",
-        help="folder of sets, or `hub`; or `compare REPORT REPORT...`, `table REPORT`, or `list` for the sets known",
+        help="folder of sets, or `hub`; the suites everyday and cues need none;"
+        " or `compare REPORT REPORT...`, `table REPORT`, or `list` for the sets known",
     )
     parser.add_argument("--out", metavar="DIR", help="where reports go; predictions are kept there too")
     parser.add_argument("--cache", metavar="DIR", help="keep predictions here instead, to share them between runs")
@@ -62,7 +64,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     choice.add_argument("--sets", metavar="A,B", help="only these sets")
     choice.add_argument("--limit", type=int, metavar="N", help="at most N rows of each set, a fixed sample")
     choice.add_argument(
-        "--held-back", type=float, metavar="F", help="only rows that training with this validation_fraction left out"
+        "--held-out",
+        "--held-back",
+        dest="held_out",
+        type=float,
+        metavar="F",
+        help="only rows that training with this validation_fraction left out",
     )
     choice.add_argument("--robustness", action="store_true", help="judge prompts in disguise too")
     _add_guard_options(parser)
@@ -103,7 +110,7 @@ def _add_guard_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, compare or list."""
-    first, *rest = arguments.what
+    first, *rest = arguments.what or [None]
     if first == _LIST and not rest:
         return _list_sets()
     if first == _TABLE:
@@ -160,7 +167,7 @@ def _list_sets() -> int:
     return ExitCode.ALLOWED
 
 
-def _evaluate(arguments: argparse.Namespace, source: str) -> int:
+def _evaluate(arguments: argparse.Namespace, source: str | None) -> int:
     from streamward.evals.suites import Suite, plan
     from streamward.policy import Policy
 
@@ -169,20 +176,20 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}; it must be at least 1")
     if arguments.held_out is not None and not 0 < arguments.held_out < 1:
-        raise InputError(f"--held-back is {arguments.held_out}; it must be between 0 and 1")
+        raise InputError(f"--held-out is {arguments.held_out}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
     from streamward.evals.report import write_report
 
     suite = Suite(arguments.suite)
     sets = plan(
-        _read_sets(source, arguments.sets, held_out=arguments.held_out),
+        _packaged(arguments) if source is None else _read_sets(source, arguments.sets, held_out=arguments.held_out),
         suite,
         has_robustness=arguments.robustness,
         max_rows=arguments.limit,
     )
     if not sets:
-        raise InputError(f"the suite {suite} finds none of its sets in {source!r}")
+        raise InputError(f"the suite {suite} finds none of its rows in {source!r}")
     out = Path(arguments.out)
     guards = list(_open_guards(arguments, policy=policy, endpoint=endpoint, sets=sets))
     folders = _folders(out, [name for name, _ in guards])
@@ -200,6 +207,19 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         write_comparison([folder / "report.json" for folder in folders], out)
         print(out)
     return ExitCode.FAILURE if is_failed else ExitCode.ALLOWED
+
+
+def _packaged(arguments: argparse.Namespace) -> "list[EvalSet]":
+    """Read the set of the package that the suite is named after."""
+    from streamward.evals.packaged_sets import packaged_set
+    from streamward.evals.suites import PACKAGED_SUITES
+
+    if arguments.suite not in PACKAGED_SUITES:
+        packaged = " and ".join(sorted(PACKAGED_SUITES))
+        raise InputError(f"give a folder of sets, or `hub`; only the suites {packaged} need none")
+    if arguments.sets is not None or arguments.held_out is not None:
+        raise InputError("--sets and --held-out choose among the sets of a folder; give the folder too")
+    return packaged_set(arguments.suite)
 
 
 def _read_sets(source: str, names: str | None, *, held_out: float | None) -> "list[EvalSet]":

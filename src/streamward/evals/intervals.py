@@ -54,6 +54,12 @@ def point(counts: Counts, *, controversial_flagged: float | None = None) -> Poin
     )
 
 
+def share(hits: int, total: int) -> Estimate | None:
+    """Return a share of rows with its interval; None without a row."""
+    drawn, _ = _draw((hits, total - hits))
+    return _share_estimate(hits, total - hits, drawn / total) if total else None
+
+
 def _share_estimate(hits: int, others: int, draws: Floats) -> Estimate | None:
     """Return a share; where all rows agree, resampling knows no doubt, and the exact bound (Clopper-Pearson) stands."""
     total = hits + others

@@ -90,6 +90,25 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Slices:
+    """Parts of a set that a row belongs to; empty where a set does not say.
+
+    Attributes:
+        group: Who writes it, such as `developer`.
+        identity: An identity that the text names.
+        contrast_set: Rows that differ in one surface cue share it.
+        cue: The kind of surface cue in which they differ.
+        variant: The cue of this row.
+    """
+
+    group: str = ""
+    identity: str = ""
+    contrast_set: str = ""
+    cue: str = ""
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledRow:
     """One text with what people say of it.
 
@@ -105,6 +124,7 @@ class LabelledRow:
         spans: The harmful characters, where people marked them; empty if they found none.
         unsafe_start: First character from which the text is harmful, where known.
         cohort: `published` for rows behind a published figure, else `ours`.
+        slices: Parts of the set that it belongs to.
     """
 
     id: str
@@ -118,6 +138,7 @@ class LabelledRow:
     spans: tuple[Span, ...] | None = None
     unsafe_start: int | None = None
     cohort: str = OURS
+    slices: Slices = Slices()
 
 
 @dataclass(frozen=True, slots=True)

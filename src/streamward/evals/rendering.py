@@ -60,6 +60,8 @@ class Page:
     subtitle: str
     cards: Sequence[Card]
     sections: Sequence[Section]
+    headlines: Sequence[str] = ()
+    """Sentences that stand before everything else."""
 
 
 def write_page(page: Page, folder: Path) -> None:
@@ -86,6 +88,8 @@ def html(page: Page) -> str:
 
 def _markdown_lines(page: Page) -> Iterator[str]:
     yield f"# {page.title}\n\n{page.subtitle}\n"
+    for sentence in page.headlines:
+        yield f"**{sentence}**\n"
     for card in page.cards:
         yield f"- **{card.label}**: {card.value} ({card.note})"
     for section in page.sections:

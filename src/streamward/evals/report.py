@@ -6,6 +6,10 @@ from pathlib import Path
 
 from streamward.errors import InputError
 from streamward.evals.cohorts import Cohort, cohort
+from streamward.evals.counterfactuals import flip_report
+from streamward.evals.everyday import everyday_reports
+from streamward.evals.headlines import headlines
+from streamward.evals.language_figures import language_figures, worst_languages
 from streamward.evals.predictions import GuardRun, SetResult
 from streamward.evals.registry import columns, entry_of
 from streamward.evals.rendering import write_page
@@ -21,6 +25,7 @@ from streamward.evals.report_model import (
 )
 from streamward.evals.report_pages import guard_page
 from streamward.evals.stream_metrics import stream_report
+from streamward.evals.suites import Suite
 from streamward.evals.whole_text import (
     Pair,
     by_language,
@@ -52,6 +57,11 @@ def guard_report(run: GuardRun) -> GuardReport:
     """Compute all figures of a run."""
     plain = [each for each in run.sets if each.disguise is None]
     found, left_out = _columns(plain)
+    by_side = {side: [pair for each in _whole(plain) if each.side is side for pair in pairs_of(each)] for side in Side}
+    everyday = everyday_reports(by_side) if run.suite == Suite.EVERYDAY else ()
+    flips = flip_report(plain) if run.suite == Suite.CUES else None
+    languages = language_figures(by_side) if run.suite == Suite.LANGUAGES else ()
+    worst = worst_languages(languages)
     return GuardReport(
         guard=dict(run.guard),
         suite=run.suite,
@@ -67,6 +77,11 @@ def guard_report(run: GuardRun) -> GuardReport:
         calibration=_calibration(plain),
         languages=by_language(pair for each in _whole(plain) for pair in pairs_of(each)),
         disguises=tuple(disguise_deltas(run.sets)),
+        headlines=headlines(everyday, flips, worst),
+        everyday=everyday,
+        flips=flips,
+        language_figures=languages,
+        worst_languages=worst,
     )
 
 

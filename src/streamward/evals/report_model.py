@@ -246,6 +246,93 @@ class DisguiseDelta(Settings):
     false_positive_rate_change: Estimate | None
 
 
+class FlaggedSlice(Settings):
+    """How much of the harmless rows of one language, group or identity is flagged, at strict."""
+
+    name: str
+    rows: int
+    flagged: int
+    share: Estimate
+    is_raised: bool = False
+    """Whether the share is over twice that of all rows of the side."""
+
+
+class EverydayReport(Settings):
+    """Harmless rows of one side: prompts flagged, or responses cut."""
+
+    side: Side
+    whole: FlaggedSlice
+    languages: tuple[FlaggedSlice, ...]
+    groups: tuple[FlaggedSlice, ...]
+    identities: tuple[FlaggedSlice, ...]
+
+
+class FlipSlice(Settings):
+    """Contrast sets that do not get one decision, at strict; all rows of one have the same label."""
+
+    name: str
+    contrast_sets: int
+    flipped: int
+    flip_rate: Estimate
+    pairs: int
+    """Pairs of rows within a contrast set."""
+    differing_pairs: int
+
+    @property
+    def pair_rate(self) -> float:
+        """Share of the pairs whose two decisions differ."""
+        return self.differing_pairs / self.pairs
+
+
+class CueVariant(Settings):
+    """Errors on the rows that carry one variant of a cue, at strict."""
+
+    cue: str
+    variant: str
+    safe_rows: int
+    flagged: int
+    unsafe_rows: int
+    missed: int
+
+
+class FlipReport(Settings):
+    """Whether decisions depend on surface cues."""
+
+    whole: FlipSlice
+    cues: tuple[FlipSlice, ...]
+    sides: tuple[FlipSlice, ...]
+    labels: tuple[FlipSlice, ...]
+    languages: tuple[FlipSlice, ...]
+    variants: tuple[CueVariant, ...]
+
+
+class LanguageFigures(Settings):
+    """One language on one side, all sets together; recall and false positives at strict."""
+
+    side: Side
+    language: str
+    unsafe_rows: int
+    safe_rows: int
+    recall: Estimate | None
+    false_positive_rate: Estimate | None
+    auroc: Estimate | None
+
+
+class WorstLanguage(Settings):
+    """The language with the worst value of a figure on one side."""
+
+    side: Side
+    figure: Literal["recall", "false_positive_rate", "auroc"]
+    language: str
+    value: Estimate
+    rows: int
+    """Rows behind the value."""
+    languages: int
+    """Languages compared."""
+    tied: tuple[str, ...] = ()
+    """Other languages with the same value, on fewer rows."""
+
+
 class GuardReport(Settings):
     """One guard on some sets, with all that is needed to do it again."""
 
@@ -266,6 +353,15 @@ class GuardReport(Settings):
     languages: Mapping[str, Point] = {}
     """Over all sets together, at strict."""
     disguises: tuple[DisguiseDelta, ...] = ()
+    headlines: tuple[str, ...] = ()
+    """What the suite was run for, in sentences."""
+    everyday: tuple[EverydayReport, ...] = ()
+    """Of the suite `everyday`."""
+    flips: FlipReport | None = None
+    """Of the suite `cues`."""
+    language_figures: tuple[LanguageFigures, ...] = ()
+    """Of the suite `languages`."""
+    worst_languages: tuple[WorstLanguage, ...] = ()
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from streamward.evals.report_details import (
     streams_section,
 )
 from streamward.evals.report_model import ColumnReport, GuardReport, PointName, SetReport
+from streamward.evals.report_slices import everyday_section, flips_section, language_figures_section
 from streamward.schema import Side
 
 _REFERENCE = ("Qwen3Guard-0.6B-Gen", "strict")
@@ -26,6 +27,9 @@ _MARKS = {"nearly": " *"}
 def guard_page(report: GuardReport) -> Page:
     """Lay out a report."""
     makers: tuple[Callable[[GuardReport], Section], ...] = (
+        everyday_section,
+        flips_section,
+        language_figures_section,
         _published,
         _whole_texts,
         streams_section,
@@ -41,7 +45,7 @@ def guard_page(report: GuardReport) -> Page:
     subtitle = (
         f"{rows:,} judgements on {len({each.name for each in report.sets})} sets, suite {report.suite}, {report.date}"
     )
-    return Page(f"How good {report.name} is", subtitle, list(_cards(report)), sections)
+    return Page(f"How good {report.name} is", subtitle, list(_cards(report)), sections, report.headlines)
 
 
 def reference_marks(columns: Sequence[ColumnReport]) -> dict[str, float]:

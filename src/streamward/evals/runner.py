@@ -13,7 +13,7 @@ from streamward.errors import UpstreamError
 from streamward.evals.cache import PredictionCache, row_key
 from streamward.evals.environment import hardware, versions
 from streamward.evals.guards import GuardUnderTest, identity_of
-from streamward.evals.predictions import GuardRun, LabelledRow, Prediction, SetResult
+from streamward.evals.predictions import GuardRun, LabelledRow, Prediction, SetResult, Slices
 from streamward.evals.sets import EvalSet
 
 MAX_FAILURES = 100
@@ -191,7 +191,7 @@ def _alone(guard: GuardUnderTest, sets: Sequence[EvalSet], folder: Path) -> dict
 
 def _unlabelled(row: LabelledRow) -> LabelledRow:
     """Return what a guard is shown of a row."""
-    return replace(row, label=None, categories=(), refusal=None, spans=None, unsafe_start=None)
+    return replace(row, label=None, categories=(), refusal=None, spans=None, unsafe_start=None, slices=Slices())
 
 
 def _percentiles(times_ms: Sequence[float]) -> dict[str, Any]:  # Any: JSON values

@@ -11,7 +11,7 @@ from streamward.data.held_out import is_held_out
 from streamward.data.jsonl import Sample, parse_row
 from streamward.errors import InputError
 from streamward.evals.layouts import LAYOUTS
-from streamward.evals.predictions import LabelledRow
+from streamward.evals.predictions import LabelledRow, Slices
 from streamward.evals.readers import SUFFIXES, Record, read_records
 from streamward.evals.registry import Kind, SetEntry, cohort_of, entry_of, set_entries
 from streamward.schema import RiskLevel, Side, Span
@@ -47,6 +47,10 @@ class EvalSet:
             facts = [row.id, row.side.value, row.text, row.prompt, label, row.refusal, row.spans, row.language]
             digest.update(json.dumps(facts).encode())
         return digest.hexdigest()
+
+    def keep(self, is_kept: Callable[[LabelledRow], bool]) -> "EvalSet":
+        """Return the rows of some kind."""
+        return replace(self, rows=tuple(row for row in self.rows if is_kept(row)))
 
     def sample(self, most: int, *, seed: str = "streamward") -> "EvalSet":
         """Return a fixed sample of at most so many rows; the same rows on every machine, in their order."""
@@ -96,7 +100,7 @@ def load_set(folder: Path, entry: SetEntry, *, held_out: float | None = None) ->
     Args:
         folder: Where its file is.
         entry: What is known of it.
-        held_back: Read only the rows that training runs with this `validation_fraction` do not learn from.
+        held_out: Read only the rows that training runs with this `validation_fraction` do not learn from.
 
     Returns:
         One for each side that is judged; none if all rows were learnt from.
@@ -210,8 +214,14 @@ def _rows(
             spans=_spans(sample, pick),
             unsafe_start=sample.unsafe_start if pick is _response else None,
             cohort=cohort_of(entry.name, kinds, record.get("native") or {}) if pick is not _streamed_prompt else "ours",
+            slices=_slices(record.get("native") or {}),
         )
         yield sample, labelled
+
+
+def _slices(native: Mapping[str, Any]) -> Slices:
+    values = [str(native.get(key) or "") for key in ("group", "identity", "twin", "cue", "variant")]
+    return Slices(*values)
 
 
 def _spans(sample: Sample, pick: Pick) -> tuple[Span, ...] | None:
