@@ -108,6 +108,6 @@ class GatewayLimits(Settings):
     overload_wait_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """Patience with a guard that has no room at present."""
     guard_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """For the guard to judge what waits; then it counts as failed."""
+    """For the guard to judge text, from the moment it came, its end included; then the guard counts as failed."""
     client_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For a client to take the next part of an answer; one that takes longer is left."""

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from streamward.gateway.reader import Reader
-from streamward.gateway.slots import FieldKey, Kind, Slot
+from streamward.gateway.slots import ENVELOPE, FieldKey, Kind, Slot
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
 OpenReader = Callable[[int], Awaitable[Reader]]
@@ -75,6 +77,13 @@ class Fields:
         self._open_reader = open_reader
         self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
+
+    def decision_of(self, group: int) -> Decision:
+        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
+        decision = ALLOWED
+        for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
+            decision = combine(decision, reader.decision)
+        return decision
 
     def start(self, group: int, reader: Reader) -> None:
         """Let a reader follow a choice."""

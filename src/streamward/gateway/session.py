@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from streamward.errors import InputError, StreamwardError, UpstreamError
@@ -10,11 +11,13 @@ from streamward.gateway.chat import read_chat
 from streamward.gateway.completions import read_completion
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.failures import answer_of_failure, answer_of_upstream, read_message
+from streamward.gateway.fields import Fields
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.intake import Intake
 from streamward.gateway.judges import Judges
 from streamward.gateway.openings import Openings
 from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
+from streamward.gateway.reader import Reader
 from streamward.gateway.reading import StreamReading
 from streamward.gateway.release import Ledger, Parcel, Stop
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
@@ -159,6 +162,7 @@ class Session:
         text = read_message(await self._read_all())
         if text is None:
             return None
+        self._judges.deadline.begin()
         place = await self._judges.fields.append((0, "error"), text)
         await place.reader.finish()
         return text if place.is_clear else None
@@ -175,18 +179,19 @@ class Session:
 
     async def _document(self) -> Answer:
         data = await self._read_all()
-        ledger = Ledger(self._judges.fields, is_audit=False, max_held_bytes=self._limits.max_answer_bytes)
+        ledger = Ledger(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
         try:
             body = parse_object(data)
         except ValueError as error:
             raise UpstreamError("the upstream's answer is not valid JSON") from error
+        self._judges.deadline.begin()
         await ledger.take(self._format.read_document(body, len(data)))
         await self._judge(ledger, is_end=True)
         released = ledger.release(is_last=True)
         self._stops = ledger.stops()
         released += ledger.release(is_last=True)
         groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
-        extras = {group: self._notes.of_choice(ledger.decision_of(group), group) for group in groups}
+        extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
         document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
         await self._tell(Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE)
         return Answer(200, dump(document))
@@ -203,17 +208,21 @@ class Session:
         if begin:
             yield self._format.note(None, begin)
         while not reading.is_over:
-            await ledger.take(reading.take(await self._next(reading)))
+            batch = await self._next(reading)
+            self._judges.deadline.begin(self._asked.came_at)
+            await ledger.take(reading.take(batch))
             ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
             if ahead:
                 self._note_first_byte()
-                yield b"".join(ahead)
+                with self._judges.deadline.paused():
+                    yield b"".join(ahead)
             await self._judge(ledger)
             if self._is_over(ledger):
                 break
             out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
             if out or reading.has_comment:
-                yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
+                with self._judges.deadline.paused():
+                    yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
         self._is_heard_out = reading.is_done
         await self._judge(ledger, is_end=True)
         rest = self._release(ledger, is_audit=is_audit, is_last=True)
@@ -268,9 +277,10 @@ class Session:
             self._first_byte_s = self._clock() - self._started
 
     def _encode(self, parcel: Parcel, ledger: Ledger) -> bytes:
-        if not parcel.ends_group or parcel.group is None:
+        if parcel.group is None or not ledger.is_end(parcel):
             return self._format.encode(parcel, {})
-        return self._format.encode(parcel, self._notes.of_choice(ledger.decision_of(parcel.group), parcel.group))
+        decision = self._judges.fields.decision_of(parcel.group)
+        return self._format.encode(parcel, self._notes.of_choice(decision, parcel.group))
 
     async def _judge(self, ledger: Ledger, *, is_end: bool = False) -> None:
         started = self._clock()
@@ -293,14 +303,11 @@ class Session:
         if self._is_told:
             return
         self._is_told = True
-        readers = [reader for readers in self._judges.fields.readers.values() for reader in readers]
+        fields = self._judges.fields
         decision = self._decision
-        for reader in readers:
-            decision = combine(decision, reader.decision)
-        parts = [
-            Part(reader.name, reader.text, reader.decision, None if reader.result is None else reader.result.response)
-            for reader in readers
-        ]
+        for group in fields.readers:
+            decision = combine(decision, fields.decision_of(group))
+        parts = [_part(reader, fields, group) for group, readers in fields.readers.items() for reader in readers]
         outcome = Outcome(
             call=self._call,
             model=self._request.model,
@@ -315,7 +322,7 @@ class Session:
             first_byte_s=self._first_byte_s,
             duration_s=self._clock() - self._started,
             guard_s=self._guard_s,
-            num_tokens=sum(reader.num_tokens for reader in readers),
+            num_tokens=sum(reader.num_tokens for readers in fields.readers.values() for reader in readers),
             error=error,
         )
         await asyncio.shield(self._observer.finished(outcome))
@@ -329,6 +336,20 @@ def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimit
             return read_completion(body, upstream.config, limits=limits)
         case "responses":
             return read_response(body, upstream.config)
+
+
+def _part(reader: Reader, fields: Fields, group: int) -> Part:
+    decision = reader.decision
+    if reader is fields.readers[group][0] and (done := fields.decision_of(group)) != decision:
+        decision = replace(done, position=None)  # which counts in another text
+    return Part(
+        reader.name,
+        reader.text,
+        decision=decision,
+        judgement=reader.judgement,
+        num_judged_chars=reader.num_judged_chars,
+        num_shown_chars=reader.num_shown_chars,
+    )
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
