@@ -111,7 +111,7 @@ class Ledger:
             group = None if parcel.group is None else self._groups.setdefault(parcel.group, _Group())
             if group is not None and group.is_stopped:
                 continue
-            places = [await self._fields.place(slot) for slot in parcel.slots]
+            places = await self._fields.place_all(parcel.slots)
             self._held += parcel.size
             (self._common if group is None else group.waiting).append(_Waiting(parcel, places))
             if parcel.ends_group and group is not None:
