@@ -1,6 +1,7 @@
 """Strings that say again what was said: read once, and never ahead of what was judged."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -45,8 +46,8 @@ class CountingGuard(ScriptedGuard):
 
 def chunk(piece: str, so_far: str, place: str) -> bytes:
     """An event that says a piece, and at a place of its own all so far."""
-    choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
-    body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+    body: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     match place:
         case "message":
             choice["message"] = {"role": "assistant", "content": so_far}
