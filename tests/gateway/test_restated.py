@@ -47,7 +47,13 @@ class CountingGuard(ScriptedGuard):
 def chunk(piece: str, so_far: str, place: str) -> bytes:
     """An event that says a piece, and at a place of its own all so far."""
     choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
-    body: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    body: dict[str, Any] = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
     match place:
         case "message":
             choice["message"] = {"role": "assistant", "content": so_far}

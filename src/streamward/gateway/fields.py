@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from streamward.gateway.opaque import UnknownOpaque, read_opaque
 from streamward.gateway.reader import Reader
 from streamward.gateway.restated import RestatedText
 from streamward.gateway.slots import ENVELOPE, FieldKey, Kind, Slot
@@ -11,6 +12,10 @@ from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
 _COPIED_CHARS = 64  # of a string that is taken for a copy of another
+_MAX_ID_CHARS = 512
+_TEXT_NAMES = frozenset(
+    {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
+)
 OpenReader = Callable[[int], Awaitable[Reader]]
 """Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
 
@@ -80,11 +85,17 @@ class Fields:
     puts a field together will read it.
     """
 
-    def __init__(self, open_reader: OpenReader) -> None:
-        """Start with no field and no reader."""
+    def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque) -> None:
+        """Start with no field and no reader.
+
+        Args:
+            open_reader: Opens readers.
+            opaque: What happens to runs in unknown strings that say nothing.
+        """
         self.readers: dict[int, list[Reader]] = {}
         """By choice."""
         self._open_reader = open_reader
+        self._opaque = opaque
         self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
@@ -155,6 +166,11 @@ class Fields:
             if copied is not None:
                 owner.values.skip(text)
                 return copied.beginning(len(text))
+        if not _is_named_text(slot) and (found := read_opaque(text, self._opaque)) is not None:
+            _write(slot, found.shown)
+            text = found.judged
+        if not text:
+            return None
         news = owner.values.take(text)
         if news.seam:
             if owner.seam is None:
@@ -196,6 +212,13 @@ class Fields:
         reader = await self._open_reader(group)
         self.readers.setdefault(group, []).append(reader)
         return reader
+
+
+def _is_named_text(slot: Slot) -> bool:
+    """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
+    name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
+    is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
+    return name in _TEXT_NAMES or is_reference
 
 
 def _is_part(slot: Slot) -> bool:

@@ -14,7 +14,7 @@ class Judges:
 
     def __init__(self, openings: Openings, wire: WireFormat) -> None:
         """Open nothing yet."""
-        self.fields = Fields(openings.reader)
+        self.fields = Fields(openings.reader, opaque=openings.release.opaque_strings)
         self.prompts: list[tuple[Judgement | None, Decision]] = []
         """What the guard said of each prompt, and what follows."""
         self.deadline = openings.deadline

@@ -39,7 +39,7 @@ class Openings:
         self.policy = policy
         self._open_guard = open_guard
         self._request = wire.request
-        self._release = release
+        self.release = release
         self._limits = limits
         self._on_judged = on_judged
         self.deadline = GuardDeadline(limits.guard_timeout_s)
@@ -105,7 +105,7 @@ class Openings:
             stream,
             name=f"{name}.{place}" if place else name,
             policy=self.policy,
-            hold_tokens=self._release.hold_tokens,
+            hold_tokens=self.release.hold_tokens,
             overload_wait_s=self._limits.overload_wait_s,
             deadline=self.deadline,
             on_judged=self._on_judged,

@@ -21,6 +21,7 @@ class Call:
         policy: What follows from verdicts.
         has_annotations: Whether the request asks for Azure's content filter results.
         request_id: Named in outcomes.
+        tenant: Whose request it is.
     """
 
     upstream: str
@@ -29,6 +30,7 @@ class Call:
     policy: Policy
     has_annotations: bool = False
     request_id: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

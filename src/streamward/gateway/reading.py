@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel
 from streamward.gateway.sse import DONE, EventParser, ServerEvent
+from streamward.gateway.state_seal import StateSeal
 from streamward.gateway.strict_json import parse_object
 from streamward.gateway.wire import WireFormat
 
@@ -12,7 +13,7 @@ from streamward.gateway.wire import WireFormat
 class StreamReading:
     """Takes bytes in and knows when the stream is over: at its end marker, at its end, or where it breaks."""
 
-    def __init__(self, wire: WireFormat, *, max_event_bytes: int, max_answer_bytes: int) -> None:
+    def __init__(self, wire: WireFormat, *, seal: StateSeal, max_event_bytes: int, max_answer_bytes: int) -> None:
         """Expect the beginning."""
         self.is_done = False
         """Whether the end marker has come."""
@@ -23,6 +24,7 @@ class StreamReading:
         self.has_comment = False
         """Whether a comment came with the last bytes: a sign of life."""
         self._wire = wire
+        self._seal = seal
         self._parser = EventParser(max_event_bytes)
         self._max_answer_bytes = max_answer_bytes
         self._size = 0
@@ -66,4 +68,5 @@ class StreamReading:
                 body = parse_object(event.data)
             except ValueError as error:
                 raise UpstreamError("the upstream sent an event that is not valid JSON") from error
+            self._seal.seal(body)
             parcels += self._wire.read_event(body, len(event.data))

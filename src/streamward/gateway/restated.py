@@ -11,8 +11,8 @@ class News(NamedTuple):
 
     Attributes:
         text: What is new in it, to be read behind what was read of the values before.
-        seam: Or, where the value is always the same, its end and its beginning, to be read beside it. Once that is read,
-            nothing more can come of it.
+        seam: Or, where the value is always the same, its end and its beginning, to be read beside it. Once that is
+            read, nothing more can come of it.
     """
 
     text: str

@@ -1,6 +1,7 @@
 """One call: prompt and upstream at once, then the answer as the guard lets it through."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
@@ -23,12 +24,14 @@ from streamward.gateway.release import Ledger, Parcel, Stop
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
 from streamward.gateway.responses import read_response
 from streamward.gateway.sse import KEEP_ALIVE
+from streamward.gateway.state_seal import Aside, StateSeal, put_back
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
 from streamward.gateway.wire import WireFormat
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Action
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -41,6 +44,7 @@ class Session:
         upstream: Upstream,
         *,
         open_guard: OpenGuard,
+        seal: StateSeal,
         limits: GatewayLimits,
         describe: Describe,
         observer: Observer,
@@ -57,6 +61,7 @@ class Session:
         self._upstream = upstream
         self._limits = limits
         self._observer = observer
+        self._seal = seal
         config = upstream.config
         try:
             body = parse_object(call.body)
@@ -64,7 +69,9 @@ class Session:
             raise InputError(f"the body cannot be read: {error}") from error
         asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
+        asides = self._open_state(body)
         self._format = _read(call, body, upstream, limits)
+        put_back(asides)
         self._request = self._format.request
         openings = Openings(
             open_guard,
@@ -85,6 +92,16 @@ class Session:
         self._first_byte_s: float | None = None
         self._is_told = False
         self._is_heard_out = False
+
+    def _open_state(self, body: JsonObject) -> list[Aside]:
+        config = self._upstream.config
+        asides, num_dropped = self._seal.open(
+            body, unsealed=config.prompt.unsealed_state, unknown=config.release.opaque_strings
+        )
+        if num_dropped:
+            facts = {"request_id": self._call.request_id, "upstream": self._call.upstream, "num_values": num_dropped}
+            logger.warning("state that was not sealed here was dropped from a request", extra=facts)
+        return asides
 
     async def aclose(self) -> None:
         """End everything. A call whose end was not told is one whose client has gone."""
@@ -184,6 +201,7 @@ class Session:
             body = parse_object(data)
         except ValueError as error:
             raise UpstreamError("the upstream's answer is not valid JSON") from error
+        self._seal.seal(body)
         self._judges.deadline.begin()
         await ledger.take(self._format.read_document(body, len(data)))
         await self._judge(ledger, is_end=True)
@@ -201,6 +219,7 @@ class Session:
         ledger = Ledger(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
         reading = StreamReading(
             self._format,
+            seal=self._seal,
             max_event_bytes=self._limits.max_event_bytes,
             max_answer_bytes=self._limits.max_answer_bytes,
         )
