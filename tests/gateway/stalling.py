@@ -24,20 +24,29 @@ class MovedLoop(asyncio.SelectorEventLoop):
             self.close()
 
 
+async def stall() -> None:
+    """Never come to an end."""
+    await asyncio.Event().wait()
+
+
 class StallingGuard(ScriptedGuard):
     """The guard that flags `#`; it never comes to an end with a piece that has `~` in it.
 
     Args:
         before_feed: Awaited with each piece, before it is judged.
-        finishes: Whether it comes to an end with the end.
+        before_finish: Awaited before the end is judged.
     """
 
     def __init__(
-        self, *, before_feed: Callable[[str], Awaitable[None]] | None = None, finishes: bool = True, **fields
+        self,
+        *,
+        before_feed: Callable[[str], Awaitable[None]] | None = None,
+        before_finish: Callable[[], Awaitable[None]] | None = None,
+        **fields,
     ) -> None:
         super().__init__(**fields)
         self.before_feed = before_feed
-        self.finishes = finishes
+        self.before_finish = before_finish
 
     def open(self, messages, policy):
         return _Stalling(self, super().open(messages, policy))
@@ -62,10 +71,10 @@ class _Stalling:
         if self._guard.before_feed is not None:
             await self._guard.before_feed(piece)
         if "~" in piece:
-            await asyncio.Event().wait()
+            await stall()
         return await self._inner.feed(piece)
 
     async def finish(self):
-        if not self._guard.finishes:
-            await asyncio.Event().wait()
+        if self._guard.before_finish is not None:
+            await self._guard.before_finish()
         return await self._inner.finish()

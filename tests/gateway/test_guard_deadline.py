@@ -23,7 +23,7 @@ from tests.gateway.scripted import (
     gateway,
     texts_in,
 )
-from tests.gateway.stalling import MovedLoop, StallingGuard
+from tests.gateway.stalling import MovedLoop, StallingGuard, stall
 from tests.gateway.test_endings import endings_in
 
 CONTENT = (0, "content")
@@ -72,7 +72,7 @@ def test_what_was_judged_of_a_long_text_before_the_deadline_leaves():
 
 
 def test_the_end_of_the_judgement_counts_too():
-    data, outcome = stalled(Script(delta(content="one two"), *END), guard=StallingGuard(finishes=False))
+    data, outcome = stalled(Script(delta(content="one two"), *END), guard=StallingGuard(before_finish=stall))
     assert texts_in(data)[CONTENT] == "one two"
     assert endings_in(data) == [(0, "content_filter")]
     assert outcome.parts[0].judgement.risk_level is RiskLevel.SAFE
@@ -108,7 +108,7 @@ def test_text_beside_the_answer_that_is_not_judged_in_time_does_not_leave():
 
 
 def test_a_text_that_was_stopped_keeps_its_reason():
-    data, outcome = stalled(Script(delta(content="one ## two"), *END), guard=StallingGuard(finishes=False))
+    data, outcome = stalled(Script(delta(content="one ## two"), *END), guard=StallingGuard(before_finish=stall))
     assert texts_in(data)[CONTENT] == "one "
     part = outcome.parts[0]
     assert (part.decision.risk_level, part.decision.error) == (RiskLevel.UNSAFE, None)
@@ -164,6 +164,25 @@ def test_text_that_came_while_another_piece_was_judged_has_waited_since():
     data = in_time(script, StallingGuard(before_feed=feed), loop)
     assert texts_in(data)[CONTENT] == "one "
     assert endings_in(data) == [(0, "content_filter")]
+
+
+def test_a_guard_stream_that_does_not_open_counts_as_late():
+    class SecondStalls(StallingGuard):
+        def open(self, messages, policy):
+            return super().open(messages, policy) if not self.num_opened else NeverOpens()
+
+    class NeverOpens:
+        async def __aenter__(self):
+            await stall()
+
+        async def __aexit__(self, *error):
+            pass
+
+    late = event({"choices": [{"index": 0, "delta": {"content": " two"}, "note": "fine"}]})
+    data, outcome = stalled(Script(delta(content="one"), late, *END), guard=SecondStalls())
+    assert b"fine" not in data
+    assert endings_in(data) == [(0, "content_filter")]
+    assert outcome.parts[0].decision.error == "overloaded"
 
 
 def test_a_slow_client_does_not_make_the_guard_late():

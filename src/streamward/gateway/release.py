@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from streamward.errors import OverloadedError
 from streamward.gateway.fields import Fields, Place
-from streamward.gateway.slots import ENVELOPE, Slot
+from streamward.gateway.slots import ENVELOPE, Kind, Slot
 from streamward.gateway.strict_json import JsonObject
 from streamward.schema import Action, Decision
 
@@ -176,7 +176,9 @@ class Ledger:
                 continue
             group.is_stopped = True
             is_replaced = self._is_document and decision.message is not None
-            rest = _cut(group.waiting[0]) if group.waiting and not is_replaced else None
+            rest = None
+            if group.waiting and not is_replaced:
+                rest = _cut(group.waiting[0], shows_wholes=self._is_document)
             while group.waiting:
                 self._drop(group.waiting)
             stops.append(Stop(index, decision, rest))
@@ -200,8 +202,13 @@ def _is_final(decision: Decision) -> bool:
     return decision.action.severity >= Action.REPLACE.severity
 
 
-def _cut(waiting: _Waiting) -> Parcel | None:
-    """Return a parcel with as much of its text as is clear; None if nothing is left to say."""
+def _cut(waiting: _Waiting, *, shows_wholes: bool) -> Parcel | None:
+    """Return a parcel with as much of its text as is clear; None if nothing is left to say.
+
+    Args:
+        waiting: The parcel.
+        shows_wholes: Whether wholes are shown; in a stream their pieces were.
+    """
     parcel, is_worth = waiting.parcel, False
     for slot, place in zip(parcel.slots, waiting.places, strict=True):
         if place is None:
@@ -218,5 +225,6 @@ def _cut(waiting: _Waiting) -> Parcel | None:
             slot.holder[slot.key] = text  # type: ignore[index]  # as above
         if text and slot.shape.is_cuttable:
             is_worth = True
-            place.reader.note_shown(min(place.end, place.reader.limit))
+            if shows_wholes or slot.kind is not Kind.WHOLE:
+                place.reader.note_shown(min(place.end, place.reader.limit))
     return Parcel(deepcopy(parcel.body), group=parcel.group) if is_worth else None
