@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from streamward.errors import ConfigError, InputError, StreamwardError
-from streamward.schema import Action, Category, Decision, RiskLevel, Side, Verdict
+from streamward.schema import Action, Category, Decision, FirstFlagged, Judgement, RiskLevel, Side, Verdict
 from streamward.settings import Settings
 
 RESPONSE_CONSECUTIVE_TOKENS = 2
@@ -302,6 +302,26 @@ class SideState:
         held, the one with the highest P(Unsafe) + P(Controversial).
         """
         return self._latest.peak
+
+    def judgement(self, *, windows: int = 1) -> Judgement | None:
+        """Return what all verdicts so far say together; None before the first.
+
+        Args:
+            windows: Overlapping windows the text was judged in.
+        """
+        peak, flagged = self.peak, self._latest.first_flagged
+        if peak is None:
+            return None
+        return Judgement(
+            risk_level=self.level,
+            category=None if self.level is RiskLevel.SAFE else peak.category,
+            probabilities=peak.probabilities,
+            windows=windows,
+            verdicts=tuple(each.verdict for each in self._history if each.verdict is not None),
+            first_flagged=None
+            if flagged is None or flagged.span is None
+            else FirstFlagged(flagged.position, flagged.span.start),
+        )
 
     @property
     def _latest(self) -> _Snapshot:

@@ -97,7 +97,7 @@ def test_whatever_is_no_text_is_refused_unless_it_may_pass(part):
 
 READ = {
     "thinking": [{"type": "thinking", "thinking": [{"type": "text", "text": "said"}]}],
-    "thinking as a string": [{"type": "thinking", "thinking": "said", "signature": "AAAA" * 200}],
+    "thinking as a string": [{"type": "thinking", "thinking": "said"}],
     "reasoning": [{"type": "reasoning_text", "text": "said"}],
     "a string": ["said"],
     "no type": [{"text": "said"}],
@@ -120,7 +120,16 @@ def test_parts_of_a_message_are_read_whatever_they_are_called(name, role):
     assert json.loads(script.requests[0].content)["messages"] == messages
     if role != "assistant" or ("thinking" not in name and name != "reasoning"):
         assert "said" in guard.contexts[0][0][1]
+
+
+def test_a_signature_that_was_not_sealed_here_is_neither_read_nor_passed_on():
+    guard, script = ScriptedGuard(), fine()
+    part = {"type": "thinking", "thinking": "said", "signature": "AAAA" * 200}
+    messages = [{"role": "user", "content": [part]}, {"role": "user", "content": "and then?"}]
+    answer, _ = ask(gateway(script, guard=guard), call(chat(messages=messages)))
+    assert answer.status == 200
     assert "AAAA" not in str(guard.contexts)
+    assert "AAAA" not in script.requests[0].content.decode()
 
 
 def test_what_an_assistant_thought_is_read_as_its_reasoning():
@@ -162,7 +171,6 @@ def test_arguments_of_calls_are_read_as_objects_too(holder, arguments):
     ]
     ask(gateway(script, guard=guard), call(chat(messages=messages)))
     assert "the #" in guard.contexts[0][1][1]
-    assert "ABAB" not in str(guard.contexts)
     assert json.loads(script.requests[0].content)["messages"] == messages
 
 

@@ -193,14 +193,3 @@ def test_an_answer_that_is_not_streamed_is_cut_in_the_same_place():
     assert found["status"] == "incomplete"
     assert found["incomplete_details"] == {"reason": "content_filter"}
     assert [item["content"][0]["text"] for item in found["output"]] == ["one "]
-
-
-def test_encrypted_reasoning_is_dropped_unless_it_may_pass():
-    item = {"id": "r", "type": "reasoning", "summary": [], "encrypted_content": "secret"}
-    body = json.dumps(response("completed", [item])).encode()
-    for how, left in (("drop", None), ("pass", "secret")):
-        script = Script(body, content_type="application/json")
-        _, data = ask(
-            gateway(script, release={"unjudged_output": how}), call(request(stream=False), format="responses")
-        )
-        assert json.loads(data)["output"][0]["encrypted_content"] == left

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
 from streamward.moderation.whole_text import WholeTextAdapter
 from streamward.server.proxy import open_gateway
-from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, events_in, reasons_in, texts_in
+from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, event, events_in, reasons_in, texts_in
 from tests.generative.gen_guards import gen_guard
 from tests.server.marked_guard import marked_moderator
 from tests.server.services import open_service, served, settings
@@ -140,10 +140,27 @@ def test_every_answer_is_logged_and_counted(tmp_path):
     assert row["response_text"] is None
 
 
+def test_log_metrics_and_client_agree_where_flagged_text_comes_late(tmp_path):
+    script = Script(delta(content="fine"), delta(reason="stop"), event({"choices": [], "note": "a ## b"}), DONE)
+    with guarded(tmp_path, script) as service:
+        answer = service.post("/up/v1/chat/completions", chat(), headers={"x-request-id": "req-1"})
+        found = {row["stream_id"]: row for row in rows(service)}
+        ended = {"upstream": "up", "format": "chat/completions", "ending": "response_blocked"}
+        assert service.metric("streamward_gateway_answers_total", **ended) == 1
+    assert reasons_in(answer.content) == {0: "content_filter"}
+    assert [row["action"] for row in found.values()] == ["block", "block"]
+    choice = found["req-1/0"]
+    assert (choice["response_risk_level"], choice["position"], choice["response_chars"]) == ("Safe", None, 4)
+    assert json.loads(choice["details"])["shown_chars"] == 4
+    assert json.loads(found["req-1/envelope"]["details"])["shown_chars"] == 0
+
+
 def test_an_answer_that_cannot_be_logged_has_no_good_end(tmp_path):
     with guarded(tmp_path, spoken("fine")) as service:
         service.state.audit.close()
         answer = service.post("/up/v1/chat/completions", chat())
+        ended = {"upstream": "up", "format": "chat/completions", "ending": "not_recorded"}
+        assert service.metric("streamward_gateway_answers_total", **ended) == 1
     assert b'"error"' in answer.content
     assert b'"finish_reason":"stop"' not in answer.content
 
@@ -286,7 +303,9 @@ def test_a_client_that_leaves_ends_the_upstreams_answer_and_frees_the_guard(tmp_
         assert service.metric("streamward_gateway_answers_total", **left) == 1
         assert service.state.moderator._guard.engine.num_streams == 0
         (row,) = rows(service)
-        assert json.loads(row["details"])["ending"] == "client_gone"
+        details = json.loads(row["details"])
+        assert (details["ending"], details["judged_chars"], details["shown_chars"]) == ("client_gone", 2, 2)
+        assert (row["action"], row["response_risk_level"], row["num_tokens"] > 1) == ("allow", "Safe", True)
 
 
 def test_an_upstream_that_dies_in_the_middle_is_seen_by_the_client_and_in_the_metrics(tmp_path):

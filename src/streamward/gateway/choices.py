@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, is_identifier
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, Slot, is_identifier
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
@@ -63,8 +63,18 @@ class Layout:
     shorten: Callable[[JsonObject], JsonObject]
 
 
+class _End(NamedTuple):
+    """The choice of an event that has the reason, and the reason's slot if it is no word of the format."""
+
+    choice: JsonObject
+    reason: Slot | None
+
+
 class ChoicesFormat:
-    """One request for completions and its answer."""
+    """One request for completions and its answer.
+
+    A choice of a stream ends once: with the first reason that was given, and behind the last text that came.
+    """
 
     ends_with_choice = False
 
@@ -79,6 +89,7 @@ class ChoicesFormat:
             "created": int(time.time()),
             "model": request.model,
         }
+        self._ends: dict[int, _End] = {}  # by choice
 
     def content_of(self, group: int) -> FieldKey:
         """Return the field of a choice's text; see `WireFormat`."""
@@ -205,11 +216,28 @@ class ChoicesFormat:
             return Parcel(body, scanner.slots, size=size)
         index = choice["index"]
         assert type(index) is int, "choices are numbered"
+        if index in self._ends and not is_document:
+            choice["finish_reason"] = None
         self._layout.clean_logprobs(choice, self._opaque)
         shape = self._layout.document_shape if is_document else self._layout.event_shape
         scanner.scan(choice, shape, at=(index,))
-        ends = is_document or choice.get("finish_reason") not in (None, "")  # some say "" for not yet
+        ends = is_document or self._ends_with(choice, index, scanner.slots)
         return Parcel(body, scanner.slots, index, ends_group=ends, size=size)
+
+    def _ends_with(self, choice: JsonObject, index: int, slots: Sequence[Slot]) -> bool:
+        """Return whether a choice ends with this event: the reason moves to text that comes behind it."""
+        end = self._ends.get(index)
+        if end is not None and slots:
+            choice["finish_reason"], end.choice["finish_reason"] = end.choice["finish_reason"], None
+            if end.reason is not None:
+                end.reason.holder = choice
+            self._ends[index] = _End(choice, end.reason)
+        elif choice.get("finish_reason") not in (None, ""):  # some say "" for not yet
+            said = (slot for slot in slots if slot.holder is choice and slot.key == "finish_reason")
+            self._ends[index] = _End(choice, next(said, None))
+        else:
+            return False
+        return True
 
     def _stopped(self, stop: Stop) -> JsonObject:
         part = self._layout.say("" if stop.decision.message is None else stop.decision.message, True)

@@ -8,8 +8,10 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from streamward.errors import ConfigError
+from streamward.gateway.opaque import UnknownOpaque
 from streamward.settings import Settings
 
+_MIN_KEY_CHARS = 32
 _KEY = re.compile(r"[!-~]+")
 
 
@@ -21,7 +23,10 @@ class ReleaseConfig(Settings):
     hold_tokens: int = Field(default=0, ge=0)
     """Tokens kept back in mode `hold`."""
     unjudged_output: Literal["drop", "block", "pass"] = "drop"
-    """What cannot be judged: audio and image data, encrypted reasoning, alternatives among log probabilities."""
+    """What cannot be judged: audio and image data, alternatives among log probabilities."""
+    opaque_strings: UnknownOpaque = "drop"
+    """Runs of 100 and more digits of base64 or hexadecimal in unknown fields, that are no words. drop: they are left
+    out. judge: what they say when they are decoded is judged. pass: nobody reads them."""
 
     @model_validator(mode="after")
     def _holds_only_in_mode_hold(self) -> Self:
@@ -39,6 +44,8 @@ class PromptConfig(Settings):
     """That answer, where the policy has no replacement of its own."""
     unjudged_input: Literal["refuse", "pass"] = "refuse"
     """Images, audio, files and token ids in the request, which the guard does not read."""
+    unsealed_state: Literal["drop", "refuse"] = "drop"
+    """Signatures and encrypted reasoning in requests that were not sealed here for the same tenant and upstream."""
     call_upstream: Literal["at_once", "after_prompt"] = "at_once"
     """at_once: while the prompt is judged. after_prompt: once it is allowed; slower, and spares what is blocked."""
     may_relax: bool = False
@@ -110,6 +117,25 @@ class GatewayLimits(Settings):
     overload_wait_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """Patience with a guard that has no room at present."""
     guard_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """For the guard to judge what waits; then it counts as failed."""
+    """For the guard to judge text, from the moment it came, its end included; then the guard counts as failed."""
     client_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For a client to take the next part of an answer; one that takes longer is left."""
+    state_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable with the key that seals what upstreams want back in the client's next turn, signatures and
+    encrypted reasoning; the same in all replicas. None: a key of this process, so that others cannot open it."""
+
+    def state_key(self) -> bytes | None:
+        """Return that key; None if each process has one of its own.
+
+        Raises:
+            ConfigError: The environment variable is not set, or what it holds is too short.
+        """
+        if self.state_key_env is None:
+            return None
+        key = os.environ.get(self.state_key_env, "")
+        if len(key) < _MIN_KEY_CHARS:
+            raise ConfigError(
+                f"the environment variable {self.state_key_env} (gateway.state_key_env) must hold a key of at least"
+                f" {_MIN_KEY_CHARS} characters, such as the output of: openssl rand -hex 32"
+            )
+        return key.encode("utf-8", "surrogateescape")

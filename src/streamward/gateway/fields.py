@@ -1,12 +1,21 @@
 """The texts an answer is made of, and which guard stream reads which."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from streamward.gateway.opaque import UnknownOpaque, read_opaque
 from streamward.gateway.reader import Reader
-from streamward.gateway.slots import FieldKey, Kind, Slot
+from streamward.gateway.restated import RestatedText
+from streamward.gateway.slots import ENVELOPE, FieldKey, Kind, Slot
+from streamward.policy import ALLOWED, combine
+from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
+_COPIED_CHARS = 64  # of a string that is taken for a copy of another
+_MAX_ID_CHARS = 512
+_TEXT_NAMES = frozenset(
+    {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
+)
 OpenReader = Callable[[int], Awaitable[Reader]]
 """Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
 
@@ -19,16 +28,18 @@ class Place:
         reader: By whom.
         start: Its first character there.
         end: The character after its last.
+        beside: Where else it is judged.
     """
 
     reader: Reader
     start: int
     end: int
+    beside: "Place | None" = None
 
     @property
     def is_clear(self) -> bool:
         """Whether all of it may be shown."""
-        return self.end <= self.reader.limit
+        return self.end <= self.reader.limit and (self.beside is None or self.beside.is_clear)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,9 +52,8 @@ class _Field:
     pieces: list[str] = field(default_factory=list)
     place: Place | None = None  # of the last piece
     surrogate: str = ""  # first half of a pair
-    unchanged: str | None = None  # what an unknown string has said each time so far
-    num_repeats: int = 0
-    twice: Place | None = None  # where it is judged beside itself
+    values: RestatedText = field(default_factory=RestatedText)  # of an unknown string
+    seam: Place | None = None  # where one that is always the same is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
     token: object = field(default_factory=object)  # stands for it where a reference would close a circle
 
@@ -58,6 +68,13 @@ class _Field:
         self.surrogate = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return clean_text(text[: len(text) - len(self.surrogate)])
 
+    def beginning(self, length: int) -> Place | None:
+        """Return where its first characters are judged: a reader has all of a field, in one piece."""
+        if self.place is None:
+            return None
+        start = self.place.end - len(self.text())
+        return Place(self.place.reader, start, start + length)
+
 
 class Fields:
     """Puts the text of slots into guard streams.
@@ -68,13 +85,26 @@ class Fields:
     puts a field together will read it.
     """
 
-    def __init__(self, open_reader: OpenReader) -> None:
-        """Start with no field and no reader."""
+    def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque) -> None:
+        """Start with no field and no reader.
+
+        Args:
+            open_reader: Opens readers.
+            opaque: What happens to runs in unknown strings that say nothing.
+        """
         self.readers: dict[int, list[Reader]] = {}
         """By choice."""
         self._open_reader = open_reader
+        self._opaque = opaque
         self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
+
+    def decision_of(self, group: int) -> Decision:
+        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
+        decision = ALLOWED
+        for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
+            decision = combine(decision, reader.decision)
+        return decision
 
     def start(self, group: int, reader: Reader) -> None:
         """Let a reader follow a choice."""
@@ -84,6 +114,13 @@ class Fields:
     async def append(self, key: FieldKey, text: str) -> Place:
         """Queue what comes next in a field."""
         return await self._append(self._fields.setdefault((key, False), _Field()), text, group=_group(key))
+
+    async def place_all(self, slots: Sequence[Slot]) -> list[Place | None]:
+        """Queue the text of slots that came together: known texts first, so that copies of them are seen to be some."""
+        places: list[Place | None] = [None] * len(slots)
+        for index in sorted(range(len(slots)), key=lambda index: slots[index].kind is Kind.UNKNOWN):
+            places[index] = await self.place(slots[index])
+        return places
 
     async def place(self, slot: Slot) -> Place | None:
         """Queue the text of a slot, if it says anything new, and write it back as it is judged.
@@ -108,42 +145,45 @@ class Fields:
         return await self._append(owner, text, group=_group(slot.field)) if text else None
 
     async def _place_whole(self, owner: _Field, slot: Slot) -> Place | None:
-        """Judge what a whole says beyond the pieces; or all of it, if it is another text."""
+        """Judge what a whole says beyond the pieces; or all of it, once, if it is another text."""
         text = clean_text(slot.text)
         _write(slot, text)
-        said = owner.text()
-        if text.startswith(said):
-            return (
-                await self._append(owner, text[len(said) :], group=_group(slot.field))
-                if len(text) > len(said)
-                else owner.place
-            )
-        if owner.restated is None or owner.restated.text() != text:
-            owner.restated = _Field(owner.is_reasoning, owner.is_known)
-            await self._append(owner.restated, text, group=_group(slot.field))
-        return owner.restated.place
+        if not _overlap(text, owner.text()):
+            if owner.restated is None or not _overlap(text, owner.restated.text()):
+                owner.restated = _Field(owner.is_reasoning, owner.is_known)
+            owner = owner.restated
+        if len(text) > len(said := owner.text()):
+            await self._append(owner, text[len(said) :], group=_group(slot.field))
+        return owner.beginning(len(text))
 
     async def _place_unknown(self, owner: _Field, slot: Slot) -> Place | None:
-        """Judge an unknown string as a text that grows; one that is always the same, twice in a row and no more.
-
-        After that nothing new can come of it: its end has been read beside its beginning.
-        """
+        """Judge what is new in an unknown string; nothing, where it is a copy of text that is judged anyway."""
         text = clean_text(slot.text)
         group = _group(slot.field)
         _write(slot, text)
-        if not owner.pieces:
-            owner.unchanged = text
-        elif owner.unchanged == text:
-            owner.num_repeats += 1
-            if owner.twice is None:
-                owner.twice = await self._append(_Field(is_known=False), text * 2, group=group)
-            return owner.twice
-        elif owner.unchanged is not None:
-            missing = owner.unchanged * owner.num_repeats
-            owner.unchanged = None
-            if missing:
-                await self._append(owner, missing, group=group)
-        return await self._append(owner, text, group=group)
+        if len(text) >= _COPIED_CHARS and owner.values.goes_on(text):
+            copied = next((each for each in self._known(group) if each.text().startswith(text)), None)
+            if copied is not None:
+                owner.values.skip(text)
+                return copied.beginning(len(text))
+        if not _is_named_text(slot) and (found := read_opaque(text, self._opaque)) is not None:
+            _write(slot, found.shown)
+            text = found.judged
+        if not text:
+            return None
+        news = owner.values.take(text)
+        if news.seam:
+            if owner.seam is None:
+                seam = await self._append(_Field(is_known=False), news.seam, group=group)
+                owner.seam = replace(seam, beside=owner.place)
+            return owner.seam
+        return await self._append(owner, news.text, group=group) if news.text else owner.place
+
+    def _known(self, group: int) -> Iterator[_Field]:
+        """Return the known texts of a choice; of all choices, for what belongs to none."""
+        for (key, _), owner in self._fields.items():
+            if owner.is_known and owner.place is not None and group in (key[0], ENVELOPE):
+                yield owner
 
     async def _append(self, owner: _Field, text: str, *, group: int) -> Place:
         reader = await self._reader(owner, group)
@@ -174,10 +214,22 @@ class Fields:
         return reader
 
 
+def _is_named_text(slot: Slot) -> bool:
+    """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
+    name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
+    is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
+    return name in _TEXT_NAMES or is_reference
+
+
 def _is_part(slot: Slot) -> bool:
     """Whether it is a text among the parts of a message in `/v1/responses`."""
     path = tuple(name for name in slot.field if not isinstance(name, int))
     return path == ("content", "text") and not slot.shape.is_reasoning
+
+
+def _overlap(text: str, said: str) -> bool:
+    """Whether one of two texts begins with the other."""
+    return text.startswith(said) or said.startswith(text)
 
 
 def _group(key: FieldKey) -> int:

@@ -11,6 +11,7 @@ from streamward.gateway.guard import OpenGuard
 from streamward.gateway.outcome import Answer, Call, Observer, SilentObserver
 from streamward.gateway.report import Describe
 from streamward.gateway.session import Session
+from streamward.gateway.state_seal import state_seals
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream
 
@@ -35,9 +36,13 @@ class Gateway:
             limits: Bounds of each answer.
             describe: Writes a judgement as OpenAI's moderation result.
             clock: In seconds.
+
+        Raises:
+            ConfigError: The environment variable that should hold the key of seals does not.
         """
         self._upstreams = upstreams
         self._open_guard = open_guard
+        self._seal = state_seals(limits.state_key())
         self._limits = limits
         self._describe = describe
         self._clock = clock
@@ -82,6 +87,7 @@ class Gateway:
             call,
             upstream,
             open_guard=self._open_guard,
+            seal=self._seal(call.tenant, call.upstream),
             limits=self._limits,
             describe=self._describe,
             observer=observer,

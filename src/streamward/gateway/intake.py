@@ -47,8 +47,11 @@ class Intake:
 
     def __init__(self, upstream: Upstream, path: str, body: JsonObject, *, max_ahead_bytes: int) -> None:
         """Send the request; needs a running event loop."""
+        self.came_at = 0.0
+        """When the first part of the last batch came, by the event loop's clock."""
         self._max_ahead_bytes = max_ahead_bytes
         self._waiting: deque[bytes] = deque()
+        self._oldest_at = 0.0  # of what waits
         self._size = 0
         self._has_more = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -74,6 +77,7 @@ class Intake:
         """
         await self._has_more.wait()
         batch = list(self._waiting)
+        self.came_at = self._oldest_at if batch else asyncio.get_running_loop().time()
         self._waiting.clear()
         self._size = 0
         self._has_room.set()
@@ -105,6 +109,8 @@ class Intake:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
                 self._head.set_result(Head(response.status_code, kind, delays(response)))
                 async for data in response.aiter_bytes():
+                    if not self._waiting:
+                        self._oldest_at = asyncio.get_running_loop().time()
                     self._waiting.append(data)
                     self._size += len(data)
                     self._has_more.set()

@@ -17,9 +17,11 @@ class Judges:
 
     def __init__(self, openings: Openings, wire: WireFormat) -> None:
         """Open nothing yet."""
-        self.fields = Fields(openings.reader)
+        self.fields = Fields(openings.reader, opaque=openings.release.opaque_strings)
         self.prompts: list[tuple[Judgement | None, Decision]] = []
         """What the guard said of each prompt, and what follows."""
+        self.deadline = openings.deadline
+        """Of the text that waits for the guard; begun here for each prompt."""
         self.error: StreamwardError | None = None
         """Why a prompt could not be judged."""
         self._openings = openings
@@ -34,6 +36,7 @@ class Judges:
         """Judge what the request says, and be ready for the answer."""
         decision = ALLOWED
         for index, prompt in enumerate(self._request.prompts):
+            self.deadline.begin()
             judgement, found = await self._judge_prompt(prompt, group=index * self._request.num_choices)
             self.prompts.append((judgement, found))
             decision = combine(decision, found)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from streamward.errors import OverloadedError
 from streamward.gateway.config import GatewayLimits, ReleaseConfig
+from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.guard import JudgedStream, OpenGuard
 from streamward.gateway.reader import Reader
 from streamward.gateway.slots import ENVELOPE
@@ -38,9 +39,11 @@ class Openings:
         self.policy = policy
         self._open_guard = open_guard
         self._request = wire.request
-        self._release = release
+        self.release = release
         self._limits = limits
         self._on_judged = on_judged
+        self.deadline = GuardDeadline(limits.guard_timeout_s)
+        """Of what waits; begin it before anything is opened or judged."""
         self._stack = AsyncExitStack()
         self._num_open = 0
         self._num_readers: Counter[int] = Counter()  # by choice
@@ -51,8 +54,8 @@ class Openings:
 
     @asynccontextmanager
     async def brief(self, messages: Sequence[Message]) -> AsyncIterator[JudgedStream]:
-        """Open a stream for the time of an `async with` block, within the guard's time."""
-        async with asyncio.timeout(self._limits.guard_timeout_s), self._open_guard(messages, self.policy) as stream:
+        """Open a stream for the time of an `async with` block, up to the deadline."""
+        async with self.deadline.timeout(), self._open_guard(messages, self.policy) as stream:
             yield stream
 
     async def stream(self, messages: Sequence[Message]) -> JudgedStream:
@@ -65,7 +68,7 @@ class Openings:
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
         while True:
             try:
-                async with asyncio.timeout(self._limits.guard_timeout_s):
+                async with self.deadline.timeout():
                     stream = await self._stack.enter_async_context(self._open_guard(messages, self.policy))
                 self._num_open += 1
                 return stream
@@ -102,9 +105,9 @@ class Openings:
             stream,
             name=f"{name}.{place}" if place else name,
             policy=self.policy,
-            hold_tokens=self._release.hold_tokens,
+            hold_tokens=self.release.hold_tokens,
             overload_wait_s=self._limits.overload_wait_s,
-            timeout_s=self._limits.guard_timeout_s,
+            deadline=self.deadline,
             on_judged=self._on_judged,
         )
 

@@ -21,6 +21,7 @@ class Call:
         policy: What follows from verdicts.
         has_annotations: Whether the request asks for Azure's content filter results.
         request_id: Named in outcomes.
+        tenant: Whose request it is.
     """
 
     upstream: str
@@ -29,6 +30,7 @@ class Call:
     policy: Policy
     has_annotations: bool = False
     request_id: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Ending(StrEnum):
     RESPONSE_BLOCKED = "response_blocked"
     UPSTREAM_FAILED = "upstream_failed"
     GUARD_FAILED = "guard_failed"
+    NOT_RECORDED = "not_recorded"
     CLIENT_GONE = "client_gone"
 
 
@@ -67,14 +70,19 @@ class Part:
         name: The number of the choice; with a number behind it for text that was read apart from the rest, or
             `envelope` for what belongs to no choice.
         text: All of it, shown or not; the judgement's positions count in it.
-        decision: What followed.
-        judgement: What the guard says of the whole; None if it did not come to the end.
+        decision: What followed from it; of the first part of a choice, what was done to the choice, whatever text of it
+            or beside it was the reason.
+        judgement: What the guard says of all that it has judged; None if that is nothing.
+        num_judged_chars: Characters that it has judged, from the start.
+        num_shown_chars: Characters up to the last one that was released, from the start.
     """
 
     name: str
     text: str
     decision: Decision
     judgement: Judgement | None
+    num_judged_chars: int
+    num_shown_chars: int
 
 
 @dataclass(frozen=True, slots=True)

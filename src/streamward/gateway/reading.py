@@ -6,6 +6,7 @@ from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel
 from streamward.gateway.reported_errors import ErrorReport, ReportedError, find_report, read_report
 from streamward.gateway.sse import DONE, EventParser, ServerEvent
+from streamward.gateway.state_seal import StateSeal
 from streamward.gateway.strict_json import JsonObject, parse_answer
 from streamward.gateway.wire import WireFormat
 
@@ -13,7 +14,7 @@ from streamward.gateway.wire import WireFormat
 class StreamReading:
     """Takes bytes in and knows when the stream is over: at its end marker, at its end, or where it breaks."""
 
-    def __init__(self, wire: WireFormat, *, max_event_bytes: int, max_answer_bytes: int) -> None:
+    def __init__(self, wire: WireFormat, *, seal: StateSeal, max_event_bytes: int, max_answer_bytes: int) -> None:
         """Expect the beginning."""
         self.is_done = False
         """Whether the end marker has come."""
@@ -26,6 +27,7 @@ class StreamReading:
         self.has_content = False
         """Whether anything was said at all."""
         self._wire = wire
+        self._seal = seal
         self._parser = EventParser(max_event_bytes)
         self._max_answer_bytes = max_answer_bytes
         self._size = 0
@@ -67,6 +69,7 @@ class StreamReading:
         elif (body := _read(event)) is None:
             self.has_comment = True
         else:
+            self._seal.seal(body)
             found = self._wire.read_event(body, len(event.data))
             self.has_content |= any(
                 parcel.group is not None and (parcel.slots or parcel.ends_group) for parcel in found

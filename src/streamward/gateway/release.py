@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 from streamward.errors import OverloadedError
 from streamward.gateway.fields import Fields, Place
-from streamward.gateway.slots import ENVELOPE, Slot
+from streamward.gateway.slots import ENVELOPE, Kind, Slot
 from streamward.gateway.strict_json import JsonObject
-from streamward.policy import ALLOWED, combine
 from streamward.schema import Action, Decision
 
 
@@ -22,7 +21,7 @@ class Parcel:
         body: The event or document; its text stands in the slots.
         slots: Text of the model in it.
         group: The choice it belongs to; None if to none.
-        ends_group: Whether the choice ends with it.
+        ends_group: Whether the choice ends with it, as far as is known.
         size: Bytes it came in.
     """
 
@@ -62,7 +61,12 @@ class _Waiting:
 class _Group:
     waiting: deque[_Waiting] = field(default_factory=deque)
     is_stopped: bool = False
-    is_over: bool = False
+    end: Parcel | None = None  # what it ends with; the last one that says so
+    has_left: bool = False  # the end
+
+    @property
+    def is_over(self) -> bool:
+        return self.end is not None
 
 
 class Ledger:
@@ -71,10 +75,13 @@ class Ledger:
     In mode `audit` they are handed out as they come; the text is judged all the same.
     """
 
-    def __init__(self, fields: Fields, *, is_audit: bool, max_held_bytes: int) -> None:
-        """Start with nothing that waits."""
+    def __init__(
+        self, fields: Fields, *, max_held_bytes: int, is_audit: bool = False, is_document: bool = False
+    ) -> None:
+        """Start with nothing that waits. In a document, a replacement stands for all of a choice."""
         self._fields = fields
         self._is_audit = is_audit
+        self._is_document = is_document
         self._max_held_bytes = max_held_bytes
         self._groups: dict[int, _Group] = {}
         self._common: deque[_Waiting] = deque()
@@ -88,18 +95,15 @@ class Ledger:
 
     def is_cut(self, num_choices: int) -> bool:
         """Whether nothing more can leave: each of so many choices has ended, and the guard has ended at least one."""
-        if _is_final(self.decision_of(ENVELOPE)):
+        if _is_final(self._fields.decision_of(ENVELOPE)):
             return True
-        cut = {index for index in self._groups if _is_final(self.decision_of(index))}
+        cut = {index for index in self._groups if _is_final(self._fields.decision_of(index))}
         over = {index for index, group in self._groups.items() if group.is_over}
         return bool(cut) and len(cut | over) >= num_choices
 
-    def decision_of(self, group: int) -> Decision:
-        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
-        decision = ALLOWED
-        for reader in [*self._fields.readers.get(group, []), *self._fields.readers.get(ENVELOPE, [])]:
-            decision = combine(decision, reader.decision)
-        return decision
+    def is_end(self, parcel: Parcel) -> bool:
+        """Whether a choice ends with this parcel, now that all of the answer is here."""
+        return parcel.group is not None and self._groups[parcel.group].end is parcel
 
     async def take(self, parcels: Sequence[Parcel]) -> None:
         """Take in what came; nothing is judged yet."""
@@ -107,20 +111,18 @@ class Ledger:
             group = None if parcel.group is None else self._groups.setdefault(parcel.group, _Group())
             if group is not None and group.is_stopped:
                 continue
-            places = [await self._fields.place(slot) for slot in parcel.slots]
+            places = await self._fields.place_all(parcel.slots)
             self._held += parcel.size
             (self._common if group is None else group.waiting).append(_Waiting(parcel, places))
             if parcel.ends_group and group is not None:
-                group.is_over = True
+                group.end = parcel
 
     async def judge(self, *, is_end: bool = False) -> None:
-        """Judge all that was taken in, together; what has ended, to its end."""
+        """Judge all that was taken in, together; at the end of the answer, to its end."""
         jobs = []
-        for index, readers in self._fields.readers.items():
-            group = self._groups.get(index)
-            ends = is_end or (group is not None and group.is_over)
+        for readers in self._fields.readers.values():
             for reader in readers:
-                if ends and reader.is_open:
+                if is_end and reader.is_open:
                     jobs.append(reader.finish())
                 elif reader.is_waiting:
                     jobs.append(reader.judge())
@@ -142,28 +144,41 @@ class Ledger:
             is_last: Whether ends of choices may leave too. They wait for the end of all, which is recorded first.
         """
         released: list[Parcel] = []
-        for group in self._groups.values():
-            while group.waiting and self._may_leave(group.waiting[0], is_last=is_last):
-                released.append(self._drop(group.waiting))
+        for index, group in self._groups.items():
+            while group.waiting and self._may_leave(group.waiting[0]):
+                if group.waiting[0].parcel is group.end:
+                    if not is_last or _is_final(self._fields.decision_of(index)):
+                        break
+                    group.has_left = True
+                released.append(self._release(group.waiting))
         if not any(group.waiting for group in self._groups.values()):
-            while self._common and self._may_leave(self._common[0], is_last=is_last):
-                released.append(self._drop(self._common))
+            while self._common and self._may_leave(self._common[0]):
+                released.append(self._release(self._common))
         return released
 
-    def _may_leave(self, waiting: _Waiting, *, is_last: bool) -> bool:
-        return (is_last or not waiting.parcel.ends_group) and (self._is_audit or waiting.is_clear)
+    def _may_leave(self, waiting: _Waiting) -> bool:
+        return self._is_audit or waiting.is_clear
+
+    def _release(self, queue: deque[_Waiting]) -> Parcel:
+        for place in queue[0].places:
+            if place is not None:
+                place.reader.note_shown(place.end)
+        return self._drop(queue)
 
     def stops(self) -> list[Stop]:
-        """Return the choices stopped since the last time. What of them waits is dropped."""
+        """Return the choices stopped since the last time. What of them waits is dropped; an end that has left stays."""
         stops = []
-        if not self._groups and _is_final(self.decision_of(ENVELOPE)):
+        if not self._groups and _is_final(self._fields.decision_of(ENVELOPE)):
             self._groups[0] = _Group()
         for index, group in self._groups.items():
-            decision = self.decision_of(index)
-            if group.is_stopped or not _is_final(decision):
+            decision = self._fields.decision_of(index)
+            if group.is_stopped or group.has_left or not _is_final(decision):
                 continue
             group.is_stopped = True
-            rest = _cut(group.waiting[0]) if group.waiting else None
+            is_replaced = self._is_document and decision.message is not None
+            rest = None
+            if group.waiting and not is_replaced:
+                rest = _cut(group.waiting[0], shows_wholes=self._is_document)
             while group.waiting:
                 self._drop(group.waiting)
             stops.append(Stop(index, decision, rest))
@@ -187,8 +202,13 @@ def _is_final(decision: Decision) -> bool:
     return decision.action.severity >= Action.REPLACE.severity
 
 
-def _cut(waiting: _Waiting) -> Parcel | None:
-    """Return a parcel with as much of its text as is clear; None if nothing is left to say."""
+def _cut(waiting: _Waiting, *, shows_wholes: bool) -> Parcel | None:
+    """Return a parcel with as much of its text as is clear; None if nothing is left to say.
+
+    Args:
+        waiting: The parcel.
+        shows_wholes: Whether wholes are shown; in a stream their pieces were.
+    """
     parcel, is_worth = waiting.parcel, False
     for slot, place in zip(parcel.slots, waiting.places, strict=True):
         if place is None:
@@ -203,5 +223,8 @@ def _cut(waiting: _Waiting) -> Parcel | None:
         if num_clear < len(text):
             text = text[:num_clear] if slot.shape.is_cuttable else ""
             slot.holder[slot.key] = text  # type: ignore[index]  # as above
-        is_worth |= bool(text) and slot.shape.is_cuttable
+        if text and slot.shape.is_cuttable:
+            is_worth = True
+            if shows_wholes or slot.kind is not Kind.WHOLE:
+                place.reader.note_shown(min(place.end, place.reader.limit))
     return Parcel(deepcopy(parcel.body), group=parcel.group) if is_worth else None

@@ -43,6 +43,7 @@ class ResponsesFormat:
         self._opaque = opaque
         self._own = frozenset(strings_in(request.body))
         self._sequence = -1  # number of the last event that left
+        self._has_ended = False
         self._shown = ShownOutput(f"msg_{uuid4().hex}")
         self._response: JsonObject = {
             "id": f"resp_{uuid4().hex}",
@@ -60,13 +61,16 @@ class ResponsesFormat:
 
     def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
         """Take an event apart; see `WireFormat`."""
+        if self._has_ended:  # the client has its end, and nobody waits for more
+            return []
         name = body.get("type")
         if not isinstance(name, str) or not is_identifier(name):
             raise UpstreamError("the upstream sent an event without a type")
         if isinstance(response := body.get("response"), dict):
             self._note_envelope(response)
         slots = scan_event(body, name, opaque=self._opaque, own=self._own)
-        return [Parcel(body, slots, GROUP, ends_group=name in LAST, size=size)]
+        self._has_ended = name in LAST
+        return [Parcel(body, slots, GROUP, ends_group=self._has_ended, size=size)]
 
     def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
         """Take a whole answer, which is one parcel; see `WireFormat`."""

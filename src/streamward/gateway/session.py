@@ -1,7 +1,9 @@
 """One call: prompt and upstream at once, then the answer as the guard lets it through."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from streamward.errors import InputError, StreamwardError, UpstreamError
@@ -10,12 +12,14 @@ from streamward.gateway.chat import read_chat
 from streamward.gateway.completions import read_completion
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.failures import answer_of_failure, answer_of_report, error_of_failure, error_of_report
+from streamward.gateway.fields import Fields
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.intake import Head, Intake
 from streamward.gateway.judges import Judges
 from streamward.gateway.keep_alive import kept_alive
 from streamward.gateway.openings import Openings
 from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
+from streamward.gateway.reader import Reader
 from streamward.gateway.reading import StreamReading, read_document, read_error
 from streamward.gateway.release import Ledger, Parcel, Stop
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
@@ -23,12 +27,14 @@ from streamward.gateway.reported_errors import ErrorReport, ReportedError
 from streamward.gateway.responses import read_response
 from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.sse import KEEP_ALIVE
+from streamward.gateway.state_seal import Aside, StateSeal, put_back
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
 from streamward.gateway.wire import WireFormat
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Action
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -41,6 +47,7 @@ class Session:
         upstream: Upstream,
         *,
         open_guard: OpenGuard,
+        seal: StateSeal,
         limits: GatewayLimits,
         describe: Describe,
         observer: Observer,
@@ -57,6 +64,7 @@ class Session:
         self._upstream = upstream
         self._limits = limits
         self._observer = observer
+        self._seal = seal
         config = upstream.config
         try:
             body = parse_object(call.body)
@@ -64,7 +72,9 @@ class Session:
             raise InputError(f"the body cannot be read: {error}") from error
         asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
+        asides = self._open_state(body)
         self._format = _read(call, body, upstream, limits)
+        put_back(asides)
         self._request = self._format.request
         openings = Openings(
             open_guard,
@@ -85,6 +95,16 @@ class Session:
         self._first_byte_s: float | None = None
         self._is_told = False
         self._is_heard_out = False
+
+    def _open_state(self, body: JsonObject) -> list[Aside]:
+        config = self._upstream.config
+        asides, num_dropped = self._seal.open(
+            body, unsealed=config.prompt.unsealed_state, unknown=config.release.opaque_strings
+        )
+        if num_dropped:
+            facts = {"request_id": self._call.request_id, "upstream": self._call.upstream, "num_values": num_dropped}
+            logger.warning("state that was not sealed here was dropped from a request", extra=facts)
+        return asides
 
     async def aclose(self) -> None:
         """End everything. A call whose end was not told is one whose client has gone."""
@@ -160,6 +180,7 @@ class Session:
 
     async def _fail_with(self, report: ErrorReport, head: Head) -> Answer:
         """Answer with what the upstream says is wrong, as far as the guard lets it through."""
+        self._judges.deadline.begin()
         report = await self._judges.let_through(self._upstream.redacted(report), group=0)
         return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
@@ -175,17 +196,19 @@ class Session:
 
     async def _document(self) -> Answer:
         data = await self._read_all()
-        ledger = Ledger(self._judges.fields, is_audit=False, max_held_bytes=self._limits.max_answer_bytes)
         body = read_document(data)
         if self._request.is_stream:
             raise UpstreamError("the upstream did not stream what was to be streamed")
+        ledger = Ledger(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
+        self._seal.seal(body)
+        self._judges.deadline.begin()
         await ledger.take(self._format.read_document(body, len(data)))
         await self._judge(ledger, is_end=True)
         released = ledger.release(is_last=True)
         self._stops = ledger.stops()
         released += ledger.release(is_last=True)
         groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
-        extras = {group: self._notes.of_choice(ledger.decision_of(group), group) for group in groups}
+        extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
         document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
         await self._tell(Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE)
         return Answer(200, dump(document))
@@ -198,17 +221,21 @@ class Session:
         if begin:
             yield self._format.note(None, begin)
         while not reading.is_over:
-            await ledger.take(reading.take(await self._next(reading)))
+            batch = await self._next(reading)
+            self._judges.deadline.begin(self._asked.came_at)
+            await ledger.take(reading.take(batch))
             ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
             if ahead:
                 self._note_first_byte()
-                yield b"".join(ahead)
+                with self._judges.deadline.paused():
+                    yield b"".join(ahead)
             await self._judge(ledger)
             if self._is_over(ledger):
                 break
             out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
             if out or reading.has_comment:
-                yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
+                with self._judges.deadline.paused():
+                    yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
         self._is_heard_out = reading.is_done
         await self._judge(ledger, is_end=True)
         rest = self._release(ledger, is_audit=is_audit, is_last=True)
@@ -218,7 +245,10 @@ class Session:
     def _reading(self) -> StreamReading:
         limits = self._limits
         return StreamReading(
-            self._format, max_event_bytes=limits.max_event_bytes, max_answer_bytes=limits.max_answer_bytes
+            self._format,
+            seal=self._seal,
+            max_event_bytes=limits.max_event_bytes,
+            max_answer_bytes=limits.max_answer_bytes,
         )
 
     async def _unwanted(self) -> UpstreamError:
@@ -261,6 +291,7 @@ class Session:
     async def _told(self, error: StreamwardError) -> JsonObject:
         """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
         if isinstance(error, ReportedError):
+            self._judges.deadline.begin()
             report = self._upstream.redacted(error.report)
             return error_of_report(await self._judges.let_through(report, group=ENVELOPE))
         return error_of_failure(error)
@@ -288,9 +319,10 @@ class Session:
             self._first_byte_s = self._clock() - self._started
 
     def _encode(self, parcel: Parcel, ledger: Ledger) -> bytes:
-        if not parcel.ends_group or parcel.group is None:
+        if parcel.group is None or not ledger.is_end(parcel):
             return self._format.encode(parcel, {})
-        return self._format.encode(parcel, self._notes.of_choice(ledger.decision_of(parcel.group), parcel.group))
+        decision = self._judges.fields.decision_of(parcel.group)
+        return self._format.encode(parcel, self._notes.of_choice(decision, parcel.group))
 
     async def _judge(self, ledger: Ledger, *, is_end: bool = False) -> None:
         started = self._clock()
@@ -313,14 +345,11 @@ class Session:
         if self._is_told:
             return
         self._is_told = True
-        readers = [reader for readers in self._judges.fields.readers.values() for reader in readers]
+        fields = self._judges.fields
         decision = self._decision
-        for reader in readers:
-            decision = combine(decision, reader.decision)
-        parts = [
-            Part(reader.name, reader.text, reader.decision, None if reader.result is None else reader.result.response)
-            for reader in readers
-        ]
+        for group in fields.readers:
+            decision = combine(decision, fields.decision_of(group))
+        parts = [_part(reader, fields, group) for group, readers in fields.readers.items() for reader in readers]
         outcome = Outcome(
             call=self._call,
             model=self._request.model,
@@ -335,7 +364,7 @@ class Session:
             first_byte_s=self._first_byte_s,
             duration_s=self._clock() - self._started,
             guard_s=self._guard_s,
-            num_tokens=sum(reader.num_tokens for reader in readers),
+            num_tokens=sum(reader.num_tokens for readers in fields.readers.values() for reader in readers),
             error=error,
         )
         await asyncio.shield(self._observer.finished(outcome))
@@ -351,6 +380,20 @@ def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimit
             return read_response(body, upstream.config)
         case "embeddings":
             raise AssertionError("an EmbeddingsCall answers it")
+
+
+def _part(reader: Reader, fields: Fields, group: int) -> Part:
+    decision = reader.decision
+    if reader is fields.readers[group][0] and (done := fields.decision_of(group)) != decision:
+        decision = replace(done, position=None)  # which counts in another text
+    return Part(
+        reader.name,
+        reader.text,
+        decision=decision,
+        judgement=reader.judgement,
+        num_judged_chars=reader.num_judged_chars,
+        num_shown_chars=reader.num_shown_chars,
+    )
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:

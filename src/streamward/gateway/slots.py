@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from streamward.errors import UpstreamError
+from streamward.gateway.state_seal import Sealed
 from streamward.gateway.strict_json import JsonObject
 
 FieldKey = tuple[int | str, ...]
@@ -17,6 +18,7 @@ ENVELOPE = -1
 Holder = JsonObject | list[object]
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_MEDIA = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[A-Za-z0-9+/=_\s-]*")
 _NAME_OF = "the name"  # no name itself, so that no field is called so
 
 
@@ -52,7 +54,7 @@ class Leaf(Enum):
     """Other values that are known."""
 
     IDENTIFIER = auto()  # a name without spaces, of at most 128 characters
-    OPAQUE = auto()  # what no guard can read: media, encrypted text
+    OPAQUE = auto()  # what no guard can read, and nobody sealed: media
     CLEANED = auto()  # gone through elsewhere
     DROPPED = auto()  # padding
 
@@ -137,11 +139,16 @@ class Scanner:
             self._unknown(holder, key, at, is_said=is_said or isinstance(shape, Text))
 
     def _string(self, holder: Holder, key: str | int, value: str, shape: Shape, at: FieldKey) -> None:
-        if not value or value in self.own or (shape is Leaf.IDENTIFIER and is_identifier(value)):
+        if (
+            not value
+            or isinstance(value, Sealed)
+            or value in self.own
+            or (shape is Leaf.IDENTIFIER and is_identifier(value))
+        ):
             return
         if isinstance(shape, frozenset) and value in shape:
             return
-        if shape in (Leaf.OPAQUE, Leaf.DROPPED):
+        if shape in (Leaf.OPAQUE, Leaf.DROPPED) or (shape is None and _MEDIA.fullmatch(value) is not None):
             self._take_out(holder, key, is_padding=shape is Leaf.DROPPED)
         elif isinstance(shape, Text):
             self.slots.append(Slot(holder, key, value, at, self.kind, shape))

@@ -10,7 +10,7 @@ from typing import Self
 from streamward.errors import ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import Policy, SideState, combine
-from streamward.schema import Action, Decision, Event, FirstFlagged, Judgement, Result, RiskLevel, Side, Span, Verdict
+from streamward.schema import Action, Decision, Event, Judgement, Result, RiskLevel, Side, Span, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
 
@@ -247,20 +247,11 @@ class GuardStream:
         return 0
 
     def _judgement(self) -> Judgement:
-        peak = self._state.peak
-        if peak is None:
-            return Judgement(
-                RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
-            )
-        position = self._state.first_flagged_position
-        span = None if position is None else self._verdicts[position].span
+        found = self._state.judgement(windows=self._judge.num_windows)
+        if found is not None:
+            return found
         return Judgement(
-            risk_level=self._state.level,
-            category=None if self._state.level is RiskLevel.SAFE else peak.category,
-            probabilities=peak.probabilities,
-            windows=self._judge.num_windows,
-            verdicts=tuple(self._verdicts),
-            first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
+            RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
         )
 
 

@@ -13,7 +13,7 @@ from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy, SideState
-from streamward.schema import Decision, FirstFlagged, Judgement, Message, Result, RiskLevel, Role, Side, Span, Verdict
+from streamward.schema import Decision, Judgement, Message, Result, Role, Side, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -221,18 +221,8 @@ def _judged(verdicts: Sequence[Verdict], policy: Policy) -> _Prompt:
     for verdict in verdicts:
         state.observe(verdict)
     decision = state.finish()
-    peak = state.peak
-    assert peak is not None, "a prompt has at least one verdict"
-    position = state.first_flagged_position
-    span = None if position is None else verdicts[position].span
-    judgement = Judgement(
-        risk_level=state.level,
-        category=None if state.level is RiskLevel.SAFE else peak.category,
-        probabilities=peak.probabilities,
-        windows=len(verdicts),
-        verdicts=tuple(verdicts),
-        first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
-    )
+    judgement = state.judgement(windows=len(verdicts))
+    assert judgement is not None, "a prompt has at least one verdict"
     return _Prompt(judgement, decision)
 
 

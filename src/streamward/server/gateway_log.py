@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from streamward.errors import StreamwardError
 from streamward.gateway.outcome import Ending, Outcome, Part
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Event, Message, Result, Role
@@ -77,7 +78,14 @@ class GatewayLog:
             AuditError: It could not be logged.
             OverloadedError: Too much waits to be logged.
         """
+        try:
+            await self._record(outcome)
+        except StreamwardError:
+            self._metrics.ended(replace(outcome, ending=Ending.NOT_RECORDED))
+            raise
         self._metrics.ended(outcome)
+
+    async def _record(self, outcome: Outcome) -> None:
         prompt_text = _prompt_text(outcome.messages)
         job = replace(self._job, model=outcome.model[:200])
         parts: Sequence[Part | None] = outcome.parts or (None,)
@@ -89,7 +97,7 @@ class GatewayLog:
                 job if part is None else replace(job, stream_id=self._stream_id(part.name)),
                 Result(decision, outcome.prompt if place == 0 else None, None if part is None else part.judgement),
                 texts=Texts(prompt_text if place == 0 else None, None if part is None else part.text),
-                details=_details(outcome),
+                details=_details(outcome, part),
             )
 
     def _publish(self, kind: LiveKind, name: str, events: Sequence[Event]) -> None:
@@ -118,7 +126,7 @@ def _prompt_text(messages: Sequence[Message]) -> str | None:
     return messages[-1].content if messages and messages[-1].role is Role.USER else None
 
 
-def _details(outcome: Outcome) -> dict[str, Any]:  # Any: JSON values
+def _details(outcome: Outcome, part: Part | None) -> dict[str, Any]:  # Any: JSON values
     details = {
         "format": outcome.call.format,
         "stream": outcome.is_stream,
@@ -128,5 +136,7 @@ def _details(outcome: Outcome) -> dict[str, Any]:  # Any: JSON values
         "first_byte_ms": None if outcome.first_byte_s is None else round(outcome.first_byte_s * 1000, 1),
         "guard_ms": round(outcome.guard_s * 1000, 1),
         "error": outcome.error,
+        "judged_chars": None if part is None else part.num_judged_chars,
+        "shown_chars": None if part is None else part.num_shown_chars,
     }
     return {name: value for name, value in details.items() if value is not None}

@@ -203,7 +203,7 @@ async def _answer(
         policy=kept,
         upstream=upstream,
     )
-    call = Call(upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id)
+    call = Call(upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id, caller.tenant)
     log = GatewayLog(state, job, guarded.metrics)
     return _Guarded(guarded.gateway.answer(call, observer=log), client_timeout_s=state.config.gateway.client_timeout_s)
 
