@@ -160,7 +160,7 @@ def test_arguments_of_calls_are_read_as_objects_too(holder, arguments):
     if holder == "custom":
         called = {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": arguments}}]}
     elif holder == "tool_calls":
-        called = {"tool_calls": [{"id": "c", "extra_content": {"thought_signature": "AB" * 500}, "function": called}]}
+        called = {"tool_calls": [{"id": "c", "function": called}]}
     else:
         called = {"function_call": called}
     guard, script = ScriptedGuard(), fine()
