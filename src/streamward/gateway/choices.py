@@ -7,10 +7,11 @@ from typing import Literal
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, is_identifier
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
+from streamward.moderation.messages import is_identifier
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})

@@ -1,88 +1,40 @@
 """Conversations as clients write them, as the guard reads them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from streamward.errors import InputError
 from streamward.gateway.config import PromptConfig
-from streamward.gateway.slots import is_identifier
 from streamward.gateway.wire import Prompt
+from streamward.moderation import messages
+from streamward.moderation.messages import Turn, arrange
 from streamward.schema import Message, Role
 
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_ROLES = {
-    "system": Role.SYSTEM,
-    "developer": Role.SYSTEM,
-    "user": Role.USER,
-    "assistant": Role.ASSISTANT,
-    "tool": Role.USER,
-    "function": Role.USER,
-}
-_TOOL_ROLES = ("tool", "function")
-_REASONING = ("reasoning_content", "reasoning")
-_READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
+_REFUSAL = "this gateway judges text only and refuses what it cannot judge (unjudged_input)"
 
 
-def to_prompt(turns: Sequence[tuple[str, Message]]) -> Prompt:
-    """Arrange turns, each with the role its client gave it, so that the last of the user is the one judged.
+def to_prompt(turns: Sequence[Turn]) -> Prompt:
+    """Arrange turns so that the last of the user is the one judged; see `arrange`.
 
-    Results of tools are read as the user's turns: they come from outside too. Where they are last, the user's own last
-    turn is judged as well. An assistant's turn at the end is what the answer begins with. Without any turn of a user
-    the system's last one is judged.
+    An assistant's turn at the end is what the answer begins with. Without any turn of a user the system's last one is
+    judged.
     """
     prefill = ""
     if turns and turns[-1][0] == "assistant":
         prefill = turns[-1][1].content
         turns = turns[:-1]
-    if turns and turns[-1][1].role is not Role.USER:
-        last = max((place for place, turn in enumerate(turns) if turn[1].role is Role.USER), default=None)
-        turns = _moved_last(turns, last) if last is not None else _as_user(turns)
-    messages = _merged([turn for _, turn in turns])
-    before_tools: tuple[Message, ...] = ()
-    if turns and turns[-1][0] in _TOOL_ROLES:
-        last = max((place for place, (role, _) in enumerate(turns) if role == "user"), default=None)
-        before_tools = () if last is None else _merged([turn for _, turn in turns[: last + 1]])
-    return Prompt(messages, before_tools, prefill)
+    if turns and not any(turn.role is Role.USER for _, turn in turns):
+        role, last = turns[-1]
+        turns = [*turns[:-1], (role, Message(Role.USER, last.content))]
+    return Prompt(*arrange(turns), prefill)
 
 
-def _moved_last(turns: Sequence[tuple[str, Message]], place: int) -> list[tuple[str, Message]]:
-    """Put the user's last turn at the end: instructions behind it are read as if they stood before."""
-    behind = [turn for turn in turns[place + 1 :] if turn[1].role is Role.SYSTEM]
-    rest = [turn for turn in turns[place + 1 :] if turn[1].role is not Role.SYSTEM]
-    if rest:  # an assistant's turns behind it: they are its context
-        return [*turns[:place], *behind, *rest, turns[place]]
-    return [*turns[:place], *behind, turns[place]]
-
-
-def _as_user(turns: Sequence[tuple[str, Message]]) -> list[tuple[str, Message]]:
-    role, last = turns[-1]
-    return [*turns[:-1], (role, Message(Role.USER, last.content))]
-
-
-def _merged(turns: Sequence[Message]) -> tuple[Message, ...]:
-    """Join system turns into one at the beginning, where templates look for it."""
-    system = "\n\n".join(turn.content for turn in turns if turn.role is Role.SYSTEM and turn.content)
-    others = [turn for turn in turns if turn.role is not Role.SYSTEM]
-    return (Message(Role.SYSTEM, system), *others) if system else tuple(others)
-
-
-def read_turn(message: object, *, where: str, config: PromptConfig) -> tuple[str, Message]:
-    """Read a message of a chat.
+def read_turn(message: object, *, where: str, config: PromptConfig) -> Turn:
+    """Read a message of a chat; see `streamward.moderation.messages`.
 
     Raises:
         InputError: It is no message, or has what the guard does not read.
     """
-    if not isinstance(message, dict):
-        raise InputError(f"{where} must be an object with role and content")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise InputError(f"{where}.role must be one of {', '.join(_ROLES)}")
-    texts = [read_content(message.get("content"), where=f"{where}.content", config=config)]
-    texts += [_string(message, "refusal", where), *_calls(message, where)]
-    texts += words_in({name: value for name, value in message.items() if name not in _READ})
-    reasoning = "\n".join(value for name in _REASONING if isinstance(value := message.get(name), str) and value)
-    if role != "assistant":
-        texts, reasoning = [*texts, reasoning], ""
-    return role, Message(_ROLES[role], "\n".join(each for each in texts if each), reasoning or None)
+    return messages.read_turn(message, where=where, refusal=_refusal(config))
 
 
 def read_content(content: object, *, where: str, config: PromptConfig) -> str:
@@ -91,43 +43,11 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> str:
     Raises:
         InputError: It is neither, or a part is one the guard does not read.
     """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        if isinstance(content, dict) and config.unjudged_input == "pass":
-            return ""
-        raise InputError(f"{where} must be a string or a list of parts")
-    texts = []
-    for index, part in enumerate(content):
-        name = _TEXT_PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
-        text = part.get(name) if name is not None else None
-        if isinstance(text, str):
-            texts.append(text)
-        elif config.unjudged_input == "refuse":
-            raise InputError(
-                f"{where}[{index}] is no text; this gateway judges text only and refuses what it cannot judge"
-                " (unjudged_input)"
-            )
-    return "\n".join(texts)
+    return messages.read_content(content, where=where, refusal=_refusal(config))
 
 
-def strings_in(value: object) -> Iterator[str]:
-    """Return all strings in a JSON value, names of entries left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from strings_in(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from strings_in(each)
-
-
-def words_in(value: object) -> list[str]:
-    """Return all strings in a JSON value that may be text: no names, no data."""
-    return [each for each in strings_in(value) if each and not is_identifier(each) and not each.startswith("data:")]
+def _refusal(config: PromptConfig) -> str | None:
+    return _REFUSAL if config.unjudged_input == "refuse" else None
 
 
 def refuse_unread(body: Mapping[str, object], names: Sequence[str], config: PromptConfig) -> None:
@@ -141,29 +61,6 @@ def refuse_unread(body: Mapping[str, object], names: Sequence[str], config: Prom
         raise InputError(
             f"{found} is not read by the guard; this gateway refuses what it cannot judge (unjudged_input)"
         )
-
-
-def _calls(message: Mapping[str, object], where: str) -> list[str]:
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list):
-        raise InputError(f"{where}.tool_calls must be a list")
-    found: list[object] = [message.get("function_call")]
-    for call in calls:
-        found += [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
-    lines = []
-    for call in found:
-        if isinstance(call, dict):
-            lines += [_string(call, name, where) for name in ("name", "arguments", "input")]
-    return [line for line in lines if line]
-
-
-def _string(message: Mapping[str, object], name: str, where: str) -> str:
-    value = message.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{where}.{name} must be a string")
-    return value
 
 
 def read_flag(body: Mapping[str, object], name: str) -> bool:

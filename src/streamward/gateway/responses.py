@@ -12,17 +12,16 @@ from streamward.gateway.prompts import (
     read_model,
     read_turn,
     refuse_unread,
-    strings_in,
     to_prompt,
-    words_in,
 )
 from streamward.gateway.release import Parcel, Stop
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
-from streamward.gateway.slots import FieldKey, is_identifier
+from streamward.gateway.slots import FieldKey
 from streamward.gateway.sse import encode
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
+from streamward.moderation.messages import is_identifier, strings_in, words_in
 from streamward.schema import Message, Role
 
 

@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
 from streamward.errors import ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.response_judge import ResponseJudge
-from streamward.policy import Policy, SideState, combine
+from streamward.policy import ALLOWED, Policy, SideState, combine
 from streamward.schema import Action, Decision, Event, FirstFlagged, Judgement, Result, RiskLevel, Side, Span, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
@@ -83,6 +83,11 @@ class GuardStream:
     ) -> None:
         """Close the stream."""
         self.close()
+
+    def add_prompt(self, earlier: Result) -> None:
+        """Let a further prompt of the conversation count, which was judged by itself; the worse of the two is shown."""
+        result = with_prompt(Result(self._prompt_decision or ALLOWED, self.prompt), earlier)
+        self.prompt, self._prompt_decision = result.prompt, result.decision
 
     @property
     def decision(self) -> Decision:
@@ -262,6 +267,14 @@ class GuardStream:
             verdicts=tuple(self._verdicts),
             first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
         )
+
+
+def with_prompt(result: Result, earlier: Result) -> Result:
+    """Return a result in which an earlier prompt of the same conversation counts; the worse prompt is the one shown."""
+    decision = combine(result.decision, earlier.decision)
+    levels = [-1 if each.prompt is None else each.prompt.risk_level.severity for each in (result, earlier)]
+    is_worse = decision is not result.decision or (result.prompt is not None and levels[1] > levels[0])
+    return replace(result, decision=decision, prompt=earlier.prompt if is_worse else result.prompt)
 
 
 def _end(span: Span | None) -> int:
