@@ -116,13 +116,13 @@ async def _judge_request(state: ServiceState, job: Job, *, body: GuardrailReques
 def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
     """Return what is to be judged, each ending with a user's turn: the conversation, or else every text by itself."""
     if not body.structured_messages:
-        return [(Message(Role.USER, text),) for text in body.texts or () if text]
+        return [(Message(Role.USER, text),) for text in body.texts or () if text.strip()]
     turns = [
         read_turn(message, where=f"structured_messages[{index}]", config=_READING)
         for index, message in enumerate(body.structured_messages)
     ]
     prompt = to_prompt(turns)
-    return [messages for messages in (prompt.before_tools, prompt.messages) if messages]
+    return [messages for messages in (prompt.before_tools, prompt.messages) if messages and messages[-1].content.strip()]
 
 
 async def _judge_response(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
@@ -162,7 +162,7 @@ def _show(state: ServiceState, job: Job, opinion: Opinion, *, place: str, text: 
 
 
 async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, text: str) -> Opinion:
-    if not text:
+    if not text.strip():  # nothing to judge yet
         return Opinion(ALLOWED)
     try:
         return await call.text(place).judge(text, moderator)
