@@ -97,7 +97,7 @@ def test_a_response_may_ask_for_one_token_in_code() -> None:
         ("name = 'a'\n[response.categories.PII]\ncontroversial = 'replace'", "replacement"),
         ("name = 'a'\nreplacement = 'b'\n[on_error]\nprompt = 'replace'", "on_error.prompt"),
         ("name = 'a'\n[prompt.categories.PII]\naction = 'block'", "prompt.categories.PII.action"),
-        ("name = ", "cannot be read: Invalid value"),
+        ("name = ", "is not TOML: line 1: a value must be"),
     ],
 )
 def test_a_wrong_file_is_refused_naming_file_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -1,6 +1,5 @@
 """Verdict -> Decision: thresholds, consecutive-token rule, actions by level, side and category."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -9,7 +8,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from streamward.errors import ConfigError, InputError, StreamwardError
 from streamward.schema import Action, Category, Decision, RiskLevel, Side, Verdict
-from streamward.settings import Settings
+from streamward.settings import Settings, read_toml
+from streamward.suggestions import suggest
 
 RESPONSE_CONSECUTIVE_TOKENS = 2
 """Default of `consecutive_tokens` for responses: one token over the line is often noise, two seldom are."""
@@ -173,22 +173,18 @@ class Policy(Settings):
             raise ConfigError(f"policy is a {type(source).__name__}; it must be a name, a path or a Policy")
         if isinstance(source, str) and source in _NAMED:
             return _NAMED[source]
-        return cls.parse(_read_toml(Path(source)), source=str(source))
+        try:
+            values = read_toml(Path(source), what="policy")
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"policy {str(source)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
+                f"{suggest(str(source), _NAMED)}"
+            ) from error
+        return cls.parse(values, source=str(source))
 
     def side(self, side: Side) -> SidePolicy:
         """Return the part about one side."""
         return self.prompt if side is Side.PROMPT else self.response
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"policy {str(path)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: bad TOML, bad UTF-8 or a NUL byte in the path
-        raise ConfigError(f"policy {str(path)!r} cannot be read: {error}") from error
 
 
 STRICT = Policy(name="strict")

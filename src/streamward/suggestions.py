@@ -10,5 +10,5 @@ def suggest(given: str, known: Iterable[str]) -> str:
     Only names that are known are repeated: what was given may be anything.
     """
     by_lower = {name.lower(): name for name in known}
-    near = get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)
+    near = get_close_matches(given.lower(), by_lower, n=1, cutoff=0.65)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

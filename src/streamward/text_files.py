@@ -7,9 +7,9 @@ from typing import IO, NamedTuple
 
 from streamward.errors import InputError
 
-BLANKS = " \t\n\r\v\f"
-"""Characters of which a blank line of a file consists."""
-_HEAD_BYTES = 4
+HEAD_BYTES = 4
+"""Bytes at the beginning of a file that tell its encoding."""
+_BLANKS = " \t\n\r\v\f"
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _MARK = "\ufeff"
@@ -29,6 +29,11 @@ class Line(NamedTuple):
     text: str | None
     problem: str | None
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it consists of blanks."""
+        return self.text is not None and not self.text.strip(_BLANKS)
+
 
 def find_encoding(head: bytes) -> str:
     """Return the encoding of a file of JSON or TOML by its first four bytes.
@@ -44,7 +49,7 @@ def find_encoding(head: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
-    return _unmarked(head[:_HEAD_BYTES])
+    return _unmarked(head[:HEAD_BYTES])
 
 
 def raw_lines(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
@@ -83,12 +88,12 @@ def read_lines(file: IO[bytes]) -> Iterator[Line]:
         InputError: The file is UTF-32.
     """
     first = []
-    while sum(map(len, first)) < _HEAD_BYTES and (piece := file.readline()):
+    while sum(map(len, first)) < HEAD_BYTES and (piece := file.readline()):
         first.append(piece)
     encoding = find_encoding(b"".join(first))
     for number, raw in enumerate(raw_lines(chain(first, file), encoding), start=1):
         line = read_line(raw, encoding, number=number)
-        if line.text is None or line.text.strip(BLANKS):
+        if not line.is_blank:
             yield line
 
 
@@ -114,7 +119,7 @@ def decode_plain(data: bytes) -> str:
 def _unmarked(data: bytes) -> str:
     """Return UTF-16 if every second byte is NUL and no other is, else UTF-8."""
     even, odd = data[::2], data[1::2]
-    if len(data) >= _HEAD_BYTES and len(even) == len(odd):
+    if len(data) >= HEAD_BYTES and len(even) == len(odd):
         if not any(odd) and all(even):
             return "utf-16-le"
         if not any(even) and all(odd):

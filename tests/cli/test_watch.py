@@ -107,5 +107,10 @@ def test_a_guard_that_fails_releases_nothing_more(run, monkeypatch):
     assert err == "streamward: gone\n"
 
 
-def test_an_empty_stream_is_allowed(run):
-    assert run(Policy(name="open", response=OPEN), b"") == (0, "", "")
+@pytest.mark.parametrize("arguments", [(), ("--prompt", "hello")])
+@pytest.mark.parametrize("data", [b"", b" \n\t"])
+def test_a_stream_without_text_is_bad_input(run, data, arguments):
+    policy = Policy(name="open", prompt=OPEN, response=OPEN)
+    code, out, err = run(policy, data, arguments=arguments)
+    assert (code, out) == (2, data.decode())
+    assert "nothing to judge" in err

@@ -1,12 +1,12 @@
 """`streamward policy`: check a policy file, show what it means, try it on recorded traffic."""
 
 import argparse
-import io
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from streamward.cli.common import DEFAULT_GUARD, load, read_text
+from streamward.cli.common import DEFAULT_GUARD, called, load, open_bytes
+from streamward.errors import InputError
 from streamward.policy import Policy
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _try(arguments: argparse.Namespace) -> int:
     from streamward.server.dry_run import read_records, try_policy
 
-    records = list(read_records(io.StringIO(read_text(arguments.records), newline="\n")))
+    with open_bytes(arguments.records) as file:
+        records = list(read_records(file))
+    if not records:
+        raise InputError(f"{called(arguments.records)} has no records, so there is nothing to try")
     with load(arguments) as moderator:
         found = try_policy(moderator, records)
     if arguments.json:
