@@ -37,7 +37,7 @@ def test_shards_of_any_size_have_every_row_once(tmp_path, encoding, shard_rows):
     source = JsonlSource(path)
     shards = source.plan(shard_rows).shards
     rows = [row for shard in reversed(shards) for row in source.read(shard)]
-    assert [(row.label["line"], row.item) for row in reversed(rows)] == [(1, ROWS[0]), (3, ROWS[1])]
+    assert sorted((row.label["line"], row.item) for row in rows) == [(1, ROWS[0]), (3, ROWS[1])]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
