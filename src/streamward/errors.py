@@ -27,6 +27,12 @@ class ContextLengthError(InputError):
     code = "context_length_exceeded"
 
 
+class RequestTooLargeError(InputError):
+    """The body of a request has more bytes than are accepted. A shorter text may not help."""
+
+    code = "request_too_large"
+
+
 class StreamClosedError(StreamwardError):
     """The stream was closed, has expired, or was never opened."""
 

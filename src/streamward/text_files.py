@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from itertools import chain
 from typing import IO, NamedTuple
 
@@ -81,14 +82,14 @@ def read_line(raw: bytes, encoding: str, *, number: int) -> Line:
     return Line(number, text.removeprefix(_MARK).removesuffix("\n"), None)
 
 
-def read_lines(file: IO[bytes]) -> Iterator[Line]:
+def read_lines(file: IO[bytes] | BufferedIOBase) -> Iterator[Line]:
     """Yield the lines of a file of JSON lines as they arrive, blank ones left out.
 
     Raises:
         InputError: The file is UTF-32.
     """
-    first = []
-    while sum(map(len, first)) < HEAD_BYTES and (piece := file.readline()):
+    first: list[bytes] = []
+    while len(b"".join(first)) < HEAD_BYTES and (piece := file.readline()):
         first.append(piece)
     encoding = find_encoding(b"".join(first))
     for number, raw in enumerate(raw_lines(chain(first, file), encoding), start=1):

@@ -15,6 +15,7 @@ Problem = Mapping[str, Any]  # Any: an item of pydantic's `errors()`
 _MOST_TOLD = 5
 _MUST_BE = " must be "
 _JSON_PLACE = re.compile(r" at (line \d+) column (\d+)$")
+_NAMES_KEY = ("missing", "extra_forbidden")
 _KEY = "[key]"  # pydantic's mark of a key of a mapping that is wrong
 
 _WANTED: Mapping[str, str] = {
@@ -113,12 +114,12 @@ def _sentence(where: str, text: str) -> str:
 
 def _place(problem: Problem, root: Any) -> _Found:
     """Walk from the root to where the problem is; the names that pydantic gives to types of a choice are left out."""
-    options, path, union = _options(root), [], None
+    path: list[int | str] = []
+    options, union = _options(root), None
     if problem["type"] == "json_invalid":
         return _Found((), None, (), problem)
-    *names, last = problem["loc"] or (_KEY,)
-    if problem["type"] not in ("missing", "extra_forbidden"):
-        names.append(last)
+    names = list(problem["loc"])
+    last = names.pop() if names and problem["type"] in _NAMES_KEY else None
     for part in names:
         inner = [kind for option in options for kind in _within(option, part)]
         if not inner and len(options) > 1:
@@ -127,7 +128,7 @@ def _place(problem: Problem, root: Any) -> _Found:
         elif part != _KEY:
             options = inner
             path.append(part)
-    if problem["type"] in ("missing", "extra_forbidden"):
+    if last is not None:
         path.append(last)
     return _Found(tuple(path), union, options, problem)
 
@@ -138,7 +139,9 @@ def _settled(found: Sequence[_Found]) -> Iterator[_Found]:
         if each.union is None:
             yield each
             continue
-        rivals = [other for other in found if other.path[: each.union] == each.path[: each.union] and other.union is not None]
+        rivals = [
+            other for other in found if other.path[: each.union] == each.path[: each.union] and other.union is not None
+        ]
         deepest = max(len(other.path) for other in rivals)
         fitting = [other for other in rivals if len(other.path) == deepest]
         if any(other.problem["type"] not in _TYPE_PROBLEMS for other in fitting):

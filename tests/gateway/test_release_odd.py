@@ -168,11 +168,10 @@ def test_text_beside_the_choices_leaves_in_no_answer(name, value):
         assert json.loads(data) if not is_stream else data.endswith(DONE)
 
 
-@pytest.mark.parametrize("text", ['{"choices": [{"index": 0, "delta": {"content": "a", "x": 1e999}}]}', "[" * 9999])
-def test_what_is_no_json_for_others_ends_the_stream(text):
+@pytest.mark.parametrize("text", ["[" * 9999, '{"choices": [}', "[1, 2]", '"text"', "7"])
+def test_what_is_no_object_ends_the_stream(text):
     _, data = ask(gateway(Script(delta(content="hi") + f"data: {text}\n\n".encode() + DONE)), call(chat()))
     assert texts_in(data) == {(0, "content"): "hi"}
-    assert b"Infinity" not in data
     assert "error" in events_in(data)[-1]
 
 

@@ -60,5 +60,29 @@ def test_bytes_that_are_no_utf_8_become_replacement_characters():
 
 
 def test_what_is_written_stays_one_event():
-    written = encode({"text": "a\n\ndata: b\r\u2028"}, name="x")
-    assert [event.data for event in EventParser(1000).feed(written)] == ['{"text":"a\\n\\ndata: b\\r\u2028"}']
+    written = encode({"text": "a\n\ndata: b\r\u2028\u2029\x85"}, name="x")
+    assert len(written.decode().splitlines()) == 3
+    expected = '{"text":"a\\n\\ndata: b\\r\\u2028\\u2029\\u0085"}'
+    assert [event.data for event in EventParser(1000).feed(written)] == [expected]
+
+
+BROKEN_OUT = {
+    "a field": ('error: {"code": 1}\n\n', [('{"code": 1}', "error", False)]),
+    "a name": ('event: error\ndata: {"code": 1}\n\n', [('{"code": 1}', "error", False)]),
+    "raw": ('data: a\n\n{"error": 1}\n', [("a", "", False), ('{"error": 1}', "", True)]),
+    "raw before the end": ('{"error": 1}\ndata: a\n\n', [('{"error": 1}', "", True), ("a", "", False)]),
+    "raw over lines": ('data: a\n\n{\n "error": {\n}\n}', [("a", "", False), ('{\n "error": {\n}\n}', "", True)]),
+    "a name is forgotten": ("event: error\n\ndata: a\n\n", [("a", "", False)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_OUT)
+def test_errors_outside_of_data_are_found_in_any_cut(name):
+    text, expected = BROKEN_OUT[name]
+    data = text.encode()
+    for size in (1, 3, 1000):
+        parser, found = EventParser(1000), []
+        for start in range(0, len(data), size):
+            found += parser.feed(data[start : start + size])
+        found += parser.finish()
+        assert [(event.data, event.name, event.is_stray) for event in found] == expected

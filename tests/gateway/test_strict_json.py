@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamward.gateway.strict_json import MAX_DEPTH, dump, parse_object
+from streamward.gateway.strict_json import MAX_DEPTH, dump, parse_answer, parse_object
 
 TRAPS = [
     b"",
@@ -34,3 +34,15 @@ def test_many_lists_beside_each_other_are_not_deep():
 
 def test_of_a_name_given_twice_one_value_is_left():
     assert dump(parse_object('{"a": 1, "a": "\\ud83d"}')) == b'{"a":"?"}'
+
+
+def test_numbers_without_end_in_an_answer_are_read_and_written_as_null():
+    assert dump(parse_answer('[{"a": NaN, "b": [-Infinity, 1e999]}, 0.5, "NaN"]')) == (
+        b'[{"a":null,"b":[null,null]},0.5,"NaN"]'
+    )
+
+
+def test_what_clients_take_for_line_ends_is_escaped():
+    written = dump({"a\u2028": "b\u2029c\x85\n"})
+    assert written == b'{"a\\u2028":"b\\u2029c\\u0085\\n"}'
+    assert parse_object(written) == {"a\u2028": "b\u2029c\x85\n"}

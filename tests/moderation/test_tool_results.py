@@ -11,7 +11,7 @@ from streamward.schema import Action, Judgement, Result, RiskLevel, Side, Verdic
 from tests.moderation.guards import stream_guard
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
-OPEN = Policy(name="open", response={"thresholds": {"unsafe": 1.0, "controversial": 1.0}})
+OPEN = Policy.parse({"name": "open", "response": {"thresholds": {"unsafe": 1.0, "controversial": 1.0}}}, source="test")
 
 
 class LastTurnGuard:
@@ -36,11 +36,11 @@ class LastTurnGuard:
 
 
 def conversation(said: str, *results: str, answer: str | None = None) -> list[dict[str, object]]:
-    turns = [
+    turns: list[dict[str, object]] = [
         {"role": "user", "content": said},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        *({"role": "tool", "tool_call_id": "c1", "content": result} for result in results),
     ]
+    turns += [{"role": "tool", "tool_call_id": "c1", "content": result} for result in results]
     return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
 
 

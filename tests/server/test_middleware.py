@@ -26,7 +26,8 @@ def test_a_body_too_large_is_refused(tmp_path):
 
         chunked = service.request("POST", "/v1/guard", content=parts())
         assert chunked.status_code == 413
-        assert service.metric("streamward_rejected_total", reason="context_length_exceeded") == 2
+        assert chunked.json()["error"]["code"] == "request_too_large"  # agents shorten at context_length_exceeded
+        assert service.metric("streamward_rejected_total", reason="request_too_large") == 2
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b'{"prompt":' + b"[" * 33])

@@ -197,7 +197,9 @@ def test_an_openai_conversation_gets_what_the_library_says_of_it(service, num_tu
     assert chat.status_code == 200
 
 
-@pytest.mark.parametrize("body", [{"prompt": ""}, {"response": "\n "}, {"messages": [{"role": "user", "content": None}]}])
+@pytest.mark.parametrize(
+    "body", [{"prompt": ""}, {"response": "\n "}, {"messages": [{"role": "user", "content": None}]}]
+)
 def test_nothing_to_judge_is_refused(service, body):
     answer = service.post("/v1/guard", body)
     assert answer.status_code == 400

@@ -1,7 +1,6 @@
 """Policies of a service: files, hot reload, versions; and trying one on recorded traffic."""
 
 import io
-import io
 import json
 import os
 

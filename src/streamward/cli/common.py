@@ -85,7 +85,9 @@ def read_json(path: str) -> object:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{called(path)} is not JSON from {place} on") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{called(path)} is not JSON that can be read: too long a number, too deep a nesting") from error
+        raise InputError(
+            f"{called(path)} is not JSON that can be read: too long a number, too deep a nesting"
+        ) from error
 
 
 def open_bytes(path: str) -> IO[bytes]:

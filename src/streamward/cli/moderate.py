@@ -9,7 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamward.cli.common import ExitCode, add_guard_options, called, exit_code, load, open_bytes, read_json, read_text, say
+from streamward.cli.common import (
+    ExitCode,
+    add_guard_options,
+    called,
+    exit_code,
+    load,
+    open_bytes,
+    read_json,
+    read_text,
+    say,
+)
 from streamward.cli.progress import file_progress, row_progress
 from streamward.cli.show import show_result
 from streamward.errors import ConfigError, InputError, StreamwardError
@@ -47,7 +57,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a prompt; - reads it from standard input")
     parser.add_argument("--prompt", metavar="P", help="what the user says")
     parser.add_argument("--response", metavar="R", help="what the assistant answers")
-    parser.add_argument("--messages", metavar="FILE", help="JSON list of messages as OpenAI's clients write them (- for stdin)")
+    parser.add_argument(
+        "--messages", metavar="FILE", help="JSON list of messages as OpenAI's clients write them (- for stdin)"
+    )
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one JSON object a line with prompt, response or messages (- for stdin)"
     )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from uuid import uuid4
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel, Stop
@@ -11,7 +12,7 @@ from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Sh
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
-from streamward.moderation.messages import is_identifier
+from streamward.moderation.message_parts import is_identifier
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
@@ -74,7 +75,7 @@ class ChoicesFormat:
         self._layout = layout
         self._opaque = opaque
         self._envelope: JsonObject = {
-            "id": f"{id_prefix}-streamward",
+            "id": f"{id_prefix}-{uuid4().hex}",
             "object": layout.object_name,
             "created": int(time.time()),
             "model": request.model,
@@ -92,6 +93,7 @@ class ChoicesFormat:
             return [self._parcel(body, body, None, size=size)]
         parcels = []
         for place, choice in enumerate(choices):
+            self._number(choice, place)
             is_last = place == len(choices) - 1
             envelope = rest if is_last else {name: rest[name] for name in _KEPT if name in rest}
             event: JsonObject = {**envelope, "choices": [choice]}
@@ -101,6 +103,10 @@ class ChoicesFormat:
     def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
         """Take a whole answer apart: one parcel for each choice, and one for the rest; see `WireFormat`."""
         choices, rest = self._open(body)
+        if not choices:
+            raise UpstreamError("the upstream's answer has no choices")
+        for place, choice in enumerate(choices):
+            self._number(choice, place)
         parcels = [self._parcel(choice, {}, choice, size=size, is_document=True) for choice in choices]
         return [*parcels, self._parcel(rest, rest, None, size=0)]
 
@@ -143,9 +149,8 @@ class ChoicesFormat:
         """Return the end of a stream; see `WireFormat`."""
         return [encode_done()]
 
-    def error(self, code: str, message: str) -> list[bytes]:
+    def error(self, error: JsonObject) -> list[bytes]:
         """Return an error as clients of OpenAI know it, and the end; see `WireFormat`."""
-        error = {"message": message, "type": "upstream_error", "param": None, "code": code}
         return [encode({"error": error}), encode_done()]
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
@@ -168,8 +173,6 @@ class ChoicesFormat:
         return document, [*events, encode_done()]
 
     def _open(self, body: JsonObject) -> tuple[list[JsonObject], JsonObject]:
-        if body.get("error"):
-            raise UpstreamError("the upstream reported an error in its answer")
         rest = {name: value for name, value in body.items() if name != "choices"}
         for name in _KEPT:
             value = rest.get(name)
@@ -179,6 +182,14 @@ class ChoicesFormat:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise UpstreamError("the upstream's choices are no list of objects")
         return choices, rest
+
+    def _number(self, choice: JsonObject, place: int) -> None:
+        """See to it that a choice has its number; one without stands in its place."""
+        if choice.get("index") is None:
+            choice["index"] = place if self.request.num_groups > 1 else 0
+        index = choice["index"]
+        if type(index) is not int or not 0 <= index < self.request.num_groups:
+            raise UpstreamError("the upstream sent a choice that was not asked for")
 
     def _parcel(
         self,
@@ -193,9 +204,8 @@ class ChoicesFormat:
         scanner.scan(envelope, ENVELOPE_SHAPE, at=(ENVELOPE,))
         if choice is None:
             return Parcel(body, scanner.slots, size=size)
-        index = choice.get("index", 0)
-        if type(index) is not int or not 0 <= index < self.request.num_groups:
-            raise UpstreamError("the upstream sent a choice that was not asked for")
+        index = choice["index"]
+        assert type(index) is int, "choices are numbered"
         self._layout.clean_logprobs(choice, self._opaque)
         shape = self._layout.document_shape if is_document else self._layout.event_shape
         scanner.scan(choice, shape, at=(index,))

@@ -44,6 +44,13 @@ class PromptConfig(Settings):
     may_relax: bool = False
     """Whether a request's own `moderation.policy` may ask for scores only where the policy blocks."""
 
+    @property
+    def unread_refusal(self) -> str | None:
+        """What to say of data in a request; None where it may pass."""
+        if self.unjudged_input == "pass":
+            return None
+        return "this gateway judges text only and refuses what it cannot judge (unjudged_input)"
+
 
 class UpstreamConfig(Settings):
     """An OpenAI-compatible server whose answers are guarded."""
@@ -66,10 +73,10 @@ class UpstreamConfig(Settings):
     """Whether answers carry Azure's content filter results even if the request does not ask for them."""
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """For a connection."""
-    first_byte_timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    first_byte_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """From the request to the first byte of the answer; an answer that is not streamed takes as long as it is."""
-    idle_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Between two parts of an answer."""
+    idle_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    """Between two parts of an answer: models that reason are silent for minutes."""
     max_connections: int = Field(default=256, gt=0)
     """Answers at the same time."""
 
@@ -103,8 +110,10 @@ class GatewayLimits(Settings):
     """The whole answer."""
     max_guard_streams: int = Field(default=32, gt=0)
     """Guard streams of one answer: one for each choice, and one for each field that is written by turns with others."""
-    max_answer_s: float = Field(default=900.0, gt=0, allow_inf_nan=False)
+    max_answer_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """From the request to the end of the answer."""
+    keep_alive_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
+    """A streamed answer in which nothing leaves for so long says so with a comment: proxies cut silent connections."""
     overload_wait_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """Patience with a guard that has no room at present."""
     guard_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)

@@ -1,51 +1,62 @@
 """Answers where the upstream gave none that can be passed on."""
 
-import re
+from collections.abc import Mapping
+from dataclasses import replace
 
-from streamward.errors import UpstreamError
-from streamward.gateway.intake import Head
+from streamward.errors import StreamwardError, UpstreamError
 from streamward.gateway.outcome import Answer
-from streamward.gateway.strict_json import JsonObject, dump, parse_object
+from streamward.gateway.reported_errors import ErrorReport
+from streamward.gateway.strict_json import JsonObject, dump
 from streamward.gateway.upstream import UpstreamTimeoutError
 
 _PASSED = frozenset({400, 404, 409, 413, 422, 429, 503, 504})  # other statuses are not the client's business
-_MAX_MESSAGE_CHARS = 1000
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_OURS = frozenset({401, 402, 403, 407})  # between us and the upstream: our key, our bill
+_OVERLOADED = 529
+_CODES = {404: "upstream_not_found", 429: "rate_limit_exceeded"}
+_REPORTED = "The upstream reported an error."
 
 
-def read_message(data: bytes) -> str | None:
-    """Return what an upstream's error says, on one line; None if it says nothing."""
-    try:
-        error = parse_object(data).get("error")
-    except ValueError:
-        return None
-    message = error.get("message") if isinstance(error, dict) else error
-    if not isinstance(message, str) or not message.strip():
-        return None
-    return _CONTROL.sub(" ", message)[:_MAX_MESSAGE_CHARS]
-
-
-def answer_of_upstream(head: Head, message: str | None) -> Answer:
-    """Return the answer to a request that the upstream refused.
+def answer_of_report(report: ErrorReport, *, status: int, headers: Mapping[str, str]) -> Answer:
+    """Return the answer where the upstream says what is wrong.
 
     Args:
-        head: How the upstream answered.
-        message: What it said, if that may be shown. What is wrong between us and the upstream, our key for one, is not.
+        report: What it says; its sentence is one that the guard let through.
+        status: Its HTTP status; 200 where the error came as an answer.
+        headers: When to try again, as it asks for.
     """
-    is_passed = head.status in _PASSED
-    status = head.status if is_passed else 502
-    said = message if message and is_passed else f"The upstream answered with status {head.status}."
-    code = {404: "upstream_not_found", 429: "rate_limit_exceeded"}.get(status, UpstreamError.code)
-    kind = "invalid_request_error" if status < 429 else "upstream_error"
-    headers = {"Retry-After": head.retry_after} if head.retry_after and status in (429, 503) else {}
-    return Answer(status, dump(_error(said, kind, code)), headers=headers)
+    status = status if status != 200 else report.status or 502
+    told = told_of_report(replace(report, status=status))
+    answered = status if status in _PASSED else 503 if status == _OVERLOADED else 502
+    message = told.message or (_REPORTED if status == 502 else f"The upstream answered with status {status}.")
+    code = told.code if told.code is not None else _CODES.get(answered, UpstreamError.code)
+    kind = told.kind or ("invalid_request_error" if answered < 429 else "upstream_error")
+    body = dump({"error": _error(message, kind, code, told.param)})
+    return Answer(answered, body, headers=headers if answered in (429, 503) else {})
+
+
+def told_of_report(report: ErrorReport) -> ErrorReport:
+    """Return what a client may know of an error: nothing if it is between us and the upstream."""
+    is_told = report.status is None or (report.status >= 400 and report.status not in _OURS)
+    return report if is_told else ErrorReport(status=report.status)
+
+
+def error_of_report(report: ErrorReport) -> JsonObject:
+    """Return what a stream says of an error that ends it: `message`, `type`, `param` and `code`."""
+    told = told_of_report(report)
+    code = UpstreamError.code if told.code is None else told.code
+    return _error(told.message or _REPORTED, told.kind or "upstream_error", code, told.param)
 
 
 def answer_of_failure(error: UpstreamError) -> Answer:
     """Return the answer where the upstream did not answer, or not in a way that can be read."""
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502
-    return Answer(status, dump(_error(str(error), "upstream_error", error.code)))
+    return Answer(status, dump({"error": error_of_failure(error)}))
 
 
-def _error(message: str, kind: str, code: str) -> JsonObject:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def error_of_failure(error: StreamwardError) -> JsonObject:
+    """Return what a client is told of an error of ours: `message`, `type`, `param` and `code`."""
+    return _error(str(error), "upstream_error", error.code)
+
+
+def _error(message: str, kind: str, code: str | int, param: str | None = None) -> JsonObject:
+    return {"message": message, "type": kind, "param": param, "code": code}

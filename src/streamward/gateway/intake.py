@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from streamward.errors import UpstreamError
 from streamward.gateway.strict_json import JsonObject
-from streamward.gateway.upstream import Upstream, retry_after
+from streamward.gateway.upstream import Upstream, delays
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +23,23 @@ class Head:
 
     Attributes:
         status: HTTP status.
-        is_stream: Whether server-sent events follow.
-        retry_after: Seconds to wait, if it says so.
+        media_type: What follows; empty if it does not say.
+        headers: When to try again, if it says so.
     """
 
     status: int
-    is_stream: bool
-    retry_after: str | None
+    media_type: str
+    headers: Mapping[str, str]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether server-sent events follow."""
+        return self.media_type == "text/event-stream"
+
+    @property
+    def may_be_stream(self) -> bool:
+        """Whether server-sent events may follow: some servers do not say so."""
+        return self.is_stream or self.media_type in ("", "text/plain")
 
 
 class Intake:
@@ -92,7 +103,7 @@ class Intake:
         try:
             async with upstream.post(path, body) as response:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-                self._head.set_result(Head(response.status_code, kind == "text/event-stream", retry_after(response)))
+                self._head.set_result(Head(response.status_code, kind, delays(response)))
                 async for data in response.aiter_bytes():
                     self._waiting.append(data)
                     self._size += len(data)

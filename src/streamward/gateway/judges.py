@@ -1,9 +1,12 @@
 """What the guard says of one call: of its prompts, and through readers of its answer."""
 
+from dataclasses import replace
+
 from streamward.errors import StreamwardError
 from streamward.gateway.fields import Fields
 from streamward.gateway.openings import Openings
 from streamward.gateway.reader import as_known
+from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.wire import Prompt, WireFormat
 from streamward.policy import ALLOWED, combine, decide_error
 from streamward.schema import Action, Decision, Judgement, Side
@@ -58,6 +61,19 @@ class Judges:
                 await place.reader.judge()
                 decision = combine(decision, place.reader.decision)
         return judgement, decision
+
+    async def let_through(self, report: ErrorReport, *, group: int) -> ErrorReport:
+        """Return what an upstream says is wrong, without its sentence if the guard does not let that through.
+
+        Args:
+            report: What it says.
+            group: Whose text the sentence is: a choice that nothing was said in, or `ENVELOPE`.
+        """
+        if report.message is None:
+            return report
+        place = await self.fields.append((group, "error"), report.message)
+        await place.reader.finish()
+        return report if place.is_clear else replace(report, message=None)
 
     async def _with_earlier(
         self, prompt: Prompt, judgement: Judgement | None, decision: Decision

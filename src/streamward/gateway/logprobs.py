@@ -1,10 +1,13 @@
 """Log probabilities repeat text. They pass only where they spell the text beside them, and leave with it."""
 
+import math
 from typing import Literal
 
 from streamward.gateway.strict_json import JsonObject
 
 Opaque = Literal["drop", "block", "pass"]
+LEAST = -9999.0
+"""Stands for a log probability that JSON has no number for, as OpenAI does for tokens that are very unlikely."""
 
 
 def keep_spelled(entries: object, text: object, *, opaque: Opaque) -> list[object] | None:
@@ -37,7 +40,7 @@ def keep_spelled_columns(columns: object, text: object, *, opaque: Opaque) -> Js
     for name in ("token_logprobs", "text_offset"):
         values = columns.get(name)
         if isinstance(values, list) and all(value is None or _is_number(value) for value in values):
-            kept[name] = values
+            kept[name] = [_finite(value) for value in values]
     if isinstance(alternatives, list) and len(alternatives) == len(tokens):
         kept["top_logprobs"] = [
             _numbers(each) if opaque == "pass" else _numbers(each, only=token)
@@ -48,14 +51,14 @@ def keep_spelled_columns(columns: object, text: object, *, opaque: Opaque) -> Js
 
 def _cleaned(entry: JsonObject, spelled: bytes, *, opaque: Opaque) -> JsonObject:
     cleaned: JsonObject = {"token": spelled.decode("utf-8", "replace")}
-    if _is_number(entry.get("logprob")):
-        cleaned["logprob"] = entry["logprob"]
+    if "logprob" in entry:
+        cleaned["logprob"] = _logprob(entry["logprob"])
     if "bytes" in entry:
         cleaned["bytes"] = list(spelled)
     others = entry.get("top_logprobs")
     if isinstance(others, list):
         if opaque == "pass":
-            cleaned["top_logprobs"] = others
+            cleaned["top_logprobs"] = [_with_logprob(other) for other in others]
         else:
             same = [other for other in others if isinstance(other, dict) and _entry_spelling(other) == spelled]
             cleaned["top_logprobs"] = [
@@ -63,6 +66,12 @@ def _cleaned(entry: JsonObject, spelled: bytes, *, opaque: Opaque) -> JsonObject
                 for other in same
             ]
     return cleaned
+
+
+def _with_logprob(entry: object) -> object:
+    if isinstance(entry, dict) and "logprob" in entry:
+        return {**entry, "logprob": _logprob(entry["logprob"])}
+    return entry
 
 
 def _entry_spelling(entry: object) -> bytes:
@@ -82,7 +91,16 @@ def _spelling(text: str) -> bytes:
 def _numbers(each: object, *, only: str | None = None) -> object:
     if not isinstance(each, dict):
         return None
-    return {name: value for name, value in each.items() if _is_number(value) and only in (None, name)}
+    return {name: _finite(value) for name, value in each.items() if _is_number(value) and only in (None, name)}
+
+
+def _logprob(value: object) -> object:
+    """Return a log probability that is a number: many servers write null where there is none."""
+    return _finite(value) if _is_number(value) else LEAST
+
+
+def _finite(value: object) -> object:
+    return value if not isinstance(value, float) or math.isfinite(value) else LEAST
 
 
 def _is_number(value: object) -> bool:

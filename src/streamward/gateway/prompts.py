@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from streamward.errors import InputError
 from streamward.gateway.config import PromptConfig
 from streamward.gateway.wire import Prompt
-from streamward.moderation import messages
 from streamward.moderation.messages import Turn, arrange
 from streamward.schema import Message, Role
-
-_REFUSAL = "this gateway judges text only and refuses what it cannot judge (unjudged_input)"
 
 
 def to_prompt(turns: Sequence[Turn]) -> Prompt:
@@ -26,28 +23,6 @@ def to_prompt(turns: Sequence[Turn]) -> Prompt:
         role, last = turns[-1]
         turns = [*turns[:-1], (role, Message(Role.USER, last.content))]
     return Prompt(*arrange(turns), prefill)
-
-
-def read_turn(message: object, *, where: str, config: PromptConfig) -> Turn:
-    """Read a message of a chat; see `streamward.moderation.messages`.
-
-    Raises:
-        InputError: It is no message, or has what the guard does not read.
-    """
-    return messages.read_turn(message, where=where, refusal=_refusal(config))
-
-
-def read_content(content: object, *, where: str, config: PromptConfig) -> str:
-    """Return the text of a message's content: a string, or a list of parts.
-
-    Raises:
-        InputError: It is neither, or a part is one the guard does not read.
-    """
-    return messages.read_content(content, where=where, refusal=_refusal(config))
-
-
-def _refusal(config: PromptConfig) -> str | None:
-    return _REFUSAL if config.unjudged_input == "refuse" else None
 
 
 def refuse_unread(body: Mapping[str, object], names: Sequence[str], config: PromptConfig) -> None:

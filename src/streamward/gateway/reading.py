@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel
+from streamward.gateway.reported_errors import ErrorReport, ReportedError, find_report, read_report
 from streamward.gateway.sse import DONE, EventParser, ServerEvent
-from streamward.gateway.strict_json import parse_object
+from streamward.gateway.strict_json import JsonObject, parse_answer
 from streamward.gateway.wire import WireFormat
 
 
@@ -21,7 +22,9 @@ class StreamReading:
         self.error: UpstreamError | None = None
         """What it broke with."""
         self.has_comment = False
-        """Whether a comment came with the last bytes: a sign of life."""
+        """Whether a comment came with the last bytes, or another event without content: a sign of life."""
+        self.has_content = False
+        """Whether anything was said at all."""
         self._wire = wire
         self._parser = EventParser(max_event_bytes)
         self._max_answer_bytes = max_answer_bytes
@@ -57,13 +60,66 @@ class StreamReading:
             yield from self._parser.feed(data)
 
     def _take_event(self, event: ServerEvent, parcels: list[Parcel]) -> None:
-        if event.data is None:
+        if event.data is None or not event.data.strip():
             self.has_comment = True
         elif event.data.strip() == DONE:
             self.is_done = self.is_over = True
-        elif event.data:
-            try:
-                body = parse_object(event.data)
-            except ValueError as error:
-                raise UpstreamError("the upstream sent an event that is not valid JSON") from error
-            parcels += self._wire.read_event(body, len(event.data))
+        elif (body := _read(event)) is None:
+            self.has_comment = True
+        else:
+            found = self._wire.read_event(body, len(event.data))
+            self.has_content |= any(
+                parcel.group is not None and (parcel.slots or parcel.ends_group) for parcel in found
+            )
+            parcels += found
+
+
+def read_document(data: bytes) -> JsonObject:
+    """Return the object that an answer of status 200 is.
+
+    Raises:
+        UpstreamError: It is none, or one that says what went wrong.
+    """
+    try:
+        body = parse_answer(data)
+    except ValueError as error:
+        raise UpstreamError("the upstream's answer is not valid JSON") from error
+    report = find_report(body)
+    if report is not None:
+        raise ReportedError(report)
+    if not isinstance(body, dict):
+        raise UpstreamError("the upstream's answer is no JSON object")
+    return body
+
+
+def read_error(data: bytes) -> ErrorReport:
+    """Return what the body of an error says."""
+    try:
+        return read_report(parse_answer(data))
+    except ValueError:
+        return ErrorReport()
+
+
+def _read(event: ServerEvent) -> JsonObject | None:
+    """Return the object in an event; None if there is nothing in it.
+
+    Raises:
+        UpstreamError: It is no object, or one that says what went wrong.
+    """
+    assert event.data is not None, "it is no comment"
+    try:
+        body = parse_answer(event.data)
+    except ValueError as error:
+        if event.name == "error":
+            raise ReportedError(read_report(event.data)) from error
+        if event.is_stray:
+            return None
+        raise UpstreamError("the upstream sent an event that is not valid JSON") from error
+    report = read_report(body) if event.name == "error" else find_report(body)
+    if report is not None:
+        raise ReportedError(report)
+    if body is None or event.is_stray:
+        return None
+    if not isinstance(body, dict):
+        raise UpstreamError("the upstream sent an event that is no object")
+    return body

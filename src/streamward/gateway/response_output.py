@@ -10,8 +10,13 @@ from streamward.gateway.strict_json import JsonObject
 class ShownOutput:
     """Collects text from events as they leave. Calls and reasoning are not repeated: cut short they are of no use."""
 
-    def __init__(self) -> None:
-        """Start with nothing shown."""
+    def __init__(self, own_prefix: str) -> None:
+        """Start with nothing shown.
+
+        Args:
+            own_prefix: How ids begin that the gateway gives to items.
+        """
+        self._own_prefix = own_prefix
         self._texts: dict[FieldKey, list[str]] = {}
         self._ids: dict[int, object] = {}
         self._num_items = 0
@@ -20,6 +25,10 @@ class ShownOutput:
     def num_items(self) -> int:
         """Items that have been begun."""
         return self._num_items
+
+    def own_id(self, index: int) -> str:
+        """Return the id of an item that the gateway says, or that came without one."""
+        return f"{self._own_prefix}{index:02x}"
 
     def note_event(self, body: JsonObject) -> None:
         """Take in an event that leaves."""
@@ -46,7 +55,7 @@ class ShownOutput:
             if text and isinstance(key[1], int):
                 parts.setdefault(key[1], []).append(text)
         return [
-            message(texts, self._ids.get(index) or f"msg_streamward_{index}", status="incomplete")
+            message(texts, self._ids.get(index) or self.own_id(index), status="incomplete")
             for index, texts in sorted(parts.items())
         ]
 

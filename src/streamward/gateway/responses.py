@@ -2,18 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 from streamward.errors import InputError, UpstreamError
-from streamward.gateway.config import PromptConfig, UpstreamConfig
+from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.logprobs import Opaque
-from streamward.gateway.prompts import (
-    read_content,
-    read_flag,
-    read_model,
-    read_turn,
-    refuse_unread,
-    to_prompt,
-)
+from streamward.gateway.prompts import read_flag, read_model, refuse_unread, to_prompt
 from streamward.gateway.release import Parcel, Stop
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
@@ -21,8 +15,23 @@ from streamward.gateway.slots import FieldKey
 from streamward.gateway.sse import encode
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
-from streamward.moderation.messages import is_identifier, strings_in, words_in
+from streamward.moderation.message_parts import (
+    is_identifier,
+    joined,
+    read_content,
+    read_unknown,
+    refuse_data,
+    spelled,
+    strings_in,
+    without,
+    words_in,
+)
+from streamward.moderation.messages import read_turn
 from streamward.schema import Message, Role
+
+_TEXTS = ("input_text", "output_text", "text", "refusal")  # parts that some clients give as items
+_ASKED = ("name", "arguments", "input")  # of a call
+_FOUND = ("output", "outputs", "results", "error")  # of a call that has its results in it
 
 
 class ResponsesFormat:
@@ -36,9 +45,9 @@ class ResponsesFormat:
         self._opaque = opaque
         self._own = frozenset(strings_in(request.body))
         self._sequence = -1  # number of the last event that left
-        self._shown = ShownOutput()
+        self._shown = ShownOutput(f"msg_{uuid4().hex}")
         self._response: JsonObject = {
-            "id": "resp_streamward",
+            "id": f"resp_{uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
             "model": request.model,
@@ -56,8 +65,6 @@ class ResponsesFormat:
         name = body.get("type")
         if not isinstance(name, str) or not is_identifier(name):
             raise UpstreamError("the upstream sent an event without a type")
-        if name == "error":
-            raise UpstreamError("the upstream reported an error in its answer")
         if isinstance(response := body.get("response"), dict):
             self._note_envelope(response)
         slots = scan_event(body, name, opaque=self._opaque, own=self._own)
@@ -65,8 +72,6 @@ class ResponsesFormat:
 
     def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
         """Take a whole answer, which is one parcel; see `WireFormat`."""
-        if body.get("error"):
-            raise UpstreamError("the upstream reported an error in its answer")
         self._note_envelope(body)
         slots = scan_response(body, opaque=self._opaque, own=self._own)
         return [Parcel(body, slots, GROUP, ends_group=True, size=size)]
@@ -78,7 +83,9 @@ class ResponsesFormat:
             return {**parcels[0].body, **extra}
         (stop,) = stops
         if stop.decision.message is not None:
-            return self._incomplete([message([stop.decision.message], "msg_streamward_0", status="completed")], extra)
+            return self._incomplete(
+                [message([stop.decision.message], self._shown.own_id(0), status="completed")], extra
+            )
         output = None if stop.rest is None else stop.rest.body.get("output")
         for index, item in enumerate(output if isinstance(output, list) else []):
             self._shown.note_item(item, index)
@@ -112,18 +119,19 @@ class ResponsesFormat:
         """Return nothing: the last event says that it is the last; see `WireFormat`."""
         return []
 
-    def error(self, code: str, message: str) -> list[bytes]:
+    def error(self, error: JsonObject) -> list[bytes]:
         """Return an error and a response that has failed; see `WireFormat`."""
-        failed = {**self._response, "status": "failed", "error": {"code": code, "message": message}}
+        told: JsonObject = {"code": str(error["code"]), "message": error["message"]}
+        failed = {**self._response, "status": "failed", "error": told}
         return [
-            self._encode({"type": "error", "code": code, "message": message, "param": None}),
+            self._encode({"type": "error", **told, "param": error["param"]}),
             self._encode({"type": "response.failed", "response": {**failed, "output": self._shown.items()}}),
         ]
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:
         """Return a response that says the text; see `WireFormat`."""
         begun = {**self._response, "status": "in_progress", "output": []}
-        output = [message([text], "msg_streamward_0", status="completed")]
+        output = [message([text], self._shown.own_id(0), status="completed")]
         document = {**self._response, "status": "completed", "error": None, "output": output, **extra}
         events = [
             self._encode({"type": "response.created", "response": begun}),
@@ -147,7 +155,7 @@ class ResponsesFormat:
     def _say(self, text: str) -> list[bytes]:
         """Return the events of a message of the gateway's own."""
         index = self._shown.num_items
-        item = message([text], f"msg_streamward_{index}", status="completed")
+        item = message([text], self._shown.own_id(index), status="completed")
         self._shown.note_item(item, index)
         place: JsonObject = {"output_index": index}
         at: JsonObject = {**place, "item_id": item["id"], "content_index": 0}
@@ -176,7 +184,10 @@ def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
         InputError: It is malformed, or has what the guard does not read.
     """
     refuse_unread(body, ("prompt",), config.prompt)
-    turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt)
+    goes_on = any(body.get(name) for name in ("previous_response_id", "conversation", "prompt"))
+    turns = _instructions(body.get("instructions")) + _read_input(
+        body.get("input"), config.prompt.unread_refusal, goes_on=goes_on
+    )
     request = ClientRequest(
         body=body,
         model=read_model(body, config.models),
@@ -197,38 +208,47 @@ def _instructions(given: object) -> list[tuple[str, Message]]:
     return [("system", Message(Role.SYSTEM, given))]
 
 
-def _read_input(given: object, config: PromptConfig) -> list[tuple[str, Message]]:
+def _read_input(given: object, refusal: str | None, *, goes_on: bool) -> list[tuple[str, Message]]:
+    """Return the turns of an input; there may be none where the request goes on with what the upstream has."""
     if isinstance(given, str):
         return [("user", Message(Role.USER, given))]
-    if not isinstance(given, list) or not given:
+    items = [] if given is None else given
+    if not isinstance(items, list) or not (items or goes_on):
         raise InputError("input must be a string or a list of at least one item")
     turns: list[tuple[str, Message]] = []
-    for index, item in enumerate(given):
-        turns += _read_item(item, where=f"input[{index}]", config=config)
+    for index, item in enumerate(items):
+        turns += _read_item(item, where=f"input[{index}]", refusal=refusal)
     return turns
 
 
-def _read_item(item: object, *, where: str, config: PromptConfig) -> list[tuple[str, Message]]:
-    """Return the turns an item stands for: a call that has its results in it is two."""
+def _read_item(item: object, *, where: str, refusal: str | None) -> list[tuple[str, Message]]:
+    """Return the turns an item stands for: a call that has its results in it is two, one without text none."""
     if not isinstance(item, dict):
         raise InputError(f"{where} must be an object")
     if "role" in item:
-        return [read_turn(item, where=where, config=config)]
+        return [read_turn(item, where=where, refusal=refusal)]
     kind = str(item.get("type"))
     if kind == "reasoning":
-        thoughts = _words_of(item, ("summary", "content"))
-        return [("call", Message(Role.ASSISTANT, "\n".join(thoughts)))] if thoughts else []
+        return _turns("call", words_in(item))
+    if kind in _TEXTS:
+        content = read_content([item], where=where, refusal=refusal)
+        return _turns("user", [*content])
     if kind.endswith("_output"):
-        return [("tool", Message(Role.USER, read_content(item.get("output"), where=f"{where}.output", config=config)))]
-    if kind.endswith("_call"):
-        asked = [value for name in ("name", "arguments", "input") if isinstance(value := item.get(name), str)]
-        call = ("call", Message(Role.ASSISTANT, "\n".join([*asked, *_words_of(item, ("code", "action", "queries"))])))
-        found = _words_of(item, ("output", "outputs", "results", "error"))
-        return [call, ("tool", Message(Role.USER, "\n".join(found)))] if found else [call]
-    if config.unjudged_input == "refuse":
-        raise InputError(f"{where} is of a type that this gateway cannot judge; it refuses it (unjudged_input)")
-    return []
+        content = read_content(item.get("output"), where=f"{where}.output", refusal=refusal)
+        return [_turn("tool", [*content, *words_in(without(item, "output"))])]
+    if kind.endswith(("_call", "_request")):
+        refuse_data(item, where=where, refusal=refusal)
+        asked = [spelled(item.get(name), f"{where}.{name}") for name in _ASKED]
+        call = _turn("call", [*asked, *words_in(without(item, *_ASKED, *_FOUND))])
+        return [call, *_turns("tool", words_in({name: item.get(name) for name in _FOUND}))]
+    if kind == "mcp_list_tools":
+        return _turns("tool", words_in(item))
+    return _turns("tool", read_unknown(item, where=where, refusal=refusal))
 
 
-def _words_of(item: Mapping[str, object], names: Sequence[str]) -> list[str]:
-    return [text for name in names for text in words_in(item.get(name))]
+def _turns(role: str, texts: list[str]) -> list[tuple[str, Message]]:
+    return [_turn(role, texts)] if any(texts) else []
+
+
+def _turn(role: str, texts: list[str]) -> tuple[str, Message]:
+    return role, Message(Role.ASSISTANT if role == "call" else Role.USER, joined(texts))

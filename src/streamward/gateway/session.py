@@ -9,16 +9,19 @@ from streamward.gateway.annotations import Annotations
 from streamward.gateway.chat import read_chat
 from streamward.gateway.completions import read_completion
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.failures import answer_of_failure, answer_of_upstream, read_message
+from streamward.gateway.failures import answer_of_failure, answer_of_report, error_of_failure, error_of_report
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.intake import Intake
+from streamward.gateway.intake import Head, Intake
 from streamward.gateway.judges import Judges
+from streamward.gateway.keep_alive import kept_alive
 from streamward.gateway.openings import Openings
 from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
-from streamward.gateway.reading import StreamReading
+from streamward.gateway.reading import StreamReading, read_document, read_error
 from streamward.gateway.release import Ledger, Parcel, Stop
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
+from streamward.gateway.reported_errors import ErrorReport, ReportedError
 from streamward.gateway.responses import read_response
+from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.sse import KEEP_ALIVE
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
@@ -115,14 +118,15 @@ class Session:
         try:
             head = await self._within(self._asked.head())
             if not 200 <= head.status < 300:
-                message = await self._judged_message() if 400 <= head.status < 500 else None
-                return await self._fail(answer_of_upstream(head, message))
-            if head.is_stream != self._request.is_stream:
-                raise UpstreamError("the upstream streamed what was not to be streamed, or the other way round")
-            if head.is_stream:
-                self._events = self._stream()
+                return await self._fail_with(read_error(await self._read_all()), head)
+            if self._request.is_stream and head.may_be_stream:
+                self._events = kept_alive(self._stream(), every_s=self._limits.keep_alive_s)
                 return Answer(200, events=self._events)
+            if head.is_stream:
+                raise UpstreamError("the upstream streamed what was not to be streamed")
             return await self._document()
+        except ReportedError as error:
+            return await self._fail_with(error.report, head)
         except UpstreamError as error:
             return await self._fail(answer_of_failure(error))
 
@@ -154,14 +158,10 @@ class Session:
         await self._tell(Ending.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
         return answer
 
-    async def _judged_message(self) -> str | None:
-        """Return what the upstream says is wrong with the request, if the guard lets it through."""
-        text = read_message(await self._read_all())
-        if text is None:
-            return None
-        place = await self._judges.fields.append((0, "error"), text)
-        await place.reader.finish()
-        return text if place.is_clear else None
+    async def _fail_with(self, report: ErrorReport, head: Head) -> Answer:
+        """Answer with what the upstream says is wrong, as far as the guard lets it through."""
+        report = await self._judges.let_through(report, group=0)
+        return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
     async def _read_all(self) -> bytes:
         parts: list[bytes] = []
@@ -176,10 +176,9 @@ class Session:
     async def _document(self) -> Answer:
         data = await self._read_all()
         ledger = Ledger(self._judges.fields, is_audit=False, max_held_bytes=self._limits.max_answer_bytes)
-        try:
-            body = parse_object(data)
-        except ValueError as error:
-            raise UpstreamError("the upstream's answer is not valid JSON") from error
+        body = read_document(data)
+        if self._request.is_stream:
+            raise UpstreamError("the upstream did not stream what was to be streamed")
         await ledger.take(self._format.read_document(body, len(data)))
         await self._judge(ledger, is_end=True)
         released = ledger.release(is_last=True)
@@ -231,19 +230,28 @@ class Session:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
         is_complete = self._is_over(ledger) or ledger.is_complete(self._request.num_groups)
         error: StreamwardError | None = None if is_complete else reading.error
-        if not is_complete and error is None and not reading.is_done:
+        if isinstance(reading.error, ReportedError) and not self._is_over(ledger):
+            error = reading.error
+        elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
+        told = await self._told(error) if error is not None else None
         ending = Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE
         if error is not None:
             ending = Ending.UPSTREAM_FAILED
         try:
             await self._tell(ending, error=None if error is None else error.code)
         except StreamwardError as failure:  # what cannot be recorded does not end
-            return False, self._format.error(failure.code, str(failure))
-        if error is not None:
-            return True, self._format.error(error.code, str(error))
+            return False, self._format.error(error_of_failure(failure))
+        if told is not None:
+            return True, self._format.error(told)
         end = self._notes.of_end()
         return True, [*([self._format.note(None, end)] if end else []), *self._format.done()]
+
+    async def _told(self, error: StreamwardError) -> JsonObject:
+        """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
+        if isinstance(error, ReportedError):
+            return error_of_report(await self._judges.let_through(error.report, group=ENVELOPE))
+        return error_of_failure(error)
 
     def _is_over(self, ledger: Ledger) -> bool:
         """Whether nothing more is to come, whatever the upstream still sends."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from streamward.errors import UpstreamError
 from streamward.gateway.strict_json import JsonObject
-from streamward.moderation.messages import is_identifier
+from streamward.moderation.message_parts import is_identifier
 
 FieldKey = tuple[int | str, ...]
 """A field of the answer that grows: the choice it belongs to, then the path to it."""

@@ -8,6 +8,7 @@ from streamward.gateway.strict_json import dump
 KEEP_ALIVE = b": keep-alive\n\n"
 """Stands for whatever comment an upstream sends: comments are text too, and not passed on."""
 DONE = "[DONE]"
+_FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,13 @@ class ServerEvent:
 
     Attributes:
         data: Its data lines, joined; None for a comment.
+        name: What it is called; `error` also where a line `error:` takes the place of the data.
+        is_stray: Whether it is no event at all: JSON that stands in the stream as it is.
     """
 
     data: str | None
+    name: str = ""
+    is_stray: bool = False
 
 
 class EventParser:
@@ -30,6 +35,8 @@ class EventParser:
         self._rest: list[bytes] = []  # of a line that has not ended
         self._rest_size = 0
         self._lines: list[bytes] = []  # data of an event that has not ended
+        self._name = ""
+        self._stray: list[bytes] = []  # lines of JSON that are no field
         self._size = 0
         self._is_first = True
 
@@ -39,7 +46,7 @@ class EventParser:
         Raises:
             UpstreamError: An event is longer than the limit.
         """
-        events = [event for line in self._lines_of(data) if (event := self._take(line.rstrip(b"\r\n")))]
+        events = [event for line in self._lines_of(data) for event in self._take(line.rstrip(b"\r\n"))]
         if self._size + self._rest_size > self._max_event_bytes:
             raise UpstreamError(f"the upstream sent an event of more than {self._max_event_bytes} bytes")
         return events
@@ -47,8 +54,8 @@ class EventParser:
     def finish(self) -> list[ServerEvent]:
         """Return the event at the end, if the stream ends without the empty line that closes it."""
         rest = self._take_rest()
-        events = [self._take(rest.rstrip(b"\r\n")), self._take(b"")] if rest else [self._take(b"")]
-        return [event for event in events if event]
+        events = self._take(rest.rstrip(b"\r\n")) if rest else []
+        return [*events, *self._take(b"")]
 
     def _lines_of(self, data: bytes) -> list[bytes]:
         """Return the lines that these bytes complete. Bytes that complete none cost no more the longer the line is."""
@@ -69,19 +76,39 @@ class EventParser:
         self._rest, self._rest_size = [], 0
         return rest
 
-    def _take(self, line: bytes) -> ServerEvent | None:
+    def _take(self, line: bytes) -> list[ServerEvent]:
         if self._is_first:
             line, self._is_first = line.removeprefix(b"\xef\xbb\xbf"), False
         if not line:
-            lines, self._lines, self._size = self._lines, [], 0
-            return ServerEvent(b"\n".join(lines).decode("utf-8", "replace")) if lines else None
-        if line.startswith(b":"):
-            return ServerEvent(None)
+            return [*self._take_stray(), *self._take_event()]
         name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if not name:
+            return [ServerEvent(None)]
         if name == b"data":
-            self._lines.append(value.removeprefix(b" "))
+            self._lines.append(value)
             self._size += len(value) + 1
-        return None
+        elif name == b"event":
+            self._name = _text(value)
+        elif name == b"error":
+            return [*self._take_stray(), ServerEvent(_text(value), "error")]
+        elif self._stray or line.lstrip().startswith((b"{", b"[")):
+            self._stray.append(line)
+            self._size += len(line) + 1
+        return self._take_stray() if name in _FIELDS else []
+
+    def _take_event(self) -> list[ServerEvent]:
+        lines, self._lines, self._size = self._lines, [], 0
+        name, self._name = self._name, ""
+        return [ServerEvent(_text(b"\n".join(lines)), name)] if lines else []
+
+    def _take_stray(self) -> list[ServerEvent]:
+        lines, self._stray = self._stray, []
+        return [ServerEvent(_text(b"\n".join(lines)), is_stray=True)] if lines else []
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def encode(body: object, *, name: str | None = None) -> bytes:

@@ -1,13 +1,20 @@
-"""JSON without its traps: no NaN, no infinity, no endless nesting, one value for a name."""
+"""JSON without its traps: no NaN, no infinity, no endless nesting, one value for a name, no line end within a line."""
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 MAX_DEPTH = 64
 """Nested objects and lists."""
 
+LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+"""Characters that JSON may hold as they are and that many clients take for the end of a line; how they are written."""
+
 JsonObject = dict[str, object]
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def parse_object(text: str | bytes) -> JsonObject:
@@ -18,22 +25,42 @@ def parse_object(text: str | bytes) -> JsonObject:
     Raises:
         ValueError: It is not JSON, no object, nested too deeply, or has numbers that are none. Names no content.
     """
+    value = _parsed(text, partial(json.loads, parse_constant=_refuse, parse_float=_finite))
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
+def parse_answer(text: str | bytes) -> object:
+    """Return the value that an upstream's JSON spells. NaN and infinity, which many servers write, are read as such.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply. Names no content.
+    """
+    return _parsed(text, json.loads)
+
+
+def dump(value: object) -> bytes:
+    """Return compact JSON in UTF-8, on one line for every reader; null where a number is not finite."""
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        text = _ENCODER.encode(value)
+    except ValueError:
+        text = _ENCODER.encode(_finite_only(value))
+    for character, escaped in LINE_ENDS.items():
+        text = text.replace(character, escaped)
+    return text.encode("utf-8", "replace")
+
+
+def _parsed(text: str | bytes, parse: Callable[[str | bytes], object]) -> object:
+    try:
+        value = parse(text)
     except RecursionError as error:
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise ValueError("it is not valid JSON in UTF-8") from error
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
     if _num_openings(text) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH} levels")
     return value
-
-
-def dump(value: object) -> bytes:
-    """Return compact JSON in UTF-8, on one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _refuse(name: str) -> NoReturn:
@@ -46,6 +73,14 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError("too large")
     return value
+
+
+def _finite_only(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite_only(item) for name, item in value.items()}
+    return [_finite_only(item) for item in value] if isinstance(value, list) else value
 
 
 def _num_openings(text: str | bytes) -> int:

@@ -6,16 +6,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import httpcore
 import httpx
 
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
+from streamward.gateway.connections import Connections
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
-from streamward.moderation.messages import is_identifier
+from streamward.moderation.message_parts import is_identifier
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
-_DELAY = re.compile("[0-9]{1,6}")
+_MAX_KEPT = 32  # connections that wait for the next request
+_BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_DELAYS = {
+    "Retry-After": _NUMBER,
+    "Retry-After-Ms": _NUMBER,
+    "X-Ms-Retry-After-Ms": _NUMBER,
+    "X-Should-Retry": re.compile("true|false"),
+}
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -44,11 +54,12 @@ class Upstream:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
         self._client = httpx.AsyncClient(
             headers=headers,
-            transport=transport,
+            transport=transport
+            or Connections(
+                certificates=_certificates(config), max_connections=config.max_connections, max_kept=_MAX_KEPT
+            ),
             follow_redirects=False,
             trust_env=False,
-            verify=_certificates(config),
-            limits=httpx.Limits(max_connections=config.max_connections, max_keepalive_connections=32),
             timeout=httpx.Timeout(
                 config.idle_timeout_s, connect=config.connect_timeout_s, pool=config.connect_timeout_s
             ),
@@ -95,9 +106,9 @@ class Upstream:
                 yield response
             finally:
                 await response.aclose()
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, httpcore.TimeoutException) as error:
             raise UpstreamTimeoutError(f"the upstream {self.name} did not answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *_BROKEN) as error:
             raise UpstreamError(f"the upstream {self.name} could not be reached or broke off") from error
 
     async def aclose(self) -> None:
@@ -133,15 +144,15 @@ def _model(listed: object) -> JsonObject | None:
     }
 
 
-def retry_after(response: httpx.Response) -> str | None:
-    """Return the seconds an upstream asks to wait, if it says so in a form that is safe to pass on."""
-    value = response.headers.get("retry-after", "").strip()
-    return value if _DELAY.fullmatch(value) else None
+def delays(response: httpx.Response) -> dict[str, str]:
+    """Return the headers that say when to try again, where they have a form that is safe to pass on."""
+    given = {name: response.headers.get(name, "").strip() for name in _DELAYS}
+    return {name: value for name, value in given.items() if _DELAYS[name].fullmatch(value)}
 
 
-def _certificates(config: UpstreamConfig) -> ssl.SSLContext | bool:
+def _certificates(config: UpstreamConfig) -> ssl.SSLContext:
     if config.ca_file is None:
-        return True
+        return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except (OSError, ssl.SSLError) as error:

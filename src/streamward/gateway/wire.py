@@ -71,7 +71,7 @@ class WireFormat(Protocol):
         """Take an event of a stream apart.
 
         Raises:
-            UpstreamError: It is not what the format says, or reports an error.
+            UpstreamError: It is not what the format says.
         """
         ...
 
@@ -103,8 +103,8 @@ class WireFormat(Protocol):
         """Return the events that end a stream."""
         ...
 
-    def error(self, code: str, message: str) -> list[bytes]:
-        """Return the events that end a stream which has failed."""
+    def error(self, error: JsonObject) -> list[bytes]:
+        """Return the events that end a stream which has failed, with its `message`, `type`, `param` and `code`."""
         ...
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:

@@ -81,7 +81,9 @@ def _conversation(turns: Sequence[Turn]) -> Conversation:
     response = turns[-1][1] if turns[-1][1].role is Role.ASSISTANT else None
     context, before_tools = arrange(turns if response is None else turns[:-1])
     if response is None and not any(turn.role is Role.USER for turn in context):
-        raise InputError(f"the last message has the role {turns[-1][0]}, and none is a user's or an assistant's to judge")
+        raise InputError(
+            f"the last message has the role {turns[-1][0]}, and none is a user's or an assistant's to judge"
+        )
     return Conversation(context, response, before_tools)
 
 

@@ -40,7 +40,9 @@ def read_row(line: Line) -> Row:
     if row.item:
         return row
     near = next((near for name in raw if (near := suggest(name, ITEM_KEYS))), "")
-    return Row(row.label, None, f"the row has none of the keys {', '.join(ITEM_KEYS)}, so there is nothing to judge{near}")
+    return Row(
+        row.label, None, f"the row has none of the keys {', '.join(ITEM_KEYS)}, so there is nothing to judge{near}"
+    )
 
 
 def read_values(values: Mapping[str, object], number: int) -> Row:

@@ -15,6 +15,7 @@ from streamward.server import admin, chat, guard, health, litellm, moderations, 
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.errors import ERRORS, describe, install_error_handlers
+from streamward.server.line_ends import EscapedLineEnds
 from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
 from streamward.server.sessions import StreamRegistry
 from streamward.server.state import ServiceState, open_state
@@ -113,6 +114,7 @@ def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> N
     if config.listen.hosts:
         app.add_middleware(KnownHosts, hosts=config.listen.hosts)
     app.add_middleware(RequestContext, metrics=state.metrics)
+    app.add_middleware(EscapedLineEnds)
 
 
 def _background(state: ServiceState, registry: StreamRegistry) -> list[Coroutine[None, None, None]]:

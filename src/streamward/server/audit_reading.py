@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TextIO
 from sqlalchemy import Engine, Select, delete, or_, select, tuple_, update
 
 from streamward.errors import ConfigError
+from streamward.gateway.strict_json import dump
 from streamward.server.store import DECISIONS, telling_failures
 
 Row = Mapping[str, Any]  # Any: column values
@@ -84,7 +85,7 @@ def write_jsonl(rows: Iterable[Row], file: TextIO) -> int:
     count = 0
     for row in rows:
         values = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.write(dump(values).decode() + "\n")
         count += 1
     return count
 

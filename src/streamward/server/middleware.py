@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
+from streamward.errors import InputError, OverloadedError, RequestTooLargeError, StreamwardError
 from streamward.observability import Metrics, defect
 from streamward.server.config import LimitsConfig
 from streamward.server.errors import error_response
@@ -171,7 +171,7 @@ class BodyLimits:
     def _check_size(self, num_bytes: int) -> None:
         most = self._config.max_body_bytes
         if num_bytes > most:
-            raise ContextLengthError(
+            raise RequestTooLargeError(
                 f"the body is too large; at most {most} bytes are accepted (limits.max_body_bytes)"
             )
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.errors import ContextLengthError, InputError
-from streamward.moderation.messages import read_content
+from streamward.moderation.message_parts import joined, read_content
 from streamward.schema import Action, Category, Decision, Judgement, Result, RiskLevel, Side, Span
 from streamward.server.auth import CallerNow
 from streamward.server.errors import ERRORS
@@ -159,7 +159,7 @@ def _texts(given: str | Sequence[str] | Sequence[Part], *, most: int) -> list[st
     elif isinstance(given[0], str):
         texts = {f"input[{index}]": str(text) for index, text in enumerate(given)}
     else:
-        texts = {"input": read_content(given, where="input", refusal=_REFUSAL)}
+        texts = {"input": joined(read_content(given, where="input", refusal=_REFUSAL))}
     for name, text in texts.items():
         if not text.strip():
             raise InputError(f"{name} is empty or blank; there is nothing to judge in it")

@@ -64,9 +64,7 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
 def _prompt_text(wanted: OpenStream, *, max_chars: int) -> str | None:
     if wanted.prompt is None and wanted.messages is None:
         return None
-    given = read_conversation(
-        prompt=wanted.prompt, messages=wanted.messages, max_chars=max_chars, may_be_blank=True
-    )
+    given = read_conversation(prompt=wanted.prompt, messages=wanted.messages, max_chars=max_chars, may_be_blank=True)
     return given.context[-1].content if given.has_prompt else None
 
 
