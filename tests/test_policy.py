@@ -352,3 +352,17 @@ def test_the_most_severe_side_decides_and_the_prompt_on_ties() -> None:
     assert combine(None, flagged) == flagged
     assert combine(prompt, None) == prompt
     assert combine(None, None) == Decision(Action.ALLOW)
+
+
+def test_thresholds_in_force_are_the_policys_where_it_states_any_else_the_guards() -> None:
+    own = {RiskLevel.UNSAFE: 0.4, RiskLevel.CONTROVERSIAL: 0.6}
+    rules = Policy.parse(
+        {
+            "name": "x",
+            "prompt": {"thresholds": {"unsafe": 0.5}, "categories": {"PII": {"thresholds": {"controversial": 0.9}}}},
+        },
+        source="test",
+    ).prompt
+    assert rules.thresholds_for(None, own) == {RiskLevel.UNSAFE: 0.5, RiskLevel.CONTROVERSIAL: 0.6}
+    assert rules.thresholds_for(Category.PII, own) == {RiskLevel.UNSAFE: 0.5, RiskLevel.CONTROVERSIAL: 0.9}
+    assert rules.thresholds_for(None, {}) == {RiskLevel.UNSAFE: 0.5}

@@ -77,6 +77,20 @@ class SidePolicy(Settings):
             return RiskLevel.CONTROVERSIAL
         return RiskLevel.SAFE
 
+    def thresholds_for(self, category: Category | None, own: Mapping[RiskLevel, float]) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force.
+
+        Args:
+            category: The kind of harm that the guard names.
+            own: Thresholds of the guard, which count where this policy states none.
+        """
+        lines = {**own}
+        for stated in (self.thresholds, self._override(category).thresholds):
+            for level, value in ((RiskLevel.UNSAFE, stated.unsafe), (RiskLevel.CONTROVERSIAL, stated.controversial)):
+                if value is not None:
+                    lines[level] = value
+        return lines
+
     def action(self, level: RiskLevel, category: Category | None) -> Action:
         """Return what to do about text of this level and category; Safe is always allowed."""
         special = self._override(category)

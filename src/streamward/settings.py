@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamward.errors import ConfigError, InputError
+from streamward.reasons import reason_of
 from streamward.text_files import decode_structured
 from streamward.validation import findings
 
@@ -80,8 +81,3 @@ def _toml_problem(error: tomllib.TOMLDecodeError, text: str) -> str:
     what = found[1] if found else str(error)
     place = f"line {found[2]}, column {found[3]}" if found and found[2] else f"line {text.count(chr(10)) + 1}"
     return f"{place}: {_TOML_SENTENCES.get(what, what[:1].lower() + what[1:])}"
-
-
-def reason_of(error: OSError) -> str:
-    """Return the reason of an error of the system, as `no such file or directory`."""
-    return (error.strerror or type(error).__name__).lower()

@@ -83,6 +83,15 @@ def test_json_has_the_promised_keys(capsys, policies):
     assert "verdicts" not in answer["response"]
 
 
+def test_a_threshold_stands_beside_every_probability(capsys, policies, monkeypatch, guard):
+    _, out, _ = run(capsys, "--prompt", "p", "--response", "the thing", "--policy", policies["never"])
+    assert out.count("thresholds: Unsafe 1.00, Unsafe and Controversial together 1.00") == 2
+    _, out, _ = run(capsys, "--prompt", "p", "--policy", policies["never"], "--json")
+    assert json.loads(out)["thresholds"] == {"Unsafe": 1.0, "Controversial": 1.0}
+    _, out, _ = run(capsys, "--prompt", "p")
+    assert "no thresholds: the most probable level counts" in out  # this guard states none, and nor does strict
+
+
 def test_verdicts_of_every_token_can_be_had(capsys, policies):
     _, out, _ = run(capsys, "--response", "the thing", "--policy", policies["never"], "--json", "--verdicts")
     verdicts = json.loads(out)["response"]["verdicts"]

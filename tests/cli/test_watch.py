@@ -75,6 +75,7 @@ def test_a_flagged_stream_is_cut_before_the_flagged_tokens(run, size):
     assert code == 3
     assert out == TEXT[:start]
     assert f"at token {position}" in err
+    assert "thresholds: Unsafe 0.90" in err
 
 
 def test_a_prompt_over_the_line_stops_before_anything_is_read(run):

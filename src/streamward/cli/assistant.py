@@ -7,7 +7,7 @@ import socket
 
 from streamward.cli.common import say
 from streamward.errors import ConfigError
-from streamward.settings import reason_of
+from streamward.reasons import reason_of
 
 _EXAMPLES = """\
 examples:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from streamward.errors import InputError
+from streamward.reasons import reason_of
 from streamward.schema import Action, Decision
-from streamward.settings import reason_of
 from streamward.text_files import decode_plain, decode_structured
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamward.cli.common import DEFAULT_GUARD, ExitCode, read_text, say
 from streamward.errors import ConfigError, InputError
+from streamward.suggestions import suggest
 
 if TYPE_CHECKING:
     from streamward.evals.guard_choice import EndpointOptions
@@ -280,7 +281,10 @@ def _endpoint_options(arguments: argparse.Namespace) -> "EndpointOptions":
     from streamward.evals.guard_choice import FORMAT_NAMES, EndpointOptions
 
     if arguments.format not in FORMAT_NAMES:
-        raise InputError(f"there is no format {arguments.format!r}; there are {', '.join(FORMAT_NAMES)}")
+        raise InputError(
+            f"there is no format {arguments.format!r}; there are {', '.join(FORMAT_NAMES)}"
+            f"{suggest(arguments.format, FORMAT_NAMES)}"
+        )
     template = None if arguments.prompt_template is None else read_text(arguments.prompt_template)
     if template is not None and "{prompt}" not in template:
         raise InputError(f"{arguments.prompt_template!r} has no place {{prompt}}")

@@ -23,7 +23,7 @@ from streamward.cli import (
 from streamward.cli.common import ExitCode, say
 from streamward.cli.parser import Parser
 from streamward.errors import ConfigError, InputError, StreamwardError
-from streamward.settings import reason_of
+from streamward.reasons import reason_of
 
 _DESCRIPTION = """\
 Judges what people ask a language model and what it answers, also while the answer is being written.

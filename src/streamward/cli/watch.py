@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, say
+from streamward.cli.show import describe_probabilities
 from streamward.errors import InputError
 from streamward.schema import Action, Decision
 
@@ -108,7 +109,9 @@ class _Gate:
             return ExitCode.FAILURE
         what = f"{decision.risk_level}, {decision.category}" if decision.category else str(decision.risk_level)
         if decision.position is None:
-            say(f"blocked before the answer began: the prompt is {what}")
+            found = "" if self._stream.prompt is None else f" ({describe_probabilities(self._stream.prompt)})"
+            say(f"blocked before the answer began: the prompt is {what}{found}")
         else:
-            say(f"stopped after {self._num_released} characters, at token {decision.position}: {what}")
+            found = describe_probabilities(self._stream.response)
+            say(f"stopped after {self._num_released} characters, at token {decision.position}: {what} ({found})")
         return ExitCode.BLOCKED

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamward.errors import InputError
-from streamward.settings import reason_of
+from streamward.reasons import reason_of
 from streamward.text_files import Line, read_lines
 
 Row = dict[str, Any]  # Any: JSON values

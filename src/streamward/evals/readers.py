@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamward.errors import ConfigError, InputError
-from streamward.settings import reason_of
+from streamward.reasons import reason_of
 from streamward.text_files import decode_structured
 
 Record = dict[str, Any]  # Any: values of the file
@@ -112,4 +112,4 @@ def _parquet(path: Path) -> Iterator[Record]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error

@@ -1,10 +1,10 @@
 """One response being judged while it is generated."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from streamward.errors import ContextLengthError, InputError, StreamClosedError
@@ -55,6 +55,7 @@ class GuardStream:
         reasoning: ReasoningTokens,
         max_chars: int,
         on_close: Callable[[], None],
+        thresholds: Mapping[RiskLevel, float] = MappingProxyType({}),
     ) -> None:
         """Made by the moderator, which has read the prompt already."""
         self.prompt = prompt
@@ -65,6 +66,7 @@ class GuardStream:
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
         self._reasoning = reasoning
+        self._thresholds = thresholds
         self._max_chars = max_chars
         self._phase = _Phase.NOTHING
         self._on_close = on_close
@@ -105,6 +107,12 @@ class GuardStream:
             if self._result is not None and not self._is_stopped:
                 return self._text.num_chars
             return self._clear_end()
+
+    @property
+    def response(self) -> Judgement:
+        """Judgement of what was fed so far."""
+        with self._lock:
+            return self._judgement()
 
     @property
     def num_tokens(self) -> int:
@@ -266,6 +274,7 @@ class GuardStream:
             windows=self._judge.num_windows,
             verdicts=tuple(self._verdicts),
             first_flagged=None if position is None or span is None else FirstFlagged(position, span.start),
+            thresholds=self._rules.thresholds_for(peak.category, self._thresholds),
         )
 
 

@@ -91,13 +91,22 @@ def result_json(result: Result, *, has_verdicts: bool = False) -> dict[str, Any]
 
 def _side_json(side: Judgement | None, *, has_verdicts: bool) -> dict[str, Any]:
     if side is None:  # the guard failed
-        names = ("risk_level", "category", "probabilities", "first_flagged_char", "first_flagged_token", "refusal")
+        names = (
+            "risk_level",
+            "category",
+            "probabilities",
+            "thresholds",
+            "first_flagged_char",
+            "first_flagged_token",
+            "refusal",
+        )
         return {**dict.fromkeys(names), "windows": 0, "tokens": 0}
     first = side.first_flagged
     values: dict[str, Any] = {
         "risk_level": side.risk_level,
         "category": side.category,
         "probabilities": _rounded(side.probabilities),
+        "thresholds": _rounded(side.thresholds),
         "first_flagged_char": None if first is None else first.char,
         "first_flagged_token": None if first is None else first.position,
         "refusal": side.refusal,

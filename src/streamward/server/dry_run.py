@@ -44,6 +44,7 @@ class Summary:
         categories: How often which kind of harm was stopped.
         newly_stopped: Ids of what would be stopped and was not.
         newly_passed: Ids of what was stopped and would not be.
+        thresholds: By side, those in force where the guard names no kind of harm.
     """
 
     num_rows: int
@@ -52,6 +53,7 @@ class Summary:
     categories: Mapping[str, int]
     newly_stopped: Sequence[str]
     newly_passed: Sequence[str]
+    thresholds: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
         InputError: A record is of the wrong kind.
     """
     found: list[Tried] = []
+    thresholds: dict[str, Mapping[str, float]] = {}
     num_rows = 0
     pending = iter(records)
     while batch := list(islice(pending, _BATCH)):
@@ -118,10 +121,14 @@ def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
             Tried(record.id, record.before, result.decision.action, result.decision.category)
             for record, result in zip(judged, results, strict=True)
         ]
-    return _summary(found, num_rows)
+        for result in results:
+            for side, judgement in (("prompt", result.prompt), ("response", result.response)):
+                if judgement is not None and judgement.category is None:
+                    thresholds.setdefault(side, {level.value: value for level, value in judgement.thresholds.items()})
+    return _summary(found, num_rows, thresholds)
 
 
-def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
+def _summary(found: Sequence[Tried], num_rows: int, thresholds: Mapping[str, Mapping[str, float]]) -> Summary:
     compared = [tried for tried in found if tried.before is not None]
     return Summary(
         num_rows=num_rows,
@@ -132,4 +139,5 @@ def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
         categories=dict(Counter(tried.category or "none" for tried in found if tried.after in _STOPPED)),
         newly_stopped=[each.id for each in compared if each.after in _STOPPED and each.before not in _STOPPED],
         newly_passed=[each.id for each in compared if each.after not in _STOPPED and each.before in _STOPPED],
+        thresholds=thresholds,
     )

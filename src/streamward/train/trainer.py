@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.decoder import Decoder
+from streamward.reasons import reason_of
 from streamward.train.batching import plan_batches
 from streamward.train.compiling import compiled_layers
 from streamward.train.config import RunConfig
@@ -165,9 +166,7 @@ class Trainer:
             state = torch.load(path, weights_only=True, map_location="cpu")
             is_same = _parsed(type(self.config), state["config"]) == self.config
         except Exception as error:  # torch raises its own and pickle's kinds for every defect of a file
-            raise CheckpointError(
-                f"{path} cannot be read: {type(error).__name__}; delete it to start afresh"
-            ) from error
+            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}; delete it to start afresh") from error
         if not is_same:
             logger.warning("the run's settings changed; starting afresh", extra={"folder": str(self.folder)})
             return
