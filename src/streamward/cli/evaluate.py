@@ -173,7 +173,9 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         raise InputError(f"--held-back is {arguments.held_back}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
+    from streamward.evals.headline import headline
     from streamward.evals.report import write_report
+    from streamward.evals.report_model import read_report
 
     suite = Suite(arguments.suite)
     sets = plan(
@@ -194,6 +196,8 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_report(run_of_guard, folder)
         is_failed |= _say_failures(run_of_guard)
+        report = read_report(folder)
+        say(f"{run_of_guard.guard['name']}: {headline(report)}; report: {folder / 'report.md'}")
         print(folder)
     if len(folders) > 1:
         from streamward.evals.compare import write_comparison

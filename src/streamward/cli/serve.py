@@ -9,8 +9,9 @@ import signal
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from streamward.cli.announcement import announce
 from streamward.cli.common import ExitCode
 from streamward.errors import ConfigError
 
@@ -172,6 +173,14 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
     )
+    start = server.startup
+
+    async def start_and_announce(*arguments: Any, **options: Any) -> None:  # Any: uvicorn's own
+        await start(*arguments, **options)
+        if server.started:
+            announce(config, state, port=server.servers[0].sockets[0].getsockname()[1])
+
+    server.startup = start_and_announce  # type: ignore[method-assign]  # it is up from this moment on
     stop = server.handle_exit
 
     def drain_and_stop(sig: int, frame: object) -> None:
