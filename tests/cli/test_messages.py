@@ -40,7 +40,7 @@ POLICIES = {
     'name = "x"\n[respones]\n': "respones is unknown; did you mean 'response'?",
     "version = '1'\n": "name is missing",
     'name = ""\n': "name must not be empty",
-    'name = "x"\n[prompt.categories.Violentt]\n': "prompt.categories.Violentt is no key that is allowed; it must be 'Violent'",
+    'name = "x"\n[prompt.categories.Violentt]\n': "prompt.categories.Violentt is no key that is allowed; it must be",
     'name = "x"\n[prompt.thresholds]\nunsafe = 2\n': "prompt.thresholds.unsafe must be at most 1",
     'name = "x"\n[prompt.thresholds]\nunsafe = "0.5"\n': "prompt.thresholds.unsafe must be a number",
     'name = "x"\n[response]\nunsafe = "replace"\n': "an action is replace, so `replacement` must give",

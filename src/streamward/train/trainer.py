@@ -97,8 +97,8 @@ class Trainer:
             raise ConfigError(f"{len(self.plan)} batches are too few; the run has {self.world.size} processes")
         if self.num_steps <= config.warmup_steps:
             logger.warning(
-                f"the run has {self.num_steps} steps, and warmup_steps is {config.warmup_steps}: the learning rate never"
-                " stays at lr. Lower warmup_steps, or give the run more rows or epochs"
+                f"the run has {self.num_steps} steps, and warmup_steps is {config.warmup_steps}: the learning rate is"
+                " below lr in all of them. Lower warmup_steps, or give the run more rows or epochs"
             )
         groups = [{"params": list(group.parameters), "lr": group.lr} for group in task.parameter_groups()]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
