@@ -21,7 +21,7 @@ from streamward.fleet.source import Plan, Shard, open_source
 from streamward.loading import find_checkpoint
 from streamward.policy import Policy
 
-_VERSION = 1  # raise it when finished shards of before must not count any more
+_VERSION = 2  # raise it when finished shards of before must not count any more
 _MAX_BLOCKS = 4096
 
 
