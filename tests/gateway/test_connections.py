@@ -31,7 +31,9 @@ class Server:
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection, self._num_connections = self._num_connections, self._num_connections + 1
-        self._talks.append(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        self._talks.append(task)
         number, answer = 0, WHOLE
         while answer == WHOLE and (head := await _head(reader)):
             length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))

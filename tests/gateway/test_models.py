@@ -9,9 +9,9 @@ from streamward.errors import InputError, UpstreamError
 from tests.gateway.scripted import Script, gateway
 
 
-def listing(script: Script, upstream: str = "up"):
+def listing(script: Script, upstream: str = "up", **config):
     async def ask():
-        gate = gateway(script)
+        gate = gateway(script, **config)
         try:
             return await gate.models(upstream)
         finally:
@@ -38,6 +38,11 @@ def test_entries_that_are_no_models_are_left_out():
         {"id": "m", "object": "model", "created": 0, "owned_by": ""},
         {"id": "m2", "object": "model", "created": 0, "owned_by": ""},
     ]
+
+
+def test_only_models_that_may_be_asked_for_are_listed():
+    listed = {"data": [{"id": name} for name in ("a", "b", "c")]}
+    assert [model["id"] for model in listing(answer(listed), models=["c", "a", "z"])] == ["a", "c"]
 
 
 @pytest.mark.parametrize("body", [[], {"data": "m"}, {"models": []}, "m"])

@@ -110,7 +110,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("role", ["user", "assistant", "tool", "developer"])
+@pytest.mark.parametrize("role", ["user", "tool", "developer"])
 @pytest.mark.parametrize("name", READ)
 def test_parts_of_a_message_are_read_whatever_they_are_called(name, role):
     guard, script = ScriptedGuard(), fine()
@@ -132,7 +132,7 @@ def test_what_an_assistant_thought_is_read_as_its_reasoning():
         return guard.open(messages, policy)
 
     thoughts = [
-        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "one"}]}, {"type": "text", "text": "a"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "one"}]}, {"text": "a"}]},
         {"content": "a", "reasoning_content": "one"},
         {"content": "a", "reasoning": "one"},
         {"content": "a", "reasoning": {"steps": ["one two"]}},
@@ -164,6 +164,14 @@ def test_arguments_of_calls_are_read_as_objects_too(holder, arguments):
     assert "the #" in guard.contexts[0][1][1]
     assert "ABAB" not in str(guard.contexts)
     assert json.loads(script.requests[0].content)["messages"] == messages
+
+
+def test_results_of_tools_are_read_as_objects_too():
+    guard = ScriptedGuard()
+    messages = [{"role": "user", "content": "hello"}, {"role": "tool", "content": {"city": "Rome", "sky": "the #"}}]
+    answer, _ = ask(gateway(fine(), guard=guard), call(chat(messages=messages)))
+    assert answer.status == 200
+    assert guard.contexts[0][1] == ("user", '{"city":"Rome","sky":"the #"}')
 
 
 def test_text_that_looks_like_the_address_of_data_is_read():
@@ -254,8 +262,8 @@ def test_items_without_text_pass(item):
 
 SPEAKING = {
     "tools": {"type": "mcp_list_tools", "server_label": "docs", "tools": [
-        {"name": "f", "description": f" {BAD_PROMPT}", "input_schema": {"$schema": "http://x.test/s#", "type": "object"}}]},
-    "more tools": {"type": "additional_tools", "role": "user", "tools": [{"name": "f", "description": f" {BAD_PROMPT}"}]},
+        {"name": "f", "description": f" {BAD_PROMPT}", "input_schema": {"$schema": "http://x.test/s#"}}]},
+    "more tools": {"type": "additional_tools", "role": "user", "tools": [{"description": f" {BAD_PROMPT}"}]},
     "an approval": {"type": "mcp_approval_response", "approve": False, "reason": f" {BAD_PROMPT}"},
     "a text": {"type": "input_text", "text": BAD_PROMPT},
     "a shell": {"type": "shell_call_output", "output": [{"stdout": f" {BAD_PROMPT}", "outcome": {"type": "exit"}}]},
@@ -279,14 +287,14 @@ def test_calls_are_context_with_all_that_they_say():
 
 MEDIA = [
     {"type": "input_image", "image_url": "https://x.test/a.png"},
-    {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA"}},
+    {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "data:,AA"}},
     {"type": "image_generation_call", "id": "ig_1", "result": "iVBOR" * 100},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("item", MEDIA, ids=lambda item: item["type"])
 def test_items_of_data_are_refused_unless_they_may_pass(item):
-    with pytest.raises(InputError, match=r"unjudged_input|must be a string"):
+    with pytest.raises(InputError, match="unjudged_input"):
         items(item, guard=ScriptedGuard())
 
 

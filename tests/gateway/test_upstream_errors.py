@@ -54,6 +54,7 @@ IN_BAND = {
     "message and status": (event({"statusCode": 429, "message": "no room"}), "no room", 429),
     "message alone": (event({"message": "no room", "request_id": "abc"}), "no room", None),
     "errors": (event({"success": False, "errors": [{"code": 7, "message": "no room"}]}), "no room", 7),
+    "a vendor's object": (event({"x_groq": {"error": "no room"}, "choices": [{"delta": {}}]}), "no room", None),
     "a list": (event([{"error": {"code": 503, "message": "no room", "status": "UNAVAILABLE"}}]), "no room", 503),
     "raw JSON": (raw({"error": {"message": "no room"}}) + b"\n", "no room", None),
     "raw JSON without end": (raw({"error": {"message": "no room"}}), "no room", None),
@@ -211,6 +212,30 @@ def test_what_an_upstream_says_is_wrong_reaches_the_client(name):
     told = json.loads(data)["error"]
     assert answer.status == (502 if status in (401, 500) else status)
     assert (told["message"], told["type"], told["param"], told["code"]) == expected
+
+
+@pytest.mark.parametrize(("content_type", "is_told"), [("text/plain", True), ("text/html", False)])
+def test_an_error_in_plain_text_is_told(content_type, is_told):
+    script = Script(b"there is no room\n", status=503, content_type=content_type)
+    answer, data = ask(gateway(script), call(chat()))
+    assert answer.status == 503
+    assert (json.loads(data)["error"]["message"] == "there is no room") is is_told
+
+
+def test_a_streamed_error_answers_a_request_that_was_not_to_be_streamed():
+    script = Script(b": hello\n\n", event({"error": {"message": "no room", "code": 429}}), delta(content="x"))
+    answer, data = ask(gateway(script), call(chat(stream=False)))
+    assert (answer.status, json.loads(data)["error"]["message"]) == (429, "no room")
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_sentence_with_our_key_in_it_is_not_told(monkeypatch, is_stream):
+    monkeypatch.setenv("UP_KEY", "sk-ours")
+    error = {"error": {"message": "header Authorization: Bearer sk-ours", "code": "E7"}}
+    script = Script(SAID + event(error)) if is_stream else Script(raw(error), status=400)
+    _, data = ask(gateway(script, api_key_env="UP_KEY"), call(chat(stream=is_stream)))
+    assert b"sk-ours" not in data
+    assert b'"E7"' in data
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

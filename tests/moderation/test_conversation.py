@@ -43,7 +43,7 @@ def test_messages_keep_their_order_and_reasoning() -> None:
         ({"messages": [{"content": "a"}]}, r"messages\[0\].role is missing; it must be one of system, developer"),
         ({"messages": [{"role": "asistant", "content": "a"}]}, "did you mean 'assistant'"),
         ({"messages": [{"role": "user", "content": 5}]}, r"messages\[0\].content must be a string, null or a list"),
-        ({"messages": [{"role": "user", "content": {"text": "a"}}]}, r"messages\[0\].content must be a string"),
+        ({"messages": [{"role": "user", "content": {"url": "x.png"}}]}, r"messages\[0\].content is no text"),
         ({"messages": [{"role": "assistant", "tool_calls": "f"}]}, r"messages\[0\].tool_calls must be a list"),
         ({"messages": [{"role": "system", "content": "a"}]}, "last message has the role system"),
         ({"messages": [{"role": "developer", "content": "a"}]}, "last message has the role developer"),

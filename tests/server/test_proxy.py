@@ -79,6 +79,35 @@ def test_models_of_an_upstream_are_listed(tmp_path):
     assert answer.json() == {"object": "list", "data": [{"id": "m", "object": "model", "created": 7, "owned_by": "us"}]}
 
 
+@pytest.mark.parametrize("name", ["m", "a/b:c"])
+def test_one_model_of_an_upstream_is_told(tmp_path, name):
+    listed = {"data": [{"id": "m", "created": 7}, {"id": "a/b:c", "owned_by": "us"}]}
+    with guarded(tmp_path, Script(json.dumps(listed).encode(), content_type="application/json")) as service:
+        answer = service.get(f"/up/v1/models/{name}")
+        missing = service.get("/up/v1/models/other")
+    assert (answer.status_code, answer.json()["id"], answer.json()["object"]) == (200, name, "model")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["messages", "audio/transcriptions", "images/generations"])
+def test_a_route_that_is_not_there_says_which_are(tmp_path, path):
+    with guarded(tmp_path, spoken("hi")) as service:
+        answer = service.post(f"/up/v1/{path}", {"model": "m"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "/chat/completions" in answer.json()["error"]["message"]
+
+
+def test_embeddings_are_guarded_and_logged(tmp_path):
+    body = {"data": [{"embedding": [0.5, 1], "index": 0}], "model": "m", "usage": {"total_tokens": 1}}
+    with guarded(tmp_path, Script(json.dumps(body).encode(), content_type="application/json")) as service:
+        answer = service.post("/up/v1/embeddings", {"model": "m", "input": "hello"})
+        refused = service.post("/up/v1/embeddings", {"model": "m", "input": ["hello", "##"]})
+        found = rows(service)
+    assert answer.json()["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, 1]}]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
+    assert [(row["action"], row["endpoint"]) for row in found] == [("allow", "gateway"), ("block", "gateway")]
+
+
 def test_requests_beyond_the_rate_are_told_when_to_come_again_whoever_refuses_them(tmp_path):
     busy = Script(b"{}", status=429, content_type="application/json", headers={"retry-after": "7"})
     with guarded(tmp_path, busy, auth={"required": True}) as service:

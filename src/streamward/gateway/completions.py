@@ -49,7 +49,7 @@ def read_completion(body: JsonObject, config: UpstreamConfig, *, limits: Gateway
     if not isinstance(texts, list) or not 1 <= len(texts) <= limits.max_guard_streams:
         raise InputError(f"prompt must be a string or a list of 1 to {limits.max_guard_streams} strings")
     if not all(isinstance(text, str) for text in texts):
-        if config.prompt.unjudged_input == "refuse" or not _is_token_ids(texts):
+        if config.prompt.unjudged_input == "refuse" or not is_token_ids(texts):
             raise InputError("prompt has token ids; this gateway judges text and refuses what it cannot judge")
         texts = [""] * (1 if isinstance(texts[0], int) else len(texts))
     suffix = body.get("suffix") or ""
@@ -65,7 +65,8 @@ def read_completion(body: JsonObject, config: UpstreamConfig, *, limits: Gateway
     return ChoicesFormat(request, LAYOUT, opaque=config.release.unjudged_output, id_prefix="cmpl")
 
 
-def _is_token_ids(values: list[object]) -> bool:
+def is_token_ids(values: list[object]) -> bool:
+    """Return whether a list holds token ids of one text, or of several."""
     if all(type(value) is int for value in values):
         return True
     return all(isinstance(value, list) and all(type(item) is int for item in value) for value in values)

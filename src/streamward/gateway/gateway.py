@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from streamward.errors import InputError
 from streamward.gateway.config import GatewayLimits
+from streamward.gateway.embeddings import EmbeddingsCall
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.outcome import Answer, Call, Observer, SilentObserver
 from streamward.gateway.report import Describe
@@ -66,13 +67,24 @@ class Gateway:
             InputError: There is no such upstream, or the request is malformed or has what the gateway refuses.
             StreamwardError: The prompt could not be judged, and the policy blocks what it cannot judge.
         """
+        upstream, observer = self._named(call.upstream), SilentObserver() if observer is None else observer
+        if call.format == "embeddings":
+            yield await EmbeddingsCall(
+                call,
+                upstream,
+                open_guard=self._open_guard,
+                limits=self._limits,
+                observer=observer,
+                clock=self._clock,
+            ).answer()
+            return
         session = Session(
             call,
-            self._named(call.upstream),
+            upstream,
             open_guard=self._open_guard,
             limits=self._limits,
             describe=self._describe,
-            observer=SilentObserver() if observer is None else observer,
+            observer=observer,
             clock=self._clock,
         )
         try:

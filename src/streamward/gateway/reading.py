@@ -92,12 +92,12 @@ def read_document(data: bytes) -> JsonObject:
     return body
 
 
-def read_error(data: bytes) -> ErrorReport:
-    """Return what the body of an error says."""
+def read_error(data: bytes, media_type: str) -> ErrorReport:
+    """Return what the body of an error says; nothing if it is neither JSON nor plain text."""
     try:
         return read_report(parse_answer(data))
     except ValueError:
-        return ErrorReport()
+        return read_report(data.decode("utf-8", "replace") if media_type == "text/plain" else None)
 
 
 def _read(event: ServerEvent) -> JsonObject | None:

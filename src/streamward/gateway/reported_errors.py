@@ -17,7 +17,7 @@ _MESSAGES = (
 _SENTENCES = (*_MESSAGES, "error", "title")
 _CODES = ("code", "error_code", "errorcode", "err_code", "status_code", "statuscode", "status")
 _KINDS = ("type", "error_type", "errortype", "err_type", "__type", "status")
-_NESTED = ("error", "errors", "message", "detail", "base_resp", "response")
+_NESTED = ("x_groq", "error", "errors", "message", "detail", "base_resp", "response")
 _FAILED_REASONS = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 _NO_CODES = frozenset({0, 200, "0", "200", "ok", "success", ""})
 _SAYS_NOTHING = frozenset({"error", "errors", "fail", "failed", "failure"})
@@ -94,7 +94,8 @@ def read_report(body: object) -> ErrorReport:
 
 
 def _is_error(body: JsonObject) -> bool:
-    if any(_is_set(body.get(name)) for name in ("error", "errors")):
+    vendor = body.get("x_groq")
+    if any(_is_set(holder.get(name)) for holder in (body, *_objects([vendor])) for name in ("error", "errors")):
         return True
     kind = body.get("type")
     if kind in ("error", "response.failed") or body.get("object") == "error":

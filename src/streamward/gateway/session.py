@@ -118,12 +118,12 @@ class Session:
         try:
             head = await self._within(self._asked.head())
             if not 200 <= head.status < 300:
-                return await self._fail_with(read_error(await self._read_all()), head)
+                return await self._fail_with(read_error(await self._read_all(), head.media_type), head)
             if self._request.is_stream and head.may_be_stream:
                 self._events = kept_alive(self._stream(), every_s=self._limits.keep_alive_s)
                 return Answer(200, events=self._events)
             if head.is_stream:
-                raise UpstreamError("the upstream streamed what was not to be streamed")
+                raise await self._unwanted()
             return await self._document()
         except ReportedError as error:
             return await self._fail_with(error.report, head)
@@ -160,7 +160,7 @@ class Session:
 
     async def _fail_with(self, report: ErrorReport, head: Head) -> Answer:
         """Answer with what the upstream says is wrong, as far as the guard lets it through."""
-        report = await self._judges.let_through(report, group=0)
+        report = await self._judges.let_through(self._upstream.redacted(report), group=0)
         return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
     async def _read_all(self) -> bytes:
@@ -193,11 +193,7 @@ class Session:
     async def _stream(self) -> AsyncGenerator[bytes, None]:
         is_audit = self._upstream.config.release.mode == "audit"
         ledger = Ledger(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
-        reading = StreamReading(
-            self._format,
-            max_event_bytes=self._limits.max_event_bytes,
-            max_answer_bytes=self._limits.max_answer_bytes,
-        )
+        reading = self._reading()
         begin = self._notes.of_prompts()
         if begin:
             yield self._format.note(None, begin)
@@ -218,6 +214,21 @@ class Session:
         rest = self._release(ledger, is_audit=is_audit, is_last=True)
         is_recorded, end = await self._last(ledger, reading)
         yield b"".join([*rest, *end] if is_recorded else end)
+
+    def _reading(self) -> StreamReading:
+        limits = self._limits
+        return StreamReading(
+            self._format, max_event_bytes=limits.max_event_bytes, max_answer_bytes=limits.max_answer_bytes
+        )
+
+    async def _unwanted(self) -> UpstreamError:
+        """Return what is wrong with a stream that was not asked for: the error that it begins with, if it does."""
+        reading = self._reading()
+        while not reading.is_over and not reading.take(await self._next(reading)):
+            pass
+        if isinstance(reading.error, ReportedError):
+            return reading.error
+        return UpstreamError("the upstream streamed what was not to be streamed")
 
     async def _next(self, reading: StreamReading) -> list[bytes] | None:
         try:
@@ -250,7 +261,8 @@ class Session:
     async def _told(self, error: StreamwardError) -> JsonObject:
         """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
         if isinstance(error, ReportedError):
-            return error_of_report(await self._judges.let_through(error.report, group=ENVELOPE))
+            report = self._upstream.redacted(error.report)
+            return error_of_report(await self._judges.let_through(report, group=ENVELOPE))
         return error_of_failure(error)
 
     def _is_over(self, ledger: Ledger) -> bool:
@@ -337,6 +349,8 @@ def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimit
             return read_completion(body, upstream.config, limits=limits)
         case "responses":
             return read_response(body, upstream.config)
+        case "embeddings":
+            raise AssertionError("an EmbeddingsCall answers it")
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -4,6 +4,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 import httpcore
@@ -12,11 +13,14 @@ import httpx
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.connections import Connections
+from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.moderation.message_parts import is_identifier
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
+_LIST_TIMEOUT_S = 30.0  # a list of models needs no thought
+_WRITE_TIMEOUT_S = 60.0  # for the next part of a request to be taken
 _MAX_KEPT = 32  # connections that wait for the next request
 _BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
@@ -48,7 +52,7 @@ class Upstream:
         """
         self.name = name
         self.config = config
-        key = config.secret()
+        key = self._key = config.secret()
         headers = {"User-Agent": f"streamward/{version('streamward')}", "Accept-Encoding": "identity"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
@@ -61,12 +65,21 @@ class Upstream:
             follow_redirects=False,
             trust_env=False,
             timeout=httpx.Timeout(
-                config.idle_timeout_s, connect=config.connect_timeout_s, pool=config.connect_timeout_s
+                config.idle_timeout_s,
+                connect=config.connect_timeout_s,
+                pool=config.connect_timeout_s,
+                write=_WRITE_TIMEOUT_S,
             ),
         )
 
+    def redacted(self, report: ErrorReport) -> ErrorReport:
+        """Return what this server says is wrong, without its sentence if our key stands in it."""
+        key = self._key
+        is_told = key is not None and key.get_secret_value() in (report.message or "")
+        return replace(report, message=None) if is_told else report
+
     async def models(self) -> list[JsonObject]:
-        """Return the models it serves, as OpenAI lists them: id, creation time and owner, nothing else.
+        """Return the models that may be asked for, as OpenAI lists them: id, creation time and owner, nothing else.
 
         Raises:
             UpstreamTimeoutError, UpstreamError: As `post`; or its list is none.
@@ -75,7 +88,8 @@ class Upstream:
             listed = await _read_list(response) if response.status_code == 200 else None
         if listed is None:
             raise UpstreamError(f"the upstream {self.name} does not list its models")
-        return [model for model in map(_model, listed) if model is not None]
+        found = [model for model in map(_model, listed) if model is not None]
+        return [model for model in found if not self.config.models or model["id"] in self.config.models]
 
     @asynccontextmanager
     async def post(self, path: str, body: JsonObject) -> AsyncIterator[httpx.Response]:
@@ -96,10 +110,11 @@ class Upstream:
             headers["Content-Type"] = "application/json"
         content = None if body is None else dump(body)
         request = self._client.build_request(method, url, content=content, headers=headers)
-        request.extensions["timeout"]["read"] = self.config.first_byte_timeout_s
+        patience_s = _LIST_TIMEOUT_S if body is None else self.config.first_byte_timeout_s
+        request.extensions["timeout"]["read"] = min(patience_s, self.config.first_byte_timeout_s)
         try:
             response = await self._client.send(request, stream=True)
-            request.extensions["timeout"]["read"] = self.config.idle_timeout_s
+            request.extensions["timeout"]["read"] = _LIST_TIMEOUT_S if body is None else self.config.idle_timeout_s
             try:
                 if response.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
                     raise UpstreamError(f"the upstream {self.name} compressed its answer in a way that is not known")

@@ -9,7 +9,7 @@ from streamward.gateway.slots import FieldKey
 from streamward.gateway.strict_json import JsonObject
 from streamward.schema import Message
 
-FormatName = Literal["chat/completions", "completions", "responses"]
+FormatName = Literal["chat/completions", "completions", "responses", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,9 @@ def read_content(content: object, *, where: str, refusal: str | None) -> Content
         return Content("")
     if isinstance(content, str):
         return Content(content)
+    if isinstance(content, Mapping):  # results of tools, for one
+        return Content("" if _is_unread(content, where=where, refusal=refusal) else spelled(content, where))
     if not isinstance(content, list | tuple):
-        if isinstance(content, Mapping) and refusal is None:
-            return Content("")
         raise InputError(f"{where} must be a string, null or a list of parts")
     texts: list[str] = []
     thoughts: list[str] = []
@@ -73,18 +73,13 @@ def read_content(content: object, *, where: str, refusal: str | None) -> Content
     return Content(joined(texts), joined(thoughts))
 
 
-def read_unknown(given: object, *, where: str, refusal: str | None) -> list[str]:
+def read_unknown(given: Mapping[str, object], *, where: str, refusal: str | None) -> list[str]:
     """Return the text in a value of a kind that is not known; none of it may be what is looked at elsewhere.
 
     Raises:
         InputError: It holds or names data, which the guard does not read.
     """
-    kind = given.get("type") if isinstance(given, Mapping) else None
-    if (isinstance(kind, str) and any(word in kind for word in _MEDIA)) or _has_media(given):
-        if refusal is not None:
-            raise InputError(f"{where} is no text{_named(kind)}; {refusal}")
-        return []
-    return words_in(given)
+    return [] if _is_unread(given, where=where, refusal=refusal) else words_in(given)
 
 
 def refuse_data(given: Mapping[str, object], *, where: str, refusal: str | None) -> None:
@@ -140,6 +135,16 @@ def joined(texts: Sequence[str]) -> str:
 def without(given: Mapping[str, object], *names: str) -> JsonObject:
     """Return an object without some of its entries."""
     return {name: value for name, value in given.items() if name not in names}
+
+
+def _is_unread(given: Mapping[str, object], *, where: str, refusal: str | None) -> bool:
+    """Return whether an object passes without being read, for the data in it. Where it may not, it is refused."""
+    kind = given.get("type")
+    if not (isinstance(kind, str) and any(word in kind for word in _MEDIA)) and not _has_media(given):
+        return False
+    if refusal is not None:
+        raise InputError(f"{where} is no text{_named(kind)}; {refusal}")
+    return True
 
 
 def _read_part(part: object, *, where: str, refusal: str | None) -> Content:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -56,6 +57,10 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     UpstreamError: Answer(502, 1011, "upstream_error"),
     CheckpointError: Answer(500, 1011, "server_error"),
 }
+_NO_ROUTE = (
+    "There is no such route. Guarded models have POST /NAME/v1/chat/completions, /completions, /responses and"
+    " /embeddings, and GET /NAME/v1/models; all routes stand in /openapi.json."
+)
 _PLACES = frozenset({"body", "query", "path", "header"})
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 400: "invalid_input"}
 
@@ -186,5 +191,6 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, "http_error")
     request.state.error_code = code
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    body = error_body(str(error.detail), kind=kind, code=code)
+    message = _NO_ROUTE if error.detail == HTTPStatus.NOT_FOUND.phrase else str(error.detail)
+    body = error_body(message, kind=kind, code=code)
     return JSONResponse(body, error.status_code, headers=error.headers)

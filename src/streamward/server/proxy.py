@@ -144,6 +144,29 @@ async def models(upstream: UpstreamName, request: Request, caller: CallerNow) ->
     return ModelList(data=[ModelCard.model_validate(model) for model in await gateway.models(upstream)])
 
 
+@router.get(
+    "/{upstream}/v1/models/{model:path}",
+    responses={**ERRORS, 404: {"description": "There is no such upstream, or no such model."}},
+)
+async def model(
+    upstream: UpstreamName, model: Annotated[str, Path(max_length=200)], request: Request, caller: CallerNow
+) -> ModelCard:
+    """Return one of the models of an upstream."""
+    gateway = _gateway_for(upstream, request, caller).gateway
+    found = next((card for card in await gateway.models(upstream) if card["id"] == model), None)
+    if found is None:
+        raise HTTPException(404, "There is no model of this name, or it may not be asked for here.")
+    return ModelCard.model_validate(found)
+
+
+@router.post("/{upstream}/v1/embeddings", responses=_ANSWERS, openapi_extra=_BODY)
+async def embeddings(
+    upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None
+) -> Response:
+    """Ask a model for embeddings; the texts are judged as prompts."""
+    return await _answer("embeddings", upstream, request, caller, policy=policy, extras=None)
+
+
 @router.post("/{upstream}/v1/completions", responses=_ANSWERS, openapi_extra=_BODY)
 async def completions(
     upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None, extras: Extras = None
