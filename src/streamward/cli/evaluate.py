@@ -173,10 +173,6 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
         raise InputError(f"--held-back is {arguments.held_back}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
-    from streamward.evals.headline import headline
-    from streamward.evals.report import write_report
-    from streamward.evals.report_model import read_report
-
     suite = Suite(arguments.suite)
     sets = plan(
         _read_sets(source, arguments.sets, held_back=arguments.held_back),
@@ -193,12 +189,7 @@ def _evaluate(arguments: argparse.Namespace, source: str) -> int:
     for folder, (_, make) in zip(folders, guards, strict=True):
         cache = Path(arguments.cache or out / "predictions")
         run_of_guard = _run_guard(make(), sets, cache=cache, suite=suite, given=arguments.given)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_report(run_of_guard, folder)
-        is_failed |= _say_failures(run_of_guard)
-        report = read_report(folder)
-        say(f"{run_of_guard.guard['name']}: {headline(report)}; report: {folder / 'report.md'}")
-        print(folder)
+        is_failed |= _report(run_of_guard, folder)
     if len(folders) > 1:
         from streamward.evals.compare import write_comparison
 
@@ -269,6 +260,20 @@ def _run_guard(
             return run_guard(guard, sets, cache=cache, command=command, suite=suite, on_progress=on_progress)
     finally:
         guard.close()
+
+
+def _report(run_of_guard: "GuardRun", folder: Path) -> bool:
+    """Write a guard's report and say what is in it; return whether none of its rows could be judged."""
+    from streamward.evals.headline import headline
+    from streamward.evals.report import write_report
+    from streamward.evals.report_model import read_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(run_of_guard, folder)
+    is_failed = _say_failures(run_of_guard)
+    say(f"{run_of_guard.guard['name']}: {headline(read_report(folder))}; report: {folder / 'report.md'}")
+    print(folder)
+    return is_failed
 
 
 def _say_failures(run_of_guard: "GuardRun") -> bool:
