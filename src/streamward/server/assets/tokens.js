@@ -42,6 +42,7 @@ export function describe(decision) {
 /** Say how probable harm is, beside the threshold from which on it counts. */
 export function measured({ probabilities, thresholds }) {
   const { Unsafe: unsafe, Controversial: controversial } = probabilities;
-  const beside = (name) => (thresholds[name] === undefined ? "" : ` of ${percent(thresholds[name])}`);
-  return `unsafe ${percent(unsafe)}${beside("Unsafe")}, or controversial ${percent(unsafe + controversial)}${beside("Controversial")}`;
+  const beside = (name) => (thresholds[name] === undefined ? "" : `, threshold ${percent(thresholds[name])}`);
+  const risky = `unsafe or controversial ${percent(unsafe + controversial)}${beside("Controversial")}`;
+  return `unsafe ${percent(unsafe)}${beside("Unsafe")}; ${risky}`;
 }
