@@ -98,7 +98,8 @@ def findings(
         table: What a mapping is called.
         whole: What the value itself is called.
     """
-    found = list(_settled([_place(problem, root) for problem in problems]))
+    placed = [_place(problem, root) for problem in problems]
+    found = list(_settled([each for each in placed if not _follows(each, placed)]))
     told: dict[str, list[str]] = {}
     for each in found:
         text = _text(each, root, names_keys=names_keys, table=table)
@@ -131,6 +132,14 @@ def _place(problem: Problem, root: Any) -> _Found:
     if last is not None:
         path.append(last)
     return _Found(tuple(path), union, options, problem)
+
+
+def _follows(found: _Found, others: Sequence[_Found]) -> bool:
+    """Return whether a list is only too short because an item of it is wrong, which is told anyway."""
+    size = len(found.path)
+    return found.problem["type"] == "too_short" and any(
+        len(other.path) > size and other.path[:size] == found.path and other.union is None for other in others
+    )
 
 
 def _settled(found: Sequence[_Found]) -> Iterator[_Found]:

@@ -111,3 +111,12 @@ def test_a_mistake_on_the_command_line_is_named(capsys, tmp_path, monkeypatch, a
     code, told = run(capsys, *arguments)
     assert code in (1, 2)
     check(told, COMMANDS[arguments])
+
+
+def test_a_mistake_in_a_list_of_tables_is_told_once(capsys, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('name = "x"\ndata_root = "."\n[[sources]]\nfile = "a.jsonl"\nmax_row = 3\n')
+    code, told = run(capsys, "train", "stream", "--config", str(path))
+    assert code == 2
+    check(told, "sources[0].max_row is unknown; did you mean 'max_rows'?")
+    assert "at least" not in told
