@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamward.errors import InputError, StreamwardError
-from streamward.schema import Decision, Judgement, Result, Verdict
+from streamward.schema import Decision, Judgement, Result, RiskLevel, Verdict
 from streamward.suggestions import suggest
 from streamward.text_files import Line
 
@@ -106,7 +106,7 @@ def _side_json(side: Judgement | None, *, has_verdicts: bool) -> dict[str, Any]:
         "risk_level": side.risk_level,
         "category": side.category,
         "probabilities": _rounded(side.probabilities),
-        "thresholds": _rounded(side.thresholds),
+        "thresholds": {level: side.thresholds.get(level) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)},
         "first_flagged_char": None if first is None else first.char,
         "first_flagged_token": None if first is None else first.position,
         "refusal": side.refusal,
