@@ -55,13 +55,26 @@ def test_a_missing_library_names_the_extra(monkeypatch):
         fetch("org/name")
 
 
-def test_a_repository_out_of_reach_is_a_checkpoint_error(asked, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (ConnectionError, "the hub cannot be reached"),
+        (type("LocalEntryNotFoundError", (FileNotFoundError,), {}), "not in the cache"),
+        (type("GatedRepoError", (OSError,), {}), "needs permission"),
+        (type("RepositoryNotFoundError", (OSError,), {}), "no such repository"),
+        (type("Unheard", (Exception,), {}), "try again later"),
+    ],
+)
+def test_a_repository_that_cannot_be_had_says_why(asked, monkeypatch, kind, told):
     def fail(*_args, **_options):
-        raise ConnectionError("https://secret@host")
+        raise kind("https://secret@host")
 
     monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", fail)
-    with pytest.raises(CheckpointError, match="org/name cannot be fetched from Hugging Face Hub: ConnectionError"):
+    with pytest.raises(CheckpointError, match="org/name cannot be fetched from Hugging Face Hub: ") as caught:
         fetch("org/name")
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert kind.__name__ not in str(caught.value)
 
 
 def test_a_name_that_is_nothing_says_what_is_possible():

@@ -15,7 +15,8 @@ ROOT = "__init__"  # the public names
 
 # Lowest first. A part imports parts of earlier rows, and modules of its own.
 LAYERS = (
-    {"errors", "schema"},
+    {"errors", "reasons", "schema", "suggestions"},
+    {"text_files", "validation"},
     {"settings"},
     {"policy", "tokenizer", "model", "observability"},
     {"engine", "data", "generative", "builtin", "text_stream"},
@@ -30,7 +31,7 @@ LAYERS = (
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
-FOUNDATION = {"errors", "schema", "settings"}
+FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
 TORCH_FREE = FOUNDATION | {"policy"}
 

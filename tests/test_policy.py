@@ -97,7 +97,7 @@ def test_a_response_may_ask_for_one_token_in_code() -> None:
         ("name = 'a'\n[response.categories.PII]\ncontroversial = 'replace'", "replacement"),
         ("name = 'a'\nreplacement = 'b'\n[on_error]\nprompt = 'replace'", "on_error.prompt"),
         ("name = 'a'\n[prompt.categories.PII]\naction = 'block'", "prompt.categories.PII.action"),
-        ("name = ", "cannot be read: Invalid value"),
+        ("name = ", "is not TOML: line 1: a value must be"),
     ],
 )
 def test_a_wrong_file_is_refused_naming_file_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -352,3 +352,17 @@ def test_the_most_severe_side_decides_and_the_prompt_on_ties() -> None:
     assert combine(None, flagged) == flagged
     assert combine(prompt, None) == prompt
     assert combine(None, None) == Decision(Action.ALLOW)
+
+
+def test_thresholds_in_force_are_the_policys_where_it_states_any_else_the_guards() -> None:
+    own = {RiskLevel.UNSAFE: 0.4, RiskLevel.CONTROVERSIAL: 0.6}
+    rules = Policy.parse(
+        {
+            "name": "x",
+            "prompt": {"thresholds": {"unsafe": 0.5}, "categories": {"PII": {"thresholds": {"controversial": 0.9}}}},
+        },
+        source="test",
+    ).prompt
+    assert rules.thresholds_for(None, own) == {RiskLevel.UNSAFE: 0.5, RiskLevel.CONTROVERSIAL: 0.6}
+    assert rules.thresholds_for(Category.PII, own) == {RiskLevel.UNSAFE: 0.5, RiskLevel.CONTROVERSIAL: 0.9}
+    assert rules.thresholds_for(None, {}) == {RiskLevel.UNSAFE: 0.5}

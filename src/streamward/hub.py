@@ -9,6 +9,31 @@ from streamward.errors import CheckpointError, ConfigError
 MODELSCOPE_PREFIX = "modelscope:"
 _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "README.md", "LICENSE*"]
 
+_NO_NETWORK = (
+    "it is not in the cache, and the hub cannot be reached; check the network, and whether HF_HUB_OFFLINE is set"
+)
+_NO_FILE = "there is no such file in it"
+_REASONS = {
+    "GatedRepoError": "it needs permission; ask for it on the hub's page, and set HF_TOKEN",
+    "RepositoryNotFoundError": "there is no such repository, or it needs a login (HF_TOKEN); check the name",
+    "RevisionNotFoundError": "there is no such revision of it",
+    "LocalEntryNotFoundError": _NO_NETWORK,
+    "RemoteEntryNotFoundError": _NO_FILE,
+    "EntryNotFoundError": _NO_FILE,
+    "OfflineModeIsEnabled": _NO_NETWORK,
+    "HFValidationError": "that is no name a repository can have; write org/name",
+    "NotExistError": "there is no such repository, or it needs a login; check the name",
+    "LocalTokenNotFoundError": "it needs a login; set HF_TOKEN",
+    "HfHubHTTPError": "the hub answered with an error; try again later",
+    "HTTPError": "the hub answered with an error, or cannot be reached; try again later",
+    "ConnectionError": _NO_NETWORK,
+    "ConnectError": _NO_NETWORK,
+    "TimeoutException": "the hub takes too long to answer; try again later",
+    "Timeout": "the hub takes too long to answer; try again later",
+    "OSError": "it cannot be written to the cache, or the hub cannot be reached",
+}
+"""Why a hub's library failed, by the name of its error or of one that it is a kind of."""
+
 
 def fetch(name: str) -> Path:
     """Download a checkpoint, or find it in the hub's own cache.
@@ -30,8 +55,15 @@ def fetch(name: str) -> Path:
         folder = library.snapshot_download(path, revision=revision or None, allow_patterns=_PATTERNS)
     except Exception as error:  # both libraries raise their own kinds for every network and name error
         where = "ModelScope" if is_modelscope else "Hugging Face Hub"
-        raise CheckpointError(f"{path} cannot be fetched from {where}: {type(error).__name__}") from error
+        raise CheckpointError(f"{path} cannot be fetched from {where}: {hub_reason(error)}") from error
     return Path(folder)
+
+
+def hub_reason(error: Exception) -> str:
+    """Return why a hub's library failed, in our words: its own texts hold addresses, and sometimes keys."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    reason = next((_REASONS[name] for name in names if name in _REASONS), None)
+    return reason or "its library failed in a way that is not known; try again later"
 
 
 def _import(name: str) -> ModuleType:

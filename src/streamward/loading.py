@@ -20,6 +20,7 @@ from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKE
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
 from streamward.policy import Policy
+from streamward.suggestions import suggest
 from streamward.tokenizer import GuardTokenizer
 from streamward.vllm.config import VllmConfig
 
@@ -97,6 +98,7 @@ def find_checkpoint(name: str | Path) -> Path:
         return fetch(name)
     raise CheckpointError(
         f"there is no guard {str(name)!r}; give one of {', '.join(embedded_guards())}, a folder, or a hub id (org/name)"
+        f"{suggest(str(name), embedded_guards())}"
     )
 
 

@@ -1,6 +1,5 @@
 """Verdict -> Decision: thresholds, consecutive-token rule, actions by level, side and category."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -9,7 +8,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from streamward.errors import ConfigError, InputError, StreamwardError
 from streamward.schema import Action, Category, Decision, FirstFlagged, Judgement, RiskLevel, Side, Verdict
-from streamward.settings import Settings
+from streamward.settings import Settings, read_toml
+from streamward.suggestions import suggest
 
 RESPONSE_CONSECUTIVE_TOKENS = 2
 """Default of `consecutive_tokens` for responses: one token over the line is often noise, two seldom are."""
@@ -76,6 +76,20 @@ class SidePolicy(Settings):
         if _reaches(verdict, RiskLevel.CONTROVERSIAL, _risk(verdict), threshold=controversial):
             return RiskLevel.CONTROVERSIAL
         return RiskLevel.SAFE
+
+    def thresholds_for(self, category: Category | None, own: Mapping[RiskLevel, float]) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force.
+
+        Args:
+            category: The kind of harm that the guard names.
+            own: Thresholds of the guard, which count where this policy states none.
+        """
+        lines = {**own}
+        for stated in (self.thresholds, self._override(category).thresholds):
+            for level, value in ((RiskLevel.UNSAFE, stated.unsafe), (RiskLevel.CONTROVERSIAL, stated.controversial)):
+                if value is not None:
+                    lines[level] = value
+        return lines
 
     def action(self, level: RiskLevel, category: Category | None) -> Action:
         """Return what to do about text of this level and category; Safe is always allowed."""
@@ -173,22 +187,18 @@ class Policy(Settings):
             raise ConfigError(f"policy is a {type(source).__name__}; it must be a name, a path or a Policy")
         if isinstance(source, str) and source in _NAMED:
             return _NAMED[source]
-        return cls.parse(_read_toml(Path(source)), source=str(source))
+        try:
+            values = read_toml(Path(source), what="policy")
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"policy {str(source)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
+                f"{suggest(str(source), _NAMED)}"
+            ) from error
+        return cls.parse(values, source=str(source))
 
     def side(self, side: Side) -> SidePolicy:
         """Return the part about one side."""
         return self.prompt if side is Side.PROMPT else self.response
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"policy {str(path)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: bad TOML, bad UTF-8 or a NUL byte in the path
-        raise ConfigError(f"policy {str(path)!r} cannot be read: {error}") from error
 
 
 STRICT = Policy(name="strict")
@@ -303,10 +313,11 @@ class SideState:
         """
         return self._latest.peak
 
-    def judgement(self, *, windows: int = 1) -> Judgement | None:
+    def judgement(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> Judgement | None:
         """Return what all verdicts so far say together; None before the first.
 
         Args:
+            thresholds: Of the guard itself, where the policy states none; empty for the most probable level.
             windows: Overlapping windows the text was judged in.
         """
         peak, flagged = self.peak, self._latest.first_flagged
@@ -321,6 +332,7 @@ class SideState:
             first_flagged=None
             if flagged is None or flagged.span is None
             else FirstFlagged(flagged.position, flagged.span.start),
+            thresholds=self._rules.thresholds_for(peak.category, thresholds),
         )
 
     @property

@@ -1,7 +1,7 @@
 """The words of the product: messages, risk levels, categories, verdicts, decisions. Plain data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -130,6 +130,8 @@ class Judgement:
         windows: Number of overlapping windows the text was judged in; 1 unless it exceeds the context.
         verdicts: One per judged token: all of a response, the closing one of each window of a prompt.
         first_flagged: Where the policy's line was first crossed; None if it never was, or has no place.
+        thresholds: What P(Unsafe) must reach to be Unsafe, and P(Unsafe) + P(Controversial) to be Controversial, for
+            the kind of harm at that point; a level without a threshold counts where it is the most probable.
     """
 
     risk_level: RiskLevel
@@ -139,6 +141,7 @@ class Judgement:
     windows: int = 1
     verdicts: tuple[Verdict, ...] = ()
     first_flagged: FirstFlagged | None = None
+    thresholds: Mapping[RiskLevel, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,10 @@ def report(folder) -> dict:
 
 def test_a_folder_is_evaluated_and_reported(capsys, bench, tmp_path):
     out = tmp_path / "out"
-    code, printed, _ = run(capsys, "evaluate", bench, "--baseline", "keyword", "--out", out)
+    code, printed, told = run(capsys, "evaluate", bench, "--baseline", "keyword", "--out", out)
     assert (code, printed) == (0, f"{out}\n")
+    figures = "keyword list: prompts: F1 1.000 (mean of 2 sets), 0 of 12 harmless rows flagged (0.0 %)"
+    assert f"{figures}; report: {out / 'report.md'}" in told
     assert sorted(path.name for path in out.iterdir()) == ["predictions", "report.html", "report.json", "report.md"]
     values = report(out)
     assert [each["name"] for each in values["sets"]] == ["xstest_prompts", "traffic"]

@@ -83,6 +83,15 @@ def test_json_has_the_promised_keys(capsys, policies):
     assert "verdicts" not in answer["response"]
 
 
+def test_a_threshold_stands_beside_every_probability(capsys, policies, monkeypatch, guard):
+    _, out, _ = run(capsys, "--prompt", "p", "--response", "the thing", "--policy", policies["never"])
+    assert out.count("thresholds: Unsafe 1.00, Unsafe and Controversial together 1.00") == 2
+    _, out, _ = run(capsys, "--prompt", "p", "--policy", policies["never"], "--json")
+    assert json.loads(out)["thresholds"] == {"Unsafe": 1.0, "Controversial": 1.0}
+    _, out, _ = run(capsys, "--prompt", "p")
+    assert "no thresholds: the most probable level counts" in out  # this guard states none, and nor does strict
+
+
 def test_verdicts_of_every_token_can_be_had(capsys, policies):
     _, out, _ = run(capsys, "--response", "the thing", "--policy", policies["never"], "--json", "--verdicts")
     verdicts = json.loads(out)["response"]["verdicts"]
@@ -91,9 +100,37 @@ def test_verdicts_of_every_token_can_be_had(capsys, policies):
 
 
 def test_standard_input_is_the_prompt(capsys, policies, monkeypatch):
+    answers = set()
     for arguments in (["-"], []):
-        feed(monkeypatch, "h\xe9llo \x00 wörld".encode("latin-1"))  # no UTF-8
-        assert run(capsys, *arguments, "--policy", policies["never"])[0] == 0
+        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+            feed(monkeypatch, "h\xe9llo \x00 w\xf6rld".encode(encoding))
+            code, out, _ = run(capsys, *arguments, "--policy", policies["never"], "--json")
+            answers.add((code, json.loads(out)["risk_level"], str(json.loads(out)["probabilities"])))
+    assert len(answers) == 1  # whatever the encoding
+
+
+def test_text_in_an_unknown_encoding_is_refused_with_its_place(capsys, monkeypatch):
+    feed(monkeypatch, b"one\ntwo caf\xe9\n")
+    code, out, err = run(capsys, "-")
+    assert (code, out) == (2, "")
+    assert "standard input: line 2: byte 0xe9 is not UTF-8; save the file as UTF-8 or UTF-16" in err
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \t\n", b"\xef\xbb\xbf", b"\xff\xfe"])
+def test_standard_input_without_text_is_bad_input(capsys, monkeypatch, guard, data):
+    for arguments in (["-"], [], ["--jsonl", "-"]):
+        feed(monkeypatch, data)
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert "nothing to judge" in err
+    assert guard == []  # nobody waited for it to load
+
+
+@pytest.mark.parametrize("arguments", [[""], [" "], ["--prompt", ""], ["--response", "\n"]])
+def test_a_blank_argument_is_bad_input(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "nothing to judge" in err
 
 
 def test_messages_come_from_a_file(capsys, policies, tmp_path):
@@ -159,6 +196,85 @@ def test_every_row_of_a_file_is_answered_in_order(capsys, policies, tmp_path):
     assert [answer.get("id") for answer in answers[:7]] == ["a", None, None, 7, None, "long", "\ud83d"]
     assert [("error" in answer) for answer in answers[:7]] == [False, True, True, False, True, True, False]
     assert not any("error" in answer for answer in answers[7:])
+
+
+ROWS = [
+    '{"id": "first", "prompt": "hello"}',
+    "",
+    '{"prompt": "\u00e9migr\u00e9s \u4e2d\u6587 \U0001f469", "id": "\u0a0a\u2028"}',
+    '{"id": "long", "prompt": "%s"}' % ("word " * 1900),
+    '{"id": "null", "response": "a\\u0000b \\ud83d"}',
+]
+ENCODINGS = {
+    "utf-8": b"",
+    "utf-8-sig": b"",
+    "utf-16": b"",
+    "utf-16-le": b"",
+    "utf-16-be": b"\xfe\xff",
+    "utf-16-be ": b"",
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("has_last_end", [True, False])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_rows_are_read_in_the_encodings_people_save_them_in(
+    capsys, policies, monkeypatch, tmp_path, encoding, end, has_last_end
+):
+    data = ENCODINGS[encoding] + (end.join(ROWS) + end * has_last_end).encode(encoding.strip())
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(data)
+    feed(monkeypatch, data)
+    for source in (str(path), "-"):
+        code, out, _ = run(capsys, "--jsonl", source, "--json", "--policy", policies["never"])
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert code == 0
+        assert [(answer["line"], answer.get("id")) for answer in answers] == [
+            (1, "first"),
+            (3, "\u0a0a\u2028"),
+            (4, "long"),
+            (5, "null"),
+        ]
+        assert answers[3]["response"]["tokens"] > 0
+
+
+def test_a_row_in_another_encoding_is_named_and_the_others_are_judged(capsys, policies, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "caf\xe9"}\n{"promt": "b"}\n{"prompt": ]\n{}\n{"prompt": " "}\n')
+    code, out, _ = run(capsys, "--jsonl", str(path), "--policy", policies["never"])
+    assert code == 2
+    assert "line 3: byte 0xe9 is not UTF-8; save the file as UTF-8 or UTF-16 with a byte order mark" in out
+    assert "line 4: the row has none of the keys" in out
+    assert "did you mean 'prompt'?" in out
+    assert "line 5: the line is not JSON from character 12 on" in out
+    assert "line 6: the row has none of the keys prompt, response, messages" in out
+    assert "line 7: there is nothing to judge" in out
+
+
+def test_a_last_line_of_thirty_thousand_words_is_one_row(capsys, policies, monkeypatch):
+    words = "word " * 30_000
+    for data in (f'{{"prompt": "a"}}\n{{"prompt": "{words}"}}'.encode(each) for each in ("utf-8", "utf-16")):
+        feed(monkeypatch, data)
+        code, out, _ = run(capsys, "--jsonl", "-", "--json", "--policy", policies["never"])
+        assert code == 2
+        last = json.loads(out.splitlines()[1])
+        assert last["error"]["code"] == "context_length_exceeded"  # of this guard; the row came whole
+        assert "150000 characters" in last["error"]["message"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_messages_are_read_in_the_encodings_people_save_them_in(capsys, policies, tmp_path, encoding):
+    path = tmp_path / "conversation.json"
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "gr\u00fc\u00dfe"}]},
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "fine"},
+    ]
+    path.write_bytes(json.dumps(turns, ensure_ascii=False).encode(encoding))
+    code, out, _ = run(capsys, "--messages", str(path), "--json", "--policy", policies["never"])
+    assert code == 0
+    assert json.loads(out)["prompt"]["tokens"] == 1
 
 
 def test_rows_can_come_from_standard_input_and_a_block_shows_in_the_exit_code(capsys, policies, monkeypatch):

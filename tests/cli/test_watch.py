@@ -75,6 +75,7 @@ def test_a_flagged_stream_is_cut_before_the_flagged_tokens(run, size):
     assert code == 3
     assert out == TEXT[:start]
     assert f"at token {position}" in err
+    assert "thresholds: Unsafe 0.90" in err
 
 
 def test_a_prompt_over_the_line_stops_before_anything_is_read(run):
@@ -107,5 +108,10 @@ def test_a_guard_that_fails_releases_nothing_more(run, monkeypatch):
     assert err == "streamward: gone\n"
 
 
-def test_an_empty_stream_is_allowed(run):
-    assert run(Policy(name="open", response=OPEN), b"") == (0, "", "")
+@pytest.mark.parametrize("arguments", [(), ("--prompt", "hello")])
+@pytest.mark.parametrize("data", [b"", b" \n\t"])
+def test_a_stream_without_text_is_bad_input(run, data, arguments):
+    policy = Policy(name="open", prompt=OPEN, response=OPEN)
+    code, out, err = run(policy, data, arguments=arguments)
+    assert (code, out) == (2, data.decode())
+    assert "nothing to judge" in err

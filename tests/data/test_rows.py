@@ -36,7 +36,9 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", gzip.compress(b'{"a": 1}\n')[:-9], b"\x1f\x8bnonsense"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b'{"a": "\xe9"}', gzip.compress(b'{"a": 1}\n')[:-9], b"\x1f\x8bnonsense"]
+)
 def test_bytes_that_are_no_rows_are_bad_input(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / ("rows.jsonl.gz" if content[:1] == b"\x1f" else "rows.jsonl")
     path.write_bytes(content)

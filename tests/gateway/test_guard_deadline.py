@@ -31,10 +31,17 @@ QUICK = GatewayLimits(guard_timeout_s=0.05, overload_wait_s=0)
 END = [delta(reason="stop"), DONE]
 
 
-def stalled(script: Script, *, policy: Policy | None = None, guard: ScriptedGuard | None = None, **request):
+def stalled(
+    script: Script,
+    *,
+    policy: Policy | None = None,
+    guard: ScriptedGuard | None = None,
+    limits: GatewayLimits = QUICK,
+    **request,
+):
     """What a client gets, and what is told, where the guard never comes to an end."""
     notebook = Notebook()
-    gate = gateway(script, guard=guard or StallingGuard(), limits=QUICK, observer=notebook)
+    gate = gateway(script, guard=guard or StallingGuard(), limits=limits, observer=notebook)
     fields = {} if policy is None else {"policy": policy}
     _, data = ask(gate, call(chat(**request), **fields))
     (outcome,) = notebook.outcomes
@@ -59,7 +66,8 @@ def test_an_answer_is_cut_at_the_last_judged_character(is_one):
 
 def test_what_was_judged_of_a_long_text_before_the_deadline_leaves():
     text = "word " * 400 + "~" + " word" * 400
-    data, outcome = stalled(Script(b"".join([delta(content=text), *END])))
+    script = Script(b"".join([delta(content=text), *END]))
+    data, outcome = stalled(script, limits=GatewayLimits(guard_timeout_s=1.0, overload_wait_s=0))
     shown = texts_in(data)[CONTENT]
     part = outcome.parts[0]
     assert 1000 <= len(shown) < text.index("~")

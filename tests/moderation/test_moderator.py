@@ -59,8 +59,8 @@ def test_a_bad_item_is_named_and_nothing_is_judged(guard, item, problem):
         ({"messages": []}, "empty"),
         ({"messages": "hello"}, "list of messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role is unknown"),
-        ({"messages": [{"role": "user"}]}, "content is of type NoneType"),
-        ({"messages": [{"role": "user", "content": "x", "mood": "good"}]}, "unknown keys"),
+        ({"prompt": " "}, "nothing to judge"),
+        ({"messages": [{"role": "user"}]}, "nothing to judge"),
         ({"messages": [{"role": "system", "content": "x"}]}, "last message"),
     ],
 )

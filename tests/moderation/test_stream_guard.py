@@ -186,7 +186,7 @@ def test_special_tokens_in_the_response_are_text():
     assert len(verdicts) == len("<|im_end|>")
 
 
-@pytest.mark.parametrize("text", ["", "\x00", "\ud83d", "\ud83d\ude00", " ", "\n\n", "\ufeff", "😀" * 50])
+@pytest.mark.parametrize("text", ["\x00", "\ud83d", "\ud83d\ude00", "\ufeff", "😀" * 50, "word " * 30])
 def test_odd_texts_get_a_verdict(text):
     result = WIDE.moderate(prompt=text, response=text)
     assert result.prompt is not None

@@ -25,7 +25,7 @@ from tests.server.databases import has_postgres, postgres, start_postgres, stop_
 from tests.server.services import open_service
 
 REPOSITORY = Path(__file__).parents[2]
-STRANGE = ["", "hello", "中文 👩‍💻", "a\x00b", "\ud83d", "x" * 2000, "'; drop table decisions; --"]
+STRANGE = ["\t.", "hello", "中文 👩‍💻", "a\x00b", "\ud83d", "x" * 2000, "'; drop table decisions; --"]
 
 
 @pytest.fixture(scope="module")

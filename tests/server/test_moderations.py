@@ -18,7 +18,7 @@ def service(tmp_path_factory):
         yield opened
 
 
-TEXTS = ["hello", "the other thing rolls on", "中文字符", "", "no"]
+TEXTS = ["hello", "the other thing rolls on", "中文字符", "\0", "no"]
 
 
 def test_a_string_gets_one_result_in_openais_shape(service):
@@ -115,6 +115,23 @@ def test_what_is_no_moderation_request_is_refused_in_openais_shape(service, body
     assert answer.json()["error"]["code"] == "invalid_input"
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("", "input is empty or blank"),
+        (" \n", "input is empty or blank"),
+        ([""], "input[0] is empty or blank"),
+        (["hello", "\t"], "input[1] is empty or blank"),
+        ([{"type": "text", "text": ""}], "input is empty or blank"),
+        ([], "input must have at least 1 item"),
+    ],
+)
+def test_a_text_without_a_character_to_judge_is_refused_by_name(service, given, named):
+    answer = service.post("/v1/moderations", {"input": given})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert named in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"input": "\xe2\x82"}', b"\x00"])
 def test_a_body_that_is_no_json_is_refused(service, raw):
     answer = service.request("POST", "/v1/moderations", content=raw, headers={"Content-Type": "application/json"})
@@ -154,6 +171,39 @@ def test_guard_judges_a_conversation_with_reasoning(service):
     found = service.post("/v1/guard", {"messages": messages, "verdicts": True}).json()
     expected = service.state.moderator.moderate(messages=messages)
     assert len(found["response"]["verdicts"]) == len(expected.response.verdicts)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+CONVERSATION = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "name": "ada", "content": [{"type": "text", "text": "Is it cold?"}]},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "4 degrees"},
+    {"role": "assistant", "content": "Yes.", "reasoning_content": "They ask for Oslo."},
+]
+
+
+@pytest.mark.parametrize("num_turns", [2, 3, 4, 5])
+def test_an_openai_conversation_gets_what_the_library_says_of_it(service, num_turns):
+    messages = CONVERSATION[:num_turns]
+    found = service.post("/v1/guard", {"messages": messages, "verdicts": True})
+    assert found.status_code == 200
+    expected = service.state.moderator.moderate(messages=messages)
+    for name, side in (("prompt", expected.prompt), ("response", expected.response)):
+        levels = None if side is None else [verdict.risk_level for verdict in side.verdicts]
+        shown = found.json()[name]
+        assert (None if shown is None else [verdict["risk_level"] for verdict in shown["verdicts"]]) == levels
+    chat = service.post("/v1/chat/completions", {"messages": messages})
+    assert chat.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [{"prompt": ""}, {"response": "\n "}, {"messages": [{"role": "user", "content": None}]}]
+)
+def test_nothing_to_judge_is_refused(service, body):
+    answer = service.post("/v1/guard", body)
+    assert answer.status_code == 400
+    assert "nothing to judge" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,10 @@ def moderator():
         yield opened
 
 
+def exported(lines):
+    return io.BytesIO("\n".join(lines).encode())
+
+
 def test_recorded_traffic_is_judged_again_by_another_policy(moderator):
     texts = [f"text {index}" for index in range(100)]
     recorded = [
@@ -129,11 +133,12 @@ def test_recorded_traffic_is_judged_again_by_another_policy(moderator):
         for index, text in enumerate(texts)
     ]
     lines = [json.dumps(row) for row in recorded] + ["", json.dumps({"id": "hash only", "action": "block"})]
-    same = try_policy(moderator, read_records(lines))
-    assert (same.num_rows, same.num_without_text) == (101, 1)
+    lines += [json.dumps({"id": "blank", "action": "allow", "prompt_text": " "})]
+    same = try_policy(moderator, read_records(exported(lines)))
+    assert (same.num_rows, same.num_without_text) == (102, 2)
     assert (same.newly_stopped, same.newly_passed) == ([], [])
     lax = Policy(name="lax", prompt={"unsafe": "allow", "controversial": "allow"})
-    other = try_policy(moderator.with_policy(lax), read_records(lines))
+    other = try_policy(moderator.with_policy(lax), read_records(exported(lines)))
     assert other.newly_passed == [row["id"] for row in recorded if row["action"] == Action.BLOCK]
     assert sum(other.changes.values()) == 100
 
@@ -141,7 +146,7 @@ def test_recorded_traffic_is_judged_again_by_another_policy(moderator):
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"action": "dance", "prompt": "x"}'])
 def test_a_record_that_cannot_be_read_is_named_by_its_line(line):
     with pytest.raises(InputError, match="line 2"):
-        list(read_records(['{"prompt": "x"}', line]))
+        list(read_records(exported(['{"prompt": "x"}', line])))
 
 
 def test_policy_try_reads_an_export_on_the_command_line(tmp_path, capsys, monkeypatch):

@@ -83,3 +83,13 @@ def test_changed_settings_start_afresh(tmp_path: Path, caplog: pytest.LogCapture
     changed._resume()
     assert changed.step == 0
     assert "settings changed" in caplog.text
+
+
+@pytest.mark.parametrize(("warmup_steps", "is_told"), [(0, False), (3, True), (50, True)])
+def test_a_run_that_ends_within_its_warmup_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, warmup_steps: int, is_told: bool
+) -> None:
+    run = trainer(config(warmup_steps=warmup_steps, epochs=1.0, batch_tokens=18), tmp_path)
+    assert run.num_steps == 3
+    told = [record.getMessage() for record in caplog.records]
+    assert any(f"3 steps, and warmup_steps is {warmup_steps}" in text for text in told) == is_told

@@ -155,7 +155,7 @@ def test_a_lost_connection_is_tried_once_more(upstream, error):
     upstream.answers = [error]
     assert len(server.read([1, 2], reuse=True).probs) == 2
     upstream.answers = [error, error]
-    with pytest.raises(UpstreamError, match=f"cannot be reached: {type(error).__name__}"):
+    with pytest.raises(UpstreamError, match=r"cannot be reached: (nothing answers|the connection broke)"):
         server.read([1], reuse=True)
 
 

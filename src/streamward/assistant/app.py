@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from streamward.assistant import wire
 from streamward.assistant.writer import MODEL_NAME, Assistant, TextDelta, Writing
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, StreamwardError
-from streamward.settings import describe
+from streamward.validation import findings
 
 R = TypeVar("R", bound=wire.CommonRequest)
 _CREATED = 1730419200  # 2024-11-01, when SmolLM2 was published
@@ -101,7 +101,8 @@ async def _read(request: Request, kind: type[R], *, max_bytes: int) -> R:
     try:
         parsed = kind.model_validate_json(bytes(body))
     except ValidationError as error:
-        raise InputError(describe(error)) from error
+        found = findings(error.errors(include_url=False), kind, table="an object", whole="the body")
+        raise InputError("; ".join(map(str, found))) from error
     _check_model(parsed.model)
     return parsed
 

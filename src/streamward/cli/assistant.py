@@ -3,8 +3,11 @@
 import argparse
 import ipaddress
 import logging
+import socket
 
 from streamward.cli.common import say
+from streamward.errors import ConfigError
+from streamward.reasons import reason_of
 
 _EXAMPLES = """\
 examples:
@@ -48,9 +51,20 @@ def run(arguments: argparse.Namespace) -> int:
     if not _is_loopback(arguments.host):
         say(f"the assistant asks for no key, and {arguments.host} can be reached from other machines")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _check_port(arguments.host, arguments.port)  # before the model is loaded
     app = create_app(Assistant.from_base(config))
     uvicorn.run(app, host=arguments.host, port=arguments.port, log_config=None, access_log=False)
     return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "a port is a number up to 65535"
+        raise ConfigError(
+            f"the assistant cannot listen on {host}, port {port}: {reason}; choose another --port"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,13 +1,16 @@
 """What commands share: exit codes, the guard's options, messages to the user."""
 
 import argparse
+import json
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from streamward.errors import InputError
+from streamward.reasons import reason_of
 from streamward.schema import Action, Decision
+from streamward.text_files import decode_plain, decode_structured
 
 if TYPE_CHECKING:
     from streamward.moderation.moderator import Moderator
@@ -56,12 +59,51 @@ def exit_code(decision: Decision) -> ExitCode:
 
 
 def read_text(path: str) -> str:
-    """Read a file, or standard input for `-`; bytes that are no UTF-8 become U+FFFD.
+    """Read a text file in UTF-8 or UTF-16, or standard input for `-`.
+
+    Raises:
+        InputError: The file cannot be read, or is in another encoding.
+    """
+    try:
+        return decode_plain(read_bytes(path))
+    except InputError as error:
+        raise InputError(f"{called(path)}: {error}") from error
+
+
+def read_json(path: str) -> object:
+    """Read a JSON file in UTF-8 or UTF-16, or standard input for `-`.
+
+    Raises:
+        InputError: The file cannot be read, or is not JSON; says where not.
+    """
+    data = read_bytes(path)
+    try:
+        return json.loads(decode_structured(data))
+    except InputError as error:
+        raise InputError(f"{called(path)} is not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{called(path)} is not JSON from {place} on") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{called(path)} is not JSON that can be read: too long a number, too deep a nesting"
+        ) from error
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """Open a file, or standard input for `-`.
 
     Raises:
         InputError: The file cannot be read.
     """
-    return read_bytes(path).decode("utf-8", "replace")
+    if path == "-":
+        return sys.stdin.buffer
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise InputError(f"{called(path)} cannot be read: {reason_of(error)}") from error
+    except ValueError as error:  # a NUL byte in the path
+        raise InputError(f"{called(path)} cannot be read: that is no path") from error
 
 
 def read_bytes(path: str) -> bytes:
@@ -70,13 +112,13 @@ def read_bytes(path: str) -> bytes:
     Raises:
         InputError: The file cannot be read.
     """
-    if path == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = error.strerror if isinstance(error, OSError) else "bad path"
-        raise InputError(f"{path!r} cannot be read: {reason}") from error
+    with open_bytes(path) as file:
+        return file.read()
+
+
+def called(path: str) -> str:
+    """Return how messages call a file."""
+    return "standard input" if path == "-" else repr(path)
 
 
 def say(message: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamward.cli.common import DEFAULT_GUARD, ExitCode, read_text, say
 from streamward.errors import ConfigError, InputError
+from streamward.suggestions import suggest
 
 if TYPE_CHECKING:
     from streamward.evals.guard_choice import EndpointOptions
@@ -179,8 +180,6 @@ def _evaluate(arguments: argparse.Namespace, source: str | None) -> int:
         raise InputError(f"--held-out is {arguments.held_out}; it must be between 0 and 1")
     policy, endpoint = Policy.load(arguments.policy), _endpoint_options(arguments)
     _check_extra()
-    from streamward.evals.report import write_report
-
     suite = Suite(arguments.suite)
     sets = plan(
         _packaged(arguments) if source is None else _read_sets(source, arguments.sets, held_out=arguments.held_out),
@@ -197,10 +196,7 @@ def _evaluate(arguments: argparse.Namespace, source: str | None) -> int:
     for folder, (_, make) in zip(folders, guards, strict=True):
         cache = Path(arguments.cache or out / "predictions")
         run_of_guard = _run_guard(make(), sets, cache=cache, suite=suite, given=arguments.given)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_report(run_of_guard, folder)
-        is_failed |= _say_failures(run_of_guard)
-        print(folder)
+        is_failed |= _report(run_of_guard, folder)
     if len(folders) > 1:
         from streamward.evals.compare import write_comparison
 
@@ -286,6 +282,20 @@ def _run_guard(
         guard.close()
 
 
+def _report(run_of_guard: "GuardRun", folder: Path) -> bool:
+    """Write a guard's report and say what is in it; return whether none of its rows could be judged."""
+    from streamward.evals.headline import headline
+    from streamward.evals.report import write_report
+    from streamward.evals.report_model import read_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(run_of_guard, folder)
+    is_failed = _say_failures(run_of_guard)
+    say(f"{run_of_guard.guard['name']}: {headline(read_report(folder))}; report: {folder / 'report.md'}")
+    print(folder)
+    return is_failed
+
+
 def _say_failures(run_of_guard: "GuardRun") -> bool:
     """Tell how many rows could not be judged; return whether all of them."""
     from streamward.evals.runner import failure_codes, is_failed
@@ -300,7 +310,10 @@ def _endpoint_options(arguments: argparse.Namespace) -> "EndpointOptions":
     from streamward.evals.guard_choice import FORMAT_NAMES, EndpointOptions
 
     if arguments.format not in FORMAT_NAMES:
-        raise InputError(f"there is no format {arguments.format!r}; there are {', '.join(FORMAT_NAMES)}")
+        raise InputError(
+            f"there is no format {arguments.format!r}; there are {', '.join(FORMAT_NAMES)}"
+            f"{suggest(arguments.format, FORMAT_NAMES)}"
+        )
     template = None if arguments.prompt_template is None else read_text(arguments.prompt_template)
     if template is not None and "{prompt}" not in template:
         raise InputError(f"{arguments.prompt_template!r} has no place {{prompt}}")

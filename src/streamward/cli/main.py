@@ -21,7 +21,9 @@ from streamward.cli import (
     watch,
 )
 from streamward.cli.common import ExitCode, say
+from streamward.cli.parser import Parser
 from streamward.errors import ConfigError, InputError, StreamwardError
+from streamward.reasons import reason_of
 
 _DESCRIPTION = """\
 Judges what people ask a language model and what it answers, also while the answer is being written.
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILURE
     except OSError as error:
-        say(f"{error.strerror or type(error).__name__}: {error.filename or 'input or output'}")
+        say(f"{error.filename or 'input or output'}: {reason_of(error)}")
         return ExitCode.FAILURE
     except Exception as error:  # a defect of ours: its text could hold what is being judged
         if os.environ.get("STREAMWARD_DEBUG"):
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="streamward",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -4,18 +4,30 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, read_bytes, read_text, say
+from streamward.cli.common import (
+    ExitCode,
+    add_guard_options,
+    called,
+    exit_code,
+    load,
+    open_bytes,
+    read_json,
+    read_text,
+    say,
+)
 from streamward.cli.progress import file_progress, row_progress
 from streamward.cli.show import show_result
 from streamward.errors import ConfigError, InputError, StreamwardError
-from streamward.moderation.rows import Row, answer_json, judge_row, read_line, result_json
+from streamward.moderation.conversation import read_conversation
+from streamward.moderation.rows import Row, answer_json, judge_row, read_row, result_json
 from streamward.policy import Policy
 from streamward.schema import Result
+from streamward.text_files import read_lines
 
 if TYPE_CHECKING:
     from streamward.moderation.moderator import Moderator
@@ -27,7 +39,7 @@ examples:
   streamward moderate "How do I bake bread?"
   streamward moderate --prompt "Tell me a joke" --response "Two cats walk into a bar" --json
   streamward moderate --messages conversation.json --policy loose
-  streamward moderate --jsonl traffic.jsonl > verdicts.jsonl
+  streamward moderate --jsonl traffic.jsonl --json > verdicts.jsonl
   streamward moderate --ray traffic.parquet verdicts.parquet --workers 8
   cat prompt.txt | streamward moderate -
 """
@@ -45,7 +57,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a prompt; - reads it from standard input")
     parser.add_argument("--prompt", metavar="P", help="what the user says")
     parser.add_argument("--response", metavar="R", help="what the assistant answers")
-    parser.add_argument("--messages", metavar="FILE", help="JSON list of messages with role and content (- for stdin)")
+    parser.add_argument(
+        "--messages", metavar="FILE", help="JSON list of messages as OpenAI's clients write them (- for stdin)"
+    )
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one JSON object a line with prompt, response or messages (- for stdin)"
     )
@@ -83,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError("--jsonl holds everything to judge; give nothing beside it")
         return _run_rows(arguments)
     item = _read_item(arguments)
+    read_conversation(**item, max_chars=sys.maxsize)  # type: ignore[arg-type]  # what is wrong shows before loading
     with load(arguments) as guard:
         result = guard.moderate(**item)  # type: ignore[arg-type]  # checked there
     _print(arguments, result, {})
@@ -103,30 +118,26 @@ def _read_item(arguments: argparse.Namespace) -> dict[str, object]:
             raise InputError("TEXT is the prompt; give it or --prompt or --messages")
         item["prompt"] = read_text(text) if text == "-" else text
     if "messages" in item:
-        item["messages"] = _read_messages(str(item["messages"]))
+        item["messages"] = read_json(str(item["messages"]))
     if not item:
         raise InputError("there is nothing to judge; see streamward moderate --help")
     return item
 
 
-def _read_messages(path: str) -> object:
-    data = read_bytes(path)
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{path!r} is not JSON; it must hold a list of messages with role and content") from error
-
-
 def _run_rows(arguments: argparse.Namespace) -> int:
     codes: set[int] = set()
-    stream = sys.stdin.buffer if arguments.jsonl == "-" else _open(arguments.jsonl)
-    with stream, load(arguments) as guard, row_progress() as advance:
-        waiting = _read_rows(stream)
-        while rows := list(islice(waiting, _BATCH_ROWS)):
-            for row, answer in zip(rows, _judge(guard, rows), strict=True):
-                codes.add(_print_row(arguments, row, answer))
-            sys.stdout.flush()
-            advance(len(rows))
+    with open_bytes(arguments.jsonl) as file:
+        waiting = (read_row(line) for line in read_lines(file))
+        rows = list(islice(waiting, _BATCH_ROWS))
+        if not rows:
+            raise InputError(f"{called(arguments.jsonl)} has no rows, so there is nothing to judge")
+        with load(arguments) as guard, row_progress() as advance:
+            while rows:
+                for row, answer in zip(rows, _judge(guard, rows), strict=True):
+                    codes.add(_print_row(arguments, row, answer))
+                sys.stdout.flush()
+                advance(len(rows))
+                rows = list(islice(waiting, _BATCH_ROWS))
     for code in (ExitCode.BAD_INPUT, ExitCode.FAILURE, ExitCode.BLOCKED):
         if code in codes:
             return code
@@ -154,6 +165,8 @@ def _run_job(arguments: argparse.Namespace) -> int:
     )
     with file_progress() as told:
         counts = run_job(job, told)
+    if not counts.rows:
+        raise InputError(f"{source!r} has no rows, so there is nothing to judge")
     say(f"{counts.rows} rows in {output}: {counts.blocked} blocked, {counts.bad} bad, {counts.failed} failed")
     for code, number in (
         (ExitCode.BAD_INPUT, counts.bad),
@@ -163,19 +176,6 @@ def _run_job(arguments: argparse.Namespace) -> int:
         if number:
             return code
     return ExitCode.ALLOWED
-
-
-def _open(path: str) -> IO[bytes]:
-    try:
-        return Path(path).open("rb")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path!r} cannot be read") from error
-
-
-def _read_rows(lines: IO[bytes]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield read_line(line, number)
 
 
 def _judge(guard: "Moderator", rows: Sequence[Row]) -> list[Result | StreamwardError]:

@@ -1,13 +1,15 @@
 """`streamward policy`: check a policy file, show what it means, try it on recorded traffic."""
 
 import argparse
-import io
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from streamward.cli.common import DEFAULT_GUARD, load, read_text
+from streamward.cli.common import DEFAULT_GUARD, called, load, open_bytes
+from streamward.cli.show import describe_thresholds
+from streamward.errors import InputError
 from streamward.policy import Policy
+from streamward.schema import RiskLevel
 
 if TYPE_CHECKING:
     from streamward.server.dry_run import Summary
@@ -53,7 +55,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _try(arguments: argparse.Namespace) -> int:
     from streamward.server.dry_run import read_records, try_policy
 
-    records = list(read_records(io.StringIO(read_text(arguments.records), newline="\n")))
+    with open_bytes(arguments.records) as file:
+        records = list(read_records(file))
+    if not records:
+        raise InputError(f"{called(arguments.records)} has no records, so there is nothing to try")
     with load(arguments) as moderator:
         found = try_policy(moderator, records)
     if arguments.json:
@@ -66,6 +71,8 @@ def _try(arguments: argparse.Namespace) -> int:
 
 def _print(found: "Summary") -> None:
     print(f"{found.num_rows} records, {found.num_without_text} of them without text")
+    for side, thresholds in found.thresholds.items():
+        print(f"{side}: {describe_thresholds({RiskLevel(level): value for level, value in thresholds.items()})}")
     for (before, after), count in sorted(found.changes.items()):
         print(f"  {before:8} -> {after:8} {count:8}")
     for name, count in sorted(found.categories.items(), key=lambda item: -item[1]):

@@ -9,8 +9,9 @@ import signal
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from streamward.cli.announcement import announce
 from streamward.cli.common import ExitCode
 from streamward.errors import ConfigError
 
@@ -172,6 +173,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
     )
+    _announce_when_up(server, config, state)
     stop = server.handle_exit
 
     def drain_and_stop(sig: int, frame: object) -> None:
@@ -180,3 +182,14 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
 
     server.handle_exit = drain_and_stop  # type: ignore[method-assign]  # /ready says so from the first moment on
     return server
+
+
+def _announce_when_up(server: "uvicorn.Server", config: "ServeConfig", state: "ServiceState") -> None:
+    start = server.startup
+
+    async def start_and_announce(*arguments: Any, **options: Any) -> None:  # Any: uvicorn's own
+        await start(*arguments, **options)
+        if server.started:
+            announce(config, state, port=server.servers[0].sockets[0].getsockname()[1])
+
+    server.startup = start_and_announce  # type: ignore[method-assign]  # it is up from this moment on

@@ -1,5 +1,7 @@
 """Results for people."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.text import Text
 
@@ -26,8 +28,7 @@ def describe_side(name: str, side: Judgement) -> Text:
     text.append(side.risk_level, style=_LEVEL_STYLES[side.risk_level])
     if side.category is not None:
         text.append(f"  {side.category}")
-    shares = ", ".join(f"{level} {value:.2f}" for level, value in side.probabilities.items())
-    text.append(f"  ({shares})", style="dim")
+    text.append(f"  ({describe_probabilities(side)})", style="dim")
     if side.first_flagged is not None:
         text.append(f"  from character {side.first_flagged.char}")
     if side.refusal:
@@ -35,6 +36,19 @@ def describe_side(name: str, side: Judgement) -> Text:
     if side.windows > 1:
         text.append(f"  read in {side.windows} windows", style="dim")
     return text
+
+
+def describe_probabilities(side: Judgement) -> str:
+    """Say how probable each level is, and from where on it counts."""
+    shares = ", ".join(f"{level} {value:.2f}" for level, value in side.probabilities.items())
+    return f"{shares}; {describe_thresholds(side.thresholds)}"
+
+
+def describe_thresholds(thresholds: Mapping[RiskLevel, float]) -> str:
+    """Say from which probability on each level counts."""
+    names = {RiskLevel.UNSAFE: "Unsafe", RiskLevel.CONTROVERSIAL: "Unsafe and Controversial together"}
+    stated = [f"{name} {thresholds[level]:.2f}" for level, name in names.items() if level in thresholds]
+    return f"thresholds: {', '.join(stated)}" if stated else "no thresholds: the most probable level counts"
 
 
 def describe_decision(decision: Decision) -> Text:

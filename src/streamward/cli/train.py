@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from streamward.cli.common import say
 from streamward.errors import ConfigError
 
 
@@ -89,5 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
             raise
         raise ConfigError(f"training needs {error.name}; run: pip install 'streamward[train]'") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(getattr(module, function)(Path(arguments.config)))
+    written: Path = getattr(module, function)(Path(arguments.config))
+    from streamward.train.headline import headline
+
+    say(headline(written))
+    print(written)
     return 0

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, say
+from streamward.cli.show import describe_probabilities
+from streamward.errors import InputError
 from streamward.schema import Action, Decision
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         if is_stopped(decision):
             return gate.stop(decision)
         gate.release()
+        if gate.is_blank:
+            raise InputError("standard input was empty or blank, so there was nothing to judge")
         return exit_code(decision)
 
 
@@ -76,11 +80,15 @@ class _Gate:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self.is_blank = True
+        """Whether there was no text yet."""
         self._num_released = 0
 
     def take(self, piece: bytes, *, is_last: bool = False) -> None:
         """Hold a piece that was fed to the stream."""
-        self._held += self._decoder.decode(piece, is_last)
+        text = self._decoder.decode(piece, is_last)
+        self.is_blank = self.is_blank and not text.strip()
+        self._held += text
 
     def release(self) -> None:
         """Write what may be shown."""
@@ -101,7 +109,9 @@ class _Gate:
             return ExitCode.FAILURE
         what = f"{decision.risk_level}, {decision.category}" if decision.category else str(decision.risk_level)
         if decision.position is None:
-            say(f"blocked before the answer began: the prompt is {what}")
+            found = "" if self._stream.prompt is None else f" ({describe_probabilities(self._stream.prompt)})"
+            say(f"blocked before the answer began: the prompt is {what}{found}")
         else:
-            say(f"stopped after {self._num_released} characters, at token {decision.position}: {what}")
+            found = describe_probabilities(self._stream.response)
+            say(f"stopped after {self._num_released} characters, at token {decision.position}: {what} ({found})")
         return ExitCode.BLOCKED

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from streamward.data.rows import read_rows
 from streamward.errors import InputError
 from streamward.schema import Category, Message, RiskLevel, Role, Span
+from streamward.suggestions import suggest
+
+Known = TypeVar("Known", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +68,24 @@ def check_row(row: Mapping[str, Any], *, where: str, source: str) -> Sample:
     """
     try:
         return parse_row(row, source=source)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error.__class__.__name__} in a field of the row") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{where}: a field of the row has a value of another kind than it should") from None
 
 
 def parse_row(row: Mapping[str, Any], *, source: str) -> Sample:
     """Read one row. Only `prompt` or `response` must be there.
 
     Raises:
-        ValueError: A label, category or role is unknown, or there is no text.
-        TypeError: A text is not a string.
+        InputError: A label, category or role is unknown, or there is no text.
+        KeyError, TypeError, ValueError: A field is of another kind.
     """
     prompt, response = row.get("prompt"), row.get("response")
     if prompt is None and response is None:
-        raise ValueError("a row needs a prompt or a response")
+        raise InputError("a row needs a prompt or a response")
     if not all(text is None or isinstance(text, str) for text in (prompt, response)):
-        raise TypeError("prompt and response must be strings")
+        raise InputError("prompt and response must be strings")
     native = row.get("native") or {}
     spans = row.get("spans")
     return Sample(
@@ -88,17 +94,30 @@ def parse_row(row: Mapping[str, Any], *, source: str) -> Sample:
         language=str(row.get("lang") or ""),
         prompt=prompt or "",
         response=response,
-        prompt_label=_level(row.get("prompt_label")),
-        response_label=_level(row.get("response_label")),
+        prompt_label=_level(row, "prompt_label"),
+        response_label=_level(row, "response_label"),
         refusal=row.get("refusal"),
-        categories=tuple(Category(name) for name in row.get("categories") or ()),
+        categories=tuple(_known(Category, name, "categories") for name in row.get("categories") or ()),
         unsafe_start=row.get("unsafe_start"),
         spans=None if spans is None else tuple(Span(start, end) for start, end in spans),
-        history=tuple(Message(Role(turn["role"]), turn["content"]) for turn in native.get("history") or ()),
+        history=tuple(
+            Message(_known(Role, turn["role"], "native.history.role"), turn["content"])
+            for turn in native.get("history") or ()
+        ),
         group=str(native.get("twin") or ""),
         kind=str(native.get("kind") or ""),
     )
 
 
-def _level(name: str | None) -> RiskLevel | None:
-    return None if name is None else RiskLevel(name)
+def _level(row: Mapping[str, Any], field: str) -> RiskLevel | None:
+    name = row.get(field)
+    return None if name is None else _known(RiskLevel, name, field)
+
+
+def _known(kind: type[Known], name: object, field: str) -> Known:
+    """Return the value of that name; the name itself may be text of the row, so it is not repeated."""
+    try:
+        return kind(name)  # type: ignore[arg-type]  # what is no string is the error below
+    except ValueError:
+        near = suggest(name, kind) if isinstance(name, str) else ""
+        raise InputError(f"{field} must be one of {', '.join(kind)}{near}") from None

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamward.errors import InputError
+from streamward.reasons import reason_of
+from streamward.text_files import Line, read_lines
 
 Row = dict[str, Any]  # Any: JSON values
 
@@ -21,19 +23,24 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         InputError: The file cannot be read, or a line is no JSON object; names the line.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _parse(line, where=f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for line in read_lines(file):
+                yield line.number, _parse(line, where=f"{path}:{line.number}")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} cannot be read: it is damaged, or not gzip") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
-def _parse(line: str, *, where: str) -> Row:
+def _parse(line: Line, *, where: str) -> Row:
+    if line.text is None:
+        raise InputError(f"{where}: {line.problem}")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from None
+        row = json.loads(line.text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON from character {error.pos + 1} on") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or objects as deep
+        raise InputError(f"{where}: not JSON that can be read: too long a number or too deep a nesting") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be a JSON object")
     return row

@@ -14,6 +14,7 @@ from streamward.errors import ConfigError, UpstreamError
 from streamward.evals.guards import labelled
 from streamward.evals.predictions import LabelledRow, Prediction
 from streamward.policy import Policy
+from streamward.reasons import reason_of
 from streamward.schema import Category, RiskLevel, Side
 
 _BATCH_ROWS = 32
@@ -138,7 +139,8 @@ def load_callable(name: str, *, policy: Policy) -> CallableGuard:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"{module_name!r} cannot be imported: {type(error).__name__}") from error
+        missing = getattr(error, "name", None) or module_name
+        raise ConfigError(f"{module_name!r} cannot be imported: there is no module {missing!r} here") from error
     judge = getattr(module, attribute, None)
     if not callable(judge):
         raise ConfigError(f"{module_name!r} has no function {attribute!r}")
@@ -162,7 +164,7 @@ def load_any_guardrail(name: str, *, policy: Policy) -> CallableGuard:
     try:
         guardrail = library.AnyGuardrail.create(library.GuardrailName(name))
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"any-guardrail cannot open {name!r}: {type(error).__name__}") from error
+        raise ConfigError(f"any-guardrail cannot open {name!r}: {reason_of(error)}") from error
 
     def judge(prompt: str | None, response: str | None) -> bool:
         verdict = guardrail.validate(prompt if response is None else response).valid

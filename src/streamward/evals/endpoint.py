@@ -16,6 +16,7 @@ from streamward.evals.predictions import LabelledRow, Prediction
 from streamward.evals.taxonomies import OPENAI_MODERATION
 from streamward.generative.config import RemoteConfig
 from streamward.policy import Policy
+from streamward.reasons import reason_of
 from streamward.schema import Category, RiskLevel, Side
 from streamward.tokenizer import clean_text
 
@@ -239,9 +240,9 @@ class EndpointGuard:
             try:
                 response = await self._post(body)
             except _RETRIED as error:
-                problem = UpstreamError(f"the endpoint failed: {type(error).__name__}")
+                problem = UpstreamError(f"the endpoint failed: {reason_of(error)}")
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise UpstreamError(f"the endpoint cannot be asked: {type(error).__name__}") from None
+                raise UpstreamError(f"the endpoint cannot be asked: {reason_of(error)}") from None
             else:
                 if response.is_success:
                     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from streamward.errors import ConfigError, InputError
 from streamward.evals.registry import SetEntry, set_entries
+from streamward.hub import hub_reason
 
 HUB = "hub"
 """Given instead of a data folder."""
@@ -33,7 +34,7 @@ def fetch_set(entry: SetEntry) -> list[Path]:
             paths.append(Path(hf_hub_download(entry.hub, name, repo_type="dataset")))
         except Exception as error:  # its own kinds for every network, permission and name error
             raise InputError(
-                f"{entry.name} cannot be fetched from the Hub ({entry.hub}, {name}): {type(error).__name__};"
+                f"{entry.name} cannot be fetched from the Hub ({entry.hub}, {name}): {hub_reason(error)};"
                 f" some sets must be asked for at https://huggingface.co/datasets/{entry.hub}"
             ) from error
     return paths

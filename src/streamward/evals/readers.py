@@ -5,11 +5,14 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from streamward.errors import ConfigError, InputError
+from streamward.reasons import reason_of
+from streamward.text_files import decode_structured
 
 Record = dict[str, Any]  # Any: values of the file
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
@@ -47,18 +50,22 @@ def read_records(path: Path) -> Iterator[Record]:
 def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+        return decode_structured(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} cannot be read: it is damaged, or not gzip") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
+    except InputError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                record = json.loads(line)
-            except ValueError:
-                raise InputError(f"{path}, line {number}: not JSON") from None
+                record = json.loads(line.removeprefix("\ufeff"))  # files with marks are put together too
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}, line {number}: not JSON from character {error.pos + 1} on") from None
             yield _object(record, f"{path}, line {number}")
 
 
@@ -105,4 +112,4 @@ def _parquet(path: Path) -> Iterator[Record]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error.__class__.__name__}") from error
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from streamward.errors import ConfigError, InputError
 from streamward.evals.registry import Comparable, Kind
+from streamward.reasons import reason_of
 from streamward.schema import Side
 from streamward.settings import Settings
 
@@ -387,7 +388,7 @@ def read_report(path: Path) -> GuardReport:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read as a report: {type(error).__name__}") from error
+        raise InputError(f"{str(file)!r} cannot be read as a report: {reason_of(error)}") from error
     try:
         return GuardReport.parse(values, source=str(file))
     except ConfigError as error:

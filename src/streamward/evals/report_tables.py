@@ -7,6 +7,7 @@ from streamward.errors import InputError
 from streamward.evals.figures import percent, percent_of
 from streamward.evals.rendering import Table, markdown_table
 from streamward.evals.report_model import GuardReport, Point
+from streamward.reasons import reason_of
 
 BEGIN, END = "<!-- quality table -->", "<!-- end of quality table -->"
 
@@ -45,7 +46,7 @@ def put_table(table: str, path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {type(error).__name__}") from error
+        raise InputError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:

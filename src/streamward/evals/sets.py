@@ -152,10 +152,10 @@ def _samples(paths: Sequence[Path], entry: SetEntry) -> Iterator[tuple[Sample, M
                 for row in _read_record(record, entry):
                     number += 1
                     yield parse_row({"id": str(number), **row}, source=entry.name), row
-            except InputError:
-                raise
+            except InputError as error:
+                raise InputError(f"{path}, row {line}: {error}; is this {entry.name}?") from None
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                what = f"no field {error}" if isinstance(error, KeyError) else error.__class__.__name__
+                what = f"no field {error}" if isinstance(error, KeyError) else "a field has a value of another kind"
                 raise InputError(f"{path}, row {line}: {what}; is this {entry.name}?") from None
 
 

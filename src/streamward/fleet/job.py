@@ -21,7 +21,7 @@ from streamward.fleet.source import Plan, Shard, open_source
 from streamward.loading import find_checkpoint
 from streamward.policy import Policy
 
-_VERSION = 1  # raise it when finished shards of before must not count any more
+_VERSION = 2  # raise it when finished shards of before must not count any more
 _MAX_BLOCKS = 4096
 
 
@@ -69,6 +69,8 @@ def run_job(job: Job, on_progress: Callable[[int, int], object]) -> Counts:
     if job.output.exists() and not folder.exists():
         raise InputError(f"{str(job.output)!r} exists; remove it, or write to another file")
     plan = open_source(job.source).plan(job.shard_rows)
+    if not plan.shards:
+        raise InputError(f"{str(job.source)!r} has no rows, so there is nothing to judge")
     parts = Parts(folder)
     with parts.claimed(_identity(job, plan)):
         finished = parts.finished(plan.shards)

@@ -87,10 +87,12 @@ def _schema(*, has_verdicts: bool) -> Any:  # Any: pyarrow has no types
         raise ConfigError("writing Parquet needs pyarrow; run: pip install 'streamward[parquet]'") from error
     whole, text = pa.int64(), pa.string()
     probabilities = pa.struct([(level.value, pa.float64()) for level in RiskLevel])
+    thresholds = pa.struct([(level.value, pa.float64()) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)])
     side = [
         ("risk_level", text),
         ("category", text),
         ("probabilities", probabilities),
+        ("thresholds", thresholds),
         ("first_flagged_char", whole),
         ("first_flagged_token", whole),
         ("refusal", pa.bool_()),

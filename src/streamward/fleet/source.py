@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from streamward.errors import ConfigError, InputError
-from streamward.moderation.rows import ITEM_KEYS, Row, read_line, read_values
+from streamward.moderation.rows import ITEM_KEYS, Row, read_row, read_values
+from streamward.text_files import HEAD_BYTES, find_encoding, raw_lines, read_line
 
 _LABEL_KEYS = ("id",)
 _MAX_SHARD_BYTES = 2**26
@@ -89,8 +90,8 @@ class JsonlSource:
         shards: list[Shard] = []
         digest = hashlib.blake2b(digest_size=16)
         first_row = place = num_rows = num_bytes = 0
-        with _opened(self._path) as lines:
-            for line in lines:
+        with _opened(self._path) as file:
+            for line in raw_lines(file, _encoding(file)):
                 digest.update(line)
                 num_rows += 1
                 num_bytes += len(line)
@@ -104,11 +105,14 @@ class JsonlSource:
 
     def read(self, shard: Shard) -> Iterator[Row]:
         """Read the lines of a shard that are not blank."""
-        with _opened(self._path) as lines:
-            lines.seek(shard.place)
-            for number, line in enumerate(islice(lines, shard.num_rows), start=shard.first_row + 1):
-                if line.strip():
-                    yield read_line(line, number)
+        with _opened(self._path) as file:
+            encoding = _encoding(file)
+            file.seek(shard.place)
+            lines = islice(raw_lines(file, encoding), shard.num_rows)
+            for number, raw in enumerate(lines, start=shard.first_row + 1):
+                line = read_line(raw, encoding, number=number)
+                if not line.is_blank:
+                    yield read_row(line)
 
 
 class ParquetSource:
@@ -176,6 +180,12 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:  # Any: whatever the columns 
             for turn in messages
         ]
     return {**row, "messages": messages}
+
+
+def _encoding(file: BufferedReader) -> str:
+    encoding = find_encoding(file.read(HEAD_BYTES))
+    file.seek(0)
+    return encoding
 
 
 def _opened(path: Path) -> BufferedReader:

@@ -6,10 +6,11 @@ from streamward.errors import InputError
 from streamward.gateway.choices import AZURE_RESULTS, FINISH_REASONS, ChoicesFormat, Layout, Opaque
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled
-from streamward.gateway.prompts import read_count, read_flag, read_model, read_turn, refuse_unread, to_prompt
+from streamward.gateway.prompts import read_count, read_flag, read_model, refuse_unread, to_prompt
 from streamward.gateway.slots import Each, Leaf, Shape, Text
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
+from streamward.moderation.messages import read_turn
 
 _ROLES = frozenset({"assistant", "system", "user", "tool", "developer", "function"})
 _ATOMIC = Text(is_cuttable=False)
@@ -97,7 +98,8 @@ def read_chat(body: JsonObject, config: UpstreamConfig, *, limits: GatewayLimits
     if not isinstance(messages, list) or not messages:
         raise InputError("messages must be a list of at least one message")
     turns = [
-        read_turn(message, where=f"messages[{index}]", config=config.prompt) for index, message in enumerate(messages)
+        read_turn(message, where=f"messages[{index}]", refusal=config.prompt.unread_refusal)
+        for index, message in enumerate(messages)
     ]
     request = ClientRequest(
         body=body,

@@ -8,10 +8,11 @@ from uuid import uuid4
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, Slot, is_identifier
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, Slot
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
+from streamward.moderation.message_parts import is_identifier
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 OBJECTS = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})

@@ -51,6 +51,13 @@ class PromptConfig(Settings):
     may_relax: bool = False
     """Whether a request's own `moderation.policy` may ask for scores only where the policy blocks."""
 
+    @property
+    def unread_refusal(self) -> str | None:
+        """What to say of data in a request; None where it may pass."""
+        if self.unjudged_input == "pass":
+            return None
+        return "this gateway judges text only and refuses what it cannot judge (unjudged_input)"
+
 
 class UpstreamConfig(Settings):
     """An OpenAI-compatible server whose answers are guarded."""

@@ -16,9 +16,9 @@ from streamward.gateway.reader import as_known
 from streamward.gateway.reading import read_document, read_error
 from streamward.gateway.report import blocked_error
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
-from streamward.gateway.slots import is_identifier
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
+from streamward.moderation.message_parts import is_identifier
 from streamward.policy import ALLOWED, combine, decide_error
 from streamward.schema import Action, Decision, Judgement, Message, Role, Side
 

@@ -96,7 +96,7 @@ class Reader:
     @property
     def judgement(self) -> Judgement | None:
         """What the guard says of all that it has judged; None if that is nothing."""
-        return self._state.judgement() if self.result is None else self.result.response
+        return self._state.judgement(thresholds={}) if self.result is None else self.result.response
 
     @property
     def is_stopped(self) -> bool:

@@ -5,9 +5,18 @@ from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from streamward.errors import InputError, UpstreamError
-from streamward.gateway.config import PromptConfig, UpstreamConfig
+from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.logprobs import Opaque
-from streamward.gateway.parts import (
+from streamward.gateway.prompts import read_flag, read_model, refuse_unread, to_prompt
+from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
+from streamward.gateway.response_output import ShownOutput, message
+from streamward.gateway.slots import FieldKey
+from streamward.gateway.sse import encode
+from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.wire import ClientRequest
+from streamward.moderation.message_parts import (
+    is_identifier,
     joined,
     read_content,
     read_unknown,
@@ -17,14 +26,7 @@ from streamward.gateway.parts import (
     without,
     words_in,
 )
-from streamward.gateway.prompts import read_flag, read_model, read_turn, refuse_unread, to_prompt
-from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
-from streamward.gateway.response_output import ShownOutput, message
-from streamward.gateway.slots import FieldKey, is_identifier
-from streamward.gateway.sse import encode
-from streamward.gateway.strict_json import JsonObject
-from streamward.gateway.wire import ClientRequest
+from streamward.moderation.messages import read_turn
 from streamward.schema import Message, Role
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")  # parts that some clients give as items
@@ -187,7 +189,9 @@ def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
     """
     refuse_unread(body, ("prompt",), config.prompt)
     goes_on = any(body.get(name) for name in ("previous_response_id", "conversation", "prompt"))
-    turns = _instructions(body.get("instructions")) + _read_input(body.get("input"), config.prompt, goes_on=goes_on)
+    turns = _instructions(body.get("instructions")) + _read_input(
+        body.get("input"), config.prompt.unread_refusal, goes_on=goes_on
+    )
     request = ClientRequest(
         body=body,
         model=read_model(body, config.models),
@@ -208,7 +212,7 @@ def _instructions(given: object) -> list[tuple[str, Message]]:
     return [("system", Message(Role.SYSTEM, given))]
 
 
-def _read_input(given: object, config: PromptConfig, *, goes_on: bool) -> list[tuple[str, Message]]:
+def _read_input(given: object, refusal: str | None, *, goes_on: bool) -> list[tuple[str, Message]]:
     """Return the turns of an input; there may be none where the request goes on with what the upstream has."""
     if isinstance(given, str):
         return [("user", Message(Role.USER, given))]
@@ -217,33 +221,33 @@ def _read_input(given: object, config: PromptConfig, *, goes_on: bool) -> list[t
         raise InputError("input must be a string or a list of at least one item")
     turns: list[tuple[str, Message]] = []
     for index, item in enumerate(items):
-        turns += _read_item(item, where=f"input[{index}]", config=config)
+        turns += _read_item(item, where=f"input[{index}]", refusal=refusal)
     return turns
 
 
-def _read_item(item: object, *, where: str, config: PromptConfig) -> list[tuple[str, Message]]:
+def _read_item(item: object, *, where: str, refusal: str | None) -> list[tuple[str, Message]]:
     """Return the turns an item stands for: a call that has its results in it is two, one without text none."""
     if not isinstance(item, dict):
         raise InputError(f"{where} must be an object")
     if "role" in item:
-        return [read_turn(item, where=where, config=config)]
+        return [read_turn(item, where=where, refusal=refusal)]
     kind = str(item.get("type"))
     if kind == "reasoning":
         return _turns("call", words_in(item))
     if kind in _TEXTS:
-        content = read_content([item], where=where, config=config)
+        content = read_content([item], where=where, refusal=refusal)
         return _turns("user", [*content])
     if kind.endswith("_output"):
-        content = read_content(item.get("output"), where=f"{where}.output", config=config)
+        content = read_content(item.get("output"), where=f"{where}.output", refusal=refusal)
         return [_turn("tool", [*content, *words_in(without(item, "output"))])]
     if kind.endswith(("_call", "_request")):
-        refuse_data(item, where=where, config=config)
+        refuse_data(item, where=where, refusal=refusal)
         asked = [spelled(item.get(name), f"{where}.{name}") for name in _ASKED]
         call = _turn("call", [*asked, *words_in(without(item, *_ASKED, *_FOUND))])
         return [call, *_turns("tool", words_in({name: item.get(name) for name in _FOUND}))]
     if kind == "mcp_list_tools":
         return _turns("tool", words_in(item))
-    return _turns("tool", read_unknown(item, where=where, config=config))
+    return _turns("tool", read_unknown(item, where=where, refusal=refusal))
 
 
 def _turns(role: str, texts: list[str]) -> list[tuple[str, Message]]:

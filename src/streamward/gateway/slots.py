@@ -9,6 +9,7 @@ from typing import Literal
 from streamward.errors import UpstreamError
 from streamward.gateway.state_seal import Sealed
 from streamward.gateway.strict_json import JsonObject
+from streamward.moderation.message_parts import is_identifier
 
 FieldKey = tuple[int | str, ...]
 """A field of the answer that grows: the choice it belongs to, then the path to it."""
@@ -16,7 +17,6 @@ ENVELOPE = -1
 """Stands for the choice in fields that belong to none."""
 
 Holder = JsonObject | list[object]
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _MEDIA = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[A-Za-z0-9+/=_\s-]*")
 _NAME_OF = "the name"  # no name itself, so that no field is called so
@@ -173,11 +173,6 @@ class Scanner:
             holder[key] = None  # type: ignore[index]  # a key of this holder
         elif self.opaque == "block":
             raise UpstreamError("the upstream sent data that no guard can read (unjudged_output is block)")
-
-
-def is_identifier(text: str) -> bool:
-    """Return whether a string is a name without spaces, of at most 128 characters."""
-    return _IDENTIFIER.fullmatch(text) is not None
 
 
 def _index(item: object, place: int) -> int:

@@ -14,8 +14,8 @@ from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.connections import Connections
 from streamward.gateway.reported_errors import ErrorReport
-from streamward.gateway.slots import is_identifier
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
+from streamward.moderation.message_parts import is_identifier
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20

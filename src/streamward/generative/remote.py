@@ -12,6 +12,7 @@ from streamward.errors import UpstreamError
 from streamward.generative.config import RemoteConfig
 from streamward.generative.judgement import GenJudgement
 from streamward.generative.parsing import parse_answer
+from streamward.reasons import reason_of
 from streamward.schema import Message, RiskLevel
 from streamward.tokenizer import clean_text
 
@@ -77,9 +78,9 @@ class RemoteGenGuard:
             try:
                 response = self._client.post(url, json=body)
             except _RETRIED as error:
-                problem = type(error).__name__
+                problem = reason_of(error)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise UpstreamError(f"the guard's endpoint cannot be asked: {type(error).__name__}") from None
+                raise UpstreamError(f"the guard's endpoint cannot be asked: {reason_of(error)}") from None
             else:
                 if response.is_success:
                     return response

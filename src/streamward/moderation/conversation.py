@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamward.errors import ContextLengthError, InputError
+from streamward.moderation.messages import Turn, arrange, read_turn
 from streamward.schema import Message, Role
 
 MessageLike = Message | Mapping[str, object]
-_KEYS = frozenset({"role", "content", "reasoning"})
+_REFUSAL = "the guard judges text only and refuses what it cannot judge; leave it out, or judge it elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +18,26 @@ class Conversation:
     Attributes:
         context: Turns up to and including the user's last; may be empty.
         response: The assistant's last turn; None if only the prompt is judged.
+        before_tools: The context up to the user's own last turn, where it ends with results of tools; each of the two
+            is judged as a prompt, and the worse one counts.
     """
 
     context: tuple[Message, ...]
     response: Message | None
+    before_tools: tuple[Message, ...] = ()
 
     @property
     def has_prompt(self) -> bool:
         """Whether there is a user turn to judge: the context ends with one."""
         return bool(self.context) and self.context[-1].role is Role.USER
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is no text in any turn that is judged."""
+        judged = [turns[-1] for turns in (self.context, self.before_tools) if turns and turns[-1].role is Role.USER]
+        if self.response is not None:
+            judged.append(self.response)
+        return not any(turn.content.strip() or (turn.reasoning or "").strip() for turn in judged)
 
 
 def read_conversation(
@@ -34,15 +46,17 @@ def read_conversation(
     response: str | None = None,
     messages: Sequence[MessageLike] | None = None,
     max_chars: int,
+    may_be_blank: bool = False,
 ) -> Conversation:
     """Check what the caller gave.
 
     Args:
         prompt: What the user said.
         response: What the assistant said.
-        messages: Instead of both: a conversation whose last turn is judged, and the user turn before it if the last
-            is the assistant's. Mappings with `role`, `content` and, for an assistant, `reasoning` are taken too.
+        messages: Instead of both: a conversation whose last turns are judged: the assistant's, if it ends with one,
+            and the user's before it. Mappings as OpenAI's clients write them are taken too; see `read_turn`.
         max_chars: Longest conversation accepted, in characters.
+        may_be_blank: Whether the turns judged may have no text, because a response is to follow.
 
     Raises:
         InputError: Nothing or too much was given, or something of the wrong kind.
@@ -54,50 +68,43 @@ def read_conversation(
         raise InputError("give either messages, or prompt and response, not both")
     else:
         turns = _read_messages(messages)
-    num_chars = sum(len(turn.content) + len(turn.reasoning or "") for turn in turns)
+    num_chars = sum(len(turn.content) + len(turn.reasoning or "") for _, turn in turns)
     if num_chars > max_chars:
         raise ContextLengthError(f"the text has {num_chars} characters; at most {max_chars} are accepted (max_chars)")
-    if turns[-1].role is Role.ASSISTANT:
-        return Conversation(tuple(turns[:-1]), turns[-1])
-    if turns[-1].role is not Role.USER:
-        raise InputError(f"the last message has the role {turns[-1].role.value}; it must be user or assistant")
-    return Conversation(tuple(turns), None)
+    conversation = _conversation(turns)
+    if conversation.is_blank and not may_be_blank:
+        raise InputError("there is nothing to judge: the text is empty or blank")
+    return conversation
 
 
-def _turns(prompt: str | None, response: str | None) -> list[Message]:
+def _conversation(turns: Sequence[Turn]) -> Conversation:
+    response = turns[-1][1] if turns[-1][1].role is Role.ASSISTANT else None
+    context, before_tools = arrange(turns if response is None else turns[:-1])
+    if response is None and not any(turn.role is Role.USER for turn in context):
+        raise InputError(
+            f"the last message has the role {turns[-1][0]}, and none is a user's or an assistant's to judge"
+        )
+    return Conversation(context, response, before_tools)
+
+
+def _turns(prompt: str | None, response: str | None) -> list[Turn]:
     for name, text in (("prompt", prompt), ("response", response)):
         if text is not None and not isinstance(text, str):
             raise InputError(f"{name} is of type {type(text).__name__}; it must be a string")
     if prompt is None and response is None:
         raise InputError("there is nothing to judge; give prompt, response or messages")
-    turns = [] if prompt is None else [Message(Role.USER, prompt)]
-    return turns if response is None else [*turns, Message(Role.ASSISTANT, response)]
+    turns = [] if prompt is None else [("user", Message(Role.USER, prompt))]
+    return turns if response is None else [*turns, ("assistant", Message(Role.ASSISTANT, response))]
 
 
-def _read_messages(messages: Sequence[MessageLike]) -> list[Message]:
+def _read_messages(messages: Sequence[MessageLike]) -> list[Turn]:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InputError(f"messages is of type {type(messages).__name__}; it must be a list of messages")
     if not messages:
         raise InputError("messages is empty; it must hold at least one message")
-    return [_read_message(message, index=index) for index, message in enumerate(messages)]
-
-
-def _read_message(message: MessageLike, *, index: int) -> Message:
-    where = f"messages[{index}]"
-    if isinstance(message, Message):
-        return message
-    if not isinstance(message, Mapping):
-        raise InputError(f"{where} is of type {type(message).__name__}; it must have role and content")
-    unknown = sorted(str(key) for key in message.keys() - _KEYS)
-    if unknown:
-        raise InputError(f"{where} has {len(unknown)} unknown keys; known are {', '.join(sorted(_KEYS))}")
-    content, reasoning = message.get("content"), message.get("reasoning")
-    if not isinstance(content, str):
-        raise InputError(f"{where}.content is of type {type(content).__name__}; it must be a string")
-    if reasoning is not None and not isinstance(reasoning, str):
-        raise InputError(f"{where}.reasoning is of type {type(reasoning).__name__}; it must be a string")
-    try:
-        role = Role(message.get("role"))  # type: ignore[arg-type]  # anything else is the error below
-    except ValueError:
-        raise InputError(f"{where}.role is unknown; it must be one of {', '.join(Role)}") from None
-    return Message(role, content, reasoning)
+    return [
+        (message.role.value, message)
+        if isinstance(message, Message)
+        else read_turn(message, where=f"messages[{index}]", refusal=_REFUSAL)
+        for index, message in enumerate(messages)
+    ]

@@ -1,15 +1,15 @@
 """One response being judged while it is generated."""
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from streamward.errors import ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.response_judge import ResponseJudge
-from streamward.policy import Policy, SideState, combine
+from streamward.policy import ALLOWED, Policy, SideState, combine
 from streamward.schema import Action, Decision, Event, Judgement, Result, RiskLevel, Side, Span, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
@@ -55,6 +55,7 @@ class GuardStream:
         reasoning: ReasoningTokens,
         max_chars: int,
         on_close: Callable[[], None],
+        thresholds: Mapping[RiskLevel, float] = MappingProxyType({}),
     ) -> None:
         """Made by the moderator, which has read the prompt already."""
         self.prompt = prompt
@@ -65,6 +66,7 @@ class GuardStream:
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
         self._reasoning = reasoning
+        self._thresholds = thresholds
         self._max_chars = max_chars
         self._phase = _Phase.NOTHING
         self._on_close = on_close
@@ -84,6 +86,11 @@ class GuardStream:
         """Close the stream."""
         self.close()
 
+    def add_prompt(self, earlier: Result) -> None:
+        """Let a further prompt of the conversation count, which was judged by itself; the worse of the two is shown."""
+        result = with_prompt(Result(self._prompt_decision or ALLOWED, self.prompt), earlier)
+        self.prompt, self._prompt_decision = result.prompt, result.decision
+
     @property
     def decision(self) -> Decision:
         """What to do by all that was seen so far, the prompt included. Never becomes milder."""
@@ -100,6 +107,12 @@ class GuardStream:
             if self._result is not None and not self._is_stopped:
                 return self._text.num_chars
             return self._clear_end()
+
+    @property
+    def response(self) -> Judgement:
+        """Judgement of what was fed so far."""
+        with self._lock:
+            return self._judgement()
 
     @property
     def num_tokens(self) -> int:
@@ -247,12 +260,20 @@ class GuardStream:
         return 0
 
     def _judgement(self) -> Judgement:
-        found = self._state.judgement(windows=self._judge.num_windows)
+        found = self._state.judgement(thresholds=self._thresholds, windows=self._judge.num_windows)
         if found is not None:
             return found
         return Judgement(
             RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
         )
+
+
+def with_prompt(result: Result, earlier: Result) -> Result:
+    """Return a result in which an earlier prompt of the same conversation counts; the worse prompt is the one shown."""
+    decision = combine(result.decision, earlier.decision)
+    levels = [-1 if each.prompt is None else each.prompt.risk_level.severity for each in (result, earlier)]
+    is_worse = decision is not result.decision or (result.prompt is not None and levels[1] > levels[0])
+    return replace(result, decision=decision, prompt=earlier.prompt if is_worse else result.prompt)
 
 
 def _end(span: Span | None) -> int:

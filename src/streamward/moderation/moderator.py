@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
-from streamward.moderation.guard_stream import GuardStream
+from streamward.moderation.guard_stream import GuardStream, with_prompt
 from streamward.policy import Policy, combine, decide_error
 from streamward.schema import Result, Side
 
@@ -93,15 +93,16 @@ class Moderator:
         Args:
             prompt: What the user said.
             response: What the assistant said; judged in the light of the prompt, if there is one.
-            messages: Instead of both: a conversation. Judged are its last user turn and, if it ends with one, its
-                last assistant turn; what is before is context.
+            messages: Instead of both: a conversation, as `Message` or as OpenAI's clients write it. Judged are its last
+                user turn and, if it ends with one, its last assistant turn with its tool calls; what is before is
+                context. Results of tools are judged like a user's turn, and the user's own turn before them too.
 
         Returns:
             The judgements and the decision. A guard that fails gives the decision of the policy's `on_error`, with
             the error's code.
 
         Raises:
-            InputError: Nothing to judge was given, or something of the wrong kind.
+            InputError: Nothing to judge was given, blank text included, or something of the wrong kind.
             ContextLengthError: The text is longer than `max_chars`.
             OverloadedError: There is no room at present.
             StreamClosedError: The moderator is closed.
@@ -138,7 +139,7 @@ class Moderator:
 
         Args:
             prompt: What the user said. Neither prompt nor messages: the response is judged by itself.
-            messages: Instead of it: the conversation up to the user's last turn.
+            messages: Instead of it: the conversation up to the user's last turn, as for `moderate`.
 
         Raises:
             InputError: The conversation ends with an assistant's turn, or this guard cannot stream.
@@ -170,9 +171,22 @@ class Moderator:
             self._guard.close()
 
     def _open_stream(self, conversation: Conversation) -> GuardStream:
-        return self._guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
+        earlier = self._judge_earlier(conversation)
+        stream = self._guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
+        if earlier is not None:
+            stream.add_prompt(earlier)
+        return stream
 
     def _judge(self, conversation: Conversation) -> Result:
+        earlier = self._judge_earlier(conversation)
+        result = self._judge_turns(conversation)
+        return result if earlier is None else with_prompt(result, earlier)
+
+    def _judge_earlier(self, conversation: Conversation) -> Result | None:
+        """Judge the user's own turn by itself, where results of tools came after it."""
+        return self._judge_turns(Conversation(conversation.before_tools, None)) if conversation.before_tools else None
+
+    def _judge_turns(self, conversation: Conversation) -> Result:
         try:
             return self._guard.judge(conversation, self.policy)
         except (UpstreamError, CheckpointError) as error:
@@ -180,17 +194,30 @@ class Moderator:
             response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None
             return Result(combine(prompt, response))
 
-    def _read(self, prompt: str | None, response: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
+    def _read(
+        self,
+        prompt: str | None,
+        response: str | None,
+        messages: Sequence[MessageLike] | None,
+        *,
+        may_be_blank: bool = False,
+    ) -> Conversation:
         if self._closed.is_set():
             raise StreamClosedError("the moderator is closed; load the guard again")
-        return read_conversation(prompt=prompt, response=response, messages=messages, max_chars=self.max_chars)
+        return read_conversation(
+            prompt=prompt,
+            response=response,
+            messages=messages,
+            max_chars=self.max_chars,
+            may_be_blank=may_be_blank,
+        )
 
     def _read_context(self, prompt: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
         if prompt is None and messages is None:
             if self._closed.is_set():
                 raise StreamClosedError("the moderator is closed; load the guard again")
             return Conversation((), None)
-        conversation = self._read(prompt, None, messages)
+        conversation = self._read(prompt, None, messages, may_be_blank=True)
         if conversation.response is not None:
             raise InputError("the conversation ends with an assistant's turn; a stream judges the one that comes next")
         return conversation

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamward.errors import InputError, StreamwardError
-from streamward.schema import Decision, Judgement, Result, Verdict
+from streamward.schema import Decision, Judgement, Result, RiskLevel, Verdict
+from streamward.suggestions import suggest
+from streamward.text_files import Line
 
 if TYPE_CHECKING:  # the command line reads rows before it waits for torch
     from streamward.moderation.moderator import Moderator
@@ -21,15 +23,26 @@ class Row(NamedTuple):
     problem: str | None
 
 
-def read_line(line: bytes, number: int) -> Row:
-    """Read a line of JSONL; bytes that are no UTF-8 become U+FFFD."""
+def read_row(line: Line) -> Row:
+    """Read a line of JSONL."""
+    label: dict[str, object] = {"line": line.number}
+    if line.text is None:
+        return Row(label, None, line.problem)
     try:
-        raw = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return Row({"line": number}, None, "the line is not JSON")
+        raw = json.loads(line.text)
+    except json.JSONDecodeError as error:
+        return Row(label, None, f"the line is not JSON from character {error.pos + 1} on")
+    except (ValueError, RecursionError):  # a number of thousands of digits, or objects as deep
+        return Row(label, None, "the line is not JSON that can be read: it has too long a number or too deep a nesting")
     if not isinstance(raw, dict):
-        return Row({"line": number}, None, "the line is not a JSON object")
-    return read_values(raw, number)
+        return Row(label, None, "the line is not a JSON object")
+    row = read_values(raw, line.number)
+    if row.item:
+        return row
+    near = next((near for name in raw if (near := suggest(name, ITEM_KEYS))), "")
+    return Row(
+        row.label, None, f"the row has none of the keys {', '.join(ITEM_KEYS)}, so there is nothing to judge{near}"
+    )
 
 
 def read_values(values: Mapping[str, object], number: int) -> Row:
@@ -78,13 +91,22 @@ def result_json(result: Result, *, has_verdicts: bool = False) -> dict[str, Any]
 
 def _side_json(side: Judgement | None, *, has_verdicts: bool) -> dict[str, Any]:
     if side is None:  # the guard failed
-        names = ("risk_level", "category", "probabilities", "first_flagged_char", "first_flagged_token", "refusal")
+        names = (
+            "risk_level",
+            "category",
+            "probabilities",
+            "thresholds",
+            "first_flagged_char",
+            "first_flagged_token",
+            "refusal",
+        )
         return {**dict.fromkeys(names), "windows": 0, "tokens": 0}
     first = side.first_flagged
     values: dict[str, Any] = {
         "risk_level": side.risk_level,
         "category": side.category,
         "probabilities": _rounded(side.probabilities),
+        "thresholds": {level: side.thresholds.get(level) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)},
         "first_flagged_char": None if first is None else first.char,
         "first_flagged_token": None if first is None else first.position,
         "refusal": side.refusal,

@@ -127,6 +127,7 @@ class StreamGuard:
             prompt=None if prompt is None else prompt.judgement,
             prompt_decision=None if prompt is None else prompt.decision,
             reasoning=self._reasoning,
+            thresholds=self._readers[Side.RESPONSE].thresholds,
             max_chars=max_chars,
             on_close=lambda: self._driver.close_stream(stream_id),
         )
@@ -138,7 +139,7 @@ class StreamGuard:
             self._driver.read(stream_id, context.ids, side=None)
             return None
         ids, end = context.ids, position + 1
-        return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy)
+        return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy, self._readers[Side.PROMPT])
 
     def _read_prompt(self, stream_id: int, context: Sequence[Message], policy: Policy) -> _Prompt:
         """Judge the user's last turn, which the context ends with, in as many windows as it needs."""
@@ -146,7 +147,9 @@ class StreamGuard:
         position = rendered.prompt_position
         assert position is not None, "a context with a prompt ends with a user's turn"
         if position < self._window_tokens:
-            return _judged([self._read_closing(stream_id, rendered.ids[: position + 1])], policy)
+            return _judged(
+                [self._read_closing(stream_id, rendered.ids[: position + 1])], policy, self._readers[Side.PROMPT]
+            )
         before, content, after = _split(rendered)
         size = self._window_tokens - len(before) - len(after)
         windows = Windows(size, size // OVERLAP_SHARE)
@@ -158,7 +161,7 @@ class StreamGuard:
             self._driver.truncate(stream_id, 0)
             span = Span(spans[0].start, spans[-1].end)
             verdicts.append(self._read_closing(stream_id, ids, index=index, span=span))
-        return _judged(verdicts, policy)
+        return _judged(verdicts, policy, self._readers[Side.PROMPT])
 
     def _read_closing(
         self, stream_id: int, ids: Sequence[int], *, after: Sequence[int] = (), index: int = 0, span: Span | None = None
@@ -216,12 +219,12 @@ def _split(rendered: Rendered) -> tuple[list[int], list[tuple[int, Span]], list[
     return rendered.ids[: owned[0]], content, rendered.ids[owned[-1] + 1 : rendered.prompt_position + 1]
 
 
-def _judged(verdicts: Sequence[Verdict], policy: Policy) -> _Prompt:
+def _judged(verdicts: Sequence[Verdict], policy: Policy, reader: VerdictReader) -> _Prompt:
     state = SideState(policy, Side.PROMPT)
     for verdict in verdicts:
         state.observe(verdict)
     decision = state.finish()
-    judgement = state.judgement(windows=len(verdicts))
+    judgement = state.judgement(windows=len(verdicts), thresholds=reader.thresholds)
     assert judgement is not None, "a prompt has at least one verdict"
     return _Prompt(judgement, decision)
 

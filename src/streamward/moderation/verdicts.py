@@ -17,6 +17,12 @@ class VerdictReader:
         self._labels: SideLabels = config.labels(side)
         self._point = config.operating_points.get(side)
 
+    @property
+    def thresholds(self) -> Mapping[RiskLevel, float]:
+        """The guard's own; empty if the most probable level counts."""
+        point = self._point
+        return {} if point is None else {RiskLevel.UNSAFE: point.unsafe, RiskLevel.CONTROVERSIAL: point.controversial}
+
     def read(self, output: StepOutput, *, first_position: int, spans: Sequence[Span | None]) -> list[Verdict]:
         """Make one verdict of each judged token.
 

@@ -1,6 +1,6 @@
 """Gen guards behind a moderator: one judgement for each whole text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from streamward.errors import CheckpointError, InputError, UpstreamError
@@ -117,7 +117,8 @@ def _decided(found: GenJudgement, side: Side, policy: Policy) -> _Side:
     for category in categories:
         verdict = Verdict(0, found.risk_level, found.probabilities, category)
         level = policy.side(side).level(verdict)
-        sides.append(_Side(_judgement(found, level, category), decide(policy, side, verdict)))
+        thresholds = policy.side(side).thresholds_for(category, {})
+        sides.append(_Side(_judgement(found, level, category, thresholds), decide(policy, side, verdict)))
     return max(sides, key=_severity)  # the first of equals
 
 
@@ -128,11 +129,14 @@ def _severity(side: _Side) -> tuple[int, bool, int]:
     return decision.action.severity, is_allowed_unjudged, -1 if judgement is None else judgement.risk_level.severity
 
 
-def _judgement(found: GenJudgement, level: RiskLevel, category: Category | None) -> Judgement:
+def _judgement(
+    found: GenJudgement, level: RiskLevel, category: Category | None, thresholds: Mapping[RiskLevel, float]
+) -> Judgement:
     return Judgement(
         risk_level=level,
         category=None if level is RiskLevel.SAFE else category,
         probabilities=found.probabilities,
         refusal=found.refusal,
         windows=found.windows,
+        thresholds=thresholds,
     )

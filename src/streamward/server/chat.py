@@ -3,11 +3,10 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field
 
 from streamward.errors import InputError, UpstreamError
 from streamward.schema import Judgement, Result, Side
@@ -18,7 +17,7 @@ from streamward.server.middleware import request_id
 from streamward.server.moderations import Wishes
 from streamward.server.records import Job, new_id
 from streamward.server.state import ServiceState, service_state
-from streamward.server.wire import ChatTurn, Judged, Lenient, PolicyInForce
+from streamward.server.wire import Judged, Lenient, Messages, PolicyInForce
 
 router = APIRouter(tags=["moderation"])
 
@@ -28,7 +27,7 @@ NO_CATEGORY = "None"
 class ChatRequest(Lenient):
     """A conversation. Its last turn is judged: the user's as a prompt, the assistant's as a response."""
 
-    messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
+    messages: Messages
     model: str | None = None
     """Ignored: the service has one guard."""
     stream: bool | None = None
@@ -53,9 +52,8 @@ async def chat_completions(body: ChatRequest, request: Request, caller: CallerNo
         policy=kept,
         model=body.model,
     )
-    messages = [turn.message(index=index) for index, turn in enumerate(body.messages)]
-    result = await judge(state, job, messages=messages)
-    text = answer_text(result, Side.RESPONSE if body.messages[-1].role == "assistant" else Side.PROMPT)
+    result = await judge(state, job, messages=body.messages)
+    text = answer_text(result, Side.RESPONSE if body.messages[-1]["role"] == "assistant" else Side.PROMPT)
     extension = {
         **Judged.of(result, has_verdicts=False).model_dump(mode="json"),
         "policy": PolicyInForce.of(kept).model_dump(mode="json"),

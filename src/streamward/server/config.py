@@ -14,7 +14,7 @@ from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
 from streamward.fleet.config import FleetConfig
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
-from streamward.settings import Settings
+from streamward.settings import Settings, read_toml
 from streamward.vllm.config import VllmConfig
 
 ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
@@ -264,11 +264,9 @@ class ServeConfig(Settings):
 
 def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path, what="settings file")
     except FileNotFoundError as error:
         raise ConfigError(f"settings file {str(path)!r} not found") from error
-    except (OSError, ValueError) as error:  # ValueError: bad TOML, bad UTF-8 or a NUL byte in the path
-        raise ConfigError(f"settings file {str(path)!r} cannot be read: {error}") from error
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 from streamward.errors import InputError
 from streamward.moderation.moderator import Moderator
 from streamward.schema import Action
+from streamward.text_files import Line, read_lines
 
 _BATCH = 64
 _STOPPED = (Action.BLOCK, Action.REPLACE)
@@ -43,6 +44,7 @@ class Summary:
         categories: How often which kind of harm was stopped.
         newly_stopped: Ids of what would be stopped and was not.
         newly_passed: Ids of what was stopped and would not be.
+        thresholds: By side, those in force where the guard names no kind of harm.
     """
 
     num_rows: int
@@ -51,6 +53,7 @@ class Summary:
     categories: Mapping[str, int]
     newly_stopped: Sequence[str]
     newly_passed: Sequence[str]
+    thresholds: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +63,14 @@ class _Record:
     item: dict[str, Any]  # Any: what `Moderator.moderate_batch` takes
 
 
-def read_records(lines: Iterable[str]) -> Iterator[_Record]:
+def read_records(file: IO[bytes]) -> Iterator[_Record]:
     """Yield the records of an export, or of JSON lines with prompt, response or messages.
 
     Raises:
         InputError: A line is no JSON object, or its action is unknown. Says which, not what it holds.
     """
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"line {number} is no JSON") from error
-        if not isinstance(values, dict):
-            raise InputError(f"line {number} is no JSON object")
+    for line in read_lines(file):
+        values = _values(line)
         item = {"prompt": values.get("prompt_text"), "response": values.get("response_text")}
         if all(text is None for text in item.values()):
             item = {name: values.get(name) for name in ("prompt", "response", "messages")}
@@ -82,9 +78,25 @@ def read_records(lines: Iterable[str]) -> Iterator[_Record]:
         try:
             before = None if action is None else Action(action)
         except ValueError as error:
-            raise InputError(f"line {number} has an unknown action") from error
-        given = {name: value for name, value in item.items() if value is not None}
-        yield _Record(str(values.get("id", number)), before, given)
+            raise InputError(f"line {line.number} has an unknown action") from error
+        given = {name: value for name, value in item.items() if value is not None and not _is_blank(value)}
+        yield _Record(str(values.get("id", line.number)), before, given)
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _values(line: Line) -> dict[str, Any]:  # Any: JSON values
+    if line.text is None:
+        raise InputError(f"line {line.number}: {line.problem}")
+    try:
+        values = json.loads(line.text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"line {line.number} is not JSON") from error
+    if not isinstance(values, dict):
+        raise InputError(f"line {line.number} is no JSON object")
+    return values
 
 
 def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
@@ -98,6 +110,7 @@ def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
         InputError: A record is of the wrong kind.
     """
     found: list[Tried] = []
+    thresholds: dict[str, Mapping[str, float]] = {}
     num_rows = 0
     pending = iter(records)
     while batch := list(islice(pending, _BATCH)):
@@ -108,10 +121,14 @@ def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
             Tried(record.id, record.before, result.decision.action, result.decision.category)
             for record, result in zip(judged, results, strict=True)
         ]
-    return _summary(found, num_rows)
+        for result in results:
+            for side, judgement in (("prompt", result.prompt), ("response", result.response)):
+                if judgement is not None and judgement.category is None:
+                    thresholds.setdefault(side, {level.value: value for level, value in judgement.thresholds.items()})
+    return _summary(found, num_rows, thresholds)
 
 
-def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
+def _summary(found: Sequence[Tried], num_rows: int, thresholds: Mapping[str, Mapping[str, float]]) -> Summary:
     compared = [tried for tried in found if tried.before is not None]
     return Summary(
         num_rows=num_rows,
@@ -122,4 +139,5 @@ def _summary(found: Sequence[Tried], num_rows: int) -> Summary:
         categories=dict(Counter(tried.category or "none" for tried in found if tried.after in _STOPPED)),
         newly_stopped=[each.id for each in compared if each.after in _STOPPED and each.before not in _STOPPED],
         newly_passed=[each.id for each in compared if each.after not in _STOPPED and each.before in _STOPPED],
+        thresholds=thresholds,
     )

@@ -25,6 +25,7 @@ from streamward.errors import (
     StreamwardError,
     UpstreamError,
 )
+from streamward.validation import findings
 
 RETRY_AFTER_S = 1
 """What an overloaded service asks of its callers."""
@@ -60,6 +61,7 @@ _NO_ROUTE = (
     "There is no such route. Guarded models have POST /NAME/v1/chat/completions, /completions, /responses and"
     " /embeddings, and GET /NAME/v1/models; all routes stand in /openapi.json."
 )
+_PLACES = frozenset({"body", "query", "path", "header"})
 _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 400: "invalid_input"}
 
 
@@ -161,23 +163,27 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     request.state.error_code = InputError.code
     if isinstance(error.body, bytes) and error.body:  # the framework parses no other kind
         return error_response(InputError("the body must be JSON, with the header Content-Type: application/json"))
-    found = [_told(item) for item in error.errors()]
-    message = "; ".join(f"{path}: {text}" if path else text for path, text in found[:5])
-    body = error_body(message, kind="invalid_request_error", code=InputError.code, param=found[0][0] or None)
+    found = findings(
+        [{**item, "loc": _inner(item["loc"])} for item in error.errors()],
+        _body_type(request),
+        names_keys=False,  # they are the caller's text
+        table="an object",
+        whole="the body",
+    )
+    message = "; ".join(map(str, found))
+    body = error_body(message, kind="invalid_request_error", code=InputError.code, param=found[0].path or None)
     return JSONResponse(body, 400)
 
 
-def _told(item: Mapping[str, Any]) -> tuple[str, str]:  # Any: pydantic's own type
-    """Return where and what is wrong; the name of an unknown key is the caller's text, so it is left out."""
-    if item["type"] == "extra_forbidden":
-        return _path(item["loc"][:-1]), "has an unknown key"
-    return _path(item["loc"]), str(item["msg"])
+def _inner(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Leave out which part of a request a value was in."""
+    return location[1:] if location and location[0] in _PLACES else location
 
 
-def _path(location: tuple[Any, ...]) -> str:  # Any: pydantic's own type
-    """Name where a value is wrong."""
-    parts = location[1:] if location and location[0] in {"body", "query", "path", "header"} else location
-    return ".".join(str(part) for part in parts)[:200]
+def _body_type(request: Request) -> object:
+    """Return the type of the body of the route that was asked for; None if it has none."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return None if field is None else field.field_info.annotation
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -1,9 +1,6 @@
 """`POST /v1/guard`: a prompt, a response or a conversation, and everything the guard has to say about it."""
 
-from typing import Annotated
-
 from fastapi import APIRouter, Request
-from pydantic import Field
 
 from streamward.server.auth import CallerNow
 from streamward.server.errors import ERRORS
@@ -11,7 +8,7 @@ from streamward.server.judging import judge
 from streamward.server.middleware import request_id
 from streamward.server.records import Job
 from streamward.server.state import service_state
-from streamward.server.wire import Judged, Name, PolicyInForce, Turn
+from streamward.server.wire import Judged, Messages, Name, PolicyInForce
 from streamward.settings import Settings
 
 router = APIRouter(tags=["moderation"])
@@ -24,8 +21,9 @@ class GuardRequest(Settings):
     """What the user said."""
     response: str | None = None
     """What the assistant said; judged in the light of the prompt, if there is one."""
-    messages: Annotated[tuple[Turn, ...], Field(min_length=1)] | None = None
-    """Instead of both: a conversation. Judged are its last user turn and, if it ends with one, the assistant's."""
+    messages: Messages | None = None
+    """Instead of both: a conversation. Judged are its last user turn, results of tools behind it, and, if it ends with
+    one, the assistant's turn with its tool calls."""
     policy: Name | None = None
     """Name of a policy; by default the key's."""
     verdicts: bool = False
@@ -46,8 +44,7 @@ async def guard(body: GuardRequest, request: Request, caller: CallerNow) -> Guar
     state = service_state(request)
     kept = caller.choose_policy(state, body.policy)
     job = Job(request_id=request_id(request), tenant=caller.tenant, key_id=caller.key_id, endpoint="guard", policy=kept)
-    messages = None if body.messages is None else [turn.message for turn in body.messages]
-    result = await judge(state, job, prompt=body.prompt, response=body.response, messages=messages)
+    result = await judge(state, job, prompt=body.prompt, response=body.response, messages=body.messages)
     judged = Judged.of(result, has_verdicts=body.verdicts)
     return GuardAnswer(
         id=job.request_id,

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from streamward.errors import OverloadedError, StreamwardError
-from streamward.moderation.conversation import read_conversation
+from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.observability import defect
 from streamward.policy import combine, decide_error
 from streamward.schema import Message, Result, Side
@@ -27,7 +27,7 @@ async def judge(
     *,
     prompt: str | None = None,
     response: str | None = None,
-    messages: Sequence[Message] | None = None,
+    messages: Sequence[MessageLike] | None = None,
 ) -> Result:
     """Judge a conversation and log the decision.
 
@@ -35,7 +35,7 @@ async def judge(
         The result. Where the guard failed in whatever way, its decision is that of the policy's `on_error`.
 
     Raises:
-        InputError: There is nothing to judge, or the last turn is the system's.
+        InputError: There is nothing to judge, blank text included, or a message is malformed.
         ContextLengthError: The text is too long.
         OverloadedError: There is no room at present.
         AuditError: The decision could not be logged.
@@ -43,11 +43,10 @@ async def judge(
     given = read_conversation(
         prompt=prompt, response=response, messages=messages, max_chars=state.config.limits.max_chars
     )
-    turns = [*given.context] if given.response is None else [*given.context, given.response]
     limit_s = state.config.limits.judge_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            result = await state.under(job.policy).amoderate(messages=turns)
+            result = await state.under(job.policy).amoderate(prompt, response, messages)
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except StreamwardError:

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
-from streamward.gateway.config import PromptConfig
-from streamward.gateway.prompts import read_turn, to_prompt
+from streamward.gateway.prompts import to_prompt
+from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Action, Decision, Message, Role, Side
@@ -26,7 +26,6 @@ from streamward.server.state import ServiceState, service_state
 
 logger = logging.getLogger(__name__)
 
-_READING = PromptConfig(unjudged_input="pass")  # images are LiteLLM's to judge with another guardrail
 _SWEEP_S = 5.0
 _FIRST = "text 0"
 
@@ -116,13 +115,15 @@ async def _judge_request(state: ServiceState, job: Job, *, body: GuardrailReques
 def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
     """Return what is to be judged, each ending with a user's turn: the conversation, or else every text by itself."""
     if not body.structured_messages:
-        return [(Message(Role.USER, text),) for text in body.texts or () if text]
-    turns = [
-        read_turn(message, where=f"structured_messages[{index}]", config=_READING)
+        return [(Message(Role.USER, text),) for text in body.texts or () if text.strip()]
+    turns = [  # images are LiteLLM's to judge with another guardrail
+        read_turn(message, where=f"structured_messages[{index}]", refusal=None)
         for index, message in enumerate(body.structured_messages)
     ]
     prompt = to_prompt(turns)
-    return [messages for messages in (prompt.before_tools, prompt.messages) if messages]
+    return [
+        messages for messages in (prompt.before_tools, prompt.messages) if messages and messages[-1].content.strip()
+    ]
 
 
 async def _judge_response(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
@@ -162,7 +163,7 @@ def _show(state: ServiceState, job: Job, opinion: Opinion, *, place: str, text: 
 
 
 async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, text: str) -> Opinion:
-    if not text:
+    if not text.strip():  # nothing to judge yet
         return Opinion(ALLOWED)
     try:
         return await call.text(place).judge(text, moderator)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamward.errors import ContextLengthError
+from streamward.errors import ContextLengthError, InputError
+from streamward.moderation.message_parts import joined, read_content
 from streamward.schema import Action, Category, Decision, Judgement, Result, RiskLevel, Side, Span
 from streamward.server.auth import CallerNow
 from streamward.server.errors import ERRORS
@@ -15,7 +16,7 @@ from streamward.server.judging import judge
 from streamward.server.middleware import request_id
 from streamward.server.records import Job, flagged_span, new_id
 from streamward.server.state import service_state
-from streamward.server.wire import Lenient, Name, OtherPart, PolicyInForce, TextPart, risk_of, text_of
+from streamward.server.wire import Lenient, Name, PolicyInForce, risk_of
 from streamward.settings import Settings
 
 router = APIRouter(tags=["moderation"])
@@ -48,6 +49,8 @@ ALL_KEYS = (
     "violence",
     "violence/graphic",
 )
+_REFUSAL = "this guard judges text only"
+Part = dict[str, Any]  # Any: JSON values; `streamward.moderation.messages` reads them
 _JUDGED_KEYS = frozenset(key for keys in OPENAI_KEYS.values() for key in keys)
 
 
@@ -66,7 +69,7 @@ class ModerationRequest(Lenient):
     input: (
         Annotated[str, Field(title="Text")]
         | Annotated[tuple[str, ...], Field(min_length=1, title="Texts")]
-        | Annotated[tuple[TextPart | OtherPart, ...], Field(min_length=1, title="Parts of one text")]
+        | Annotated[tuple[Part, ...], Field(min_length=1, title="Parts of one text")]
     )
     """A text; texts, each with a result of its own; or the parts of one text."""
     model: str | None = None
@@ -142,15 +145,25 @@ async def moderations(body: ModerationRequest, request: Request, caller: CallerN
     )
 
 
-def _texts(given: str | Sequence[str] | Sequence[TextPart | OtherPart], *, most: int) -> list[str]:
+def _texts(given: str | Sequence[str] | Sequence[Part], *, most: int) -> list[str]:
+    """Return what is to be judged, each with a result of its own.
+
+    Raises:
+        InputError: A text is empty or blank, as OpenAI refuses it too, or a part is no text.
+        ContextLengthError: There are too many.
+    """
     if isinstance(given, str):
-        return [given]
-    if len(given) > most:
+        texts = {"input": given}
+    elif len(given) > most:
         raise ContextLengthError(f"input has {len(given)} items; at most {most} are accepted (limits.max_inputs)")
-    texts = [item for item in given if isinstance(item, str)]
-    if texts:
-        return texts
-    return [text_of([part for part in given if not isinstance(part, str)], where="input")]
+    elif isinstance(given[0], str):
+        texts = {f"input[{index}]": str(text) for index, text in enumerate(given)}
+    else:
+        texts = {"input": joined(read_content(given, where="input", refusal=_REFUSAL))}
+    for name, text in texts.items():
+        if not text.strip():
+            raise InputError(f"{name} is empty or blank; there is nothing to judge in it")
+    return list(texts.values())
 
 
 def _moderation(result: Result, side: Side, policy: PolicyInForce) -> Moderation:

@@ -28,6 +28,7 @@ from streamward.server.stream_wire import (
     ResumeMessage,
 )
 from streamward.server.streams import open_session, resumed, stream_registry
+from streamward.validation import findings
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,9 @@ class Connection:
         try:
             return CLIENT_MESSAGE.validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"] if first["type"] != "extra_forbidden")
-            raise InputError(f"the message cannot be read: {where or 'message'}: {first['type']}") from error
+            problems = error.errors(include_url=False)
+            found = findings(problems, ClientMessage, names_keys=False, table="an object", whole="the message")
+            raise InputError(f"the message cannot be read: {'; '.join(map(str, found))}") from error
 
     async def _work(self, message: ClientMessage) -> None:
         """Do what a message asks, and answer. Messages of one stream keep their order: its lock is fair."""

@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from streamward.schema import Decision, Event, Judgement, Result
 from streamward.server.sessions import Appended, Piece, StreamSession
-from streamward.server.wire import Name, PolicyInForce, Turn
+from streamward.server.wire import Messages, Name, PolicyInForce
 from streamward.settings import Settings
 
 Seq = Annotated[int, Field(ge=0, le=2**53)]
@@ -16,7 +16,7 @@ class OpenStream(Settings):
     """Begin a stream behind a prompt or a conversation; with neither the response is judged by itself."""
 
     prompt: str | None = None
-    messages: Annotated[tuple[Turn, ...], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     """Instead of the prompt: the conversation up to the user's last turn."""
     policy: Name | None = None
     """Name of a policy; by default the key's."""

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.requests import HTTPConnection
 
 from streamward.errors import InputError, OverloadedError
-from streamward.schema import Message, Role, Side
+from streamward.moderation.conversation import read_conversation
+from streamward.schema import Side
 from streamward.server.auth import Caller, CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.judging import DefectError, failed
@@ -42,14 +43,13 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
         policy=kept,
         stream_id=new_id("str"),
     )
-    messages = None if wanted.messages is None else [turn.message for turn in wanted.messages]
+    prompt_text = _prompt_text(wanted, max_chars=state.config.limits.max_chars)
     held = AsyncExitStack()
     held.enter_context(state.rates.running(caller.key_id, caller.limits))
-    prompt_text = _prompt_text(wanted.prompt, messages)
     try:
         return await stream_registry(connection).open(
             job,
-            lambda: state.under(kept).astream(prompt=wanted.prompt, messages=messages),
+            lambda: state.under(kept).astream(prompt=wanted.prompt, messages=wanted.messages),
             held=held,
             prompt_text=prompt_text,
         )
@@ -61,10 +61,11 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
         raise DefectError("the guard failed to open the stream") from error
 
 
-def _prompt_text(prompt: str | None, messages: list[Message] | None) -> str | None:
-    if messages and messages[-1].role is Role.USER:
-        return messages[-1].content
-    return prompt
+def _prompt_text(wanted: OpenStream, *, max_chars: int) -> str | None:
+    if wanted.prompt is None and wanted.messages is None:
+        return None
+    given = read_conversation(prompt=wanted.prompt, messages=wanted.messages, max_chars=max_chars, may_be_blank=True)
+    return given.context[-1].content if given.has_prompt else None
 
 
 @router.post("/v1/streams", status_code=201, responses=ERRORS)

@@ -1,13 +1,13 @@
 """Shapes that more than one route reads or writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from streamward.errors import InputError
-from streamward.schema import Decision, Judgement, Message, Result, RiskLevel, Role
+from streamward.moderation.messages import ROLES
+from streamward.schema import Decision, Judgement, Result, RiskLevel
 from streamward.server.policies import KeptPolicy
 from streamward.settings import Settings
 
@@ -20,51 +20,28 @@ class Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
-class TextPart(Lenient):
-    """A part of a message that is text."""
-
-    type: Literal["text", "input_text", "output_text"]
-    text: str
-
-
-class OtherPart(Lenient):
-    """A part of a message that is no text; it is refused, for it cannot be judged."""
-
-    type: str
-
-
-class ChatTurn(Lenient):
-    """A message in OpenAI's shape."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[TextPart | OtherPart, ...] | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-
-    def message(self, *, index: int) -> Message:
-        """Return the message.
-
-        Raises:
-            InputError: A part is no text.
-        """
-        role = Role.SYSTEM if self.role == "developer" else Role(self.role)
-        text = self.refusal if self.content is None and self.refusal is not None else self.content
-        reasoning = self.reasoning_content if role is Role.ASSISTANT else None
-        return Message(role, text_of(text or "", where=f"messages[{index}].content"), reasoning)
-
-
-class Turn(Settings):
-    """A message."""
-
-    role: Role
-    content: str
-    reasoning: str | None = None
-    """An assistant's thoughts before the answer."""
-
-    @property
-    def message(self) -> Message:
-        """The same as plain data."""
-        return Message(self.role, self.content, self.reasoning)
+ChatMessage = Annotated[
+    dict[str, Any],  # Any: JSON values; `streamward.moderation.messages` reads them
+    WithJsonSchema(
+        {
+            "type": "object",
+            "title": "Message",
+            "description": "A message as OpenAI's clients write it.",
+            "required": ["role"],
+            "properties": {
+                "role": {"enum": list(ROLES)},
+                "content": {
+                    "description": "Text, or parts of type text, input_text, output_text, refusal or thinking.",
+                    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}],
+                },
+                "tool_calls": {"description": "Calls; they are part of the turn.", "type": ["array", "null"]},
+                "reasoning": {"description": "An assistant's thoughts before the answer.", "type": ["string", "null"]},
+                "reasoning_content": {"description": "The same.", "type": ["string", "null"]},
+            },
+        }
+    ),
+]
+Messages = Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
 
 
 class PolicyInForce(Settings):
@@ -102,22 +79,6 @@ def _side(judgement: Judgement | None, *, has_verdicts: bool) -> Judgement | Non
     if judgement is None or has_verdicts:
         return judgement
     return replace(judgement, verdicts=())
-
-
-def text_of(content: str | Sequence[TextPart | OtherPart], *, where: str) -> str:
-    """Return a content's text; parts are joined by line ends.
-
-    Raises:
-        InputError: A part is no text.
-    """
-    if isinstance(content, str):
-        return content
-    texts = []
-    for index, part in enumerate(content):
-        if not isinstance(part, TextPart):
-            raise InputError(f"{where}[{index}] is no text; this guard judges text only")
-        texts.append(part.text)
-    return "\n".join(texts)
 
 
 def risk_of(probabilities: Mapping[RiskLevel, float]) -> float:

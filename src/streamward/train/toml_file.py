@@ -1,11 +1,10 @@
 """Reads a stage's settings from its TOML file."""
 
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 from streamward.errors import ConfigError
-from streamward.settings import Settings
+from streamward.settings import Settings, read_toml
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -26,6 +25,6 @@ def read_table(path: Path) -> dict[str, Any]:  # Any: TOML values
         ConfigError: The file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        return read_toml(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{str(path)!r} not found; give the path of a TOML file, as in configs/train") from error

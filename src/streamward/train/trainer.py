@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.decoder import Decoder
+from streamward.reasons import reason_of
 from streamward.train.batching import plan_batches
 from streamward.train.compiling import compiled_layers
 from streamward.train.config import RunConfig
@@ -94,6 +95,11 @@ class Trainer:
         self.num_steps = len(self.plan) // self.world.size
         if not self.num_steps:
             raise ConfigError(f"{len(self.plan)} batches are too few; the run has {self.world.size} processes")
+        if self.num_steps <= config.warmup_steps:
+            logger.warning(
+                f"the run has {self.num_steps} steps, and warmup_steps is {config.warmup_steps}: the learning rate is"
+                " below lr in all of them. Lower warmup_steps, or give the run more rows or epochs"
+            )
         groups = [{"params": list(group.parameters), "lr": group.lr} for group in task.parameter_groups()]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
@@ -167,9 +173,7 @@ class Trainer:
             state = torch.load(path, weights_only=True, map_location="cpu")
             is_same = _parsed(type(self.config), state["config"]) == self.config
         except Exception as error:  # torch raises its own and pickle's kinds for every defect of a file
-            raise CheckpointError(
-                f"{path} cannot be read: {type(error).__name__}; delete it to start afresh"
-            ) from error
+            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}; delete it to start afresh") from error
         if not is_same:
             logger.warning("the run's settings changed; starting afresh", extra={"folder": str(self.folder)})
             return

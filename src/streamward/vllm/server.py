@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from streamward.errors import ConfigError, OverloadedError, UpstreamError
+from streamward.reasons import reason_of
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.layout import Rows
 
@@ -144,9 +145,9 @@ class VllmServer:
                 raise UpstreamError(f"the vLLM server did not answer within {self._config.timeout_s:g} s") from None
             except _LOST as error:
                 if is_last:
-                    raise UpstreamError(f"the vLLM server cannot be reached: {type(error).__name__}") from None
+                    raise UpstreamError(f"the vLLM server cannot be reached: {reason_of(error)}") from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise UpstreamError(f"the vLLM server cannot be asked: {type(error).__name__}") from None
+                raise UpstreamError(f"the vLLM server cannot be asked: {reason_of(error)}") from None
         raise AssertionError("the last try returns or raises")
 
     def _rows(self, encoded: object) -> Tensor:

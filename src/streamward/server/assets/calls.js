@@ -25,7 +25,7 @@ export async function call(path, { body = null, signal = null, isStream = false 
   if (key) headers["Authorization"] = `Bearer ${key}`;
   if (body !== null) headers["Content-Type"] = "application/json";
   const signals = [signal, isStream ? null : AbortSignal.timeout(TIMEOUT_MS)].filter(Boolean);
-  const response = await fetch(path, {
+  const asked = fetch(path, {
     method: body === null ? "GET" : "POST",
     headers,
     body: body === null ? null : JSON.stringify(body),
@@ -33,8 +33,18 @@ export async function call(path, { body = null, signal = null, isStream = false 
     credentials: "omit",
     cache: "no-store",
   });
+  const response = await asked.catch((error) => {
+    throw told(error);
+  });
   if (!response.ok) throw new Refused(response.status, await reason(response));
   return isStream ? response.body : response.json();
+}
+
+/** Say in our words what the browser says of a connection in words of its own, which differ from one to the next. */
+function told(error) {
+  if (error.name === "AbortError") return error;
+  if (error.name === "TimeoutError") return new Error(`The service did not answer within ${TIMEOUT_MS / 1000} s.`);
+  return new Error("The service cannot be reached. Check that it runs, then try again.");
 }
 
 async function reason(response) {
@@ -63,7 +73,9 @@ async function* readAll(stream) {
   const reader = stream.getReader();
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        throw told(error);
+      });
       if (done) return;
       yield value;
     }

@@ -1,7 +1,7 @@
 // The playground: judge a text at once or while it is written, or ask a guarded model.
 
 import { call, events } from "./calls.js";
-import { cut, describe, element, token } from "./tokens.js";
+import { cut, describe, element, measured, token } from "./tokens.js";
 
 const WORD_MS = 60;
 
@@ -49,8 +49,9 @@ export class Playground {
     this.outcome.className = `outcome ${className}`;
   }
 
-  tell(decision) {
-    this.say(describe(decision), decision.action);
+  tell(decision, result = {}) {
+    const judged = decision.side ? result[decision.side] : result.response || result.prompt;
+    this.say(describe(decision) + (judged ? ` (${measured(judged)})` : ""), decision.action);
   }
 
   async judge() {
@@ -59,7 +60,7 @@ export class Playground {
     if (this.response.value) body.response = this.response.value;
     if (!body.prompt && !body.response) throw new Error("Write a prompt, a response, or both.");
     const answer = await call("/v1/guard", { body });
-    this.tell(answer.decision);
+    this.tell(answer.decision, answer);
     if (answer.response) this.show(body.response, answer.response.verdicts, answer.decision);
   }
 
@@ -88,7 +89,7 @@ export class Playground {
       }
     } finally {
       const closed = await call(`${path}/close`, { body: {} }).catch(() => null);
-      if (closed) this.tell(closed.decision);
+      if (closed) this.tell(closed.decision, closed);
     }
   }
 

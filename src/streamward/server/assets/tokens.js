@@ -38,3 +38,11 @@ export function describe(decision) {
   if (!side) return action; // more is known with the last event
   return `${action}: the ${side} is ${[level, category].filter(Boolean).join(", ")}`;
 }
+
+/** Say how probable harm is, beside the threshold from which on it counts. */
+export function measured({ probabilities, thresholds }) {
+  const { Unsafe: unsafe, Controversial: controversial } = probabilities;
+  const beside = (name) => (thresholds[name] === undefined ? "" : `, threshold ${percent(thresholds[name])}`);
+  const risky = `unsafe or controversial ${percent(unsafe + controversial)}${beside("Controversial")}`;
+  return `unsafe ${percent(unsafe)}${beside("Unsafe")}; ${risky}`;
+}

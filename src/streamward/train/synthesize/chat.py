@@ -7,6 +7,7 @@ import httpx
 
 from streamward.errors import UpstreamError
 from streamward.generative.config import RemoteConfig
+from streamward.reasons import reason_of
 
 _RETRIED = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _MAX_RETRY_AFTER_S = 60.0
@@ -59,9 +60,9 @@ class ChatModel:
             try:
                 response = self._client.post(url, json=body)
             except _RETRIED as error:
-                problem = type(error).__name__
+                problem = reason_of(error)
             except httpx.HTTPError as error:
-                raise UpstreamError(f"the writer's endpoint cannot be asked: {type(error).__name__}") from None
+                raise UpstreamError(f"the writer's endpoint cannot be asked: {reason_of(error)}") from None
             else:
                 if response.is_success:
                     return _content(response)

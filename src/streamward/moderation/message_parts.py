@@ -1,14 +1,14 @@
 """Parts of messages and items: what of them is text, and what is data that no guard reads."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from streamward.errors import InputError
-from streamward.gateway.config import PromptConfig
-from streamward.gateway.slots import is_identifier
-from streamward.gateway.strict_json import JsonObject, dump
 
+JsonObject = dict[str, object]
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
 _TEXTS = {
     "text": "text",
     "input_text": "text",
@@ -21,6 +21,7 @@ _TEXTS = {
 }
 _REASONING = ("thinking", "reasoning", "reasoning_text", "summary_text")
 _MEDIA = ("image", "audio", "video", "file", "document", "screenshot")
+_MEDIA_PARTS = ("image_url", "input_image", "input_audio", "audio", "video_url", "file", "input_file")
 _MEDIA_KEYS = frozenset(
     {"audio", "data", "file", "file_data", "file_id", "file_url", "image", "input_audio", "source", "url", "video"}
     | {f"{kind}_url" for kind in _MEDIA}
@@ -44,8 +45,13 @@ class Content(NamedTuple):
     reasoning: str = ""
 
 
-def read_content(content: object, *, where: str, config: PromptConfig) -> Content:
-    """Return the text of a message's content: a string, or a list of parts.
+def read_content(content: object, *, where: str, refusal: str | None) -> Content:
+    """Return the text of a message's content: a string, null, or a list of parts.
+
+    Args:
+        content: As a client wrote it.
+        where: Its place, for errors.
+        refusal: What to say of a part that holds data; None leaves such parts out.
 
     Raises:
         InputError: It is neither, or a part is one the guard does not read.
@@ -54,38 +60,36 @@ def read_content(content: object, *, where: str, config: PromptConfig) -> Conten
         return Content("")
     if isinstance(content, str):
         return Content(content)
-    if isinstance(content, dict):  # results of tools, for one
-        return Content("" if _is_unread(content, where=where, config=config) else spelled(content, where))
-    if not isinstance(content, list):
-        raise InputError(f"{where} must be a string or a list of parts")
+    if isinstance(content, Mapping):  # results of tools, for one
+        return Content("" if _is_unread(content, where=where, refusal=refusal) else spelled(content, where))
+    if not isinstance(content, list | tuple):
+        raise InputError(f"{where} must be a string, null or a list of parts")
     texts: list[str] = []
     thoughts: list[str] = []
     for index, part in enumerate(content):
-        found = _read_part(part, where=f"{where}[{index}]", config=config)
+        found = _read_part(part, where=f"{where}[{index}]", refusal=refusal)
         texts.append(found.text)
         thoughts.append(found.reasoning)
     return Content(joined(texts), joined(thoughts))
 
 
-def read_unknown(given: JsonObject, *, where: str, config: PromptConfig) -> list[str]:
+def read_unknown(given: Mapping[str, object], *, where: str, refusal: str | None) -> list[str]:
     """Return the text in a value of a kind that is not known; none of it may be what is looked at elsewhere.
 
     Raises:
         InputError: It holds or names data, which the guard does not read.
     """
-    return [] if _is_unread(given, where=where, config=config) else words_in(given)
+    return [] if _is_unread(given, where=where, refusal=refusal) else words_in(given)
 
 
-def refuse_data(given: Mapping[str, object], *, where: str, config: PromptConfig) -> None:
+def refuse_data(given: Mapping[str, object], *, where: str, refusal: str | None) -> None:
     """Refuse data where text is expected, unless it may pass.
 
     Raises:
         InputError: There is some.
     """
-    if config.unjudged_input == "refuse" and any(_is_data(text) for text in strings_in(given)):
-        raise InputError(
-            f"{where} has data that is no text; this gateway refuses what it cannot judge (unjudged_input)"
-        )
+    if refusal is not None and any(_is_data(text) for text in strings_in(given)):
+        raise InputError(f"{where} has data that is no text; {refusal}")
 
 
 def strings_in(value: object) -> Iterator[str]:
@@ -95,7 +99,7 @@ def strings_in(value: object) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for each in _unsealed(value).values():
             yield from strings_in(each)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for each in value:
             yield from strings_in(each)
 
@@ -113,12 +117,17 @@ def spelled(value: object, where: str) -> str:
     """
     if value is None or isinstance(value, str):
         return value or ""
-    if not isinstance(value, dict | list):
+    if not isinstance(value, Mapping | list | tuple):
         raise InputError(f"{where} must be a string, an object or a list")
-    return dump(value).decode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def joined(texts: list[str]) -> str:
+def is_identifier(text: str) -> bool:
+    """Return whether a string is a name without spaces, of at most 128 characters."""
+    return _IDENTIFIER.fullmatch(text) is not None
+
+
+def joined(texts: Sequence[str]) -> str:
     """Return the texts that say something, a line each."""
     return "\n".join(text for text in texts if text)
 
@@ -128,22 +137,20 @@ def without(given: Mapping[str, object], *names: str) -> JsonObject:
     return {name: value for name, value in given.items() if name not in names}
 
 
-def _is_unread(given: JsonObject, *, where: str, config: PromptConfig) -> bool:
+def _is_unread(given: Mapping[str, object], *, where: str, refusal: str | None) -> bool:
     """Return whether an object passes without being read, for the data in it. Where it may not, it is refused."""
     kind = given.get("type")
     if not (isinstance(kind, str) and any(word in kind for word in _MEDIA)) and not _has_media(given):
         return False
-    if config.unjudged_input == "refuse":
-        raise InputError(
-            f"{where} is no text; this gateway judges text only and refuses what it cannot judge (unjudged_input)"
-        )
+    if refusal is not None:
+        raise InputError(f"{where} is no text{_named(kind)}; {refusal}")
     return True
 
 
-def _read_part(part: object, *, where: str, config: PromptConfig) -> Content:
+def _read_part(part: object, *, where: str, refusal: str | None) -> Content:
     if isinstance(part, str):
         return Content(part)
-    if not isinstance(part, dict):
+    if not isinstance(part, Mapping):
         raise InputError(f"{where} must be an object or a string")
     kind = str(part.get("type", "text"))
     if kind in _TEXTS and _TEXTS[kind] in part:
@@ -151,19 +158,24 @@ def _read_part(part: object, *, where: str, config: PromptConfig) -> Content:
         text = joined([*said, *words_in(without(part, "type", _TEXTS[kind]))])
         return Content("", text) if kind in _REASONING else Content(text)
     if kind == "tool_result":
-        content = read_content(part.get("content"), where=f"{where}.content", config=config)
+        content = read_content(part.get("content"), where=f"{where}.content", refusal=refusal)
         return Content(joined([*content, *words_in(without(part, "type", "content"))]))
     if kind == "tool_use":
         call = [str(part.get("name") or ""), spelled(part.get("input"), f"{where}.input")]
         return Content(joined([*call, *words_in(without(part, "type", "name", "input"))]))
-    return Content(joined(read_unknown(part, where=where, config=config)))
+    return Content(joined(read_unknown(part, where=where, refusal=refusal)))
+
+
+def _named(kind: object) -> str:
+    """Return the type of a part if it is one of those that everybody writes: others may be anything."""
+    return f" ({kind})" if kind in _MEDIA_PARTS else ""
 
 
 def _said(value: object) -> Iterator[str]:
     """Return all strings where text stands, single words too."""
     if isinstance(value, Mapping):
         value = without(value, "type")
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         for each in value:
             yield from _said(each)
     else:
@@ -176,7 +188,7 @@ def _has_media(value: object, name: str = "") -> bool:
         return bool(value) and (name in _MEDIA_KEYS or _is_data(value) or _ADDRESS.fullmatch(value) is not None)
     if isinstance(value, Mapping):
         return any(_has_media(each, key) for key, each in _unsealed(value).items())
-    return isinstance(value, list) and any(_has_media(each, name) for each in value)
+    return isinstance(value, list | tuple) and any(_has_media(each, name) for each in value)
 
 
 def _unsealed(value: Mapping[str, object]) -> JsonObject:
