@@ -4,13 +4,18 @@ import pytest
 import torch
 
 from streamward.model.config import PUBLISHED_PROMPT_CATEGORIES, PUBLISHED_RISK_LEVELS, SideLabels
-from streamward.schema import RiskLevel
+from streamward.schema import RiskLevel, Side
 from streamward.train.operating_point import Aim
 from streamward.train.risk_offsets import Caps, ModeTarget, find_offsets
 from streamward.train.scoring import RowLogits
 
 LABELS = SideLabels(PUBLISHED_RISK_LEVELS, PUBLISHED_PROMPT_CATEGORIES)  # Safe, Unsafe, Controversial
 LEVELS = (RiskLevel.SAFE, RiskLevel.UNSAFE, RiskLevel.CONTROVERSIAL)
+
+
+def row(index: int, logits_nR: torch.Tensor, level: RiskLevel) -> RowLogits:
+    levels_n = torch.full((len(logits_nR),), LEVELS.index(level))
+    return RowLogits(index, Side.RESPONSE, logits_nR, levels_n, torch.ones(len(logits_nR)), level)
 
 
 def random_rows(count: int, *, num_tokens: int) -> list[RowLogits]:
@@ -21,7 +26,7 @@ def random_rows(count: int, *, num_tokens: int) -> list[RowLogits]:
         level = index % 3
         lean = torch.zeros(3)
         lean[level] = 1.5
-        rows.append(RowLogits(index, lean + torch.randn(num_tokens, 3, generator=generator), LEVELS[level]))
+        rows.append(row(index, lean + torch.randn(num_tokens, 3, generator=generator), LEVELS[level]))
     return rows
 
 
@@ -64,7 +69,7 @@ def test_rows_that_cannot_be_told_apart_are_not_flagged_or_have_no_offsets(
     certainty: float, flags_nothing: bool
 ) -> None:
     logits = torch.tensor([[0.0, certainty, 0.0]])
-    rows = [RowLogits(0, logits, RiskLevel.SAFE), RowLogits(1, logits, RiskLevel.UNSAFE)]
+    rows = [row(0, logits, RiskLevel.SAFE), row(1, logits, RiskLevel.UNSAFE)]
     safe = torch.tensor([True, False])
     target = ModeTarget(~safe, [Caps(safe, 0.5)], "f1")
     found = find_offsets(rows, LABELS, run=1, strict=target, loose=target)

@@ -32,7 +32,7 @@ from streamward.train.initialization import copy_tokenizer_files, guard_source, 
 from streamward.train.mixture import held_out_rows
 from streamward.train.operating_point import Aim
 from streamward.train.risk_offsets import Caps, ModeTarget, find_offsets
-from streamward.train.scoring import RowLogits, risk_logits, row_logits
+from streamward.train.scoring import RowLogits, row_logits
 
 REPORT_FILE = "calibration.json"
 _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
@@ -134,9 +134,13 @@ def calibrate(
     found = Sides({}, {"config": json.loads(config.model_dump_json())})
     for side in Side:
         model.heads(side).risk_offset_R = None
-        logits_NR, levels_N, weights_N = risk_logits(model, examples, side)
-        if not len(levels_N):
+    rows = row_logits(model, examples)
+    for side in Side:
+        own = [row for row in rows if row.side is side]
+        if not own:
             continue
+        logits_NR = torch.cat([row.logits_nR for row in own])
+        levels_N, weights_N = torch.cat([row.levels_n for row in own]), torch.cat([row.weights_n for row in own])
         temperature = fit_temperature(logits_NR, levels_N, weights_N) if config.has_temperature else 1.0
         with torch.no_grad():
             model.get_parameter(f"{side.value}_heads.risk.weight").div_(temperature)
@@ -146,12 +150,12 @@ def calibrate(
             "nll_before": _nll(logits_NR, levels_N, weights_N),
             "nll_after": _nll(logits_NR / temperature, levels_N, weights_N),
         }
-    if not found.temperatures:
-        raise ConfigError("no row of the files has a label")
-    for side in found.temperatures:
-        offsets, figures = _calibrated(row_logits(model, examples, side), files, model, config=config, side=side)
+        scaled = [row._replace(logits_nR=row.logits_nR / temperature) for row in own]
+        offsets, figures = _calibrated(scaled, files, model, config=config, side=side)
         model.set_risk_offsets(side, offsets)
         found.report[side.value] |= figures
+    if not found.temperatures:
+        raise ConfigError("no row of the files has a label")
     return found
 
 
