@@ -115,7 +115,7 @@ def test_an_answer_that_cannot_be_logged_has_no_good_end(tmp_path):
     with guarded(tmp_path, spoken("fine")) as service:
         service.state.audit.close()
         answer = service.post("/up/v1/chat/completions", chat())
-    assert b'"error"' in answer.content
+    assert b'"type":"audit_error","param":null,"code":"audit_failed"' in answer.content
     assert b'"finish_reason":"stop"' not in answer.content
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamward.errors import UpstreamError
+from streamward.errors import UpstreamError, error_type
 from streamward.gateway.release import Parcel, Stop
 from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, is_identifier
 from streamward.gateway.sse import encode, encode_done
@@ -144,7 +144,7 @@ class ChoicesFormat:
 
     def error(self, code: str, message: str) -> list[bytes]:
         """Return an error as clients of OpenAI know it, and the end; see `WireFormat`."""
-        error = {"message": message, "type": "upstream_error", "param": None, "code": code}
+        error = {"message": message, "type": error_type(code), "param": None, "code": code}
         return [encode({"error": error}), encode_done()]
 
     def refusal(self, text: str, extra: JsonObject) -> tuple[JsonObject, list[bytes]]:

@@ -22,6 +22,7 @@ from streamward.errors import (
     StreamClosedError,
     StreamwardError,
     UpstreamError,
+    error_type,
 )
 
 RETRY_AFTER_S = 1
@@ -49,7 +50,7 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     InputError: Answer(400, 1007, "invalid_request_error"),
     StreamClosedError: Answer(409, 1008, "invalid_request_error"),
     OverloadedError: Answer(503, 1013, "overloaded_error"),
-    AuditError: Answer(503, 1011, "server_error"),
+    AuditError: Answer(503, 1011, error_type(AuditError.code)),
     UpstreamError: Answer(502, 1011, "upstream_error"),
     CheckpointError: Answer(500, 1011, "server_error"),
 }
