@@ -11,7 +11,8 @@ from streamward.errors import ConfigError, InputError, StreamwardError
 from streamward.schema import Action, Category, Decision, RiskLevel, Side, Verdict
 from streamward.settings import Settings
 
-_CONSECUTIVE_TOKENS: Mapping[Side, int] = {Side.PROMPT: 1, Side.RESPONSE: 2}
+RESPONSE_CONSECUTIVE_TOKENS = 2
+_CONSECUTIVE_TOKENS: Mapping[Side, int] = {Side.PROMPT: 1, Side.RESPONSE: RESPONSE_CONSECUTIVE_TOKENS}
 """Where a policy states none: one token of a response over the line is often noise, two seldom are."""
 
 ALLOWED = Decision(Action.ALLOW)

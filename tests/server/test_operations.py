@@ -26,7 +26,7 @@ from streamward.schema import Action
 from streamward.server.config import ServeConfig
 from streamward.server.moderations import OPENAI_KEYS
 from streamward.server.state import open_state
-from tests.server.services import open_service, served, settings
+from tests.server.services import bounded, open_service, served, settings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,6 +35,21 @@ def test_a_living_service_says_so_without_a_key(closed_service):
     assert closed_service.get("/health").json() == {"status": "ok"}
     assert closed_service.get("/ready").json()["status"] == "ready"
     assert closed_service.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/metrics", "/v1/usage", "/v1/overview", "/v1/live", "/", "/v1/models"]
+)
+def test_head_is_answered_like_get_without_the_body(service, path):
+    with served(service.app, http=bounded(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
+        head = client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert client.head(path).status_code == 200  # on the same connection
+        if path != "/v1/live":
+            got = client.get(path)
+            assert set(head.headers) == set(got.headers)
+            assert head.headers["content-type"] == got.headers["content-type"]
+        assert client.head("/v1/guard").status_code == client.get("/v1/guard").status_code == 405
 
 
 def test_metrics_count_requests_decisions_and_rows(service):

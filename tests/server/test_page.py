@@ -95,7 +95,7 @@ def test_percentiles_are_values_that_occurred():
 
 
 def test_too_many_watchers_are_refused(tmp_path):
-    with open_service(tmp_path, page={"max_watchers": 1}) as service, service.state.feed.watched(None):
+    with open_service(tmp_path, page={"max_watchers": 1}) as service, service.state.feed.watched(None, owner="ops"):
         refused = service.get("/v1/live")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 

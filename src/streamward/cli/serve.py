@@ -8,6 +8,7 @@ import platform
 import signal
 import ssl
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     import uvicorn
 
     from streamward.server.app import create_app
+    from streamward.server.connections import BoundedProtocol, Connections
 
     listen = config.listen
     server = uvicorn.Server(
@@ -160,11 +162,10 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             port=listen.port,
             log_config=None,
             access_log=False,  # its lines hold paths as they came; ours hold the route
-            http="h11",  # the one whose limit of headers can be set
+            http=partial(BoundedProtocol, connections=Connections(listen)),  # type: ignore[arg-type]  # it is called
             ws="websockets-sansio",
             ws_max_size=config.limits.max_body_bytes,
             h11_max_incomplete_event_size=listen.max_header_bytes,
-            limit_concurrency=listen.max_connections,
             timeout_graceful_shutdown=round(config.limits.drain_s),
             server_header=False,
             ssl_certfile=listen.tls_certificate,
