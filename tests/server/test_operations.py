@@ -242,6 +242,15 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path, capsys):
     assert main(["keys", "revoke", key["id"], *database]) == 0
     assert main(["keys", "revoke", "unknown", *database]) == 2
     assert main(["keys", "create", "../x", *database]) == 2
+    capsys.readouterr()
+    for option in ("--policy", "--other-policy"):
+        assert main(["keys", "create", "acme", option, "nosuch", *database]) == 2
+        assert "there is no policy 'nosuch'; there are loose, strict" in capsys.readouterr().err
+    (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    folder = ["--set", f"policies.folder={tmp_path}"]
+    assert main(["keys", "create", "acme", "--policy", "mine", *database, *folder]) == 0
+    assert main(["keys", "list", *database]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["keys", "usage", *database]) == 0
 
 

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from streamward.errors import AuthenticationError, ForbiddenError, InputError, RateLimitError
 from streamward.server.keys import ApiKey
-from streamward.server.policies import KeptPolicy
+from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import KeyLimits
 from streamward.server.state import ServiceState, service_state
 

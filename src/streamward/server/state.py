@@ -23,7 +23,8 @@ from streamward.server.key_strength import check_strength
 from streamward.server.keys import KeyStore
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind
 from streamward.server.peers import Peers
-from streamward.server.policies import KeptPolicy, PolicyStore
+from streamward.server.policies import PolicyStore
+from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.records import Job, Texts, build_record, num_tokens
 from streamward.server.store import open_store
