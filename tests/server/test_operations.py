@@ -18,14 +18,11 @@ import httpx
 import pytest
 
 from streamward.cli.main import main
-from streamward.cli.serve import serve
 from streamward.errors import ConfigError
 from streamward.observability import JsonFormatter, set_up_logging
-from streamward.policy import Policy
 from streamward.schema import Action
 from streamward.server.config import ServeConfig
 from streamward.server.moderations import OPENAI_KEYS
-from streamward.server.state import open_state
 from tests.server.services import bounded, open_service, served, settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -340,19 +337,6 @@ def test_the_command_serves_over_tls_and_ends_when_told(tmp_path, certificate):
     lines = [json.loads(line) for line in log.splitlines()]
     assert any(line["message"] == "decided" for line in lines)
     assert "swordfish" not in log
-
-
-def test_a_port_that_is_taken_is_a_failure(tmp_path):
-    with open_service(tmp_path) as service, served(service.app) as address:
-        port = int(address.rpartition(":")[2])
-        config = settings(tmp_path, listen={"port": port})
-        state = open_state(config, moderator=service.state.moderator.with_policy(Policy.load("strict")))
-        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-        try:
-            assert serve(config, state) is False
-        finally:
-            for each, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-                signal.signal(each, handler)
 
 
 def test_the_default_database_is_in_the_users_state_folder(tmp_path, monkeypatch):

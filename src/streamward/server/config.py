@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
@@ -159,6 +159,11 @@ class StoreConfig(Settings):
             raise ValueError("url holds a password; put the URL into an environment variable and name it in url_env")
         return self
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the file in the user's state folder."""
+        return self.url is None and self.url_env is None
+
     def secret_url(self) -> SecretStr:
         """Return the URL.
 
@@ -293,6 +298,45 @@ class ServeConfig(Settings):
         for change in changes:
             _apply(values, change)
         return cls.parse(values, source="settings" if path is None else str(path))
+
+
+class Draft(NamedTuple):
+    """Settings as far as they are right.
+
+    Attributes:
+        config: Where something is wrong, the defaults stand instead.
+        problems: What is wrong.
+        unknown: Tables that something is wrong with.
+    """
+
+    config: ServeConfig
+    problems: list[str]
+    unknown: frozenset[str]
+
+
+def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:
+    """Read settings like `ServeConfig.load`, and leave out the tables that are wrong.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    values = {} if path is None else _read_toml(path)
+    for change in changes:
+        _apply(values, change)
+    problems: list[str] = []
+    unknown: set[str] = set()
+    while True:
+        try:
+            config = ServeConfig.parse(values, source="settings" if path is None else str(path))
+        except ConfigError as error:
+            assert isinstance(error.__cause__, ValidationError)
+            problems.append(str(error))
+            wrong = {str(item["loc"][0]) for item in error.__cause__.errors() if item["loc"]}
+            for table in wrong or {"auth", "listen", "engine", "vllm"}:  # those that are held against each other
+                unknown.add(table)
+                values.pop(table, None)
+        else:
+            return Draft(config, problems, frozenset(unknown))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values

@@ -18,8 +18,7 @@ from streamward.policy import Policy
 from streamward.schema import Action, Decision, Result
 from streamward.server.admission import Admission
 from streamward.server.audit import AuditLog, AuditRecord
-from streamward.server.config import ServeConfig, read_secret
-from streamward.server.key_strength import check_strength
+from streamward.server.config import ServeConfig
 from streamward.server.keys import KeyStore
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind
 from streamward.server.peers import Peers
@@ -27,6 +26,7 @@ from streamward.server.policies import PolicyStore
 from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.records import Job, Texts, build_record, num_tokens
+from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
 
@@ -204,30 +204,6 @@ def open_state(
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )
-
-
-def read_admin_key(config: ServeConfig) -> str | None:
-    """Return the admin key of the environment; None if the settings name none.
-
-    Raises:
-        ConfigError: It is not set, or too easily guessed.
-    """
-    name = config.auth.admin_key_env
-    if name is None:
-        return None
-    key = read_secret(name, setting="auth.admin_key_env")
-    check_strength(key, setting=f"the environment variable {name} (auth.admin_key_env)")
-    return key
-
-
-def read_hash_key(config: ServeConfig) -> str | None:
-    """Return the key that hashes of texts are made with; None if the settings name none.
-
-    Raises:
-        ConfigError: It is not set.
-    """
-    name = config.audit.hash_key_env
-    return None if name is None else read_secret(name, setting="audit.hash_key_env")
 
 
 def _warm_up(moderator: Moderator) -> None:

@@ -152,6 +152,8 @@ def open_store(config: StoreConfig) -> Engine:
             version of this program.
     """
     engine = connect_store(config)
+    if config.is_default:
+        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as undo:
         undo.callback(engine.dispose)
         with telling_reasons():
@@ -170,9 +172,7 @@ def pending_revisions(config: StoreConfig) -> list[str]:
     engine = connect_store(config)
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
-        folder = state_folder().parent if config.url is None and config.url_env is None else Path(path).parent
-        if not os.access(next(each for each in (folder, *folder.parents) if each.exists()), os.W_OK):
-            raise ConfigError(f"the database cannot be made: the folder {str(folder)!r} cannot be written")
+        _check_folder(Path(path).parent, is_made=config.is_default)
         return all_revisions()
     try:
         with telling_reasons(), engine.connect() as connection:
@@ -182,6 +182,13 @@ def pending_revisions(config: StoreConfig) -> list[str]:
             return waiting
     finally:
         engine.dispose()
+
+
+def _check_folder(folder: Path, *, is_made: bool) -> None:
+    if is_made:
+        folder = next(each for each in (folder, *folder.parents) if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigError(f"the database cannot be made: {str(folder)!r} is no folder that may be written to")
 
 
 def connect_store(config: StoreConfig) -> Engine:
@@ -220,8 +227,6 @@ def telling_reasons() -> Iterator[None]:
 
 
 def _sqlite(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's URL
-    if config.url is None and config.url_env is None:
-        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = create_engine(url, connect_args={"timeout": config.timeout_s}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
