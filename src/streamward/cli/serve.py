@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import gc
 import json
+import logging
 import platform
 import signal
 import ssl
@@ -204,8 +205,9 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     import uvicorn
 
     from streamward.server.app import create_app
-    from streamward.server.connections import BoundedProtocol, Connections
+    from streamward.server.connections import BoundedProtocol, Connections, no_handshakes
 
+    logging.getLogger("uvicorn.error").addFilter(no_handshakes)
     listen = config.listen
     server = uvicorn.Server(
         uvicorn.Config(

@@ -1,6 +1,7 @@
 """Connections before there is a request: how many, from where, and how long they may say nothing."""
 
 import asyncio
+import logging
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,20 @@ from streamward.errors import OverloadedError, RateLimitError, StreamwardError
 from streamward.server.config import ListenConfig
 from streamward.server.errors import error_response
 from streamward.server.peers import Peers, name_of
+
+_UNSAID = frozenset(
+    {
+        '%s - "WebSocket %s" [accepted]',
+        '%s - "WebSocket %s" 403',
+        '%s - "WebSocket %s" %d',
+        "ASGI callable returned without completing handshake.",  # also where it was refused with a status
+    }
+)
+
+
+def no_handshakes(record: logging.LogRecord) -> bool:
+    """Filter of uvicorn's log: its lines on WebSockets hold paths as they came, and an error for each refusal."""
+    return record.msg not in _UNSAID
 
 
 class Connections:

@@ -152,11 +152,11 @@ def open_store(config: StoreConfig) -> Engine:
             version of this program.
     """
     engine = connect_store(config)
-    if config.is_default:
-        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as undo:
         undo.callback(engine.dispose)
         with telling_reasons():
+            if config.is_default:
+                state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
             if done := upgrade(engine, METADATA):
                 logger.info("database migrated", extra={"revisions": ", ".join(done)})
         undo.pop_all()
