@@ -4,7 +4,7 @@
 
 Starts a service on a loopback port for each guard and attacks it from another process: 64 anonymous connections whose
 bodies of 2 MiB stall, 1,000 wrong keys a second, 500 silent WebSockets of one key, and all three. Quiet times are
-measured before and after each. Needs the extra serve.
+measured by turns with each. Whoever is refused tries again. Needs the extra serve.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from streamward.server.keys import KeyStore
 from streamward.server.store import open_store
 
 MAX_SECONDS = 60.0
+ROUNDS = 4
 STALLED, WRONG_PER_S, SOCKETS = 64, 1000, 500
 BODY = json.dumps({"prompt": "How do I bake bread?", "response": "Take flour, water and salt, and wait."}).encode()
 ATTACKS = ("stalled bodies", "wrong keys", "silent WebSockets", "all three")
@@ -122,20 +123,24 @@ def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def measure(guard: str, attack: str, port: int, keys: list[str], *, seconds: float, rate: float) -> Measured:
-    """Measure the good caller before, under and after an attack."""
-    before, _ = calls(port, keys[0], seconds=seconds / 2, rate=rate)
+    """Measure the good caller without and under an attack, by turns: machines have moods."""
     context = multiprocessing.get_context("spawn")
-    is_on, is_over, answers = context.Event(), context.Event(), context.Queue()
-    attacker = context.Process(target=run_attack, args=(attack, port, keys[1], is_on, is_over, answers))
-    attacker.start()
-    is_on.wait(60)
-    times, errors = calls(port, keys[0], seconds=seconds, rate=rate)
-    is_over.set()
-    seen = answers.get(timeout=60)
-    attacker.join(60)
-    after, _ = calls(port, keys[0], seconds=seconds / 2, rate=rate)
-    quiet = [*before, *after]
-    return Measured(guard, attack, len(times), errors, *percentiles(times), *percentiles(quiet), seen)
+    quiet: list[float] = []
+    times: list[float] = []
+    seen: Counter[str] = Counter()
+    num_errors = 0
+    for _ in range(ROUNDS):
+        quiet += calls(port, keys[0], seconds=seconds / ROUNDS, rate=rate)[0]
+        is_on, is_over, answers = context.Event(), context.Event(), context.Queue()
+        attacker = context.Process(target=run_attack, args=(attack, port, keys[1], is_on, is_over, answers))
+        attacker.start()
+        is_on.wait(60)
+        found, errors = calls(port, keys[0], seconds=seconds / ROUNDS, rate=rate)
+        is_over.set()
+        times, num_errors = times + found, num_errors + errors
+        seen.update(answers.get(timeout=60))
+        attacker.join(60)
+    return Measured(guard, attack, len(times), num_errors, *percentiles(times), *percentiles(quiet), dict(seen))
 
 
 def percentiles(times: list[float]) -> tuple[float, float]:
@@ -178,7 +183,7 @@ async def attack_all(attack: str, port: int, key: str, is_on: Event, is_over: Ev
         tasks += [asyncio.create_task(guess(port, seen, every_s=each_s)) for _ in range(20)]
     if attack in ("silent WebSockets", "all three"):
         tasks += [asyncio.create_task(be_silent(port, key, seen)) for _ in range(SOCKETS)]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(3.0)  # until all have tried
     is_on.set()
     async with asyncio.timeout(MAX_SECONDS + 10):
         await asyncio.to_thread(is_over.wait, MAX_SECONDS + 5)
@@ -210,7 +215,9 @@ async def guess(port: int, seen: Counter[str], *, every_s: float) -> None:
                 await asyncio.sleep(max(0.0, start + number * every_s - time.perf_counter()))
                 number += 1
                 key = f"sw-abcdefghij-{secrets.token_urlsafe(32)}"
-                writer.write(f"GET /v1/usage HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+                writer.write(
+                    f"GET /v1/usage HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+                )
                 head = await reader.readuntil(b"\r\n\r\n")
                 seen[f"key {head[9:12].decode()}"] += 1
                 length = next(each for each in head.lower().split(b"\r\n") if each.startswith(b"content-length:"))

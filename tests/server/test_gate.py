@@ -190,19 +190,19 @@ def wrong(number: int) -> dict[str, str]:
     return {"Authorization": f"Bearer sw-abcdefghij-{number:043}"}
 
 
-def test_a_thousand_wrong_keys_are_a_handful_of_queries_and_then_429(counted):
+def test_hundreds_of_wrong_keys_are_a_handful_of_queries_and_then_429(counted):
     service, queries = counted
 
     async def used(client: httpx.AsyncClient):
-        return [await client.post("/v1/guard", json=BODY, headers=wrong(number)) for number in range(1000)]
+        return [await client.post("/v1/guard", json=BODY, headers=wrong(number)) for number in range(300)]
 
     answers = service.run(used)
     assert [answer.status_code for answer in answers[:5]] == [401] * 5
     refused = [answer for answer in answers if answer.status_code == 429]
-    assert len(refused) > 900
+    assert len(refused) > 250
     assert {answer.json()["error"]["code"] for answer in refused} == {"rate_limit_exceeded"}
     assert all(1 <= int(answer.headers["retry-after"]) <= 12 for answer in refused)
-    assert len(queries) == 1000 - len(refused)
+    assert len(queries) == 300 - len(refused)
 
 
 def test_the_same_wrong_key_is_looked_for_once(counted):

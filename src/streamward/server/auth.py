@@ -115,7 +115,7 @@ async def _find(connection: HTTPConnection, state: ServiceState, secret: str) ->
     if state.keys.was_good(secret):
         return await asyncio.to_thread(state.keys.find, secret)
     peer, most = state.peers.of(connection.scope), state.config.auth.wrong_keys_per_minute
-    if wait_s := state.wrong_keys.take(peer, per_minute=most):
+    if wait_s := state.wrong_keys.take(peer, most=most):
         raise RateLimitError(f"more than {most} wrong API keys a minute from this address", retry_after_s=wait_s)
     if state.keys.is_wrong(secret):
         return None
@@ -125,7 +125,7 @@ async def _find(connection: HTTPConnection, state: ServiceState, secret: str) ->
         is_counted = key is None
     finally:
         if not is_counted:
-            state.wrong_keys.give_back(peer, per_minute=most)
+            state.wrong_keys.give_back(peer, most=most)
     return key
 
 

@@ -1,6 +1,7 @@
 """Who calls, by the headers, before anything of a request's body is read or a WebSocket is accepted."""
 
-from contextlib import ExitStack
+import asyncio
+from contextlib import ExitStack, suppress
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,8 @@ from streamward.server.state import ServiceState
 
 _OPEN = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
 _OPEN_FOLDER = "/assets/"
+_REFUSALS_PER_S = 50  # of one peer; further ones are put off
+_PENALTY_S = 1.0
 _SPARE_REQUESTS = 16  # beyond what a key may have judged at the same time: they show something, or still arrive
 
 
@@ -43,9 +46,17 @@ class KeyGate:
                 self._state.metrics.rejected(error.code)
                 scope["state"]["error_code"] = error.code
                 scope["state"]["is_flood"] = isinstance(error, RateLimitError)
-                await refuse(scope, receive, send, error)
+                await self._slow_down(scope)
+                with suppress(OSError):  # the client is gone
+                    await refuse(scope, receive, send, error)
                 return
             await self._app(scope, receive, send)
+
+    async def _slow_down(self, scope: Scope) -> None:
+        """Let a peer wait that is refused all the time, so that its refusals cost others little."""
+        peer = self._state.peers.of(scope)
+        if self._state.refusals.take(peer, most=_REFUSALS_PER_S):
+            await asyncio.sleep(_PENALTY_S)
 
     def _check_headers(self, scope: Scope) -> None:
         most = self._state.config.listen.max_header_bytes

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from starlette.datastructures import Headers
@@ -44,6 +45,7 @@ def name_of(host: str) -> str:
     return host if address is None else str(address)
 
 
+@lru_cache(maxsize=4096)
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     """Read an address, with or without a port; None if it is none."""
     bare = host[1:].partition("]")[0] if host.startswith("[") else host

@@ -29,39 +29,40 @@ class _Bucket:
 
 
 class Buckets:
-    """What is left to each holder of an allowance a minute. Used from the event loop only."""
+    """What is left to each holder of an allowance. Used from the event loop only."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with all of it left to everybody."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, window_s: float = _MINUTE_S) -> None:
+        """Start with all of it left to everybody; what was used comes back evenly within the window."""
         self._clock = clock
+        self._window_s = window_s
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, holder: str, *, per_minute: int) -> float:
+    def take(self, holder: str, *, most: int) -> float:
         """Use one up. Returns 0.0; if none is left, the seconds until there is one."""
-        bucket = self._bucket(holder, per_minute)
+        bucket = self._bucket(holder, most)
         if bucket.left < 1:
-            return (1 - bucket.left) * _MINUTE_S / per_minute
+            return (1 - bucket.left) * self._window_s / most
         bucket.left -= 1
         return 0.0
 
-    def give_back(self, holder: str, *, per_minute: int) -> None:
+    def give_back(self, holder: str, *, most: int) -> None:
         """Undo a `take`."""
-        bucket = self._bucket(holder, per_minute)
-        bucket.left = min(float(per_minute), bucket.left + 1)
+        bucket = self._bucket(holder, most)
+        bucket.left = min(float(most), bucket.left + 1)
 
-    def left(self, holder: str, *, per_minute: int) -> float:
+    def left(self, holder: str, *, most: int) -> float:
         """Return what is left; nothing is counted."""
-        return self._bucket(holder, per_minute).left
+        return self._bucket(holder, most).left
 
-    def _bucket(self, holder: str, per_minute: int) -> _Bucket:
+    def _bucket(self, holder: str, most: int) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.get(holder)
         if bucket is None:
             if len(self._buckets) >= _MAX_BUCKETS:
                 self._buckets.popitem(last=False)  # the one that was not used for longest
-            bucket = self._buckets[holder] = _Bucket(float(per_minute), now)
+            bucket = self._buckets[holder] = _Bucket(float(most), now)
         self._buckets.move_to_end(holder)
-        bucket.left = min(float(per_minute), bucket.left + (now - bucket.filled_at) * per_minute / _MINUTE_S)
+        bucket.left = min(float(most), bucket.left + (now - bucket.filled_at) * most / self._window_s)
         bucket.filled_at = now
         return bucket
 
@@ -110,7 +111,7 @@ class RateLimiter:
         Raises:
             RateLimitError: None is left.
         """
-        wait_s = self._buckets.take(key_id, per_minute=limits.requests_per_minute)
+        wait_s = self._buckets.take(key_id, most=limits.requests_per_minute)
         if wait_s:
             raise RateLimitError(
                 f"the key's limit of {limits.requests_per_minute} requests a minute is reached", retry_after_s=wait_s
@@ -118,7 +119,7 @@ class RateLimiter:
 
     def headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
         """Return the headers that tell a caller what is left, as OpenAI names them; nothing is counted."""
-        left = self._buckets.left(key_id, per_minute=limits.requests_per_minute)
+        left = self._buckets.left(key_id, most=limits.requests_per_minute)
         reset_s = (limits.requests_per_minute - left) * _MINUTE_S / limits.requests_per_minute
         return {
             "x-ratelimit-limit-requests": str(limits.requests_per_minute),

@@ -46,6 +46,7 @@ class ServiceState:
     rates: RateLimiter
     peers: Peers
     wrong_keys: Buckets
+    refusals: Buckets
     places: Places
     admission: Admission
     feed: LiveFeed
@@ -192,6 +193,7 @@ def open_state(
         rates=RateLimiter(),
         peers=Peers(config.listen.trusted_proxies),
         wrong_keys=Buckets(),
+        refusals=Buckets(window_s=1.0),
         places=Places(),
         admission=Admission(config.limits.max_in_flight),
         feed=LiveFeed(
