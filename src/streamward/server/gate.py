@@ -43,6 +43,7 @@ class KeyGate:
                     scope["state"]["caller"] = caller = await identify(HTTPConnection(scope))
                     self._hold(scope, caller, held)
             except StreamwardError as error:
+                held.close()
                 self._state.metrics.rejected(error.code)
                 scope["state"]["error_code"] = error.code
                 scope["state"]["is_flood"] = isinstance(error, RateLimitError)
