@@ -64,7 +64,7 @@ def test_a_policy_loads_as_itself() -> None:
 
 def test_defaults_block_everything_risky_and_every_error() -> None:
     policy = Policy.parse({"name": "test"}, source="test")
-    assert (policy.prompt.consecutive_tokens, policy.response.consecutive_tokens) == (1, 2)
+    assert [policy.consecutive_tokens(side) for side in Side] == [1, 2]
     for side in (policy.prompt, policy.response):
         assert (side.unsafe, side.controversial) == (Action.BLOCK, Action.BLOCK)
     assert (policy.on_error.prompt, policy.on_error.response) == (Action.BLOCK, Action.BLOCK)
@@ -72,12 +72,19 @@ def test_defaults_block_everything_risky_and_every_error() -> None:
 
 @pytest.mark.parametrize("response", [SidePolicy(controversial=Action.FLAG), {"controversial": "flag"}])
 def test_a_response_needs_two_tokens_unless_it_says_otherwise(response: object) -> None:
-    assert Policy.model_validate({"name": "test", "response": response}).response.consecutive_tokens == 2
+    assert Policy.model_validate({"name": "test", "response": response}).consecutive_tokens(Side.RESPONSE) == 2
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_a_side_that_states_no_number_of_tokens_is_the_same_by_itself_and_in_a_policy(side: Side) -> None:
+    alone = SidePolicy()
+    assert Policy.model_validate({"name": "test", side.value: alone}).side(side) == alone
+    assert Policy(name="test").side(side) == alone
 
 
 def test_a_response_may_ask_for_one_token_in_code() -> None:
     policy = Policy(name="test", response=SidePolicy(consecutive_tokens=1))
-    assert policy.response.consecutive_tokens == 1
+    assert policy.consecutive_tokens(Side.RESPONSE) == 1
 
 
 @pytest.mark.parametrize(

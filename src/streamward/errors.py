@@ -84,3 +84,8 @@ class AuditError(StreamwardError):
     """A decision could not be written down, so it must not be acted on."""
 
     code = "audit_failed"
+
+
+def error_type(code: str) -> str:
+    """Return `type` of OpenAI's error object for a failure behind the gateway: of the log, or of the upstream."""
+    return "audit_error" if code == AuditError.code else "upstream_error"

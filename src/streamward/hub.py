@@ -1,6 +1,7 @@
 """Checkpoints from Hugging Face Hub and ModelScope. Weights and data only, never code."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -50,7 +51,7 @@ def fetch(name: str) -> Path:
     """
     path, _, revision = name.removeprefix(MODELSCOPE_PREFIX).partition("@")
     is_modelscope = name.startswith(MODELSCOPE_PREFIX)
-    library = _import("modelscope" if is_modelscope else "huggingface_hub")
+    library = _import(_library_of(name))
     try:
         folder = library.snapshot_download(path, revision=revision or None, allow_patterns=_PATTERNS)
     except Exception as error:  # both libraries raise their own kinds for every network and name error
@@ -66,8 +67,32 @@ def hub_reason(error: Exception) -> str:
     return reason or "its library failed in a way that is not known; try again later"
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be one of a hub's."""
+    return "/" in name and not Path(name).is_absolute() and not name.startswith((".", "~"))
+
+
+def check_hub(name: str) -> None:
+    """Look whether a checkpoint could be fetched, as far as that shows without asking the hub.
+
+    Raises:
+        ConfigError: The hub's package is not installed.
+    """
+    library = _library_of(name)
+    if importlib.util.find_spec(library) is None:
+        raise _missing(library)
+
+
+def _library_of(name: str) -> str:
+    return "modelscope" if name.startswith(MODELSCOPE_PREFIX) else "huggingface_hub"
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"this guard needs the package {name}; run: pip install 'streamward[hub]'") from error
+        raise _missing(name) from error
+
+
+def _missing(library: str) -> ConfigError:
+    return ConfigError(f"this guard needs the package {library}; run: pip install 'streamward[hub]'")

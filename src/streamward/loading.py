@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from streamward.builtin.adapter import ADAPTER_FILE
-from streamward.builtin.embedded import embedded_guards, prepare_adapter, prepare_guard
+from streamward.builtin.embedded import embedded_guards, guard_folder, prepare_adapter, prepare_guard
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.errors import CheckpointError, ConfigError
 from streamward.generative.local import LocalGenGuard
-from streamward.hub import fetch
+from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
@@ -94,9 +94,36 @@ def find_checkpoint(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         return prepare_adapter(path) if (path / ADAPTER_FILE).exists() else path
-    if isinstance(name, str) and "/" in name and not path.is_absolute():
+    if isinstance(name, str) and is_hub_id(name):
         return fetch(name)
-    raise CheckpointError(
+    raise _no_guard(name)
+
+
+def check_guard(name: str) -> bool | None:
+    """Look whether there is such a guard, without fetching, preparing or loading it.
+
+    Returns:
+        Whether it judges streams; None if that is not known before it is fetched.
+
+    Raises:
+        ConfigError: The hub's package is not installed, or an endpoint is named without a model.
+        CheckpointError: There is no such guard.
+    """
+    if name.startswith(("http://", "https://")):
+        _endpoint(name).close()
+        return False
+    if name in embedded_guards():
+        return is_stream_checkpoint(read_config(guard_folder(name)))
+    if Path(name).is_dir():
+        return is_stream_checkpoint(read_config(Path(name)))
+    if not is_hub_id(name):
+        raise _no_guard(name)
+    check_hub(name)
+    return None
+
+
+def _no_guard(name: str | Path) -> CheckpointError:
+    return CheckpointError(
         f"there is no guard {str(name)!r}; give one of {', '.join(embedded_guards())}, a folder, or a hub id (org/name)"
         f"{suggest(str(name), embedded_guards())}"
     )

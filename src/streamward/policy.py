@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from streamward.errors import ConfigError, InputError, StreamwardError
 from streamward.schema import Action, Category, Decision, FirstFlagged, Judgement, RiskLevel, Side, Verdict
@@ -12,7 +12,8 @@ from streamward.settings import Settings, read_toml
 from streamward.suggestions import suggest
 
 RESPONSE_CONSECUTIVE_TOKENS = 2
-"""Default of `consecutive_tokens` for responses: one token over the line is often noise, two seldom are."""
+_CONSECUTIVE_TOKENS: Mapping[Side, int] = {Side.PROMPT: 1, Side.RESPONSE: RESPONSE_CONSECUTIVE_TOKENS}
+"""Where a policy states none: one token of a response over the line is often noise, two seldom are."""
 
 ALLOWED = Decision(Action.ALLOW)
 """The decision when nothing crossed the policy's line."""
@@ -54,8 +55,8 @@ _NO_OVERRIDE = CategoryPolicy()
 class SidePolicy(Settings):
     """What happens to one side of the conversation."""
 
-    consecutive_tokens: int = Field(default=1, ge=1, strict=True)
-    """Successive tokens that must be over the line. Default: 1 for prompts, 2 for responses."""
+    consecutive_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Successive tokens that must be over the line. None: 1 for prompts, 2 for responses."""
     unsafe: Action = Action.BLOCK
     """Action when the text is Unsafe."""
     controversial: Action = Action.BLOCK
@@ -143,7 +144,7 @@ class Policy(Settings):
     """Changes whenever the policy does, so that a result can be traced to it."""
     prompt: SidePolicy = SidePolicy()
     """What the user may say."""
-    response: SidePolicy = SidePolicy(consecutive_tokens=RESPONSE_CONSECUTIVE_TOKENS)
+    response: SidePolicy = SidePolicy()
     """What the assistant may say."""
     on_error: ErrorActions = ErrorActions()
     """What happens when the guard cannot judge; blocks by default."""
@@ -151,15 +152,6 @@ class Policy(Settings):
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
-
-    @field_validator("response", mode="before")
-    @classmethod
-    def _debounce_responses(cls, response: object) -> object:
-        if isinstance(response, SidePolicy) and "consecutive_tokens" not in response.model_fields_set:
-            return response.model_copy(update={"consecutive_tokens": RESPONSE_CONSECUTIVE_TOKENS})
-        if isinstance(response, Mapping):
-            return {"consecutive_tokens": RESPONSE_CONSECUTIVE_TOKENS, **response}
-        return response
 
     @model_validator(mode="after")
     def _has_a_replacement_where_needed(self) -> Self:
@@ -200,14 +192,18 @@ class Policy(Settings):
         """Return the part about one side."""
         return self.prompt if side is Side.PROMPT else self.response
 
+    def consecutive_tokens(self, side: Side) -> int:
+        """Return how many successive tokens of a side must be over the line."""
+        return self.side(side).consecutive_tokens or _CONSECUTIVE_TOKENS[side]
 
-STRICT = Policy(name="strict")
+
+STRICT = Policy(name="strict", prompt=SidePolicy(consecutive_tokens=1), response=SidePolicy(consecutive_tokens=2))
 """Blocks Unsafe and Controversial on both sides."""
 
 LOOSE = Policy(
     name="loose",
-    prompt=SidePolicy(controversial=Action.ALLOW),
-    response=SidePolicy(controversial=Action.ALLOW),
+    prompt=SidePolicy(consecutive_tokens=1, controversial=Action.ALLOW),
+    response=SidePolicy(consecutive_tokens=2, controversial=Action.ALLOW),
 )
 """Blocks Unsafe, allows Controversial."""
 
@@ -243,12 +239,13 @@ class SideState:
         self._policy = policy
         self._side = side
         self._rules = policy.side(side)
+        self._consecutive_tokens = policy.consecutive_tokens(side)
         self._history: list[_Snapshot] = []
         self._announced = ALLOWED
 
     def observe(self, verdict: Verdict) -> Decision:
         """Take in the next verdict and return the decision so far, which it never makes milder."""
-        self._history.append(self._advance(self._latest, verdict, needed=self._rules.consecutive_tokens))
+        self._history.append(self._advance(self._latest, verdict, needed=self._consecutive_tokens))
         return self.decision
 
     def finish(self) -> Decision:
@@ -258,7 +255,7 @@ class SideState:
         of it is enough: a one-token response is judged by that token. May be called again, or followed by more.
         """
         num_verdicts = len(self._history)
-        if 0 < num_verdicts < self._rules.consecutive_tokens:
+        if 0 < num_verdicts < self._consecutive_tokens:
             before = self._history[-2] if num_verdicts > 1 else _START
             last = self._latest.verdict
             assert last is not None

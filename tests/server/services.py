@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from streamward.moderation.moderator import Guard, Moderator
 from streamward.policy import Policy
 from streamward.server.app import create_app
 from streamward.server.config import ServeConfig
+from streamward.server.connections import BoundedProtocol, Connections
 from streamward.server.state import ServiceState, open_state
 from tests.moderation.guards import stream_guard
 
@@ -84,6 +86,11 @@ def open_service(folder: Path, *, guard: Guard | None = None, **changes: Any) ->
         yield Service(create_app(config, state=state), state)
     finally:
         state.close()
+
+
+def bounded(service: Service) -> Any:
+    """Return the protocol that `streamward serve` speaks, for `served`."""
+    return partial(BoundedProtocol, connections=Connections(service.state.config.listen))
 
 
 @contextmanager

@@ -180,7 +180,8 @@ def test_a_locked_database_fails_closed_and_shows(tmp_path):
         blocker.execute("begin immediate")
         refused = judge(service)
         assert refused.status_code == 503
-        assert refused.json()["error"]["code"] == "audit_failed"
+        error = refused.json()["error"]
+        assert (error["type"], error["code"]) == ("audit_error", "audit_failed")
         assert refused.headers["retry-after"]
         assert "locked" in refused.json()["error"]["message"]
         assert service.metric("streamward_audit_failures_total", reason="OperationalError") == 1

@@ -2,17 +2,29 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex, token_urlsafe
 
 import httpx
 import pytest
 
 from streamward.errors import ConfigError, RateLimitError
+from streamward.server.key_strength import check_strength
 from streamward.server.keys import KeyStore
 from streamward.server.rates import KeyLimits, RateLimiter
 from tests.server.services import open_service, settings
 
 BODY = {"prompt": "hello"}
 GOOD = "sw-abcdefghij-" + "A" * 43
+ADMIN_ROUTES = [
+    ("GET", "/admin/keys"),
+    ("POST", "/admin/keys"),
+    ("DELETE", "/admin/keys/abcdefghij"),
+    ("GET", "/admin/usage"),
+    ("GET", "/admin/decisions"),
+    ("GET", "/admin/policies"),
+    ("GET", "/admin/policies/strict/versions"),
+    ("POST", "/admin/policies/reload"),
+]
 
 
 @pytest.mark.parametrize(
@@ -192,18 +204,7 @@ def test_the_admin_api_makes_lists_and_revokes_keys(closed_service):
     assert closed_service.post("/v1/guard", BODY, headers=headers).status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/admin/keys"),
-        ("POST", "/admin/keys"),
-        ("DELETE", "/admin/keys/abcdefghij"),
-        ("GET", "/admin/usage"),
-        ("GET", "/admin/decisions"),
-        ("GET", "/admin/policies"),
-        ("POST", "/admin/policies/reload"),
-    ],
-)
+@pytest.mark.parametrize(("method", "path"), ADMIN_ROUTES)
 def test_the_admin_api_needs_an_admins_key(closed_service, method, path):
     body = {"json": {"tenant": "acme"}} if method == "POST" else {}
     assert closed_service.request(method, path, headers=closed_service.key(), **body).status_code == 403
@@ -223,16 +224,97 @@ def test_the_admin_api_needs_an_admins_key(closed_service, method, path):
     ],
 )
 def test_a_key_that_cannot_be_is_not_made(service, body):
-    assert service.post("/admin/keys", body).status_code == 400
-    assert service.get("/admin/keys").json() == []
+    admin = service.key("ops", is_admin=True)
+    assert service.post("/admin/keys", body, headers=admin).status_code == 400
+    assert [key["tenant"] for key in service.get("/admin/keys", headers=admin).json()] == ["ops"]
 
 
 def test_the_admin_key_of_the_environment_works(tmp_path, monkeypatch):
-    monkeypatch.setenv("MY_ADMIN_KEY", "a long secret")
+    monkeypatch.setenv("MY_ADMIN_KEY", "correct horse battery staple")
     with open_service(tmp_path, auth={"required": True, "admin_key_env": "MY_ADMIN_KEY"}) as service:
-        headers = {"Authorization": "Bearer a long secret"}
+        headers = {"Authorization": "Bearer correct horse battery staple"}
         assert service.get("/admin/keys", headers=headers).status_code == 200
         assert service.get("/admin/keys", headers={"Authorization": "Bearer another"}).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["Authorization", "api-key", "x-api-key"])
+@pytest.mark.parametrize("sent", ["wrong", GOOD, "sw-short", "NONE", "sk-123"])
+def test_where_no_key_is_needed_a_wrong_one_is_refused_all_the_same(service, name, sent):
+    value = f"Bearer {sent}" if name == "Authorization" else sent
+    for path in ("/v1/guard", "/admin/keys", "/assistant/v1/chat/completions", "/nothing"):
+        refused = service.post(path, BODY, headers={name: value})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_where_no_key_is_needed_a_revoked_one_is_refused_all_the_same(service):
+    secret, key = service.state.keys.create("acme", is_admin=True)
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert service.get("/admin/keys", headers=headers).status_code == 200
+    service.state.keys.revoke(key.id)
+    assert service.get("/admin/keys", headers=headers).status_code == 401
+    assert service.post("/v1/guard", BODY, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer none"}, {"api-key": "none"}])
+def test_whoever_sends_no_key_is_a_tenant_without_admin_rights(service, headers):
+    service.post("/v1/guard", BODY, headers=service.key("acme"))
+    assert service.post("/v1/guard", BODY, headers=headers).status_code == 200
+    overview = service.get("/v1/overview", headers=headers).json()
+    assert (overview["tenant"], overview["is_admin"]) == ("local", False)
+    assert len(overview["numbers"]["recent"]) == 1
+    assert [row["tenant"] for row in service.get("/v1/usage", headers=headers).json()] == ["local"]
+    for method, path in ADMIN_ROUTES:
+        assert service.request(method, path, headers=headers).status_code == 401
+
+
+def test_whoever_sends_no_key_is_an_admin_only_where_the_settings_say_so_and_no_proxy_stands_before(tmp_path):
+    with open_service(tmp_path, auth={"anonymous_is_admin": True}) as service:
+        assert service.get("/admin/keys").status_code == 200
+        assert service.get("/admin/keys", headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 401
+        assert service.get("/admin/keys", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auth": {"required": True, "anonymous_is_admin": True}},
+        {"auth": {"anonymous_is_admin": True}, "listen": {"trusted_proxies": ["10.0.0.1"]}},
+        {"auth": {"required": True, "anonymous_is_admin": True}, "listen": {"host": "0.0.0.0"}},
+    ],
+)
+def test_admins_without_keys_are_refused_at_start_where_others_could_be_them(tmp_path, changes):
+    with pytest.raises(ConfigError, match="anonymous_is_admin"):
+        settings(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "letmein",
+        "a long secret",
+        "changeme" * 8,
+        "x" * 64,
+        "ab12" * 16,
+        "abcdefghijklmnopqrstuvwxyz",
+        "0123456789abcdef0123456789abcdef",
+        "streamward-admin-key-change-me-please",
+        "Password1234567890Password1234567890",
+    ],
+)
+def test_an_admin_key_that_can_be_guessed_is_refused_at_start_and_not_shown(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("MY_ADMIN_KEY", key)
+    with (
+        pytest.raises(ConfigError, match=r"MY_ADMIN_KEY.*at least 20 characters") as told,
+        open_service(tmp_path, auth={"required": True, "admin_key_env": "MY_ADMIN_KEY"}),
+    ):
+        pass
+    assert key not in str(told.value)
+
+
+def test_random_admin_keys_of_the_usual_lengths_are_taken():
+    for make in (token_hex, token_urlsafe):
+        for _ in range(200):
+            check_strength(make(24), setting="key")
 
 
 def test_a_missing_secret_is_told_before_serving(tmp_path):

@@ -234,7 +234,7 @@ def test_too_many_texts_are_refused(service):
 
 
 def test_whoever_watches_sees_an_answer_grow(service):
-    with service.state.feed.watched(None) as watcher:
+    with service.state.feed.watched(None, owner="ops") as watcher:
         for text in ("a", "a #b", "a #b ##"):
             ask(service, "response", [text], call_id="watched")
         events = [asyncio.run(watcher.next(1)) for _ in range(5)]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamward.errors import OverloadedError
+from streamward.errors import OverloadedError, RateLimitError
 from streamward.policy import ALLOWED
 from streamward.schema import Action, Event, RiskLevel, Span, Verdict
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind, LiveText, LiveToken
@@ -20,7 +20,7 @@ def tokens_event(tenant="acme", number=0):
 
 
 async def seen(feed, tenant, events):
-    with feed.watched(tenant) as watcher:
+    with feed.watched(tenant, owner=tenant or "ops") as watcher:
         for event in events:
             feed.publish(event)
         found = []
@@ -30,7 +30,7 @@ async def seen(feed, tenant, events):
 
 
 def test_watchers_see_their_tenant_only_and_admins_everything():
-    feed = LiveFeed(has_text=True, max_watchers=2)
+    feed = LiveFeed(has_text=True, max_watchers=2, max_per_tenant=2)
     events = [tokens_event("acme"), tokens_event("other")]
     assert asyncio.run(seen(feed, "acme", events)) == (events[:1], 0)
     assert asyncio.run(seen(feed, None, events)) == (events, 0)
@@ -38,23 +38,34 @@ def test_watchers_see_their_tenant_only_and_admins_everything():
 
 
 def test_text_is_taken_out_unless_the_settings_show_it():
-    (found,), _ = asyncio.run(seen(LiveFeed(has_text=False, max_watchers=1), None, [tokens_event()]))
+    (found,), _ = asyncio.run(seen(LiveFeed(has_text=False, max_watchers=1, max_per_tenant=1), None, [tokens_event()]))
     assert found.tokens[0].text == ""
     assert found.tokens[0].unsafe == 0.1
 
 
 def test_a_slow_watcher_loses_the_oldest_events():
     events = [tokens_event(number=number) for number in range(300)]
-    found, num_lost = asyncio.run(seen(LiveFeed(has_text=True, max_watchers=1), None, events))
+    found, num_lost = asyncio.run(seen(LiveFeed(has_text=True, max_watchers=1, max_per_tenant=1), None, events))
     assert found == events[num_lost:]
     assert num_lost == 300 - 256
 
 
 def test_only_so_many_may_watch():
-    feed = LiveFeed(has_text=True, max_watchers=1)
-    with feed.watched(None), pytest.raises(OverloadedError), feed.watched(None):
+    feed = LiveFeed(has_text=True, max_watchers=1, max_per_tenant=1)
+    with feed.watched(None, owner="ops"), pytest.raises(OverloadedError), feed.watched("one", owner="one"):
         pass
-    with feed.watched(None):
+    with feed.watched(None, owner="ops"):
+        assert feed.is_watched
+
+
+def test_watchers_of_one_tenant_do_not_take_the_places_of_all():
+    feed = LiveFeed(has_text=True, max_watchers=3, max_per_tenant=1)
+    with feed.watched("one", owner="one"):
+        with pytest.raises(RateLimitError), feed.watched("one", owner="one"):
+            pass
+        with feed.watched("two", owner="two"), feed.watched(None, owner="ops"):
+            assert feed.is_watched
+    with feed.watched("one", owner="one"):
         assert feed.is_watched
 
 
@@ -73,7 +84,7 @@ def test_streams_and_decisions_are_seen_as_they_happen(tmp_path):
     with open_service(tmp_path, page={"live_text": True}) as service:
 
         async def used(client):
-            with service.state.feed.watched(None) as watcher:
+            with service.state.feed.watched(None, owner="ops") as watcher:
                 stream = (await client.post("/v1/streams", json={"prompt": "hello"})).json()["stream"]
                 await client.post(f"/v1/streams/{stream}/append", json={"text": "the answer"})
                 closed = (await client.post(f"/v1/streams/{stream}/close")).json()

@@ -8,7 +8,7 @@ from tests.server.services import open_service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with open_service(tmp_path_factory.mktemp("service")) as opened:
+    with open_service(tmp_path_factory.mktemp("service"), auth={"anonymous_is_admin": True}) as opened:
         yield opened
 
 

@@ -18,15 +18,12 @@ import httpx
 import pytest
 
 from streamward.cli.main import main
-from streamward.cli.serve import serve
 from streamward.errors import ConfigError
 from streamward.observability import JsonFormatter, set_up_logging
-from streamward.policy import Policy
 from streamward.schema import Action
 from streamward.server.config import ServeConfig
 from streamward.server.moderations import OPENAI_KEYS
-from streamward.server.state import open_state
-from tests.server.services import open_service, served, settings
+from tests.server.services import bounded, open_service, served, settings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,6 +32,21 @@ def test_a_living_service_says_so_without_a_key(closed_service):
     assert closed_service.get("/health").json() == {"status": "ok"}
     assert closed_service.get("/ready").json()["status"] == "ready"
     assert closed_service.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/metrics", "/v1/usage", "/v1/overview", "/v1/live", "/", "/v1/models"]
+)
+def test_head_is_answered_like_get_without_the_body(service, path):
+    with served(service.app, http=bounded(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
+        head = client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert client.head(path).status_code == 200  # on the same connection
+        if path != "/v1/live":
+            got = client.get(path)
+            assert set(head.headers) == set(got.headers)
+            assert head.headers["content-type"] == got.headers["content-type"]
+        assert client.head("/v1/guard").status_code == client.get("/v1/guard").status_code == 405
 
 
 def test_metrics_count_requests_decisions_and_rows(service):
@@ -227,6 +239,15 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path, capsys):
     assert main(["keys", "revoke", key["id"], *database]) == 0
     assert main(["keys", "revoke", "unknown", *database]) == 2
     assert main(["keys", "create", "../x", *database]) == 2
+    capsys.readouterr()
+    for option in ("--policy", "--other-policy"):
+        assert main(["keys", "create", "acme", option, "nosuch", *database]) == 2
+        assert "there is no policy 'nosuch'; there are loose, strict" in capsys.readouterr().err
+    (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    folder = ["--set", f"policies.folder={tmp_path}"]
+    assert main(["keys", "create", "acme", "--policy", "mine", *database, *folder]) == 0
+    assert main(["keys", "list", *database]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["keys", "usage", *database]) == 0
 
 
@@ -318,19 +339,6 @@ def test_the_command_serves_over_tls_and_ends_when_told(tmp_path, certificate):
     (told,) = [line for line in lines if line["message"] == "serving"]
     assert (told["page"], told["policies"]) == (f"https://127.0.0.1:{port}/", "loose, strict")
     assert "swordfish" not in log
-
-
-def test_a_port_that_is_taken_is_a_failure(tmp_path):
-    with open_service(tmp_path) as service, served(service.app) as address:
-        port = int(address.rpartition(":")[2])
-        config = settings(tmp_path, listen={"port": port})
-        state = open_state(config, moderator=service.state.moderator.with_policy(Policy.load("strict")))
-        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-        try:
-            assert serve(config, state) is False
-        finally:
-            for each, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-                signal.signal(each, handler)
 
 
 def test_the_default_database_is_in_the_users_state_folder(tmp_path, monkeypatch):

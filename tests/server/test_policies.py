@@ -48,7 +48,7 @@ def test_a_changed_file_is_in_force_after_the_next_look(tmp_path, folder):
         (folder / "new.toml").unlink()
         assert store.reload() is True
         assert service.post("/v1/guard", {"prompt": "x", "policy": "new"}).status_code == 400
-        versions = service.get("/admin/policies/mine/versions").json()
+        versions = service.get("/admin/policies/mine/versions", headers=service.key("ops", is_admin=True)).json()
         assert [version["version"] for version in versions] == ["1", "2"]
         assert versions[0]["digest"] == first
         assert service.metric("streamward_policy_reloads_total", outcome="changed") == 2
@@ -68,7 +68,7 @@ def test_a_wrong_file_leaves_what_was_in_force_and_shows(tmp_path, folder, text)
         ready = service.get("/ready")
         assert ready.status_code == 200
         assert ready.json()["warnings"]
-        assert service.post("/admin/policies/reload", {}).status_code == 400
+        assert service.post("/admin/policies/reload", {}, headers=service.key("ops", is_admin=True)).status_code == 400
         assert service.metric("streamward_policy_reloads_total", outcome="failed") == 2
         rewrite(folder / "mine.toml", 'name = "mine"\nversion = "3"\n')
         assert service.state.policies.reload() is True

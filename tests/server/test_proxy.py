@@ -161,7 +161,7 @@ def test_an_answer_that_cannot_be_logged_has_no_good_end(tmp_path):
         answer = service.post("/up/v1/chat/completions", chat())
         ended = {"upstream": "up", "format": "chat/completions", "ending": "not_recorded"}
         assert service.metric("streamward_gateway_answers_total", **ended) == 1
-    assert b'"error"' in answer.content
+    assert b'"type":"audit_error","param":null,"code":"audit_failed"' in answer.content
     assert b'"finish_reason":"stop"' not in answer.content
 
 

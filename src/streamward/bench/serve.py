@@ -200,6 +200,7 @@ def _settings(folder: Path, base_url: str, *, port: int, num_streams: int) -> st
 [listen]
 port = {port}
 max_connections = {2 * room}
+max_connections_per_peer = {2 * room}
 [auth]
 required = false
 max_concurrent = {room}

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -63,47 +65,59 @@ def _positive(text: str) -> int:
     return value
 
 
-def _store(arguments: argparse.Namespace) -> "KeyStore":
+@contextmanager
+def _store(arguments: argparse.Namespace) -> Iterator["KeyStore"]:
     config = read_config(arguments)
     try:
         from streamward.server.keys import KeyStore
         from streamward.server.store import open_store
     except ModuleNotFoundError as error:
         raise ConfigError(f"keys need {error.name}; run: pip install 'streamward[serve]'") from error
-    return KeyStore(engine=open_store(config.store))
+    engine = open_store(config.store)
+    try:
+        yield KeyStore(engine=engine)
+    finally:
+        engine.dispose()
 
 
 def _create(arguments: argparse.Namespace) -> int:
     expires_at = None if arguments.days is None else datetime.now(UTC) + timedelta(days=arguments.days)
-    secret, key = _store(arguments).create(
-        arguments.tenant,
-        name=arguments.name,
-        policy=arguments.policy,
-        other_policies=tuple(arguments.other_policy),
-        upstreams=None if arguments.upstream is None else tuple(arguments.upstream),
-        is_admin=arguments.admin,
-        requests_per_minute=arguments.requests_per_minute,
-        max_concurrent=arguments.max_concurrent,
-        expires_at=expires_at,
-    )
+    from streamward.server.policy_folder import check_names, read_policies
+
+    check_names(read_policies(read_config(arguments).policies), [arguments.policy, *arguments.other_policy])
+    with _store(arguments) as keys:
+        secret, key = keys.create(
+            arguments.tenant,
+            name=arguments.name,
+            policy=arguments.policy,
+            other_policies=tuple(arguments.other_policy),
+            upstreams=None if arguments.upstream is None else tuple(arguments.upstream),
+            is_admin=arguments.admin,
+            requests_per_minute=arguments.requests_per_minute,
+            max_concurrent=arguments.max_concurrent,
+            expires_at=expires_at,
+        )
     print(secret)
     say(f"key {key.id} of {key.tenant}; keep it: it cannot be shown again")
     return ExitCode.ALLOWED
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    for key in _store(arguments).all(arguments.tenant):
-        print(json.dumps(asdict(key), default=str))
+    with _store(arguments) as keys:
+        for key in keys.all(arguments.tenant):
+            print(json.dumps(asdict(key), default=str))
     return ExitCode.ALLOWED
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    key = _store(arguments).revoke(arguments.id)
+    with _store(arguments) as keys:
+        key = keys.revoke(arguments.id)
     print(f"{key.id} of {key.tenant} is revoked")
     return ExitCode.ALLOWED
 
 
 def _usage(arguments: argparse.Namespace) -> int:
-    for row in _store(arguments).usage(tenant=arguments.tenant, since=arguments.since):
-        print(json.dumps(row))
+    with _store(arguments) as keys:
+        for row in keys.usage(tenant=arguments.tenant, since=arguments.since):
+            print(json.dumps(row))
     return ExitCode.ALLOWED

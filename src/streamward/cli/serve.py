@@ -4,18 +4,23 @@ import argparse
 import ctypes
 import gc
 import json
+import logging
 import platform
 import signal
 import ssl
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamward.cli.announcement import announce
-from streamward.cli.common import ExitCode
+from streamward.cli.common import ExitCode, say
 from streamward.errors import ConfigError
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     import uvicorn
 
     from streamward.moderation.moderator import Moderator
@@ -27,6 +32,7 @@ _EXAMPLES = """\
 examples:
   streamward serve
   streamward serve configs/serve.toml --set listen.port=9000
+  streamward serve configs/serve.toml --check
   streamward serve configs/serve.toml --print-config
   streamward serve --ray --set ray.min_replicas=2 --set ray.max_replicas=8
 """
@@ -43,7 +49,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
     _add_changes(parser)
-    parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
+    asked.add_argument(
+        "--check", action="store_true", help="say everything that would keep the service from starting, and stop"
+    )
     parser.add_argument(
         "--ray",
         action="store_true",
@@ -85,18 +95,53 @@ def read_config(arguments: argparse.Namespace) -> "ServeConfig":
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    from streamward.server.preflight import problems
+
+    if arguments.check:
+        return _check(arguments)
     config = read_config(arguments)
     if arguments.print_config:
         print(json.dumps(config.model_dump(mode="json"), indent=2))
+    found = problems(config, is_on_ray=arguments.ray)
+    for problem in found:
+        say(problem)
+    if arguments.print_config:
         return ExitCode.ALLOWED
+    if found:
+        return ExitCode.BAD_INPUT
+    return _serve_for_good(arguments, config)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Say what is wrong, all of it at once."""
+    from streamward.server.config import load_draft
+    from streamward.server.preflight import problems
+
+    draft = load_draft(None if arguments.config is None else Path(arguments.config), changes=arguments.changes)
+    found = [*draft.problems, *problems(draft.config, is_on_ray=arguments.ray, unknown=draft.unknown)]
+    for problem in found:
+        say(problem)
+    if not found:
+        print("nothing keeps the service from starting")
+    return ExitCode.BAD_INPUT if found else ExitCode.ALLOWED
+
+
+def _serve_for_good(arguments: argparse.Namespace, config: "ServeConfig") -> int:
     try:
         from streamward.observability import set_up_logging
+        from streamward.server.listening import bind
         from streamward.server.state import load_here, open_state
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
     load = load_on_ray if arguments.ray else load_here
-    return ExitCode.ALLOWED if serve(config, open_state(config, load=load)) else ExitCode.FAILURE
+    sockets = bind(config.listen)  # before the guard is loaded; nobody can connect until it is
+    try:
+        state = open_state(config, load=load)
+        return ExitCode.ALLOWED if serve(config, state, sockets=sockets) else ExitCode.FAILURE
+    finally:
+        for each in sockets:
+            each.close()
 
 
 def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
@@ -121,15 +166,24 @@ def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
     )
 
 
-def serve(config: "ServeConfig", state: "ServiceState") -> bool:
-    """Serve until told to stop, then close the state. Returns whether the service ever started."""
+def serve(config: "ServeConfig", state: "ServiceState", *, sockets: "Sequence[socket.socket] | None" = None) -> bool:
+    """Serve until told to stop, then close the state.
+
+    Args:
+        config: Its settings.
+        state: What it works with.
+        sockets: Bound ones to listen on; by default they are opened as the settings say.
+
+    Returns:
+        Whether the service ever started.
+    """
     try:
         server = _server(config, state)
         for each in (signal.SIGINT, signal.SIGTERM):  # raised again once the server has stopped; then we close
             signal.signal(each, lambda *_: None)
         _keep_for_good()
         with suppress(SystemExit):  # how it ends if it cannot listen, which it has logged
-            server.run()
+            server.run(sockets=None if sockets is None else list(sockets))
         return server.started
     finally:
         state.close()
@@ -152,7 +206,9 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     import uvicorn
 
     from streamward.server.app import create_app
+    from streamward.server.connections import BoundedProtocol, Connections, no_handshakes
 
+    logging.getLogger("uvicorn.error").addFilter(no_handshakes)
     listen = config.listen
     server = uvicorn.Server(
         uvicorn.Config(
@@ -161,11 +217,10 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             port=listen.port,
             log_config=None,
             access_log=False,  # its lines hold paths as they came; ours hold the route
-            http="h11",  # the one whose limit of headers can be set
+            http=partial(BoundedProtocol, connections=Connections(listen)),  # type: ignore[arg-type]  # it is called
             ws="websockets-sansio",
             ws_max_size=config.limits.max_body_bytes,
             h11_max_incomplete_event_size=listen.max_header_bytes,
-            limit_concurrency=listen.max_connections,
             timeout_graceful_shutdown=round(config.limits.drain_s),
             server_header=False,
             ssl_certfile=listen.tls_certificate,

@@ -178,7 +178,7 @@ def _streamed(
 ) -> Prediction:
     verdicts, side = judgement.verdicts, row.side
     strict, loose, own = (_replay(each, side, verdicts) for each in (STRICT, LOOSE, policy))
-    run = STRICT.side(side).consecutive_tokens
+    run = STRICT.consecutive_tokens(side)
     flag = None
     if side is Side.RESPONSE and strict.first_flagged_position is not None:
         span = verdicts[strict.first_flagged_position].span

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from streamward.errors import StreamwardError, UpstreamError
+from streamward.errors import StreamwardError, UpstreamError, error_type
 from streamward.gateway.outcome import Answer
 from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.strict_json import JsonObject, dump
@@ -55,7 +55,7 @@ def answer_of_failure(error: UpstreamError) -> Answer:
 
 def error_of_failure(error: StreamwardError) -> JsonObject:
     """Return what a client is told of an error of ours: `message`, `type`, `param` and `code`."""
-    return _error(str(error), "upstream_error", error.code)
+    return _error(str(error), error_type(error.code), error.code)
 
 
 def _error(message: str, kind: str, code: str | int, param: str | None = None) -> JsonObject:

@@ -13,7 +13,7 @@ from streamward.server.audit_reading import recent
 from streamward.server.auth import AdminCaller, CallerSeen
 from streamward.server.errors import ERRORS
 from streamward.server.keys import TENANT, ApiKey
-from streamward.server.policies import KeptPolicy
+from streamward.server.policy_folder import KeptPolicy, check_names
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import Name
 from streamward.settings import Settings
@@ -78,9 +78,7 @@ async def create_key(body: NewKey, request: Request, caller: AdminCaller) -> Mad
     """Make a key."""
     del caller
     state = service_state(request)
-    for name in [body.policy, *body.other_policies]:
-        if name is not None:
-            state.policies.get(name)
+    check_names(state.policies.all, [body.policy, *body.other_policies])
     facts = body.model_dump(exclude={"tenant", "expires_at"})
     expires_at = _utc(body.expires_at)
     secret, about = await asyncio.to_thread(state.keys.create, body.tenant, expires_at=expires_at, **facts)

@@ -15,8 +15,9 @@ from streamward.server import admin, chat, guard, health, litellm, moderations, 
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.errors import ERRORS, describe, install_error_handlers
+from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
-from streamward.server.middleware import BodyLimits, KnownHosts, RequestContext
+from streamward.server.middleware import BodyLimits, HeadAsGet, KnownHosts, RequestContext
 from streamward.server.sessions import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
@@ -97,12 +98,9 @@ def _add_routes(app: FastAPI, config: ServeConfig) -> None:
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
     """Put what stands before the routes, innermost first."""
-    app.add_middleware(
-        BodyLimits,
-        config=config.limits,
-        max_header_bytes=config.listen.max_header_bytes,
-        metrics=state.metrics,
-    )
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(BodyLimits, config=config.limits, metrics=state.metrics)
+    app.add_middleware(KeyGate, state=state)
     if config.listen.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -5,20 +5,23 @@ import hmac
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Security
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
-from streamward.errors import AuthenticationError, ForbiddenError, InputError
+from streamward.errors import AuthenticationError, ForbiddenError, InputError, RateLimitError
 from streamward.server.keys import ApiKey
-from streamward.server.policies import KeptPolicy
+from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import KeyLimits
 from streamward.server.state import ServiceState, service_state
 
-LOCAL_TENANT = "local"
+ANONYMOUS_TENANT = "local"
+"""Whose requests those without a key are, where none is needed."""
+NO_KEY = "none"
+"""What clients send for want of a key that insist on sending one, as OpenAI's do."""
 SUBPROTOCOL = "streamward"
 """What a WebSocket speaks."""
 _KEY_SUBPROTOCOL = "streamward-key."  # browsers cannot set headers on a WebSocket
@@ -78,10 +81,11 @@ class Caller:
 
 
 async def identify(connection: HTTPConnection) -> Caller:
-    """Return who calls; nothing is counted. What lasts asks again from time to time: keys end.
+    """Return who calls, by the headers alone. What lasts asks again from time to time: keys end.
 
     Raises:
-        AuthenticationError: The key is missing, wrong, revoked or expired.
+        AuthenticationError: The key is missing where one is needed, or wrong, revoked or expired.
+        RateLimitError: Too many wrong keys came from this peer.
         ForbiddenError: A web page of another origin calls.
         AuditError: Keys cannot be read at present.
     """
@@ -93,21 +97,47 @@ async def identify(connection: HTTPConnection) -> Caller:
     if secret is None:
         if auth.required:
             raise AuthenticationError("an API key is needed; send it as `Authorization: Bearer sw-...`")
-        return Caller(LOCAL_TENANT, LOCAL_TENANT, None, None, None, True, defaults)
+        is_admin = auth.anonymous_is_admin and not _is_forwarded(connection)
+        return Caller(ANONYMOUS_TENANT, ANONYMOUS_TENANT, None, None, None, is_admin, defaults)
     if state.admin_key is not None and hmac.compare_digest(secret.encode(), state.admin_key.encode()):
         return Caller("admin", "admin", None, None, None, True, defaults)
-    key = state.keys.recall(secret) or await asyncio.to_thread(state.keys.find, secret)
-    if key is None and auth.required:
+    key = state.keys.recall(secret) or await _find(connection, state, secret)
+    if key is None:
         raise AuthenticationError("the API key is wrong, revoked or expired")
-    if key is None:  # clients such as OpenAI's always send some key
-        return Caller(LOCAL_TENANT, LOCAL_TENANT, None, None, None, True, defaults)
     return _caller(key, defaults)
 
 
+async def _find(connection: HTTPConnection, state: ServiceState, secret: str) -> ApiKey | None:
+    """Look for a key in the database, unless its peer has sent too many wrong ones.
+
+    A key that was good before is no guess, and is looked for whatever its peer sends besides.
+    """
+    if state.keys.was_good(secret):
+        return await asyncio.to_thread(state.keys.find, secret)
+    peer, most = state.peers.of(connection.scope), state.config.auth.wrong_keys_per_minute
+    if wait_s := state.wrong_keys.take(peer, most=most):
+        raise RateLimitError(f"more than {most} wrong API keys a minute from this address", retry_after_s=wait_s)
+    if state.keys.is_wrong(secret):
+        return None
+    is_counted = False
+    try:
+        key = await asyncio.to_thread(state.keys.find, secret)
+        is_counted = key is None
+    finally:
+        if not is_counted:
+            state.wrong_keys.give_back(peer, most=most)
+    return key
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """Return who calls, as `KeyGate` found before anything of the request was read."""
+    return cast(Caller, connection.state.caller)
+
+
 async def seen(connection: HTTPConnection, documented: Documented) -> Caller:
-    """Dependency of routes that only show something: who calls, not counted; raises as `identify`."""
+    """Dependency of routes that only show something: who calls, not counted."""
     del documented
-    return await identify(connection)
+    return caller_of(connection)
 
 
 async def authenticate(connection: HTTPConnection, documented: Documented) -> AsyncIterator[Caller]:
@@ -116,10 +146,9 @@ async def authenticate(connection: HTTPConnection, documented: Documented) -> As
     Raises:
         RateLimitError: The key's limit is reached.
         OverloadedError: The service has no room, or is stopping.
-        AuthenticationError: As `identify`, and so on.
     """
     del documented
-    caller = await identify(connection)
+    caller = caller_of(connection)
     state = service_state(connection)
     count(connection, caller)
     with ExitStack() as stack:
@@ -145,11 +174,13 @@ async def admin_only(connection: HTTPConnection, documented: Documented) -> Call
     """Dependency of the admin API.
 
     Raises:
+        AuthenticationError: There is no key.
         ForbiddenError: The key is no admin's.
-        AuthenticationError: As `identify`.
     """
     del documented
-    caller = await identify(connection)
+    caller = caller_of(connection)
+    if not caller.is_admin and caller.key_id == ANONYMOUS_TENANT:
+        raise AuthenticationError("this needs an admin key; send it as `Authorization: Bearer ...`")
     if not caller.is_admin:
         raise ForbiddenError("this needs an admin key")
     return caller
@@ -178,7 +209,13 @@ def _caller(key: ApiKey, defaults: KeyLimits) -> Caller:
 
 
 def _secret(connection: HTTPConnection) -> str | None:
-    """Return the key that was sent, where OpenAI, Azure or LiteLLM send it, or in a WebSocket's subprotocols."""
+    """Return the key that was sent; None for none, and for the word that says so."""
+    sent = _sent(connection)
+    return None if sent == NO_KEY else sent
+
+
+def _sent(connection: HTTPConnection) -> str | None:
+    """Return what was sent where OpenAI, Azure or LiteLLM send keys, or in a WebSocket's subprotocols."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -187,6 +224,11 @@ def _secret(connection: HTTPConnection) -> str | None:
             return key
     offered = [name.strip() for name in connection.headers.get("sec-websocket-protocol", "").split(",")]
     return next((name.removeprefix(_KEY_SUBPROTOCOL) for name in offered if name.startswith(_KEY_SUBPROTOCOL)), None)
+
+
+def _is_forwarded(connection: HTTPConnection) -> bool:
+    """Whether a proxy passed the request on, so that it may come from anywhere."""
+    return any(name in connection.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 
 def _check_origin(connection: HTTPConnection, state: ServiceState) -> None:

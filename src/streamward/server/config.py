@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
@@ -38,10 +38,18 @@ class ListenConfig(Settings):
     """PEM file with the certificate chain."""
     tls_key: Path | None = None
     """PEM file with its key."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Addresses or networks of reverse proxies whose header X-Forwarded-For says who calls; of others it is ignored."""
     max_connections: int = Field(default=1024, gt=0)
-    """Connections at the same time; more are answered 503."""
+    """Connections at the same time. For one more, the one that has waited longest without a request is closed; where
+    all have one, it is answered 503."""
+    max_connections_per_peer: int = Field(default=256, gt=0)
+    """Of one address (of IPv6, the first 64 bits) at the same time, and as many WebSockets; more are answered 429.
+    Trusted proxies have no limit of their own."""
     max_header_bytes: int = Field(default=16384, ge=1024)
     """Request line and headers together."""
+    header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """For the headers of a connection's next request to arrive; then it is closed."""
 
     @model_validator(mode="after")
     def _has_both_halves_of_tls(self) -> Self:
@@ -76,6 +84,8 @@ class LimitsConfig(Settings):
     """One request's body, or one WebSocket message."""
     max_buffered_bytes: int = Field(default=2**27, gt=0)
     """Bodies of all requests together; more are answered 503 with Retry-After."""
+    max_buffered_bytes_per_key: int = Field(default=2**25, gt=0)
+    """Bodies of one key's requests together, beyond the first; more are answered 429 with Retry-After."""
     max_json_depth: int = Field(default=32, gt=0, le=200)
     """Objects and lists within each other."""
     body_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
@@ -103,13 +113,21 @@ class StreamsConfig(Settings):
     """How long a stream outlives its WebSocket, to be resumed on another."""
     max_kept_events: int = Field(default=4096, gt=0)
     """Events kept of each stream for whoever resumes it."""
+    max_sockets_per_key: int = Field(default=64, gt=0)
+    """WebSockets of one key at the same time; more are answered 429."""
+    socket_idle_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """A WebSocket on which nothing was said for so long is closed."""
 
 
 class AuthConfig(Settings):
     """Who may call."""
 
     required: bool = True
-    """Whether an API key is needed. Without keys the service must listen on a loopback address."""
+    """Whether an API key is needed. If not, the service must listen on a loopback address, whoever sends no key is the
+    tenant `local`, and a wrong key is refused all the same."""
+    anonymous_is_admin: bool = False
+    """Whether callers without a key may use the admin API and see every tenant: needs `required = false`, a loopback
+    address and no proxy."""
     admin_key_env: str | None = Field(default=None, pattern=ENV_NAME)
     """Environment variable with a key for the admin API, besides the admin keys made by `streamward keys`."""
     cache_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
@@ -118,6 +136,8 @@ class AuthConfig(Settings):
     """Of a key that states none."""
     max_concurrent: int = Field(default=64, gt=0)
     """Requests and streams at the same time of a key that states none."""
+    wrong_keys_per_minute: int = Field(default=60, gt=0)
+    """From one address (of IPv6, the first 64 bits); more are answered 429 without looking for the key."""
 
 
 class StoreConfig(Settings):
@@ -138,6 +158,11 @@ class StoreConfig(Settings):
         if self.url is not None and _PASSWORD.search(self.url):
             raise ValueError("url holds a password; put the URL into an environment variable and name it in url_env")
         return self
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the file in the user's state folder."""
+        return self.url is None and self.url_env is None
 
     def secret_url(self) -> SecretStr:
         """Return the URL.
@@ -196,7 +221,9 @@ class PageConfig(Settings):
     live_text: bool = False
     """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
     max_watchers: int = Field(default=32, gt=0)
-    """Subscribers at the same time."""
+    """Subscribers at the same time; more are answered 503."""
+    max_watchers_per_tenant: int = Field(default=8, gt=0)
+    """Of one tenant; more are answered 429."""
 
 
 class ServeConfig(Settings):
@@ -245,6 +272,17 @@ class ServeConfig(Settings):
             raise ValueError("auth.required is false, so listen.host must be a loopback address")
         return self
 
+    @model_validator(mode="after")
+    def _has_no_anonymous_admin_from_elsewhere(self) -> Self:
+        if not self.auth.anonymous_is_admin:
+            return self
+        if self.auth.required or not self.listen.is_loopback or self.listen.trusted_proxies:
+            raise ValueError(
+                "auth.anonymous_is_admin is true, so auth.required must be false, listen.host a loopback address, and"
+                " listen.trusted_proxies empty"
+            )
+        return self
+
     @classmethod
     def load(cls, path: Path | None, *, changes: Iterable[str] = ()) -> "ServeConfig":
         """Read a TOML file and change single settings.
@@ -260,6 +298,45 @@ class ServeConfig(Settings):
         for change in changes:
             _apply(values, change)
         return cls.parse(values, source="settings" if path is None else str(path))
+
+
+class Draft(NamedTuple):
+    """Settings as far as they are right.
+
+    Attributes:
+        config: Where something is wrong, the defaults stand instead.
+        problems: What is wrong.
+        unknown: Tables that something is wrong with.
+    """
+
+    config: ServeConfig
+    problems: list[str]
+    unknown: frozenset[str]
+
+
+def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:
+    """Read settings like `ServeConfig.load`, and leave out the tables that are wrong.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    values = {} if path is None else _read_toml(path)
+    for change in changes:
+        _apply(values, change)
+    problems: list[str] = []
+    unknown: set[str] = set()
+    while True:
+        try:
+            config = ServeConfig.parse(values, source="settings" if path is None else str(path))
+        except ConfigError as error:
+            assert isinstance(error.__cause__, ValidationError)
+            problems.append(str(error))
+            wrong = {str(item["loc"][0]) for item in error.__cause__.errors() if item["loc"]}
+            for table in wrong or {"auth", "listen", "engine", "vllm"}:  # those that are held against each other
+                unknown.add(table)
+                values.pop(table, None)
+        else:
+            return Draft(config, problems, frozenset(unknown))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values

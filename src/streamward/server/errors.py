@@ -24,6 +24,7 @@ from streamward.errors import (
     StreamClosedError,
     StreamwardError,
     UpstreamError,
+    error_type,
 )
 from streamward.validation import findings
 
@@ -53,7 +54,7 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     InputError: Answer(400, 1007, "invalid_request_error"),
     StreamClosedError: Answer(409, 1008, "invalid_request_error"),
     OverloadedError: Answer(503, 1013, "overloaded_error"),
-    AuditError: Answer(503, 1011, "server_error"),
+    AuditError: Answer(503, 1011, error_type(AuditError.code)),
     UpstreamError: Answer(502, 1011, "upstream_error"),
     CheckpointError: Answer(500, 1011, "server_error"),
 }

@@ -5,6 +5,7 @@ import hmac
 import re
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ _KEY = re.compile(r"sw-([a-z2-7]{10})-[A-Za-z0-9_-]{43}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID_CHARS = 10
 _MAX_REMEMBERED = 10_000
+_WRONG_S = 10.0  # keys are random, so one that is wrong now hardly becomes right
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 """What a tenant may be called."""
 
@@ -81,6 +83,7 @@ class KeyStore:
         self._cache_s = cache_s
         self._clock = clock
         self._remembered: dict[str, _Remembered] = {}
+        self._wrong: OrderedDict[str, float] = OrderedDict()  # until when, by hash; the oldest first
 
     def create(self, tenant: str, **facts: object) -> tuple[str, ApiKey]:
         """Make a key.
@@ -117,12 +120,25 @@ class KeyStore:
             AuditError: The database failed.
         """
         match = _KEY.fullmatch(secret)
-        return None if match is None else _checked(self._recall(match[1]) or self._look_up(match[1]), secret)
+        found = None if match is None else _checked(self._recall(match[1]) or self._look_up(match[1]), secret)
+        if found is None:
+            self._remember_wrong(_hash(secret))
+        return found
 
     def recall(self, secret: str) -> ApiKey | None:
         """Return the same without asking the database; None also if the key is not remembered."""
         match = _KEY.fullmatch(secret)
         return None if match is None else _checked(self._recall(match[1]), secret)
+
+    def is_wrong(self, secret: str) -> bool:
+        """Whether a key was looked for a moment ago and is no good; the database is not asked."""
+        until = self._wrong.get(_hash(secret))
+        return until is not None and self._clock() < until
+
+    def was_good(self, secret: str) -> bool:
+        """Whether a key was found before, however long ago, and was good; the database is not asked."""
+        match = _KEY.fullmatch(secret)
+        return match is not None and _checked(self._remembered.get(match[1]), secret) is not None
 
     def revoke(self, key_id: str) -> ApiKey:
         """End a key. Here at once; in other processes when they next look.
@@ -181,6 +197,11 @@ class KeyStore:
     def _recall(self, key_id: str) -> _Remembered | None:
         found = self._remembered.get(key_id)
         return None if found is None or found.until <= self._clock() else found
+
+    def _remember_wrong(self, hashed: str) -> None:
+        while len(self._wrong) >= _MAX_REMEMBERED:
+            self._wrong.popitem(last=False)
+        self._wrong[hashed] = self._clock() + _WRONG_S
 
     def _look_up(self, key_id: str) -> _Remembered | None:
         with telling_failures("keys cannot be read"), self._engine.connect() as connection:

@@ -1,13 +1,14 @@
 """A feed of what is being judged at this moment, for whoever watches. Nothing of it is kept."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from streamward.errors import OverloadedError
+from streamward.errors import OverloadedError, RateLimitError
 from streamward.schema import Action, Category, Event, RiskLevel, Side, Verdict
 
 _MAX_WAITING = 256
@@ -104,10 +105,12 @@ class Watcher:
 class LiveFeed:
     """Passes events on to watchers. Used from the event loop only."""
 
-    def __init__(self, *, has_text: bool, max_watchers: int) -> None:
+    def __init__(self, *, has_text: bool, max_watchers: int, max_per_tenant: int) -> None:
         """Start without watchers."""
         self._has_text = has_text
         self._max_watchers = max_watchers
+        self._max_per_tenant = max_per_tenant
+        self._num_by_owner: Counter[str] = Counter()
         self._watchers: list[Watcher] = []
 
     @property
@@ -125,32 +128,39 @@ class LiveFeed:
             if watcher.tenant is None or watcher.tenant == event.tenant:
                 watcher.put(event)
 
-    def check_room(self) -> None:
-        """Refuse another watcher before its answer has begun.
+    def check_room(self, owner: str) -> None:
+        """Refuse another watcher of a tenant before its answer has begun.
 
         Raises:
-            OverloadedError: Too many watch already.
+            RateLimitError: Too many of the tenant watch already.
+            OverloadedError: Too many of all watch already.
         """
+        if self._num_by_owner[owner] >= self._max_per_tenant:
+            raise RateLimitError(f"{self._max_per_tenant} of this tenant watch already", retry_after_s=1.0)
         if len(self._watchers) >= self._max_watchers:
             raise OverloadedError(f"{self._max_watchers} watch already; try again later")
 
     @contextmanager
-    def watched(self, tenant: str | None) -> Iterator[Watcher]:
+    def watched(self, tenant: str | None, *, owner: str) -> Iterator[Watcher]:
         """Subscribe for the time of a `with` block.
 
         Args:
             tenant: Whose events; None for everybody's, which only admins may ask for.
+            owner: The tenant that watches.
 
         Raises:
-            OverloadedError: Too many watch already.
+            RateLimitError: Too many of the tenant watch already.
+            OverloadedError: Too many of all watch already.
         """
-        self.check_room()
+        self.check_room(owner)
         watcher = Watcher(tenant)
         self._watchers.append(watcher)
+        self._num_by_owner[owner] += 1
         try:
             yield watcher
         finally:
             self._watchers.remove(watcher)
+            self._num_by_owner -= Counter([owner])
 
 
 class LiveText:

@@ -1,9 +1,13 @@
-"""What every request passes before any route: its name, its host, the size, depth and pace of its body."""
+"""What every request passes before any route: its name, its host, the size, depth and pace of its body.
+
+Who calls is found out between the two, by `streamward.server.gate`.
+"""
 
 import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamward.errors import InputError, OverloadedError, RequestTooLargeError, StreamwardError
+from streamward.errors import InputError, OverloadedError, RateLimitError, RequestTooLargeError, StreamwardError
 from streamward.observability import Metrics, defect
 from streamward.server.config import LimitsConfig
-from streamward.server.errors import error_response
+from streamward.server.errors import answer_for, error_response
 from streamward.server.records import new_id
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:\d+)?")
 # Possessive, and content with an unclosed string, so that no body makes it slow.
 _TOKENS = re.compile(rb'"(?>[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
+_LINGER_S = 0.5
 
 
 class RequestContext:
@@ -72,7 +77,7 @@ class RequestContext:
         route = scope.get("route")
         path = getattr(route, "path", None) or "other"
         self._metrics.request_done(path, status=status, seconds=seconds)
-        level = logging.DEBUG if path in _QUIET else logging.INFO
+        level = logging.DEBUG if path in _QUIET or scope["state"].get("is_flood") else logging.INFO
         facts = {
             "request_id": scope["state"]["request_id"],
             "route": path,
@@ -81,6 +86,34 @@ class RequestContext:
             "duration_ms": round(seconds * 1000, 1),
         }
         logger.log(level, "request", extra=facts)
+
+
+class HeadAsGet:
+    """Answers HEAD as GET, without the body; what has no end ends at its first part."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_over = asyncio.Event()
+
+        async def received() -> Message:
+            await is_over.wait()
+            return {"type": "http.disconnect"}
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not is_over.is_set():
+                is_over.set()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app({**scope, "method": "GET"}, _replay(b"", received), sent)
 
 
 class KnownHosts:
@@ -109,35 +142,42 @@ class _Gone(StreamwardError):
 class BodyLimits:
     """Reads each body whole before a route sees it: not too large, too deep or too slow, and not too many at once."""
 
-    def __init__(self, app: ASGIApp, *, config: LimitsConfig, max_header_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, config: LimitsConfig, metrics: Metrics) -> None:
         """Wrap an application."""
         self._app = app
         self._config = config
-        self._max_header_bytes = max_header_bytes
         self._metrics = metrics
         self._num_buffered = 0
+        self._by_key: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its body, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        caller = scope["state"].get("caller")
+        if caller is None:  # routes for everybody read no body
+            await self._app(scope, _replay(b"", receive), send)
+            return
         taken = bytearray()
         try:
-            problem = await self._problem(scope, receive, taken)
+            problem = await self._problem(scope, receive, taken, caller.key_id)
             if problem is None:
                 await self._app(scope, _replay(bytes(taken), receive), send)
             elif not isinstance(problem, _Gone):
                 await self._refuse(scope, receive, send, problem)
         finally:
             self._num_buffered -= len(taken)
+            self._by_key[caller.key_id] -= len(taken)
+            if not self._by_key[caller.key_id]:
+                del self._by_key[caller.key_id]
             self._metrics.buffered_bytes.set(self._num_buffered)
 
-    async def _problem(self, scope: Scope, receive: Receive, taken: bytearray) -> StreamwardError | None:
+    async def _problem(self, scope: Scope, receive: Receive, taken: bytearray, key_id: str) -> StreamwardError | None:
         """Read the body, and say what is wrong with it."""
         try:
             async with asyncio.timeout(self._config.body_timeout_s):
-                await self._read(scope, receive, taken)
+                await self._read(scope, receive, taken, key_id)
             check_depth(taken, self._config.max_json_depth)
         except TimeoutError:
             return InputError("the body did not arrive in time")
@@ -145,9 +185,7 @@ class BodyLimits:
             return error
         return None
 
-    async def _read(self, scope: Scope, receive: Receive, taken: bytearray) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._max_header_bytes:
-            raise InputError(f"the headers are too large; at most {self._max_header_bytes} bytes are accepted")
+    async def _read(self, scope: Scope, receive: Receive, taken: bytearray, key_id: str) -> None:
         headers = Headers(scope=scope)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise InputError("compressed bodies are not accepted")
@@ -160,13 +198,20 @@ class BodyLimits:
                 raise _Gone
             part = message.get("body", b"")
             self._check_size(len(taken) + len(part))
-            if self._num_buffered + len(part) > self._config.max_buffered_bytes:
-                raise OverloadedError("too many bodies are in memory; try again later")
+            self._check_room(len(taken), len(part), key_id)
             taken += part
             self._num_buffered += len(part)
+            self._by_key[key_id] += len(part)
             if not message.get("more_body"):
                 self._metrics.buffered_bytes.set(self._num_buffered)
                 return
+
+    def _check_room(self, num_taken: int, num_more: int, key_id: str) -> None:
+        if self._num_buffered + num_more > self._config.max_buffered_bytes:
+            raise OverloadedError("too many bodies are in memory; try again later")
+        others = self._by_key[key_id] - num_taken
+        if others and others + num_taken + num_more > self._config.max_buffered_bytes_per_key:
+            raise RateLimitError("too many bodies of this key are in memory", retry_after_s=1.0)
 
     def _check_size(self, num_bytes: int) -> None:
         most = self._config.max_body_bytes
@@ -215,12 +260,37 @@ def check_depth(body: bytes | bytearray, most: int) -> None:
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: StreamwardError) -> None:
-    """Answer with an error instead of passing a request on."""
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+    """Answer with an error instead of passing a request on.
+
+    The answer does not wait for the request's body. Where that is not there yet, what arrives of it in the next moment
+    is thrown away, so that the client is not cut off while it still writes; then the connection is closed.
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": answer_for(error).close_code, "reason": ""})
         return
     response: Response = error_response(error)
-    await response(scope, receive, send)
+    if scope["type"] == "websocket" or ("expect" not in Headers(scope=scope) and await _is_read(receive, within_s=0)):
+        await response(scope, receive, send)
+        return
+    response.headers["connection"] = "close"
+
+    async def sent(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await response(scope, receive, sent)
+    await _is_read(receive, within_s=_LINGER_S)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _is_read(receive: Receive, *, within_s: float) -> bool:
+    """Throw a body away. Returns whether all of it was there in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while (await receive()).get("more_body"):
+                pass
+    except TimeoutError:
+        return False
+    return True
 
 
 def request_id(request: Request) -> str:

@@ -106,20 +106,19 @@ async def live(request: Request, caller: CallerSeen) -> Response:
     """Send what is being judged, as it happens, as server-sent events: of the caller's tenant; of all for an admin."""
     state = service_state(request)
     tenant = None if caller.is_admin else caller.tenant
-    with state.feed.watched(tenant):  # where there is no room it is told with a status
-        pass
+    state.feed.check_room(caller.tenant)  # where there is none it is told with a status
     return StreamingResponse(
-        _events(request, tenant),
+        _events(request, tenant, owner=caller.tenant),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(request: Request, tenant: str | None) -> AsyncIterator[bytes]:
+async def _events(request: Request, tenant: str | None, *, owner: str) -> AsyncIterator[bytes]:
     """Yield events until the service stops or the caller's key ends; the client's going away cancels this."""
     state = service_state(request)
     num_silent = 0
-    with state.feed.watched(tenant) as watcher:
+    with state.feed.watched(tenant, owner=owner) as watcher:
         yield b": watching\n\n"
         while not state.admission.is_draining:
             event = await watcher.next(_POLL_S)

@@ -1,40 +1,19 @@
 """The policies of a service: read from files, read again when they change, remembered by digest."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from streamward.errors import ConfigError, InputError
-from streamward.policy import LOOSE, STRICT, Policy
+from streamward.errors import ConfigError
 from streamward.server.config import PoliciesConfig
+from streamward.server.policy_folder import KeptPolicy, get_policy, read_policies
 from streamward.server.store import POLICY_VERSIONS, telling_failures
 
 logger = logging.getLogger(__name__)
-
-_DIGEST_CHARS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class KeptPolicy:
-    """A policy in force.
-
-    Attributes:
-        policy: What it says.
-        digest: Of what it says; changes even if its author forgot to raise the version.
-        source: Its file; None for the built-in ones.
-    """
-
-    policy: Policy
-    digest: str
-    source: Path | None = None
 
 
 class PolicyMetrics(Protocol):
@@ -59,7 +38,7 @@ class PolicyStore:
         self._engine = engine
         self._metrics = metrics
         self._seen = self._stamps()
-        self._policies = self._read()
+        self._policies = read_policies(config)
         self._problem: str | None = None
         self._remember(self._policies)
 
@@ -84,10 +63,7 @@ class PolicyStore:
         Raises:
             InputError: There is none of this name.
         """
-        found = self._policies.get(name)
-        if found is None:
-            raise InputError(f"there is no such policy; there are {', '.join(sorted(self._policies))}")
-        return found
+        return get_policy(self._policies, name)
 
     def reload(self, *, is_forced: bool = False) -> bool:
         """Read the folder again if one of its files changed.
@@ -104,7 +80,7 @@ class PolicyStore:
             return False
         self._seen = stamps
         try:
-            policies = self._read()
+            policies = read_policies(self._config)
             self._remember(policies)
         except ConfigError as error:
             self._problem = str(error)
@@ -143,21 +119,6 @@ class PolicyStore:
             stamps.add((path.name, found.st_mtime_ns, found.st_size))
         return frozenset(stamps)
 
-    def _read(self) -> dict[str, KeptPolicy]:
-        policies = {policy.name: KeptPolicy(policy, digest(policy)) for policy in (STRICT, LOOSE)}
-        folder = self._config.folder
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"policies.folder {str(folder)!r} is no folder")
-        for path in sorted(folder.glob("*.toml")) if folder is not None else ():
-            policy = Policy.load(path)
-            former = policies.get(policy.name)
-            if former is not None and former.source is not None:
-                raise ConfigError(f"{former.source.name} and {path.name} both hold a policy named {policy.name!r}")
-            policies[policy.name] = KeptPolicy(policy, digest(policy), path)
-        if self._config.default not in policies:
-            raise ConfigError(f"policies.default is {self._config.default!r}; there are {', '.join(sorted(policies))}")
-        return policies
-
     def _warn_of_same_versions(self, policies: Mapping[str, KeptPolicy]) -> None:
         for name, kept in policies.items():
             former = self._policies.get(name)
@@ -178,9 +139,3 @@ class PolicyStore:
         ]
         with telling_failures("policies cannot be kept"), self._engine.begin() as connection:
             connection.execute(insert(POLICY_VERSIONS).on_conflict_do_nothing(), rows)
-
-
-def digest(policy: Policy) -> str:
-    """Return what tells this policy from every other: the start of a SHA-256 over all it says."""
-    canonical = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_CHARS]

@@ -1,7 +1,7 @@
-"""Limits of single keys: requests a minute, and requests at the same time."""
+"""Limits of single keys and peers: so many a minute, and so many at the same time."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from streamward.errors import RateLimitError
 
 _MINUTE_S = 60.0
-_MAX_KEYS = 10_000
+_MAX_BUCKETS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,79 @@ class KeyLimits:
 
 @dataclass(slots=True)
 class _Bucket:
-    """Requests left, refilled evenly."""
+    """What is left, refilled evenly."""
 
-    tokens: float
+    left: float
     filled_at: float
-    num_concurrent: int = 0
+
+
+class Buckets:
+    """What is left to each holder of an allowance. Used from the event loop only."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, window_s: float = _MINUTE_S) -> None:
+        """Start with all of it left to everybody; what was used comes back evenly within the window."""
+        self._clock = clock
+        self._window_s = window_s
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, holder: str, *, most: int) -> float:
+        """Use one up. Returns 0.0; if none is left, the seconds until there is one."""
+        bucket = self._bucket(holder, most)
+        if bucket.left < 1:
+            return (1 - bucket.left) * self._window_s / most
+        bucket.left -= 1
+        return 0.0
+
+    def give_back(self, holder: str, *, most: int) -> None:
+        """Undo a `take`."""
+        bucket = self._bucket(holder, most)
+        bucket.left = min(float(most), bucket.left + 1)
+
+    def left(self, holder: str, *, most: int) -> float:
+        """Return what is left; nothing is counted."""
+        return self._bucket(holder, most).left
+
+    def _bucket(self, holder: str, most: int) -> _Bucket:
+        now = self._clock()
+        bucket = self._buckets.get(holder)
+        if bucket is None:
+            if len(self._buckets) >= _MAX_BUCKETS:
+                self._buckets.popitem(last=False)  # the one that was not used for longest
+            bucket = self._buckets[holder] = _Bucket(float(most), now)
+        self._buckets.move_to_end(holder)
+        bucket.left = min(float(most), bucket.left + (now - bucket.filled_at) * most / self._window_s)
+        bucket.filled_at = now
+        return bucket
+
+
+class Places:
+    """Counts what each holder has open at the same time. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        """Start with nothing open."""
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def held(self, holder: str, *, most: int, told: str) -> Iterator[None]:
+        """Take a place for the time of a `with` block.
+
+        Args:
+            holder: Who takes it.
+            most: How many places it may have.
+            told: What its limit is called in the error.
+
+        Raises:
+            RateLimitError: It has them all.
+        """
+        if self._held[holder] >= most:
+            raise RateLimitError(f"{told} of {most} at the same time is reached", retry_after_s=1.0)
+        self._held[holder] += 1
+        try:
+            yield
+        finally:
+            self._held[holder] -= 1
+            if not self._held[holder]:
+                del self._held[holder]
 
 
 class RateLimiter:
@@ -34,8 +102,8 @@ class RateLimiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nobody counted."""
-        self._clock = clock
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets = Buckets(clock)
+        self._places = Places()
 
     def take(self, key_id: str, limits: KeyLimits) -> None:
         """Count a request.
@@ -43,21 +111,19 @@ class RateLimiter:
         Raises:
             RateLimitError: None is left.
         """
-        bucket = self._bucket(key_id, limits)
-        if bucket.tokens < 1:
-            wait_s = (1 - bucket.tokens) * _MINUTE_S / limits.requests_per_minute
+        wait_s = self._buckets.take(key_id, most=limits.requests_per_minute)
+        if wait_s:
             raise RateLimitError(
                 f"the key's limit of {limits.requests_per_minute} requests a minute is reached", retry_after_s=wait_s
             )
-        bucket.tokens -= 1
 
     def headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
         """Return the headers that tell a caller what is left, as OpenAI names them; nothing is counted."""
-        bucket = self._bucket(key_id, limits)
-        reset_s = (limits.requests_per_minute - bucket.tokens) * _MINUTE_S / limits.requests_per_minute
+        left = self._buckets.left(key_id, most=limits.requests_per_minute)
+        reset_s = (limits.requests_per_minute - left) * _MINUTE_S / limits.requests_per_minute
         return {
             "x-ratelimit-limit-requests": str(limits.requests_per_minute),
-            "x-ratelimit-remaining-requests": str(int(bucket.tokens)),
+            "x-ratelimit-remaining-requests": str(int(left)),
             "x-ratelimit-reset-requests": f"{reset_s:.3f}s",
         }
 
@@ -68,33 +134,6 @@ class RateLimiter:
         Raises:
             RateLimitError: There are too many.
         """
-        bucket = self._bucket(key_id, limits)
-        if bucket.num_concurrent >= limits.max_concurrent:
-            raise RateLimitError(
-                f"the key's limit of {limits.max_concurrent} requests and streams at the same time is reached",
-                retry_after_s=1.0,
-            )
-        bucket.num_concurrent += 1
-        try:
+        told = "the key's limit of requests and streams"
+        with self._places.held(key_id, most=limits.max_concurrent, told=told):
             yield
-        finally:
-            bucket.num_concurrent -= 1
-
-    def _bucket(self, key_id: str, limits: KeyLimits) -> _Bucket:
-        now = self._clock()
-        bucket = self._buckets.get(key_id)
-        if bucket is None:
-            self._forget_idle()
-            bucket = self._buckets[key_id] = _Bucket(float(limits.requests_per_minute), now)
-        self._buckets.move_to_end(key_id)
-        earned = (now - bucket.filled_at) * limits.requests_per_minute / _MINUTE_S
-        bucket.tokens = min(float(limits.requests_per_minute), bucket.tokens + earned)
-        bucket.filled_at = now
-        return bucket
-
-    def _forget_idle(self) -> None:
-        while len(self._buckets) >= _MAX_KEYS:
-            key_id = next((each for each, bucket in self._buckets.items() if not bucket.num_concurrent), None)
-            if key_id is None:
-                return
-            del self._buckets[key_id]

@@ -12,7 +12,7 @@ from typing import Any
 from streamward.policy import Policy
 from streamward.schema import Action, Decision, Judgement, Result, RiskLevel, Side, Span
 from streamward.server.audit import AuditRecord
-from streamward.server.policies import KeptPolicy
+from streamward.server.policy_folder import KeptPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,15 @@ from streamward.policy import Policy
 from streamward.schema import Action, Decision, Result
 from streamward.server.admission import Admission
 from streamward.server.audit import AuditLog, AuditRecord
-from streamward.server.config import ServeConfig, read_secret
+from streamward.server.config import ServeConfig
 from streamward.server.keys import KeyStore
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind
-from streamward.server.policies import KeptPolicy, PolicyStore
-from streamward.server.rates import RateLimiter
+from streamward.server.peers import Peers
+from streamward.server.policies import PolicyStore
+from streamward.server.policy_folder import KeptPolicy
+from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.records import Job, Texts, build_record, num_tokens
+from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
 
@@ -41,6 +44,10 @@ class ServiceState:
     audit: AuditLog
     keys: KeyStore
     rates: RateLimiter
+    peers: Peers
+    wrong_keys: Buckets
+    refusals: Buckets
+    places: Places
     admission: Admission
     feed: LiveFeed
     metrics: Metrics
@@ -166,8 +173,8 @@ def open_state(
         ConfigError: A setting is wrong, or the guard cannot guard the upstreams.
         CheckpointError: The guard cannot be loaded.
     """
-    hash_key = config.audit.hash_key_env and read_secret(config.audit.hash_key_env, setting="audit.hash_key_env")
-    admin_key = config.auth.admin_key_env and read_secret(config.auth.admin_key_env, setting="auth.admin_key_env")
+    hash_key = read_hash_key(config)
+    admin_key = read_admin_key(config)
     metrics, telemetry = Metrics(), open_telemetry(is_enabled=config.log.opentelemetry)
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
@@ -184,8 +191,16 @@ def open_state(
         audit=AuditLog(config.audit, engine=engine, metrics=metrics),
         keys=KeyStore(engine=engine, cache_s=config.auth.cache_s),
         rates=RateLimiter(),
+        peers=Peers(config.listen.trusted_proxies),
+        wrong_keys=Buckets(),
+        refusals=Buckets(window_s=1.0),
+        places=Places(),
         admission=Admission(config.limits.max_in_flight),
-        feed=LiveFeed(has_text=config.page.live_text, max_watchers=config.page.max_watchers),
+        feed=LiveFeed(
+            has_text=config.page.live_text,
+            max_watchers=config.page.max_watchers,
+            max_per_tenant=config.page.max_watchers_per_tenant,
+        ),
         metrics=metrics,
         telemetry=telemetry,
         admin_key=admin_key,

@@ -1,8 +1,13 @@
 """The database of a service: its tables, and how it is opened."""
 
+import logging
+import os
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -14,6 +19,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
@@ -28,6 +34,11 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from streamward.errors import AuditError, ConfigError
 from streamward.server.config import StoreConfig, state_folder
+from streamward.server.migration import all_revisions, check_tables, pending, upgrade
+
+logger = logging.getLogger(__name__)
+_WAL_PATIENCE_S = 30.0
+_WAL_RETRY_S = 0.02
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,13 +59,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 METADATA = MetaData()
+"""The tables as this program works with them. What changes here needs a migration, in `migrations/versions`."""
 
 DECISIONS = Table(
     "decisions",
     METADATA,
     Column("id", String(40), primary_key=True),
     Column("time", UtcDateTime, nullable=False, index=True),
-    Column("tenant", String(64), nullable=False, index=True),
+    Column("tenant", String(64), nullable=False),
     Column("key_id", String(32), nullable=False),
     Column("endpoint", String(64), nullable=False),
     Column("request_id", String(80), nullable=False, index=True),
@@ -92,6 +104,7 @@ DECISIONS = Table(
     Column("response_text", Text),
     Column("text_until", UtcDateTime, index=True),
     Column("details", JSON),
+    Index("ix_decisions_tenant_id", "tenant", "id"),
 )
 
 API_KEYS = Table(
@@ -136,10 +149,57 @@ POLICY_VERSIONS = Table(
 
 
 def open_store(config: StoreConfig) -> Engine:
-    """Open the database and make its tables where they are missing.
+    """Open the database, and make or migrate its tables where need be.
 
     Raises:
-        ConfigError: The URL is wrong, its driver is not installed, or the database cannot be reached.
+        ConfigError: The URL is wrong, its driver is not installed, the database cannot be reached, or it is of a later
+            version of this program.
+    """
+    engine = connect_store(config)
+    with ExitStack() as undo:
+        undo.callback(engine.dispose)
+        with telling_reasons():
+            if config.is_default:
+                state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+            if done := upgrade(engine, METADATA):
+                logger.info("database migrated", extra={"revisions": ", ".join(done)})
+        undo.pop_all()
+    return engine
+
+
+def pending_revisions(config: StoreConfig) -> list[str]:
+    """Return the revisions that `open_store` would apply; nothing is changed, and no file is made.
+
+    Raises:
+        ConfigError: As `open_store`.
+    """
+    engine = connect_store(config)
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and not Path(path).exists():
+        _check_folder(Path(path).parent, is_made=config.is_default)
+        return all_revisions()
+    try:
+        with telling_reasons(), engine.connect() as connection:
+            waiting = pending(connection)
+            if not waiting:
+                check_tables(connection, METADATA)
+            return waiting
+    finally:
+        engine.dispose()
+
+
+def _check_folder(folder: Path, *, is_made: bool) -> None:
+    if is_made:
+        folder = next(each for each in (folder, *folder.parents) if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigError(f"the database cannot be made: {str(folder)!r} is no folder that may be written to")
+
+
+def connect_store(config: StoreConfig) -> Engine:
+    """Return the database as it is; nothing is asked of it yet.
+
+    Raises:
+        ConfigError: The URL is wrong, or its driver is not installed.
     """
     try:
         url = make_url(config.secret_url().get_secret_value())
@@ -149,31 +209,55 @@ def open_store(config: StoreConfig) -> Engine:
         ) from error
     if url.get_backend_name() not in {"sqlite", "postgresql"}:
         raise ConfigError(f"store.url is for {url.get_backend_name()}; it must be sqlite or postgresql")
+    with telling_reasons():
+        return _sqlite(url, config) if url.get_backend_name() == "sqlite" else _postgresql(url, config)
+
+
+@contextmanager
+def telling_reasons() -> Iterator[None]:
+    """Turn what goes wrong with a database at start into an error of the settings.
+
+    Raises:
+        ConfigError: Something did.
+    """
     try:
-        engine = _sqlite(url, config) if url.get_backend_name() == "sqlite" else _postgresql(url, config)
-        METADATA.create_all(engine)
+        yield
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"store.url needs the package {error.name}; run: pip install 'streamward[postgres]'"
         ) from error
     except (SQLAlchemyError, OSError) as error:
         raise ConfigError(f"the database cannot be opened: {_reason(error)}") from error
-    return engine
 
 
 def _sqlite(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's URL
-    if config.url is None and config.url_env is None:
-        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = create_engine(url, connect_args={"timeout": config.timeout_s}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: object) -> None:  # Any: sqlite3's connection behind SQLAlchemy's
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        _use_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # a commit is on the disk when it returns
         cursor.close()
 
     return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch the file to a write-ahead log, with which readers do not wait for the writer; it stays so.
+
+    SQLite does not wait with this statement for whoever writes at the time, as another service that makes the tables.
+    """
+    deadline = time.monotonic() + _WAL_PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_S)
+        else:
+            return
 
 
 def _postgresql(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's URL

@@ -8,10 +8,11 @@ from contextlib import suppress
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from streamward.errors import InputError, OverloadedError, StreamwardError
+from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.observability import defect
-from streamward.server.auth import SUBPROTOCOL, Caller, count, identify
-from streamward.server.errors import answer_for, error_response
+from streamward.server.auth import SUBPROTOCOL, Caller, caller_of, count, identify
+from streamward.server.errors import answer_for
+from streamward.server.middleware import refuse
 from streamward.server.sessions import StreamSession
 from streamward.server.state import service_state
 from streamward.server.stream_wire import (
@@ -44,23 +45,16 @@ async def streams(websocket: WebSocket) -> None:
     """Judge streams for as long as the connection lasts; they outlive it for a while, to be resumed."""
     state = service_state(websocket)
     try:
-        caller = await identify(websocket)
+        caller = caller_of(websocket)
         count(websocket, caller)
         state.admission.check_open()
     except StreamwardError as error:
         state.metrics.rejected(error.code)
-        await _deny(websocket, error)
+        await refuse(websocket.scope, websocket.receive, websocket.send, error)
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     await Connection(websocket, caller).run()
-
-
-async def _deny(websocket: WebSocket, error: StreamwardError) -> None:
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(error_response(error))
-    else:
-        await websocket.close(answer_for(error).close_code)
 
 
 class Connection:
@@ -100,7 +94,11 @@ class Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self) -> ClientMessage:
-        received: Mapping[str, object] = await self._websocket.receive()
+        try:
+            async with asyncio.timeout(self._state.config.streams.socket_idle_s):
+                received: Mapping[str, object] = await self._websocket.receive()
+        except TimeoutError as error:
+            raise StreamClosedError("nothing was said for too long (streams.socket_idle_s)") from error
         if received["type"] == "websocket.disconnect":
             raise WebSocketDisconnect
         data = received.get("text") if received.get("text") is not None else received.get("bytes")

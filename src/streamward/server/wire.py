@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from streamward.moderation.messages import ROLES
 from streamward.schema import Decision, Judgement, Result, RiskLevel
-from streamward.server.policies import KeptPolicy
+from streamward.server.policy_folder import KeptPolicy
 from streamward.settings import Settings
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]

@@ -1,0 +1,130 @@
+"""What would keep a service from starting, found before its guard is loaded and without changing anything."""
+
+import ssl
+from collections.abc import Callable, Collection, Iterable, Iterator
+from importlib.util import find_spec
+
+from streamward.errors import StreamwardError
+from streamward.server.config import ServeConfig
+from streamward.server.listening import bind
+from streamward.server.policy_folder import read_policies
+from streamward.server.secrets import read_admin_key, read_hash_key
+
+_SERVE = ("alembic", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn", "websockets")
+
+
+def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collection[str] = ()) -> list[str]:
+    """Return everything that would keep a service from starting.
+
+    Args:
+        config: Its settings.
+        is_on_ray: Whether the guard is to be served by replicas on Ray.
+        unknown: Tables of the settings that are wrong in the file, so that `config` does not hold what it says of them.
+    """
+    extras = list(_missing_extras(config, is_on_ray=is_on_ray))
+    checks: dict[str, Callable[[], Iterator[str] | object]] = {
+        "guard": lambda: _guard(config),
+        "listen": lambda: _listen(config),
+        "auth": lambda: read_admin_key(config),
+        "policies": lambda: read_policies(config.policies),
+        "store": lambda: None if extras else _store(config),
+        "audit": lambda: read_hash_key(config),
+        "upstreams": lambda: _upstreams(config),
+        "vllm": lambda: _vllm(config, is_on_ray=is_on_ray),
+    }
+    found = [problem for table, check in checks.items() if table not in unknown for problem in _told(check)]
+    return [*extras, *found]
+
+
+def _told(check: Callable[[], Iterator[str] | object]) -> list[str]:
+    """Return what a check yields, and what it raises."""
+    found: list[str] = []
+    try:
+        result = check()
+        if isinstance(result, Iterator):
+            found.extend(result)
+    except StreamwardError as error:
+        found.append(str(error))
+    return found
+
+
+def _missing_extras(config: ServeConfig, *, is_on_ray: bool) -> Iterator[str]:
+    wanted: list[tuple[str, Iterable[str], str]] = [("serve", _SERVE, "the service")]
+    if config.log.opentelemetry:
+        wanted.append(("otel", ("opentelemetry", "opentelemetry.sdk"), "log.opentelemetry"))
+    if is_on_ray:
+        wanted.append(("ray", ("ray",), "--ray"))
+    if config.vllm is not None and config.vllm.url is None:
+        wanted.append(("vllm", ("vllm",), "the table vllm without a url"))
+    for extra, packages, user in wanted:
+        missing = [name for name in packages if not _is_installed(name)]
+        if missing:
+            yield f"{user} needs {', '.join(missing)}; run: pip install 'streamward[{extra}]'"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # what it is part of is missing
+        return False
+
+
+def _guard(config: ServeConfig) -> Iterator[str]:
+    from streamward.loading import check_guard  # torch: seconds
+
+    if check_guard(config.guard) is False and config.upstreams:
+        yield (
+            f"the guard {config.guard!r} judges whole texts only and cannot guard the upstreams"
+            f" {', '.join(config.upstreams)}: set guard to a Stream guard, or leave the tables upstreams out"
+        )
+
+
+def _listen(config: ServeConfig) -> Iterator[str]:
+    listen = config.listen
+    try:
+        for each in bind(listen):
+            each.close()
+    except StreamwardError as error:
+        yield str(error)
+    if listen.tls_certificate is not None and listen.tls_key is not None:
+        unread = []
+        for name, path in (("tls_certificate", listen.tls_certificate), ("tls_key", listen.tls_key)):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                unread.append(f"listen.{name} {str(path)!r} cannot be read: {error.strerror}")
+        yield from unread
+        if not unread:
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(listen.tls_certificate, listen.tls_key, password=lambda: b"")
+            except (ssl.SSLError, ValueError):
+                yield "listen.tls_certificate and tls_key are no PEM files that belong together, without a password"
+
+
+def _store(config: ServeConfig) -> None:
+    from streamward.server.store import pending_revisions  # of the extra serve
+
+    pending_revisions(config.store)
+
+
+def _upstreams(config: ServeConfig) -> Iterator[str]:
+    for name, upstream in config.upstreams.items():
+        try:
+            upstream.secret()
+        except StreamwardError as error:
+            yield f"upstreams.{name}: {error}"
+        if upstream.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=upstream.ca_file)
+            except (OSError, ssl.SSLError) as error:
+                reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+                yield f"upstreams.{name}.ca_file {str(upstream.ca_file)!r} cannot be read: {reason}"
+
+
+def _vllm(config: ServeConfig, *, is_on_ray: bool) -> Iterator[str]:
+    if config.vllm is None:
+        return
+    config.vllm.secret()
+    if is_on_ray:
+        yield "replicas on Ray have engines of their own; leave out --ray, or the settings of vllm"
