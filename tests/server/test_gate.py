@@ -1,6 +1,7 @@
 """Who gets in, before anything of a request's body is read."""
 
 import asyncio
+import select
 import socket
 from contextlib import ExitStack
 
@@ -133,9 +134,10 @@ def test_a_key_has_only_so_many_requests_arriving_at_the_same_time(closed_servic
     headers = closed_service.key(max_concurrent=1)
     line = f"Authorization: {headers['Authorization']}"
     with served(closed_service.app, http=bounded(closed_service)) as address, ExitStack() as held:
-        for _ in range(17):
-            held.enter_context(stalled(address, "/v1/guard", line))
-        answer = read_all(stalled(address, "/v1/guard", line))
+        connections = [held.enter_context(stalled(address, "/v1/guard", line)) for _ in range(18)]
+        (refused, *others), _, _ = select.select(connections, [], [], 30)
+        assert others == []
+        answer = read_all(refused)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in answer.lower()
         assert httpx.post(f"{address}/v1/guard", json=BODY, headers=closed_service.key()).status_code == 200
