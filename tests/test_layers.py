@@ -17,7 +17,7 @@ ROOT = "__init__"  # the public names
 LAYERS = (
     {"errors", "schema"},
     {"settings"},
-    {"policy", "tokenizer", "model", "observability"},
+    {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"engine", "data", "generative", "builtin", "text_stream"},
     {"moderation", "hub"},
     {"vllm"},

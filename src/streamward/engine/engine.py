@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -14,7 +14,8 @@ from torch import Tensor
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.runner import Runner, token_bytes
-from streamward.engine.stream import Stream, shares, step_tokens
+from streamward.engine.scheduler import schedule
+from streamward.engine.stream import Stream
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
@@ -130,8 +131,11 @@ class Engine:
         return self._num_queued
 
     @_locked
-    def open(self) -> int:
+    def open(self, *, owner: str | None = None) -> int:
         """Open an empty stream and return its id.
+
+        Args:
+            owner: Whose it is. Steps are divided equally between owners that have work; None is an owner too.
 
         Raises:
             OverloadedError: `max_streams` are open.
@@ -139,7 +143,7 @@ class Engine:
         if len(self._streams) >= self.config.max_streams:
             raise OverloadedError(f"{len(self._streams)} streams are open, as many as max_streams allows; try later")
         self._next_id += 1
-        self._streams[self._next_id] = Stream(self._next_id)
+        self._streams[self._next_id] = Stream(self._next_id, owner)
         return self._next_id
 
     @_locked
@@ -177,10 +181,7 @@ class Engine:
         if not waiting:
             return []
         waiting.sort(key=lambda stream: stream.last_turn)
-        demands = [stream.num_unread for stream in waiting]
-        most, most_long = self.config.max_batch_tokens, self.config.max_long_tokens
-        granted = shares(demands, total=step_tokens(demands, most=most, most_long=most_long))
-        batch = [(stream, count) for stream, count in zip(waiting, granted, strict=True) if count]
+        batch = schedule(waiting, most=self.config.max_batch_tokens, most_long=self.config.max_long_tokens)
         with self._threads():
             outputs = self._read_heads(batch, self._runner.forward(batch))
         for stream, count in batch:  # last of all: a pass that fails has judged nothing
@@ -219,7 +220,7 @@ class Engine:
         stream = self._stream(stream_id)
         if stream.num_unjudged:
             raise InputError(f"the stream has {stream.num_unjudged} queued tokens; step until it has none")
-        other = self._streams[self.open()]
+        other = self._streams[self.open(owner=stream.owner)]
         other.token_ids, other.sides = list(stream.token_ids), list(stream.sides)
         other.num_cached, other.num_judged = stream.num_cached, stream.num_judged
         other.pages, other.last_turn = list(stream.pages), stream.last_turn
@@ -233,6 +234,22 @@ class Engine:
         if stream is not None:
             self._pool.release(stream.pages)
             self._num_queued -= stream.num_unjudged
+
+    @_locked
+    def recover(self, keep: Collection[int]) -> None:
+        """Be consistent again after an error that no method states, at whatever point it was raised.
+
+        Tokens that waited for a step are dropped. Those read before stay; they are read into the cache again when
+        their stream goes on.
+
+        Args:
+            keep: Streams that stay open; all others are closed.
+        """
+        self._pool.clear()
+        self._streams = {stream_id: stream for stream_id, stream in self._streams.items() if stream_id in keep}
+        for stream in self._streams.values():
+            stream.forget_unjudged()
+        self._num_queued = 0
 
     @_locked
     def length(self, stream_id: int) -> int:
@@ -251,6 +268,15 @@ class Engine:
             StreamClosedError: The stream was closed or never opened.
         """
         return self._stream(stream_id).num_unjudged
+
+    @_locked
+    def num_unread(self, stream_id: int) -> int:
+        """Return how many tokens the next steps must read for a stream: those queued, and evicted ones before them.
+
+        Raises:
+            StreamClosedError: The stream was closed or never opened.
+        """
+        return self._stream(stream_id).num_unread
 
     def _threads(self) -> AbstractContextManager[None]:
         if self.config.threads is not None:
