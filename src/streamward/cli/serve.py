@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamward.cli.common import ExitCode
+from streamward.cli.stopping import end_now, end_within
 from streamward.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from streamward.server.config import ServeConfig
     from streamward.server.state import ServiceState
 
+_LAST_S = 0.8  # after `limits.drain_s`: for what was cancelled to end, and for the log to be written
 _EXAMPLES = """\
 examples:
   streamward serve
@@ -95,7 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
     load = load_on_ray if arguments.ray else load_here
-    return ExitCode.ALLOWED if serve(config, open_state(config, load=load)) else ExitCode.FAILURE
+    code = ExitCode.ALLOWED if serve(config, open_state(config, load=load)) else ExitCode.FAILURE
+    end_now(code)
+    return code
 
 
 def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
@@ -165,7 +169,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             ws_max_size=config.limits.max_body_bytes,
             h11_max_incomplete_event_size=listen.max_header_bytes,
             limit_concurrency=listen.max_connections,
-            timeout_graceful_shutdown=round(config.limits.drain_s),
+            timeout_graceful_shutdown=config.limits.drain_s,  # type: ignore[arg-type]  # any number of seconds will do
             server_header=False,
             ssl_certfile=listen.tls_certificate,
             ssl_keyfile=listen.tls_key,
@@ -175,7 +179,9 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     stop = server.handle_exit
 
     def drain_and_stop(sig: int, frame: object) -> None:
-        state.admission.close()
+        if not state.admission.is_draining:
+            state.admission.close()
+            end_within(config.limits.drain_s + _LAST_S)
         stop(sig, frame)  # type: ignore[arg-type]  # a frame, or None
 
     server.handle_exit = drain_and_stop  # type: ignore[method-assign]  # /ready says so from the first moment on

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _MAX_FAILURES = 3  # in succession, before calls are refused
 _RETRY_S = 5.0  # until an engine that is refused is tried again
 _LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
-_JOIN_S = 0.5  # for a step to end when the driver is closed
+_JOIN_S = 0.2  # for a step to end when the driver is closed
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
 
 T = TypeVar("T")

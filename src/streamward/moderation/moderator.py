@@ -21,7 +21,7 @@ BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
 DEFAULT_MAX_WORKERS = 8
-_JOIN_S = 0.5  # for threads to end when the moderator is closed
+_JOIN_S = 0.2  # for threads to end when the moderator is closed
 
 T = TypeVar("T")
 
@@ -242,7 +242,7 @@ class Moderator:
         """Refuse further work, and free the model, its cache and the threads. May be called again.
 
         Calls that are being made end with a StreamClosedError. A step of the engine that is under way ends by itself;
-        it is waited for half a second.
+        it is not waited for long.
         """
         if not self._is_view:
             self._loaded.close()

@@ -21,13 +21,17 @@ from streamward.server.audit import AuditLog, AuditRecord
 from streamward.server.config import ServeConfig, read_secret
 from streamward.server.keys import KeyStore
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind
+from streamward.server.owners import current_owner
 from streamward.server.policies import KeptPolicy, PolicyStore
 from streamward.server.rates import RateLimiter
+from streamward.server.reachability import Reachability
 from streamward.server.records import Job, Texts, build_record, num_tokens
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
 
 logger = logging.getLogger(__name__)
+
+_FLUSH_S = 0.2  # for the log of decisions, where a stop has used up its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +49,17 @@ class ServiceState:
     feed: LiveFeed
     metrics: Metrics
     telemetry: Telemetry
+    reachability: Reachability
     admin_key: str | None = None
     hash_key: bytes | None = None
 
     def under(self, policy: KeptPolicy) -> Moderator:
-        """Return the guard under a policy; nothing to close."""
-        return self.moderator.with_policy(policy.policy)
+        """Return the guard under a policy, for whoever is served at present; nothing to close."""
+        return self.guard(policy.policy)
+
+    def guard(self, policy: Policy) -> Moderator:
+        """Likewise, under a policy by itself."""
+        return self.moderator.with_policy(policy).with_owner(current_owner())
 
     async def conclude(
         self,
@@ -130,8 +139,9 @@ class ServiceState:
             )
 
     def close(self) -> None:
-        """Write what is waiting to be logged, and free the guard and the database."""
-        self.audit.close()
+        """Write what is waiting to be logged, and free the guard and the database. Bounded, whatever hangs."""
+        if not self.audit.close(timeout_s=self.admission.left_s + _FLUSH_S):
+            logger.error("decisions were not logged", extra={"num_rows": self.audit.num_waiting})
         self.moderator.close()
         self.engine.dispose()
 
@@ -184,10 +194,11 @@ def open_state(
         audit=AuditLog(config.audit, engine=engine, metrics=metrics),
         keys=KeyStore(engine=engine, cache_s=config.auth.cache_s),
         rates=RateLimiter(),
-        admission=Admission(config.limits.max_in_flight),
+        admission=Admission(config.limits.max_in_flight, drain_s=config.limits.drain_s),
         feed=LiveFeed(has_text=config.page.live_text, max_watchers=config.page.max_watchers),
         metrics=metrics,
         telemetry=telemetry,
+        reachability=Reachability({name: each.base_url for name, each in config.upstreams.items()}),
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )
