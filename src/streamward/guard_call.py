@@ -24,6 +24,8 @@ class GuardCall:
         self.owner = owner
         self.checked_at = time.monotonic()
         """When it was last seen to go on."""
+        self.has_begun = False
+        """Whether what the call brought was taken in; it does not change once the call was cancelled."""
         self._lock = threading.Lock()
         self._error: StreamwardError | None = None
         self._wakes: list[Callable[[], object]] = []
@@ -56,6 +58,12 @@ class GuardCall:
         if self._error is not None:
             raise self._error
         self.checked_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Note that what the call brought is taken in now; raises as `check`."""
+        with self._lock:
+            self.check()
+            self.has_begun = True
 
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[None]:

@@ -118,8 +118,7 @@ def test_a_websocket_that_breaks_ends_the_work_and_its_stream_goes_on(tmp_path) 
 
 
 def test_a_broken_stream_that_nobody_resumes_is_not_judged_and_not_called_safe(tmp_path) -> None:
-    changes = {"streams": {"resume_s": 0.0}}
-    with slow_service(tmp_path, **changes) as (service, steps, url):
+    with slow_service(tmp_path, streams={"resume_s": 0.0}) as (service, steps, url):
         answer = httpx.post(f"{url}/v1/streams", json={}, timeout=TIMEOUT_S).json()
         steps.begun.clear()
         steps.gate.clear()

@@ -65,3 +65,16 @@ class Stream:
     def has_adjacent_pages(self) -> bool:
         """Whether the pages lie side by side."""
         return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
+
+    def judged_runs(self, start: int, end: int) -> list[tuple[int, int, Side]]:
+        """Return runs of successive tokens that the same heads judge for the first time."""
+        runs: list[tuple[int, int, Side]] = []
+        for position in range(max(start, self.num_judged), end):
+            side = self.sides[position]
+            if side is None:
+                continue
+            if runs and runs[-1][1] == position and runs[-1][2] is side:
+                runs[-1] = (runs[-1][0], position + 1, side)
+            else:
+                runs.append((position, position + 1, side))
+        return runs

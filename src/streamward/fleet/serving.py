@@ -26,7 +26,7 @@ from streamward.fleet.remote import RemoteDriver, ReplicaLostError
 from streamward.fleet.replica import GuardReplica
 from streamward.fleet.router import StickyRouter
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
-from streamward.guard_call import current_call
+from streamward.guard_call import GuardCall, current_call
 from streamward.loading import find_checkpoint, load_engine
 from streamward.model.config import is_stream_checkpoint, read_config
 from streamward.moderation.async_stream import run_call
@@ -72,7 +72,10 @@ class ServeReplica:
         """Read new tokens of some streams; `replica` is for the router."""
         self._num_reads += len(requests)
         try:
-            reads = [run_call(partial(self._replica.read, request), executor=self._pool) for request in requests]
+            reads = [
+                run_call(partial(self._replica.read, request), executor=self._pool, call=GuardCall())
+                for request in requests
+            ]
             return await asyncio.gather(*reads)
         finally:
             self._num_reads -= len(requests)

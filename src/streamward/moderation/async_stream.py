@@ -20,7 +20,7 @@ async def run_call(
     make: Callable[[], T],
     *,
     executor: Submitter,
-    owner: str | None = None,
+    call: GuardCall,
     undo: Callable[[T], None] | None = None,
 ) -> T:
     """Make a call of a guard in a thread. Cancelling the task that waits ends the call, which nobody waits for.
@@ -28,10 +28,9 @@ async def run_call(
     Args:
         make: The call.
         executor: Whose thread.
-        owner: Who makes it.
+        call: Stands for it.
         undo: Is given a result that came too late for the task that was cancelled.
     """
-    call = GuardCall(owner)
     running = executor.submit(partial(call.make, make))
     try:
         return await asyncio.wrap_future(running)
@@ -46,7 +45,7 @@ class AsyncGuardStream:
     """Like `GuardStream`, for `async with`. From `Moderator.astream`.
 
     Cancelling a task that waits for a call ends the guard's work for that call, at the end of the step that runs. The
-    stream stays as it is: a piece that was being judged was taken in, and is judged with the next one, or at the end.
+    stream can go on: a piece that was taken in (`took_piece`) is judged with the next one, or at the end.
     """
 
     def __init__(
@@ -57,12 +56,14 @@ class AsyncGuardStream:
         self._executor = executor
         self._owner = owner
         self._inner: GuardStream | None = None
+        self.took_piece = False
+        """Whether the last piece was taken in. One whose call was cancelled may have been, or not."""
         self._turn = asyncio.Lock()  # who waits for another call holds no thread
 
     async def __aenter__(self) -> Self:
         """Open the stream: the prompt is judged."""
         self._inner = await run_call(
-            self._open, executor=self._executor, owner=self._owner, undo=lambda stream: stream.close()
+            self._open, executor=self._executor, call=GuardCall(self._owner), undo=lambda stream: stream.close()
         )
         return self
 
@@ -114,8 +115,13 @@ class AsyncGuardStream:
         return self._inner
 
     async def _run(self, make: Callable[[], T]) -> T:
+        self.took_piece = False
+        call = GuardCall(self._owner)
         async with self._turn:
-            return await run_call(make, executor=self._executor, owner=self._owner)
+            try:
+                return await run_call(make, executor=self._executor, call=call)
+            finally:
+                self.took_piece = call.has_begun
 
 
 def _undo(undo: Callable[[T], None], running: "Future[T]") -> None:

@@ -6,17 +6,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
 
 from streamward.engine.engine import Engine, StepOutput
-from streamward.errors import CallCancelledError, GuardFailedError, StreamClosedError, StreamwardError
+from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
 from streamward.model.config import GuardConfig
 from streamward.moderation.driver_protocol import Driver, Segment
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.waiting import WaitingOpening, WaitingRead, fail, succeed
+from streamward.moderation.waiting import WaitingRead, fail, succeed
 from streamward.observability import defect
 from streamward.schema import Side
 
@@ -26,9 +24,8 @@ _MAX_FAILURES = 3  # in succession, before calls are refused
 _RETRY_S = 5.0  # until an engine that is refused is tried again
 _LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
 _JOIN_S = 0.2  # for a step to end when the driver is closed
+_GONE = "gone"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
-
-T = TypeVar("T")
 
 
 class EngineDriver(Driver):
@@ -55,9 +52,10 @@ class EngineDriver(Driver):
         self._clock = clock
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._queue: list[WaitingRead | WaitingOpening] = []
-        self._waiting: set[WaitingRead | WaitingOpening] = set()  # whoever is not answered, wherever it is
+        self._queue: list[WaitingRead] = []
+        self._waiting: set[WaitingRead] = set()  # whoever is not answered, wherever it is
         self._streams: set[int] = set()  # that are open
+        self._opening: dict[int, str | None] = {}  # streams still to be opened, and their owners
         self._lengths: dict[int, int] = {}  # what streams are still to be truncated to
         self._closing: set[int] = set()  # streams still to be closed
         self._is_running = False  # whether the thread is at work; it sleeps when everything is read
@@ -66,7 +64,7 @@ class EngineDriver(Driver):
         self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
         weakref.finalize(self, self._wakeups.put, False)
         self._active: dict[int, WaitingRead] = {}  # this and the next are the thread's own
-        self._later: list[WaitingRead | WaitingOpening] = []  # reads of streams that are busy with an earlier one
+        self._later: list[WaitingRead] = []  # reads of streams that are busy with an earlier one
         self._num_failures = 0  # since the last step that succeeded
         self._failure: str | None = None  # why calls are refused
         self._alive_at = clock()
@@ -94,27 +92,33 @@ class EngineDriver(Driver):
         return self._max_stream_tokens
 
     def open(self) -> int:
-        """Open a stream for the owner of the current call.
+        """Open a stream for the owner of the current call. Waits for nothing.
 
         Raises:
             OverloadedError: Too many streams are open.
             GuardFailedError: The engine does not work.
             StreamClosedError: The driver was closed.
         """
-        opening = WaitingOpening(current_call().owner)
+        owner = current_call().owner
         with self._lock:
             self._check_open()
-            if not self._is_running:
-                stream_id = self.engine.open(owner=opening.owner)
-                self._streams.add(stream_id)
-                return stream_id
-        return self._answer(opening, opening.done)
+            most = self.engine.config.max_streams
+            if len(self._streams) >= most:
+                raise OverloadedError(f"{most} streams are open, as many as max_streams allows; try later")
+            stream_id = self.engine.new_id()
+            if self._is_running:
+                self._opening[stream_id] = owner
+            else:
+                self.engine.open(owner=owner, stream_id=stream_id)
+            self._streams.add(stream_id)
+            return stream_id
 
     def close_stream(self, stream_id: int) -> None:
         """Close a stream. Waits for nothing; whoever waits for its tokens gets a StreamClosedError."""
         with self._lock:
             self._streams.discard(stream_id)
             self._lengths.pop(stream_id, None)
+            self._opening.pop(stream_id, None)
             if self._is_running:
                 self._closing.add(stream_id)
             elif self._engine is not None:
@@ -144,7 +148,7 @@ class EngineDriver(Driver):
     def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
         read = WaitingRead(stream_id, [segment for segment in segments if segment[0]], self._clock())
-        return self._answer(read, read.done) if read.segments else []
+        return self._answer(read) if read.segments else []
 
     def truncate(self, stream_id: int, length: int) -> None:
         """Drop a stream's tokens from `length` on. While a step runs, this is left for after it; nothing waits."""
@@ -158,7 +162,7 @@ class EngineDriver(Driver):
         """Say whether reads make progress."""
         now = self._clock()
         with self._lock:
-            oldest = min((read.progressed_at for read in self._waiting if isinstance(read, WaitingRead)), default=now)
+            oldest = min((read.progressed_at for read in self._waiting), default=now)
             return GuardHealth(self._failure, now - self._alive_at if self._is_running else 0.0, now - oldest)
 
     def close(self) -> None:
@@ -179,35 +183,34 @@ class EngineDriver(Driver):
         if self._failure is not None:
             raise GuardFailedError(self._failure)
 
-    def _answer(self, item: WaitingRead | WaitingOpening, done: "Future[T]") -> T:
-        """Queue something and wait for it. Whatever ends the wait, nothing of it stays behind."""
+    def _answer(self, read: WaitingRead) -> list[StepOutput]:
+        """Queue a read and wait for it. Whatever ends the wait, nothing of it stays behind."""
         call = current_call()
         call.check()
         with self._lock:
             self._check_open()
             self._wake()
-            self._queue.append(item)
-            self._waiting.add(item)
+            self._queue.append(read)
+            self._waiting.add(read)
         try:
-            with call.waking(lambda: fail(done, call.error or _cancelled())):
-                return self._result(item, done)
+            with call.waking(lambda: fail(read.done, call.error or _cancelled())):
+                return self._result(read)
         except BaseException:  # an interrupt too: nobody waits any more
-            if not fail(done, _cancelled()) and isinstance(item, WaitingOpening) and done.exception() is None:
-                self.close_stream(item.done.result())
+            fail(read.done, _cancelled())
             raise
         finally:
             with self._lock:
-                self._waiting.discard(item)
+                self._waiting.discard(read)
 
-    def _result(self, item: WaitingRead | WaitingOpening, done: "Future[T]") -> T:
+    def _result(self, read: WaitingRead) -> list[StepOutput]:
         while True:
             try:
-                return done.result(_LOOK_S)
+                return read.done.result(_LOOK_S)
             except TimeoutError:
-                if done.done():
-                    return done.result()
+                if read.done.done():
+                    return read.done.result()
             with self._lock:
-                if item not in self._waiting or self._thread is None or not self._thread.is_alive():
+                if read not in self._waiting or self._thread is None or not self._thread.is_alive():
                     raise GuardFailedError("the guard's engine failed; try again later")
 
     def _wake(self) -> None:
@@ -243,23 +246,28 @@ class EngineDriver(Driver):
                 self._engine, self._active, self._later, self._is_running = None, {}, [], False
                 return False
             arrived, self._queue, self._later = [*self._later, *self._queue], [], []
-            if not (arrived or self._active or self._closing or self._lengths):
+            if not (arrived or self._active or self._closing or self._opening or self._lengths):
                 self._is_running = False
                 return False
         self._alive_at = self._clock()
         for read in [each for each in self._active.values() if each.done.done()]:
             self._end(read)
         self._tidy()
-        for item in arrived:
-            self._begin(item)
+        for read in arrived:
+            self._begin(read)
         self._step()
         return True
 
     def _tidy(self) -> None:
-        """Close and truncate what was asked for meanwhile; a stream that is busy with a read is truncated after it."""
+        """Close, open and truncate what was asked for meanwhile; a stream that is busy is truncated after its read."""
         for stream_id in list(self._closing):
             self.engine.close(stream_id)
             self._closing.discard(stream_id)
+        for stream_id, owner in list(self._opening.items()):
+            self.engine.open(owner=owner, stream_id=stream_id)
+            with self._lock:
+                if self._opening.pop(stream_id, _GONE) is _GONE:  # closed in this very moment
+                    self._closing.add(stream_id)
         with self._lock:
             lengths = {stream_id: each for stream_id, each in self._lengths.items() if stream_id not in self._active}
         for stream_id, length in lengths.items():
@@ -269,23 +277,14 @@ class EngineDriver(Driver):
                 if self._lengths.get(stream_id) == length:
                     del self._lengths[stream_id]
 
-    def _begin(self, item: WaitingRead | WaitingOpening) -> None:
-        """Open a stream, or take a read in; later if its stream is busy with an earlier one."""
-        if item.done.done():
+    def _begin(self, read: WaitingRead) -> None:
+        """Take a read in; later if its stream is busy with an earlier one."""
+        if read.done.done():
             return
-        if isinstance(item, WaitingOpening):
-            try:
-                stream_id = self.engine.open(owner=item.owner)
-            except StreamwardError as error:
-                fail(item.done, error)
-            else:
-                self._streams.add(stream_id)
-                if not succeed(item.done, stream_id):  # it was given up
-                    self.close_stream(stream_id)
-        elif item.stream_id in self._active:
-            self._later.append(item)
+        if read.stream_id in self._active:
+            self._later.append(read)
         else:
-            self._active[item.stream_id] = item
+            self._active[read.stream_id] = read
 
     def _step(self) -> None:
         for read in list(self._active.values()):
@@ -372,8 +371,8 @@ class EngineDriver(Driver):
         waiting = list(self._waiting)
         self._waiting.clear()
         self._queue.clear()
-        for item in waiting:
-            fail(item.done, error)
+        for read in waiting:
+            fail(read.done, error)
 
 
 def _serve(driver: "weakref.ref[EngineDriver]", wakeups: "queue.SimpleQueue[bool]") -> None:

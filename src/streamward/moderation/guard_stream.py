@@ -126,14 +126,15 @@ class GuardStream:
             InputError: The piece is of another type, or a token id is out of range. Nothing was taken in.
             ContextLengthError: The response would exceed the moderator's `max_chars`. Nothing was taken in.
             OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
-            CallCancelledError: The call was cancelled. Likewise.
+            CallCancelledError: The call was cancelled. Likewise, unless that was before the piece was taken in.
         """
         with self._calling():
             self._check_open()
             self._check_piece(piece)
-            events = self._end_reasoning() if self._phase is _Phase.REASONING else []
+            current_call().begin()
+            ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
             self._phase = _Phase.ANSWER
-            return events + self._apply(self._take(piece))
+            return self._apply(self._joined(*ended, self._take(piece)))
 
     def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of what the assistant thinks before its answer.
@@ -155,12 +156,13 @@ class GuardStream:
                 raise InputError("this guard's chat template has no place for reasoning; feed the answer only")
             if self._phase is _Phase.ANSWER:
                 raise InputError("the answer has begun; reasoning comes before it")
-            events: list[Event] = []
+            current_call().begin()
+            begun: list[Edit] = []
             if self._phase is _Phase.NOTHING:
                 self._judge.drop_context(self._reasoning.num_without)
                 self._phase = _Phase.REASONING
-                events = self._apply(self._text.feed_frame(frame.before))
-            return events + self._apply(self._take(piece))
+                begun = [self._text.feed_frame(frame.before)]
+            return self._apply(self._joined(*begun, self._take(piece)))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed.
@@ -181,9 +183,8 @@ class GuardStream:
             if self._result is None:
                 if self._is_closed:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
-                if self._phase is _Phase.REASONING:
-                    self._end_reasoning()
-                self._apply(self._text.finish())
+                ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
+                self._apply(self._joined(*ended, self._text.finish()))
                 self._state.finish()
                 self._result = self.so_far()
                 self.close()
@@ -253,10 +254,17 @@ class GuardStream:
     def _take(self, piece: Piece) -> Edit:
         return self._text.feed(piece) if isinstance(piece, str | bytes) else self._text.feed_ids(piece)
 
-    def _end_reasoning(self) -> list[Event]:
+    def _end_reasoning(self) -> Edit:
         assert self._reasoning.frame is not None
         self._phase = _Phase.ANSWER
-        return self._apply(self._text.feed_frame(self._reasoning.frame.after))
+        return self._text.feed_frame(self._reasoning.frame.after)
+
+    def _joined(self, *edits: Edit) -> Edit:
+        """Return successive edits as one. All of a call is taken in before anything of it is judged."""
+        if len(edits) == 1:
+            return edits[0]
+        keep = min(edit.keep for edit in edits)
+        return Edit(keep, self._text.ids[keep:], self._text.spans[keep:])
 
     def _apply(self, edit: Edit) -> list[Event]:
         keep = min(edit.keep, self._num_valid)

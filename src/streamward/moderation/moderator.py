@@ -187,7 +187,7 @@ class Moderator:
     ) -> Result:
         """Like `moderate`, without blocking the event loop. Cancelling the task ends the guard's work for it."""
         conversation = self._read(prompt, response, messages)
-        return await run_call(partial(self._judge, conversation), executor=self._threads, owner=self.owner)
+        return await run_call(partial(self._judge, conversation), executor=self._threads, call=GuardCall(self.owner))
 
     def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> GuardStream:
         """Start judging a response while it is generated.

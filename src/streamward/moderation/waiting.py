@@ -31,14 +31,6 @@ class WaitingRead:
     done: "Future[list[StepOutput]]" = field(default_factory=Future)
 
 
-@dataclass(slots=True, eq=False)
-class WaitingOpening:
-    """A stream to be opened between two steps."""
-
-    owner: str | None
-    done: "Future[int]" = field(default_factory=Future)
-
-
 def succeed(done: "Future[T]", result: T) -> bool:
     """Hand over a result; False if somebody was faster."""
     try:

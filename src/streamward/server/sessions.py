@@ -101,8 +101,8 @@ class StreamSession:
         self.owner, self.detached_at = owner, None
 
     async def append(self, piece: Piece, *, seq: int | None = None) -> Appended:
-        """Judge the next piece. If the caller is cancelled the guard stops soon, and the piece counts as taken in: it
-        has an answer without events, and is judged with the next one.
+        """Judge the next piece. If the caller is cancelled the guard stops soon. A piece that was taken in by then has
+        an answer without events, and is judged with the next one; else it is still the next to come.
 
         Args:
             piece: What comes next.
@@ -151,8 +151,9 @@ class StreamSession:
         except InputError:
             raise  # nothing was taken in
         except asyncio.CancelledError:
-            self._has_unjudged = True
-            self._take_in(said, [])
+            if self._stream.took_piece:
+                self._has_unjudged = True
+                self._take_in(said, [])
             raise
         except Exception as error:
             return await asyncio.shield(asyncio.ensure_future(self._fail(error, said)))
