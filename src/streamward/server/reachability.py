@@ -7,7 +7,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 _KEPT_S = 5.0  # an answer is good for so long
-_TIMEOUT_S = 1.0
+_TIMEOUT_S = 0.5  # probes of orchestrators wait for a second
 
 
 class Reachability:
