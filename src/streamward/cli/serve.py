@@ -97,8 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
     load = load_on_ray if arguments.ray else load_here
-    code = ExitCode.ALLOWED if serve(config, open_state(config, load=load)) else ExitCode.FAILURE
-    end_now(code)
+    state = open_state(config, load=load)
+    code = ExitCode.ALLOWED if serve(config, state) else ExitCode.FAILURE
+    if state.admission.is_draining:
+        end_now(code)
     return code
 
 
