@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"text_files", "validation"},
     {"settings"},
-    {"policy", "tokenizer", "model", "observability"},
+    {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"engine", "data", "generative", "builtin", "text_stream"},
     {"moderation", "hub"},
     {"vllm"},

@@ -118,3 +118,14 @@ def test_the_template_may_stand_in_the_tokenizer_config(tmp_path):
 
 def test_lone_surrogates_are_replaced_and_pairs_joined():
     assert clean_text("a\ud83d b \ud83d\ude00") == "a\ufffd b 😀"
+
+
+def test_a_long_text_is_tokenised_as_a_short_one_is() -> None:
+    from streamward.tokenizer import _LONG_CHARS
+    from tests.moderation.guards import guard_tokenizer
+
+    tokenizer, text = guard_tokenizer(), "The cat \u00e9\U0001f600 sat. " * 1000
+    assert len(text) > _LONG_CHARS
+    plain = tokenizer._plain.encode(text, add_special_tokens=False)
+    found = tokenizer.encode(text)
+    assert (found.ids, [tuple(span) for span in found.spans], found.words) == (plain.ids, plain.offsets, plain.word_ids)

@@ -39,6 +39,18 @@ class StreamClosedError(StreamwardError):
     code = "stream_closed"
 
 
+class CallCancelledError(StreamwardError):
+    """Whoever made the call does not want its answer any more."""
+
+    code = "cancelled"
+
+
+class GuardFailedError(StreamwardError):
+    """The guard's engine has failed again and again, and answers nothing at present."""
+
+    code = "guard_failed"
+
+
 class OverloadedError(StreamwardError):
     """A queue or the KV cache is full; the same call may succeed later."""
 

@@ -95,6 +95,10 @@ class Metrics:
         self.streams_open = gauge("streams_open", "Streams fed by callers that are open")
         self.buffered_bytes = gauge("buffered_bytes", "Bodies of requests held in memory")
         self.audit_waiting = gauge("audit_waiting", "Decisions waiting to be written")
+        self.guard_works = gauge("guard_works", "Whether the guard answers calls; 0 after repeated failures")
+        self.guard_step_seconds = gauge("guard_step_seconds", "Time the engine has been at its present step")
+        self.guard_wait_seconds = gauge("guard_wait_seconds", "Time since the read furthest behind made progress")
+        self.upstream_reachable = gauge("upstream_reachable", "Whether it took a connection for /ready", "upstream")
 
     def request_done(self, endpoint: str, *, status: int, seconds: float) -> None:
         """Count an answered request; `endpoint` is a route's template, never a path as it came."""
@@ -137,8 +141,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="streamward", registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, namespace="streamward", registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="streamward", registry=self.registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, namespace="streamward", registry=self.registry, buckets=_SECONDS)

@@ -19,6 +19,7 @@ from streamward.schema import Message, Role, Span
 TOKENIZER_FILE = "tokenizer.json"
 _MARK = re.compile("\ue000([0-9]+)([cr])\ue001")  # stands for a message's content or reasoning while rendering
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+_LONG_CHARS = 8192
 _EMPTY_PROMPT = Message(Role.USER, "")
 
 
@@ -97,7 +98,11 @@ class GuardTokenizer:
 
     def encode(self, text: str) -> TokenizedText:
         """Encode text as data: no special tokens, no template. Lone surrogates must be gone (`clean_text`)."""
-        encoding: Encoding = self._plain.encode(text, add_special_tokens=False)
+        encoding: Encoding
+        if len(text) < _LONG_CHARS:
+            encoding = self._plain.encode(text, add_special_tokens=False)
+        else:  # the same by another door, which lets other threads run meanwhile: a megabyte takes a second
+            (encoding,) = self._plain.encode_batch([text], add_special_tokens=False)
         spans = [Span(start, max(end, start + 1)) for start, end in encoding.offsets]
         return TokenizedText(encoding.ids, spans, encoding.word_ids)
 

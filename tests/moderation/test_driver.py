@@ -11,6 +11,7 @@ import pytest
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError
 from streamward.moderation.driver import EngineDriver
+from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
 from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids
 
@@ -157,8 +158,10 @@ def test_nothing_runs_while_nothing_waits() -> None:
     driver = EngineDriver(make_engine(random_guard()))
     with driver.temporary_stream() as stream:
         driver.read(stream, [1, 2, 3], side=None)
-        driver._stepper.submit(lambda: None).result(TIMEOUT_S)  # its one thread is free for other work
-    assert not driver._is_running
+        poll = threading.Event()
+        while driver._is_running:
+            poll.wait(0.001)
+    assert driver.health() == GuardHealth()
 
 
 @pytest.mark.parametrize("ids", [[], ()])

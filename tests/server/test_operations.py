@@ -167,7 +167,7 @@ def test_a_stopping_service_finishes_what_it_has_and_takes_no_more(service):
         first = asyncio.ensure_future(client.post("/v1/guard", json={"prompt": "hello " * 300}))
         while not service.state.admission.num_in_flight:
             await asyncio.sleep(0)
-        draining = asyncio.ensure_future(service.state.admission.drain(30))
+        draining = asyncio.ensure_future(service.state.admission.drain())
         await asyncio.sleep(0)
         refused = await client.post("/v1/guard", json={"prompt": "x"})
         ready = await client.get("/ready")

@@ -206,7 +206,7 @@ def test_a_stream_whose_connection_broke_expires_and_is_logged(tmp_path):
                 await registry.sweep()
                 shown = await client.get(f"/v1/streams/{stream}")
                 assert shown.status_code == (200 if wait_s in (29, 119) else 409)
-                await registry.close()
+                await registry.close(timeout_s=10)
 
         service.run(used)
         assert registry.num_open == 0

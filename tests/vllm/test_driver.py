@@ -198,17 +198,17 @@ def test_who_waits_for_a_stream_that_is_closed_is_told(fake):
     assert len(errors) == 1
 
 
-def test_a_closed_driver_frees_the_reader_with_its_last_stream(fake):
+def test_a_closed_driver_frees_the_reader_and_ends_its_streams(fake):
     driver = driver_of(fake)
     stream = driver.open()
     driver.close()
     driver.close()
     with pytest.raises(StreamClosedError):
         driver.open()
-    assert len(driver.read(stream, [1], side=Side.RESPONSE)) == 1
-    assert not fake.is_closed
-    driver.close_stream(stream)
     assert fake.is_closed
+    with pytest.raises(StreamClosedError):
+        driver.read(stream, [1], side=Side.RESPONSE)
+    driver.close_stream(stream)
 
 
 def test_rows_of_another_guard_are_refused(fake):

@@ -21,7 +21,8 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, UpstreamError
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import Driver, EngineDriver, Segment
+from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver_protocol import Driver, Segment
 from streamward.moderation.moderator import Moderator
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig

@@ -5,6 +5,7 @@ from typing import cast
 
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.guard_stream import GuardStream
+from streamward.moderation.health import GuardHealth
 from streamward.moderation.moderator import Moderator
 from streamward.policy import ALLOWED, Policy
 from streamward.schema import Decision, Event, Result
@@ -25,6 +26,10 @@ class _UnguardedStream:
 
     feed_reasoning = feed
 
+    def so_far(self) -> Result:
+        """Allow."""
+        return Result(ALLOWED)
+
     def finish(self) -> Result:
         """Allow."""
         return Result(ALLOWED)
@@ -43,6 +48,10 @@ class _NoGuard:
         """Open a stream that allows everything."""
         del conversation, policy, max_chars
         return cast(GuardStream, _UnguardedStream())  # the service uses what is defined above
+
+    def health(self) -> GuardHealth:
+        """There is nothing that could fail."""
+        return GuardHealth()
 
     def close(self) -> None:
         """Nothing is held."""

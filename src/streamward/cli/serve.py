@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamward.cli.announcement import announce
 from streamward.cli.common import ExitCode, say
+from streamward.cli.stopping import end_now, end_within
 from streamward.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from streamward.server.config import ServeConfig
     from streamward.server.state import ServiceState
 
+_LAST_S = 0.8  # after `limits.drain_s`: for what was cancelled to end, and for the log to be written
 _EXAMPLES = """\
 examples:
   streamward serve
@@ -138,10 +140,13 @@ def _serve_for_good(arguments: argparse.Namespace, config: "ServeConfig") -> int
     sockets = bind(config.listen)  # before the guard is loaded; nobody can connect until it is
     try:
         state = open_state(config, load=load)
-        return ExitCode.ALLOWED if serve(config, state, sockets=sockets) else ExitCode.FAILURE
+        code = ExitCode.ALLOWED if serve(config, state, sockets=sockets) else ExitCode.FAILURE
     finally:
         for each in sockets:
             each.close()
+    if state.admission.is_draining:
+        end_now(code)
+    return code
 
 
 def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
@@ -221,7 +226,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             ws="websockets-sansio",
             ws_max_size=config.limits.max_body_bytes,
             h11_max_incomplete_event_size=listen.max_header_bytes,
-            timeout_graceful_shutdown=round(config.limits.drain_s),
+            timeout_graceful_shutdown=config.limits.drain_s,  # type: ignore[arg-type]  # any number of seconds will do
             server_header=False,
             ssl_certfile=listen.tls_certificate,
             ssl_keyfile=listen.tls_key,
@@ -232,7 +237,9 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     stop = server.handle_exit
 
     def drain_and_stop(sig: int, frame: object) -> None:
-        state.admission.close()
+        if not state.admission.is_draining:
+            state.admission.close()
+            end_within(config.limits.drain_s + _LAST_S)
         stop(sig, frame)  # type: ignore[arg-type]  # a frame, or None
 
     server.handle_exit = drain_and_stop  # type: ignore[method-assign]  # /ready says so from the first moment on

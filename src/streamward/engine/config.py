@@ -15,7 +15,7 @@ class EngineConfig(Settings):
     max_batch_tokens: int = Field(default=512, gt=0)
     """Tokens of one step, over all streams."""
     max_long_tokens: int = Field(default=128, gt=0)
-    """Tokens that long texts get in a step in which short appends wait too, which bounds how long those wait."""
+    """Tokens that long texts get in a step while others make short appends, which bounds how long those wait."""
     max_queued_tokens: int = Field(default=65536, gt=0)
     """Tokens waiting for a step, over all streams."""
     max_stream_tokens: int | None = Field(default=None, gt=0)

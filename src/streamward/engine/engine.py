@@ -1,8 +1,9 @@
 """Many streams of tokens, one batched forward pass a step, one paged KV cache. No text."""
 
+import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -14,7 +15,8 @@ from torch import Tensor
 from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.runner import Runner, token_bytes
-from streamward.engine.stream import Stream, shares, step_tokens
+from streamward.engine.scheduler import Scheduler
+from streamward.engine.stream import Stream
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
@@ -77,8 +79,9 @@ class Engine:
         self._model = model
         self._lock = threading.RLock()
         self._streams: dict[int, Stream] = {}
-        self._next_id = 0
+        self._ids = itertools.count(1)
         self._num_turns = 0
+        self._scheduler = Scheduler(config)
         self._num_queued = 0
         shape = model.decoder.config
         weight = model.decoder.embed.weight
@@ -129,18 +132,28 @@ class Engine:
         """Tokens of all streams that wait for a step."""
         return self._num_queued
 
+    def new_id(self) -> int:
+        """Return the id of a stream to be opened later; waits for no step."""
+        return next(self._ids)
+
     @_locked
-    def open(self) -> int:
+    def open(self, *, owner: str | None = None, stream_id: int | None = None) -> int:
         """Open an empty stream and return its id.
+
+        Args:
+            owner: Whose it is. Steps are divided equally between owners that have work; None is an owner too.
+            stream_id: From `new_id`; nothing happens if it is open. By default a new one.
 
         Raises:
             OverloadedError: `max_streams` are open.
         """
+        if stream_id in self._streams:
+            return stream_id
         if len(self._streams) >= self.config.max_streams:
             raise OverloadedError(f"{len(self._streams)} streams are open, as many as max_streams allows; try later")
-        self._next_id += 1
-        self._streams[self._next_id] = Stream(self._next_id)
-        return self._next_id
+        number = self.new_id() if stream_id is None else stream_id
+        self._streams[number] = Stream(number, owner)
+        return number
 
     @_locked
     def extend(self, stream_id: int, token_ids: Sequence[int], *, read: Side | None) -> None:
@@ -177,10 +190,7 @@ class Engine:
         if not waiting:
             return []
         waiting.sort(key=lambda stream: stream.last_turn)
-        demands = [stream.num_unread for stream in waiting]
-        most, most_long = self.config.max_batch_tokens, self.config.max_long_tokens
-        granted = shares(demands, total=step_tokens(demands, most=most, most_long=most_long))
-        batch = [(stream, count) for stream, count in zip(waiting, granted, strict=True) if count]
+        batch = self._scheduler.schedule(waiting)
         with self._threads():
             outputs = self._read_heads(batch, self._runner.forward(batch))
         for stream, count in batch:  # last of all: a pass that fails has judged nothing
@@ -219,7 +229,7 @@ class Engine:
         stream = self._stream(stream_id)
         if stream.num_unjudged:
             raise InputError(f"the stream has {stream.num_unjudged} queued tokens; step until it has none")
-        other = self._streams[self.open()]
+        other = self._streams[self.open(owner=stream.owner)]
         other.token_ids, other.sides = list(stream.token_ids), list(stream.sides)
         other.num_cached, other.num_judged = stream.num_cached, stream.num_judged
         other.pages, other.last_turn = list(stream.pages), stream.last_turn
@@ -233,6 +243,22 @@ class Engine:
         if stream is not None:
             self._pool.release(stream.pages)
             self._num_queued -= stream.num_unjudged
+
+    @_locked
+    def recover(self, keep: Collection[int]) -> None:
+        """Be consistent again after an error that no method states, at whatever point it was raised.
+
+        Tokens that waited for a step are dropped. Those read before stay; they are read into the cache again when
+        their stream goes on.
+
+        Args:
+            keep: Streams that stay open; all others are closed.
+        """
+        self._pool.clear()
+        self._streams = {stream_id: stream for stream_id, stream in self._streams.items() if stream_id in keep}
+        for stream in self._streams.values():
+            stream.forget_unjudged()
+        self._num_queued = 0
 
     @_locked
     def length(self, stream_id: int) -> int:
@@ -251,6 +277,15 @@ class Engine:
             StreamClosedError: The stream was closed or never opened.
         """
         return self._stream(stream_id).num_unjudged
+
+    @_locked
+    def num_unread(self, stream_id: int) -> int:
+        """Return how many tokens the next steps must read for a stream: those queued, and evicted ones before them.
+
+        Raises:
+            StreamClosedError: The stream was closed or never opened.
+        """
+        return self._stream(stream_id).num_unread
 
     def _threads(self) -> AbstractContextManager[None]:
         if self.config.threads is not None:
@@ -333,7 +368,7 @@ class Engine:
         runs: dict[Side, list[tuple[Stream, int, range]]] = {side: [] for side in Side}
         offset = 0
         for stream, count in batch:
-            for start, end, side in _judged_runs(stream, stream.num_cached, stream.num_cached + count):
+            for start, end, side in stream.judged_runs(stream.num_cached, stream.num_cached + count):
                 first_row = offset + start - stream.num_cached
                 runs[side].append((stream, start, range(first_row, first_row + end - start)))
             offset += count
@@ -357,17 +392,3 @@ def _rows(hidden_TD: Tensor, rows: list[int], *, any_number: bool) -> Tensor:
         return hidden_TD[rows[0] : rows[-1] + 1]
     padding = [] if any_number else [0] * (round_size(len(rows)) - len(rows))
     return hidden_TD[torch.tensor(rows + padding, device=hidden_TD.device)]
-
-
-def _judged_runs(stream: Stream, start: int, end: int) -> list[tuple[int, int, Side]]:
-    """Return runs of successive tokens that the same heads judge for the first time."""
-    runs: list[tuple[int, int, Side]] = []
-    for position in range(max(start, stream.num_judged), end):
-        side = stream.sides[position]
-        if side is None:
-            continue
-        if runs and runs[-1][1] == position and runs[-1][2] is side:
-            runs[-1] = (runs[-1][0], position + 1, side)
-        else:
-            runs.append((position, position + 1, side))
-    return runs

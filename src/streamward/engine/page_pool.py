@@ -65,6 +65,12 @@ class PagePool:
                 self._is_free[page] = _FREE
                 self.num_free += 1
 
+    def clear(self) -> None:
+        """Free every page, whoever used it."""
+        self._is_free[:] = bytearray([_FREE]) * len(self._is_free)
+        self._num_users[:] = [0] * len(self._num_users)
+        self.num_free = len(self._is_free)
+
     def _next(self, after: int | None, count: int) -> int:
         if self.num_free == len(self._is_free) - self._num_touched:
             self._touch(count)

@@ -1,6 +1,5 @@
 """One stream's tokens and what is known of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamward.schema import Side
@@ -11,6 +10,7 @@ class Stream:
     """Tokens of one conversation, in the order they came.
 
     Attributes:
+        owner: Whose it is; None for everybody who states none.
         token_ids: Every token, judged or not; kept so that an evicted stream can be read again.
         sides: Whose heads judge each token; None for context.
         num_cached: Tokens whose keys and values are in the cache.
@@ -20,6 +20,7 @@ class Stream:
     """
 
     id: int
+    owner: str | None = None
     token_ids: list[int] = field(default_factory=list)
     sides: list[Side | None] = field(default_factory=list)
     num_cached: int = 0
@@ -50,6 +51,11 @@ class Stream:
         self.num_cached = min(self.num_cached, length)
         self.num_judged = min(self.num_judged, length)
 
+    def forget_unjudged(self) -> None:
+        """Drop the tokens that wait, and what the cache holds of the others."""
+        del self.token_ids[self.num_judged :], self.sides[self.num_judged :]
+        self.num_cached, self.pages = 0, []
+
     def slots(self, start: int, end: int, *, page_tokens: int) -> list[int]:
         """Return where the tokens from start to end are in the cache."""
         return [
@@ -60,32 +66,15 @@ class Stream:
         """Whether the pages lie side by side."""
         return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
 
-
-SHORT_TOKENS = 32
-"""A stream with at most so many tokens waiting is being appended to; one with more is a text being read in."""
-
-
-def step_tokens(demands: Sequence[int], *, most: int, most_long: int) -> int:
-    """Return how many tokens a step takes: fewer of long texts while short appends wait.
-
-    Args:
-        demands: Tokens that wait, of each stream.
-        most: Limit of a step.
-        most_long: Limit for long texts while short appends wait.
-    """
-    short = sum(demand for demand in demands if demand <= SHORT_TOKENS)
-    return min(most, short + most_long) if short else most
-
-
-def shares(demands: Sequence[int], *, total: int) -> list[int]:
-    """Divide a step's tokens: nobody gets more than he asks for, and what he leaves goes to the others.
-
-    Short appends are so never starved by a long prompt. Of more than `total` the first in line get one token each, so
-    callers put those that waited longest first.
-    """
-    granted = [0] * len(demands)
-    waiting = sorted(range(min(len(demands), total)), key=lambda index: demands[index])
-    for rank, index in enumerate(waiting):
-        granted[index] = min(demands[index], total // (len(waiting) - rank))
-        total -= granted[index]
-    return granted
+    def judged_runs(self, start: int, end: int) -> list[tuple[int, int, Side]]:
+        """Return runs of successive tokens that the same heads judge for the first time."""
+        runs: list[tuple[int, int, Side]] = []
+        for position in range(max(start, self.num_judged), end):
+            side = self.sides[position]
+            if side is None:
+                continue
+            if runs and runs[-1][1] == position and runs[-1][2] is side:
+                runs[-1] = (runs[-1][0], position + 1, side)
+            else:
+                runs.append((position, position + 1, side))
+        return runs

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import NamedTuple
 
+from streamward.errors import CallCancelledError
 from streamward.fleet.wire import ReadReply, ReadRequest
+from streamward.guard_call import current_call
+from streamward.moderation.waiting import fail, succeed
 
 _MAX_CALLS = 2  # under way at once to one replica: while one is judged the next gathers and leaves
 _MAX_READS = 64  # in one call
@@ -41,17 +44,20 @@ class ReadBatcher:
 
         Raises:
             TimeoutError: There was no reply in time; if it was not sent yet, it will not be.
+            CallCancelledError: The current call was cancelled. Likewise.
             Exception: Whatever `send` raised for the call it was in.
         """
         future: Future[ReadReply] = Future()
         with self._lock:
             self._waiting.append(_Waiting(request, future, time.monotonic() + timeout_s))
             if self._num_calls < _MAX_CALLS:
-                self._num_calls += 1
                 self._pool.submit(self._send_all)
+                self._num_calls += 1
+        call = current_call()
         try:
-            return future.result(timeout_s)
-        except TimeoutError:
+            with call.waking(lambda: fail(future, call.error or CallCancelledError("the call was cancelled"))):
+                return future.result(timeout_s)
+        except BaseException:  # an interrupt too: nobody waits any more
             future.cancel()
             raise
 
@@ -62,18 +68,18 @@ class ReadBatcher:
                 left_s = max(0.0, max(each.deadline for each in batch) - time.monotonic())
                 replies = self._send([each.request for each in batch], left_s)
                 for each, reply in zip(batch, replies, strict=True):
-                    each.future.set_result(reply)
-            except Exception as error:  # whatever it is, those who wait must hear of it
+                    succeed(each.future, reply)
+            except BaseException as error:  # whatever it is, those who wait must hear of it
+                told = error if isinstance(error, Exception) else RuntimeError(f"failed: {type(error).__name__}")
                 for each in batch:
-                    if not each.future.done():
-                        each.future.set_exception(error)
+                    fail(each.future, told)
 
     def _next_batch(self) -> list[_Waiting]:
         with self._lock:
             batch: list[_Waiting] = []
             while not batch and self._waiting:
                 first, self._waiting = self._waiting[:_MAX_READS], self._waiting[_MAX_READS:]
-                batch = [each for each in first if each.future.set_running_or_notify_cancel()]
+                batch = [each for each in first if not each.future.done()]
             if not batch:
                 self._num_calls -= 1
             return batch

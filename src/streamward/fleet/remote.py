@@ -14,8 +14,10 @@ import torch
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
+from streamward.guard_call import current_call
 from streamward.model.config import GuardConfig
-from streamward.moderation.driver import Driver, Segment
+from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.health import GuardHealth, ReadClock
 from streamward.schema import Side
 
 logger = logging.getLogger(__name__)
@@ -57,11 +59,15 @@ class _Placed:
         ids: Tokens that were read.
         replica: Who has them; None: nobody, or nobody knows.
         name: Of the stream at that replica.
+        owner: For whom it is read.
+        is_open: Whether it was not closed.
     """
 
     ids: list[int] = field(default_factory=list)
     replica: str | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    owner: str | None = None
+    is_open: bool = True
 
     def leave(self) -> None:
         """Forget where the cache was. The next replica gets everything, under a name that nobody has seen."""
@@ -71,8 +77,8 @@ class _Placed:
     def request(self, segments: Sequence[Segment]) -> ReadRequest:
         """Ask for new tokens, and for those before where they are not in a cache."""
         if self.replica is None and self.ids:
-            return ReadRequest(self.name, 0, [(list(self.ids), None), *segments])
-        return ReadRequest(self.name, len(self.ids), segments)
+            return ReadRequest(self.name, 0, [(list(self.ids), None), *segments], self.owner)
+        return ReadRequest(self.name, len(self.ids), segments, self.owner)
 
 
 class RemoteDriver(Driver):
@@ -110,6 +116,7 @@ class RemoteDriver(Driver):
         self._num_handovers = 0
         self._lock = threading.Lock()
         self._is_closed = False
+        self._reads = ReadClock(clock)
 
     @property
     def guard_config(self) -> GuardConfig:
@@ -142,18 +149,15 @@ class RemoteDriver(Driver):
             if self._is_closed:
                 raise StreamClosedError("the moderator is closed; load the guard again")
             stream_id = next(self._next_id)
-            self._streams[stream_id] = _Placed()
+            self._streams[stream_id] = _Placed(owner=current_call().owner)
             return stream_id
 
     def close_stream(self, stream_id: int) -> None:
         """Close a stream; its replica is told."""
         with self._lock:
             placed = self._streams.pop(stream_id, None)
-            is_last = self._is_closed and not self._streams
-        if placed is not None and placed.replica is not None:
-            self._fleet.forget(placed.name, replica=placed.replica)
-        if placed is not None and is_last:
-            self._fleet.close()
+        if placed is not None:
+            self._leave(placed)
 
     def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are read; see `EngineDriver.read`.
@@ -163,6 +167,7 @@ class RemoteDriver(Driver):
             ContextLengthError: The stream would exceed the engine's limit.
             InputError: An id is out of range.
             StreamClosedError: The stream was closed.
+            CallCancelledError: The current call was cancelled.
         """
         return self.read_segments(stream_id, [(token_ids, side)])
 
@@ -175,7 +180,8 @@ class RemoteDriver(Driver):
         length = len(placed.ids) + sum(len(token_ids) for token_ids, _ in new)
         if length > self.max_stream_tokens:
             raise ContextLengthError(f"the stream would have {length} tokens; at most {self.max_stream_tokens} fit")
-        reply = self._ask(placed, new)
+        with self._reads.reading():
+            reply = self._ask(placed, new)
         placed.ids += itertools.chain.from_iterable(token_ids for token_ids, _ in new)
         return [
             StepOutput(
@@ -192,13 +198,24 @@ class RemoteDriver(Driver):
         """Drop a stream's tokens from `length` on; its replica does so with the next read."""
         del self._placed(stream_id).ids[length:]
 
+    def health(self) -> GuardHealth:
+        """Say since when the oldest read waits for a replica."""
+        return self._reads.health()
+
     def close(self) -> None:
-        """Refuse new streams; open ones go on, and the fleet is let go after the last."""
+        """Close all streams, and let go of the fleet. May be called again."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
-            is_last = not self._streams
-        if is_last and not was_closed:
+            streams, self._streams = self._streams, {}
+        for placed in streams.values():
+            self._leave(placed)
+        if not was_closed:
             self._fleet.close()
+
+    def _leave(self, placed: _Placed) -> None:
+        placed.is_open = False
+        if placed.replica is not None:
+            self._fleet.forget(placed.name, replica=placed.replica)
 
     def _ask(self, placed: _Placed, segments: Sequence[Segment]) -> ReadReply:
         """Have tokens judged, by one replica after the other if need be."""
@@ -206,6 +223,9 @@ class RemoteDriver(Driver):
         pause_s = _PAUSE_S
         num_lost = 0
         while (left_s := start + self._timeout_s - self._clock()) > 0:
+            current_call().check()
+            if not placed.is_open:
+                raise StreamClosedError("the stream was closed while its tokens were read")
             request = placed.request(segments)
             try:
                 reply = self._fleet.read(request, replica=placed.replica, timeout_s=left_s)

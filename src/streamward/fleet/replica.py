@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from streamward.engine.engine import Engine
 from streamward.errors import StreamwardError
 from streamward.fleet.wire import Description, Output, ReadReply, ReadRequest
+from streamward.guard_call import GuardCall
 from streamward.moderation.driver import EngineDriver
 
 _SWEEP_S = 1.0
@@ -91,7 +92,8 @@ class GuardReplica:
         """Return the stream, a new one if it begins here; None if it is not here, or not far enough."""
         held = self._held.get(request.stream)
         if held is None and request.start == 0:
-            held = _Held(self._driver.open())
+            with GuardCall(request.owner).current():
+                held = _Held(self._driver.open())
             with self._lock:
                 self._held[request.stream] = held
         if held is not None:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 
 import ray
@@ -25,8 +26,10 @@ from streamward.fleet.remote import RemoteDriver, ReplicaLostError
 from streamward.fleet.replica import GuardReplica
 from streamward.fleet.router import StickyRouter
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
+from streamward.guard_call import GuardCall, current_call
 from streamward.loading import find_checkpoint, load_engine
 from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.moderation.async_stream import run_call
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
@@ -67,10 +70,12 @@ class ServeReplica:
 
     async def read(self, requests: Sequence[ReadRequest], replica: str | None = None) -> list[ReadReply]:
         """Read new tokens of some streams; `replica` is for the router."""
-        loop = asyncio.get_running_loop()
         self._num_reads += len(requests)
         try:
-            reads = [loop.run_in_executor(self._pool, self._replica.read, request) for request in requests]
+            reads = [
+                run_call(partial(self._replica.read, request), executor=self._pool, call=GuardCall())
+                for request in requests
+            ]
             return await asyncio.gather(*reads)
         finally:
             self._num_reads -= len(requests)
@@ -188,7 +193,9 @@ class RayFleet:
         return ReplicaLostError("the replica was lost")
 
     def _call(self, requests: Sequence[ReadRequest], *, replica: str | None, timeout_s: float) -> Sequence[ReadReply]:
-        replies: list[ReadReply] = self._handle.read.remote(requests, replica=replica).result(timeout_s=timeout_s)
+        response = self._handle.read.remote(requests, replica=replica)
+        with current_call().waking(response.cancel):  # of reads that share a call the others go on
+            replies: list[ReadReply] = response.result(timeout_s=timeout_s)
         return replies
 
     def _batcher(self, replica: str) -> ReadBatcher:

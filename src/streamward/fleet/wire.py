@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamward.engine.engine import StepOutput
 from streamward.errors import StreamwardError
-from streamward.moderation.driver import Segment
+from streamward.moderation.driver_protocol import Segment
 from streamward.schema import Side
 
 
@@ -22,11 +22,13 @@ class ReadRequest:
             replica still has is never taken for the stream.
         start: Tokens that the stream has before these; what the replica has beyond is to be dropped.
         segments: The tokens.
+        owner: For whom they are read; the replica divides its steps between owners.
     """
 
     stream: str
     start: int
     segments: Sequence[Segment]
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from streamward.errors import CheckpointError, ContextLengthError
 from streamward.generative.judgement import GenJudgement
 from streamward.generative.parsing import NO_CATEGORY
+from streamward.guard_call import current_call
 from streamward.model.attention import attend
 from streamward.model.guard_model import CausalLM
 from streamward.schema import Category, Message, RiskLevel, Role
@@ -25,7 +26,7 @@ Paths = Mapping[str, Sequence[int]]  # token ids by word
 
 
 class LocalGenGuard:
-    """Judges the last message of a conversation with the checkpoint's own template. Thread-safe: one at a time.
+    """Judges the last message of a conversation with the checkpoint's own template. Thread-safe: one window at a time.
 
     The conversation is read once; behind it `Safety: ` is forced and the words that can follow are scored, then
     `Categories: ` and `Refusal: ` likewise. The word chosen is always that of greedy generation among the allowed
@@ -63,9 +64,13 @@ class LocalGenGuard:
             InputError: The template refuses the conversation.
             ContextLengthError: Not even the template fits.
             CheckpointError: The model gives non-finite logits.
+            CallCancelledError: The current call was cancelled.
         """
-        with self._lock:
-            judgements = [self._judge_rendered(part, messages[-1].role) for part in self._windows(messages)]
+        judgements = []
+        for part in self._windows(messages):
+            with self._lock:  # for a window only: a long text does not keep the others waiting
+                current_call().check()
+                judgements.append(self._judge_rendered(part, messages[-1].role))
         worst = max(judgements, key=lambda each: (each.risk_level.severity, 1 - each.probabilities[RiskLevel.SAFE]))
         return replace(worst, windows=len(judgements))
 

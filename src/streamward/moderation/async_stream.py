@@ -2,42 +2,76 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 from streamward.errors import StreamClosedError
+from streamward.guard_call import GuardCall
 from streamward.moderation.guard_stream import GuardStream, Piece
+from streamward.moderation.worker_pool import Submitter
 from streamward.schema import Decision, Event, Judgement, Result
 
 T = TypeVar("T")
 
 
-class AsyncGuardStream:
-    """Like `GuardStream`, for `async with`. From `Moderator.astream`."""
+async def run_call(
+    make: Callable[[], T],
+    *,
+    executor: Submitter,
+    call: GuardCall,
+    undo: Callable[[T], None] | None = None,
+) -> T:
+    """Make a call of a guard in a thread. Cancelling the task that waits ends the call, which nobody waits for.
 
-    def __init__(self, open_stream: Callable[[], GuardStream], *, executor: Executor) -> None:
+    Args:
+        make: The call.
+        executor: Whose thread.
+        call: Stands for it.
+        undo: Is given a result that came too late for the task that was cancelled.
+    """
+    running = executor.submit(partial(call.make, make))
+    try:
+        return await asyncio.wrap_future(running)
+    except asyncio.CancelledError:
+        call.cancel()
+        if undo is not None:
+            running.add_done_callback(partial(_undo, undo))  # in its thread: the event loop may be gone by then
+        raise
+
+
+class AsyncGuardStream:
+    """Like `GuardStream`, for `async with`. From `Moderator.astream`.
+
+    Cancelling a task that waits for a call ends the guard's work for that call, at the end of the step that runs. The
+    stream can go on: a piece that was taken in (`took_piece`) is judged with the next one, or at the end.
+    """
+
+    def __init__(
+        self, open_stream: Callable[[], GuardStream], *, executor: Submitter, owner: str | None = None
+    ) -> None:
         """Made by the moderator; the stream opens on entering the block."""
         self._open = open_stream
         self._executor = executor
+        self._owner = owner
         self._inner: GuardStream | None = None
+        self.took_piece = False
+        """Whether the last piece was taken in. One whose call was cancelled may have been, or not."""
+        self._turn = asyncio.Lock()  # who waits for another call holds no thread
 
     async def __aenter__(self) -> Self:
         """Open the stream: the prompt is judged."""
-        opening = self._executor.submit(self._open)
-        try:
-            self._inner = await asyncio.shield(asyncio.wrap_future(opening))
-        except asyncio.CancelledError:
-            opening.cancel()
-            opening.add_done_callback(_close_opened)  # in its thread: the event loop may be gone by then
-            raise
+        self._inner = await run_call(
+            self._open, executor=self._executor, call=GuardCall(self._owner), undo=lambda stream: stream.close()
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the stream, also on cancellation."""
-        await asyncio.shield(self._run(self._stream.close))  # waits in a thread for a piece still being judged
+        """Close the stream, also on cancellation. Nothing waits, not even for a piece that is being judged."""
+        self._stream.close()
 
     @property
     def prompt(self) -> Judgement | None:
@@ -56,13 +90,11 @@ class AsyncGuardStream:
 
     async def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece; see `GuardStream.feed`."""
-        stream = self._stream
-        return await self._run(lambda: stream.feed(piece))
+        return await self._run(partial(self._stream.feed, piece))
 
     async def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
-        stream = self._stream
-        return await self._run(lambda: stream.feed_reasoning(piece))
+        return await self._run(partial(self._stream.feed_reasoning, piece))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; see `GuardStream.bytes_of`."""
@@ -72,16 +104,26 @@ class AsyncGuardStream:
         """Judge what is left and return the whole result; see `GuardStream.finish`."""
         return await self._run(self._stream.finish)
 
+    def so_far(self) -> Result:
+        """Return the result of what was judged; see `GuardStream.so_far`."""
+        return self._stream.so_far()
+
     @property
     def _stream(self) -> GuardStream:
         if self._inner is None:
             raise StreamClosedError("the stream is not open; use it in an `async with` block")
         return self._inner
 
-    async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+    async def _run(self, make: Callable[[], T]) -> T:
+        self.took_piece = False
+        call = GuardCall(self._owner)
+        async with self._turn:
+            try:
+                return await run_call(make, executor=self._executor, call=call)
+            finally:
+                self.took_piece = call.has_begun
 
 
-def _close_opened(opening: Future[GuardStream]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
+def _undo(undo: Callable[[T], None], running: "Future[T]") -> None:
+    if not running.cancelled() and running.exception() is None:
+        undo(running.result())

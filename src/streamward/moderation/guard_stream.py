@@ -1,13 +1,15 @@
 """One response being judged while it is generated."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from streamward.errors import ContextLengthError, InputError, StreamClosedError
+from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
+from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import ALLOWED, Policy, SideState, combine
 from streamward.schema import Action, Decision, Event, Judgement, Result, RiskLevel, Side, Span, Verdict
@@ -41,7 +43,8 @@ class _Phase(Enum):
 class GuardStream:
     """Takes a response piece by piece and says after each what to do about it. From `Moderator.stream`.
 
-    May be fed from several threads, one piece at a time. Close it, or use it in a `with` block: it holds cache.
+    May be fed from several threads, one piece at a time. Close it, or use it in a `with` block: it holds cache. What
+    it says of itself (`decision`, `checked_chars`, `so_far`) is as of the last call that ended, and waits for none.
     """
 
     def __init__(
@@ -73,8 +76,12 @@ class GuardStream:
         self._verdicts: list[Verdict] = []
         self._num_valid = 0  # verdicts that belong to the text's present tokens
         self._result: Result | None = None
+        self._checked_chars = 0
         self._is_closed = False
-        self._lock = threading.RLock()
+        self._is_cancelled = False
+        self._call: GuardCall | None = None  # the one that is being made
+        self._lock = threading.Lock()  # held during a call
+        self._ending = threading.Lock()  # of the three before; never held for long
 
     def __enter__(self) -> Self:
         """Return the stream; it is closed at the end of the block."""
@@ -103,10 +110,7 @@ class GuardStream:
         Tokens that are over the line but too few for the policy to act are not counted until the next ones show them
         harmless or the text is finished.
         """
-        with self._lock:
-            if self._result is not None and not self._is_stopped:
-                return self._text.num_chars
-            return self._clear_end()
+        return self._checked_chars
 
     @property
     def response(self) -> Judgement:
@@ -135,13 +139,15 @@ class GuardStream:
             InputError: The piece is of another type, or a token id is out of range. Nothing was taken in.
             ContextLengthError: The response would exceed the moderator's `max_chars`. Nothing was taken in.
             OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
+            CallCancelledError: The call was cancelled. Likewise, unless that was before the piece was taken in.
         """
-        with self._lock:
+        with self._calling():
             self._check_open()
             self._check_piece(piece)
-            events = self._end_reasoning() if self._phase is _Phase.REASONING else []
+            current_call().begin()
+            ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
             self._phase = _Phase.ANSWER
-            return events + self._apply(self._take(piece))
+            return self._apply(self._joined(*ended, self._take(piece)))
 
     def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of what the assistant thinks before its answer.
@@ -153,8 +159,9 @@ class GuardStream:
             StreamClosedError: The stream is closed or finished.
             InputError: The answer has begun, or the guard's template has no place for reasoning; else as `feed`.
             OverloadedError: As `feed`.
+            CallCancelledError: As `feed`.
         """
-        with self._lock:
+        with self._calling():
             self._check_open()
             self._check_piece(piece)
             frame = self._reasoning.frame
@@ -162,12 +169,13 @@ class GuardStream:
                 raise InputError("this guard's chat template has no place for reasoning; feed the answer only")
             if self._phase is _Phase.ANSWER:
                 raise InputError("the answer has begun; reasoning comes before it")
-            events: list[Event] = []
+            current_call().begin()
+            begun: list[Edit] = []
             if self._phase is _Phase.NOTHING:
                 self._judge.drop_context(self._reasoning.num_without)
                 self._phase = _Phase.REASONING
-                events = self._apply(self._text.feed_frame(frame.before))
-            return events + self._apply(self._take(piece))
+                begun = [self._text.feed_frame(frame.before)]
+            return self._apply(self._joined(*begun, self._take(piece)))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed.
@@ -182,25 +190,62 @@ class GuardStream:
 
         Raises:
             StreamClosedError: The stream was closed before.
+            CallCancelledError: The call was cancelled.
         """
-        with self._lock:
+        with self._calling():
             if self._result is None:
                 if self._is_closed:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
-                if self._phase is _Phase.REASONING:
-                    self._end_reasoning()
-                self._apply(self._text.finish())
+                ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
+                self._apply(self._joined(*ended, self._text.finish()))
                 self._state.finish()
-                self._result = Result(self.decision, self.prompt, self._judgement())
+                self._result = self.so_far()
                 self.close()
             return self._result
 
+    def so_far(self) -> Result:
+        """Return the result of what was judged, as if the response ended there. Nothing is judged, nothing closed."""
+        return self._result or Result(self.decision, self.prompt, self._judgement())
+
+    def cancel(self) -> None:
+        """End the call that another thread makes, and every later one; does not wait.
+
+        They raise a CallCancelledError, within one step of the engine. Other streams do not notice. Close the stream.
+        """
+        with self._ending:
+            self._is_cancelled = True
+            if self._call is not None:
+                self._call.cancel()
+
     def close(self) -> None:
-        """Free what the stream holds. May be called again."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._on_close()
+        """Free what the stream holds; does not wait. A call that another thread makes ends with a StreamClosedError.
+
+        May be called again.
+        """
+        with self._ending:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._call is not None and self._result is None:
+                self._call.cancel(StreamClosedError("the stream was closed"))
+        self._on_close()
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Make one call at a time, which can be cancelled."""
+        call = current_call()
+        with self._lock, call.current():
+            with self._ending:
+                if self._is_cancelled:
+                    raise CallCancelledError("the stream was cancelled; close it")
+                self._call = call
+            try:
+                call.check()
+                yield
+            finally:
+                with self._ending:
+                    self._call = None
+                self._checked_chars = self._clear_end()
 
     def _check_open(self) -> None:
         if self._is_closed or self._result is not None:
@@ -222,10 +267,17 @@ class GuardStream:
     def _take(self, piece: Piece) -> Edit:
         return self._text.feed(piece) if isinstance(piece, str | bytes) else self._text.feed_ids(piece)
 
-    def _end_reasoning(self) -> list[Event]:
+    def _end_reasoning(self) -> Edit:
         assert self._reasoning.frame is not None
         self._phase = _Phase.ANSWER
-        return self._apply(self._text.feed_frame(self._reasoning.frame.after))
+        return self._text.feed_frame(self._reasoning.frame.after)
+
+    def _joined(self, *edits: Edit) -> Edit:
+        """Return successive edits as one. All of a call is taken in before anything of it is judged."""
+        if len(edits) == 1:
+            return edits[0]
+        keep = min(edit.keep for edit in edits)
+        return Edit(keep, self._text.ids[keep:], self._text.spans[keep:])
 
     def _apply(self, edit: Edit) -> list[Event]:
         keep = min(edit.keep, self._num_valid)
@@ -248,6 +300,8 @@ class GuardStream:
         return self._state.decision.action.severity >= Action.REPLACE.severity
 
     def _clear_end(self) -> int:
+        if self._result is not None and not self._is_stopped:
+            return self._text.num_chars
         limit = self._state.decision.position
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
         held: Span | None = None  # of the first token over the line behind the last clear one

@@ -1,17 +1,19 @@
 """The moderator: conversations in, results out; whole texts and streams, sync and async."""
 
-import asyncio
 import copy
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
-from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.guard_call import GuardCall, current_call
+from streamward.moderation.async_stream import AsyncGuardStream, run_call
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
 from streamward.moderation.guard_stream import GuardStream, with_prompt
+from streamward.moderation.health import GuardHealth
+from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy, combine, decide_error
 from streamward.schema import Result, Side
 
@@ -19,6 +21,9 @@ BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
 DEFAULT_MAX_WORKERS = 8
+_JOIN_S = 0.2  # for threads to end when the moderator is closed
+
+T = TypeVar("T")
 
 
 class Guard(Protocol):
@@ -41,9 +46,53 @@ class Guard(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Free what the guard holds."""
+    def health(self) -> GuardHealth:
+        """Say whether the guard makes progress."""
         ...
+
+    def close(self) -> None:
+        """Free what the guard holds; calls that are being made end with a StreamClosedError."""
+        ...
+
+
+class _Loaded:
+    """What a moderator and its views share: the guard, while there is one, and the threads that wait for it."""
+
+    def __init__(self, guard: Guard, max_workers: int) -> None:
+        self.pool = WorkerPool(max_workers)
+        self._guard: Guard | None = guard
+        self._calls: set[GuardCall] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def guard(self) -> Guard:
+        guard = self._guard
+        if guard is None:
+            raise _closed()
+        return guard
+
+    def make(self, call: GuardCall, judge: Callable[[Guard], T]) -> T:
+        """Make a call that ends when the guard is closed."""
+        with self._lock:
+            guard = self.guard
+            self._calls.add(call)
+        try:
+            with call.current():
+                return judge(guard)
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
+    def close(self) -> None:
+        """Let go of the guard."""
+        with self._lock:
+            guard, self._guard = self._guard, None
+            calls = list(self._calls)
+        if guard is not None:
+            for call in calls:
+                call.cancel(_closed())
+            guard.close()
+            self.pool.close(_JOIN_S)
 
 
 class Moderator:
@@ -67,9 +116,9 @@ class Moderator:
         """
         self.policy = policy
         self.max_chars = max_chars
-        self._guard = guard
-        self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="streamward")
-        self._closed = threading.Event()  # shared with the views that `with_policy` makes
+        self.owner: str | None = None
+        """Whose calls these are; see `with_owner`."""
+        self._loaded = _Loaded(guard, max_workers)
         self._is_view = False
 
     def __enter__(self) -> Self:
@@ -105,7 +154,8 @@ class Moderator:
             InputError: Nothing to judge was given, blank text included, or something of the wrong kind.
             ContextLengthError: The text is longer than `max_chars`.
             OverloadedError: There is no room at present.
-            StreamClosedError: The moderator is closed.
+            StreamClosedError: The moderator is closed, perhaps in the meantime.
+            GuardFailedError: The guard's engine does not work.
         """
         return self._judge(self._read(prompt, response, messages))
 
@@ -122,7 +172,13 @@ class Moderator:
             InputError: An item is wrong; names it. Nothing was judged.
         """
         conversations = [self._read_item(item, index=index) for index, item in enumerate(items)]
-        return list(self._pool.map(self._judge, conversations))
+        calls = [(GuardCall(self.owner), partial(self._judge, conversation)) for conversation in conversations]
+        judged = [self._threads.submit(partial(call.make, judge)) for call, judge in calls]
+        try:
+            return [each.result() for each in judged]
+        finally:
+            for call, _ in calls:
+                call.cancel()  # those that are over do not notice
 
     async def amoderate(
         self,
@@ -130,9 +186,9 @@ class Moderator:
         response: str | None = None,
         messages: Sequence[MessageLike] | None = None,
     ) -> Result:
-        """Like `moderate`, without blocking the event loop."""
+        """Like `moderate`, without blocking the event loop. Cancelling the task ends the guard's work for it."""
         conversation = self._read(prompt, response, messages)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, conversation)
+        return await run_call(partial(self._judge, conversation), executor=self._threads, call=GuardCall(self.owner))
 
     def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> GuardStream:
         """Start judging a response while it is generated.
@@ -151,7 +207,8 @@ class Moderator:
     def astream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> AsyncGuardStream:
         """Like `stream`, for `async with`; the context is read on entering."""
         conversation = self._read_context(prompt, messages)
-        return AsyncGuardStream(lambda: self._open_stream(conversation), executor=self._pool)
+        opening = partial(self._open_stream, conversation)
+        return AsyncGuardStream(opening, executor=self._threads, owner=self.owner)
 
     def with_policy(self, policy: Policy) -> "Moderator":
         """Return a moderator over the same guard and threads under another policy.
@@ -163,19 +220,59 @@ class Moderator:
         view._is_view = True
         return view
 
+    def with_owner(self, owner: str | None) -> "Moderator":
+        """Return a moderator over the same guard for one of several owners, such as the keys of a service.
+
+        Their work is done in turns, so that nobody waits in proportion to what somebody else asked for. Closing it
+        does nothing, as with `with_policy`.
+        """
+        view = copy.copy(self)
+        view.owner = owner
+        view._is_view = True
+        return view
+
+    def health(self) -> GuardHealth:
+        """Say whether the guard makes progress.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        return self._loaded.guard.health()
+
     def close(self) -> None:
-        """Refuse further work and free the model. May be called again."""
-        if not self._is_view and not self._closed.is_set():
-            self._closed.set()
-            self._pool.shutdown()
-            self._guard.close()
+        """Refuse further work, and free the model, its cache and the threads. May be called again.
+
+        Calls that are being made end with a StreamClosedError. A step of the engine that is under way ends by itself;
+        it is not waited for long.
+        """
+        if not self._is_view:
+            self._loaded.close()
+
+    @property
+    def _guard(self) -> Guard:
+        return self._loaded.guard
+
+    @property
+    def _threads(self) -> Submitter:
+        return self._loaded.pool.of(self.owner)
 
     def _open_stream(self, conversation: Conversation) -> GuardStream:
         earlier = self._judge_earlier(conversation)
-        stream = self._guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
+        stream = self._loaded.make(
+            self._call(), lambda guard: guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
+        )
         if earlier is not None:
             stream.add_prompt(earlier)
         return stream
+
+    def _call(self) -> GuardCall:
+        """Return the call that is being made, begun if it was not."""
+        found = current_call()
+        return found if found.owner == self.owner else GuardCall(self.owner)
+
+    def _check_open(self) -> None:
+        """Raise if the moderator is closed."""
+        _ = self._loaded.guard
 
     def _judge(self, conversation: Conversation) -> Result:
         earlier = self._judge_earlier(conversation)
@@ -188,7 +285,7 @@ class Moderator:
 
     def _judge_turns(self, conversation: Conversation) -> Result:
         try:
-            return self._guard.judge(conversation, self.policy)
+            return self._loaded.make(self._call(), lambda guard: guard.judge(conversation, self.policy))
         except (UpstreamError, CheckpointError) as error:
             prompt = decide_error(self.policy, Side.PROMPT, error) if conversation.has_prompt else None
             response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None
@@ -202,8 +299,7 @@ class Moderator:
         *,
         may_be_blank: bool = False,
     ) -> Conversation:
-        if self._closed.is_set():
-            raise StreamClosedError("the moderator is closed; load the guard again")
+        self._check_open()
         return read_conversation(
             prompt=prompt,
             response=response,
@@ -214,8 +310,7 @@ class Moderator:
 
     def _read_context(self, prompt: str | None, messages: Sequence[MessageLike] | None) -> Conversation:
         if prompt is None and messages is None:
-            if self._closed.is_set():
-                raise StreamClosedError("the moderator is closed; load the guard again")
+            self._check_open()
             return Conversation((), None)
         conversation = self._read(prompt, None, messages, may_be_blank=True)
         if conversation.response is not None:
@@ -229,3 +324,7 @@ class Moderator:
             return self._read(item.get("prompt"), item.get("response"), item.get("messages"))  # type: ignore[arg-type]  # checked there
         except InputError as error:
             raise type(error)(f"item {index}: {error}") from error
+
+
+def _closed() -> StreamClosedError:
+    return StreamClosedError("the moderator is closed; load the guard again")

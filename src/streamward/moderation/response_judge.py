@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamward.moderation.driver import Driver
+from streamward.moderation.driver_protocol import Driver
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.schema import Side, Span, Verdict

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, InputError
+from streamward.guard_call import current_call
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.driver import Driver, EngineDriver, Segment
+from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver_protocol import Driver, Segment
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
+from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
@@ -97,8 +100,12 @@ class StreamGuard:
             self._driver.close_stream(stream_id)
             raise
 
+    def health(self) -> GuardHealth:
+        """Say whether tokens are read."""
+        return self._driver.health()
+
     def close(self) -> None:
-        """Refuse new streams; open ones go on."""
+        """Close all streams, and free what reads their tokens."""
         self._driver.close()
 
     def _start(self, stream_id: int, conversation: Conversation, policy: Policy, max_chars: int) -> GuardStream:
@@ -174,6 +181,7 @@ class StreamGuard:
 
     def _fitting(self, context: Sequence[Message], limit: int) -> Rendered:
         """Render a context, without its oldest turns as far as needed; the system's turn stays as long as possible."""
+        current_call().check()  # a long text takes a second to tokenise
         head = list(context[:1]) if context and context[0].role is Role.SYSTEM else []
         turns = list(context[len(head) :])
         rendered = self._tokenizer.render([*head, *turns], is_open=True)

@@ -1,13 +1,18 @@
 """Gen guards behind a moderator: one judgement for each whole text."""
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
 
 from streamward.errors import CheckpointError, InputError, UpstreamError
 from streamward.generative.config import RemoteConfig
 from streamward.generative.judgement import GenGuard, GenJudgement
 from streamward.generative.remote import RemoteGenGuard
+from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.health import GuardHealth
 from streamward.policy import Policy, combine, decide, decide_error
 from streamward.schema import Action, Category, Decision, Judgement, Message, Result, RiskLevel, Side, Verdict
 
@@ -63,6 +68,8 @@ class WholeTextAdapter:
     def __init__(self, guard: GenGuard) -> None:
         """Take over a guard."""
         self._guard = guard
+        self._calls: set[GuardCall] = set()
+        self._lock = threading.Lock()
 
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation.
@@ -74,6 +81,10 @@ class WholeTextAdapter:
             InputError: The template refuses the conversation.
             ContextLengthError: The conversation does not fit.
         """
+        with self._counted():
+            return self._judge_sides(conversation, policy)
+
+    def _judge_sides(self, conversation: Conversation, policy: Policy) -> Result:
         prompt = response = None
         if conversation.has_prompt:
             prompt = self._judge_side(Side.PROMPT, conversation.context, policy)
@@ -91,13 +102,33 @@ class WholeTextAdapter:
         """
         raise InputError("this guard judges whole texts only; load a Stream guard to judge a stream")
 
+    def health(self) -> GuardHealth:
+        """Say since when no call has gone on to another part of its text."""
+        now = time.monotonic()
+        with self._lock:
+            return GuardHealth(wait_s=now - min((call.checked_at for call in self._calls), default=now))
+
     def close(self) -> None:
         """Close the guard."""
         self._guard.close()
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        call = current_call()
+        call.check()
+        with self._lock:
+            self._calls.add(call)
+        try:
+            with call.current():
+                yield
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
     def _judge_side(self, side: Side, messages: Sequence[Message], policy: Policy) -> _Side:
         *before, last = messages
         judged = [self._judge_last(side, messages, policy)]
+        current_call().check()
         if last.reasoning:
             judged.append(self._judge_last(side, [*before, Message(last.role, last.reasoning)], policy))
         return max(judged, key=_severity)  # the first of equals: the answer, not the thoughts

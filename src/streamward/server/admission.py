@@ -1,7 +1,8 @@
 """How much work is let in at the same time, and how a service stops."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from streamward.errors import OverloadedError
@@ -10,9 +11,18 @@ from streamward.errors import OverloadedError
 class Admission:
     """Counts requests in flight. Used from the event loop only."""
 
-    def __init__(self, max_in_flight: int) -> None:
-        """Start empty."""
+    def __init__(self, max_in_flight: int, *, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty.
+
+        Args:
+            max_in_flight: Requests at the same time.
+            drain_s: How long they may go on after a stop was asked for.
+            clock: Seconds that only grow.
+        """
         self._max_in_flight = max_in_flight
+        self._drain_s = drain_s
+        self._clock = clock
+        self._stop_at: float | None = None
         self._num_in_flight = 0
         self._is_draining = False
         self._is_idle = asyncio.Event()
@@ -57,18 +67,28 @@ class Admission:
             raise OverloadedError("the service is stopping; try another one")
 
     def close(self) -> None:
-        """Let no more work in."""
-        self._is_draining = True
+        """Let no more work in. What is in flight has `drain_s` from the first time on. May be called anywhere."""
+        if not self._is_draining:
+            self._stop_at = self._clock() + self._drain_s
+            self._is_draining = True
 
-    async def drain(self, timeout_s: float) -> bool:
+    @property
+    def left_s(self) -> float:
+        """Seconds that work in flight still has; all of `drain_s` while the service is not stopping."""
+        return self._drain_s if self._stop_at is None else max(0.0, self._stop_at - self._clock())
+
+    async def drain(self, *, grace_s: float = 0.0) -> bool:
         """Let no more work in, and wait for what is in flight.
+
+        Args:
+            grace_s: For what was cancelled when its time was over to end.
 
         Returns:
             Whether all of it ended in time.
         """
         self.close()
         try:
-            await asyncio.wait_for(self._is_idle.wait(), timeout_s)
+            await asyncio.wait_for(self._is_idle.wait(), self.left_s + grace_s)
         except TimeoutError:
             return False
         return True

@@ -14,6 +14,7 @@ from streamward.errors import ConfigError, StreamwardError
 from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
+from streamward.server.disconnects import CancelOnDisconnect
 from streamward.server.errors import ERRORS, describe, install_error_handlers
 from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
@@ -24,6 +25,7 @@ from streamward.server.state import ServiceState, open_state
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_GRACE_S = 0.2  # for what was cancelled to end
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -81,11 +83,11 @@ async def _running(state: ServiceState, registry: StreamRegistry) -> AsyncIterat
     try:
         yield
     finally:
-        await state.admission.drain(state.config.limits.drain_s)
+        await state.admission.drain(grace_s=_GRACE_S)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await registry.close()
+        await asyncio.wait(tasks, timeout=_GRACE_S)
+        await registry.close(timeout_s=state.admission.left_s + _GRACE_S)
 
 
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:
@@ -98,6 +100,7 @@ def _add_routes(app: FastAPI, config: ServeConfig) -> None:
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
     """Put what stands before the routes, innermost first."""
+    app.add_middleware(CancelOnDisconnect)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, config=config.limits, metrics=state.metrics)
     app.add_middleware(KeyGate, state=state)

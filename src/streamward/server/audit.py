@@ -4,8 +4,10 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from streamward.errors import AuditError, OverloadedError
+from streamward.moderation.waiting import fail, succeed
 from streamward.schema import Action, Category, RiskLevel, Side
 from streamward.server.config import AuditConfig
 from streamward.server.store import DECISIONS, USAGE, telling_failures
@@ -135,13 +138,15 @@ class AuditLog:
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(config.max_waiting)
         self._is_failing = False
         self._is_closed = False
+        self._writing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="streamward-audit", daemon=True)
         self._thread.start()
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt to write failed."""
-        return self._is_failing
+        """Whether the last attempt to write failed, or the one that is being made takes too long."""
+        since = self._writing_since
+        return self._is_failing or (since is not None and time.monotonic() - since > self._config.timeout_s)
 
     @property
     def num_waiting(self) -> int:
@@ -154,7 +159,8 @@ class AuditLog:
         A caller that is cancelled meanwhile loses nothing: the row is written all the same.
 
         Raises:
-            AuditError: It could not be written. Whatever was decided must not be answered as if it had been.
+            AuditError: It could not be written, or not in time. Whatever was decided must not be answered as if it
+                had been.
             OverloadedError: Too many rows are waiting.
         """
         written: Future[None] = Future()
@@ -165,21 +171,47 @@ class AuditLog:
         except queue.Full as error:
             self._metrics.audit_failed(1, reason="queue_full")
             raise OverloadedError("too many decisions wait to be logged; try again later") from error
-        await asyncio.shield(asyncio.wrap_future(written))
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                await asyncio.shield(asyncio.wrap_future(written))
+        except TimeoutError as error:
+            self._metrics.audit_failed(1, reason="timeout")
+            raise AuditError(f"a decision was not logged within {self._config.timeout_s:g} s") from error
 
-    def close(self) -> None:
-        """Write what is waiting, and stop. May be called again."""
+    def close(self, *, timeout_s: float | None = None) -> bool:
+        """Write what is waiting, and stop. May be called again.
+
+        Args:
+            timeout_s: For what is waiting to be written; None waits as long as it takes.
+
+        Returns:
+            Whether all of it was written in time.
+        """
         if not self._is_closed:
             self._is_closed = True
-            self._queue.put(None)
-            self._thread.join()
+            with suppress(queue.Full):  # the thread looks for itself once it has made room
+                self._queue.put_nowait(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
+        is_last = False
+        while not is_last and (first := self._next()) is not None:
             batch, is_last = self._gather(first)
-            self._write(batch)
-            if is_last:
-                return
+            self._writing_since = time.monotonic()
+            try:
+                self._write(batch)
+            except BaseException as error:  # the thread must go on: without it nobody would ever be answered
+                self._is_failing = True
+                for waiting in batch:
+                    fail(waiting.written, AuditError(f"a decision could not be logged: {type(error).__name__}"))
+            self._writing_since = None
+
+    def _next(self) -> "_Waiting | None":
+        """Wait for a row; None at the end."""
+        if self._is_closed and self._queue.empty():
+            return None
+        return self._queue.get()
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Take what else is waiting; say whether the end was among it."""
@@ -205,13 +237,13 @@ class AuditLog:
                     self._write([waiting])
                 return
             self._fail(batch, error)
-        except Exception as error:  # the thread must go on: without it nobody would ever be answered
+        except Exception as error:
             self._fail(batch, AuditError(f"a decision could not be logged: {type(error).__name__}"))
         else:
             self._is_failing = False
             self._metrics.audit_written(len(batch))
             for waiting in batch:
-                waiting.written.set_result(None)
+                succeed(waiting.written, None)
 
     def _fail(self, batch: Sequence[_Waiting], error: AuditError) -> None:
         self._is_failing = True
@@ -219,7 +251,7 @@ class AuditLog:
         self._metrics.audit_failed(len(batch), reason=reason)
         logger.error("decisions could not be logged", extra={"num_rows": len(batch), "reason": str(error)})
         for waiting in batch:
-            waiting.written.set_exception(AuditError(str(error)))
+            fail(waiting.written, AuditError(str(error)))
 
 
 def _row(record: AuditRecord) -> dict[str, Any]:  # Any: column values

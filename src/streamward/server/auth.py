@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from streamward.errors import AuthenticationError, ForbiddenError, InputError, RateLimitError
 from streamward.server.keys import ApiKey
+from streamward.server.owners import serve_owner
 from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import KeyLimits
 from streamward.server.state import ServiceState, service_state
@@ -158,12 +159,13 @@ async def authenticate(connection: HTTPConnection, documented: Documented) -> As
 
 
 def count(connection: HTTPConnection, caller: Caller) -> None:
-    """Count a request, and have its answer say what is left, whatever the answer is.
+    """Count a request, note for whom the guard works, and have the answer say what is left, whatever the answer is.
 
     Raises:
         RateLimitError: The key's limit is reached.
     """
     rates = service_state(connection).rates
+    serve_owner(connection, key_id=None if _secret(connection) is None else caller.key_id)
     try:
         rates.take(caller.key_id, caller.limits)
     finally:

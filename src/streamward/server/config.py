@@ -96,8 +96,11 @@ class LimitsConfig(Settings):
     """Texts of one call of /v1/moderations."""
     judge_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For the guard to judge one text; what takes longer is answered 503."""
+    guard_stall_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """How long the guard may make no progress before /ready answers 503: with a step, or with the read that waits
+    longest. A long text that goes on being read is progress."""
     drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How long requests in flight may go on after a stop was asked for."""
+    """How long requests in flight may go on after a stop was asked for; the process ends within a second more."""
 
 
 class StreamsConfig(Settings):
@@ -187,6 +190,8 @@ class AuditConfig(Settings):
     """Rows waiting to be written; more are refused, and their requests with them."""
     max_batch: int = Field(default=256, gt=0)
     """Rows written in one transaction."""
+    timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """For a decision to be on the disk; a request whose decision takes longer is answered 503."""
     purge_every_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """How often old rows and texts are looked for."""
 

@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from streamward.errors import (
     AuditError,
     AuthenticationError,
+    CallCancelledError,
     CheckpointError,
     ContextLengthError,
     ForbiddenError,
+    GuardFailedError,
     InputError,
     OverloadedError,
     RateLimitError,
@@ -54,6 +56,8 @@ _ANSWERS: Mapping[type[StreamwardError], Answer] = {
     InputError: Answer(400, 1007, "invalid_request_error"),
     StreamClosedError: Answer(409, 1008, "invalid_request_error"),
     OverloadedError: Answer(503, 1013, "overloaded_error"),
+    GuardFailedError: Answer(503, 1013, "server_error"),
+    CallCancelledError: Answer(503, 1013, "server_error"),
     AuditError: Answer(503, 1011, error_type(AuditError.code)),
     UpstreamError: Answer(502, 1011, "upstream_error"),
     CheckpointError: Answer(500, 1011, "server_error"),
@@ -93,7 +97,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
         429: "The key's own limit is reached; see Retry-After.",
         500: "Something of ours broke.",
         502: "The guard failed.",
-        503: "No room at present, or decisions cannot be logged; see Retry-After.",
+        503: "No room at present, the guard does not work, or decisions cannot be logged; see Retry-After.",
     }.items()
 }
 """What routes may answer besides success."""

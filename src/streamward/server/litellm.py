@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from streamward.server.state import ServiceState, service_state
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 5.0
+_GRACE_S = 0.1
 _FIRST = "text 0"
 
 
@@ -62,7 +63,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         sweeping.cancel()
-        await _close(app.state.litellm_calls, app.state.service, every=True)
+        with suppress(TimeoutError):  # the ends of answers that are not judged in time are not logged
+            async with asyncio.timeout(app.state.service.admission.left_s + _GRACE_S):
+                await _close(app.state.litellm_calls, app.state.service, every=True)
 
 
 router = APIRouter(tags=["litellm"], lifespan=_lifespan)
@@ -212,13 +215,16 @@ async def _sweep(calls: Calls, state: ServiceState) -> None:
 
 async def _close(calls: Calls, state: ServiceState, *, every: bool = False) -> None:
     """Close calls that nobody asks about any more, and log how their answers ended."""
-    for call in calls.take_idle(every=every):
-        async with call.lock:
-            for place, text in call.texts.items():
-                try:
-                    await _conclude(state, call, place=place, text=text)
-                except StreamwardError as error:
-                    logger.error("the end of an answer was not logged", extra={"reason": str(error)})
+    await asyncio.gather(*(_close_call(state, call) for call in calls.take_idle(every=every)))
+
+
+async def _close_call(state: ServiceState, call: Call) -> None:
+    async with call.lock:
+        for place, text in call.texts.items():
+            try:
+                await _conclude(state, call, place=place, text=text)
+            except StreamwardError as error:
+                logger.error("the end of an answer was not logged", extra={"reason": str(error)})
 
 
 async def _conclude(state: ServiceState, call: Call, *, place: str, text: GrowingText) -> None:

@@ -54,14 +54,19 @@ class GrowingText:
 
         Raises:
             ContextLengthError: It is too long.
-            OverloadedError: There is no room at present.
+            OverloadedError: There is no room at present. As with others, the next call begins anew.
         """
         if text == self.text or self._opinion.decision.action.severity >= Action.REPLACE.severity:
             return Opinion(self._opinion.decision, self._opinion.held_chars)
         has_grown = bool(self.text) and text.startswith(self.text)
         if not has_grown:
             await self.close()
-        self._opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
+        try:
+            self._opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
+        except BaseException:  # a cancellation too: the stream may have taken in what was not judged
+            await self.close()
+            self.text = ""
+            raise
         self.text = text
         return self._opinion
 

@@ -136,7 +136,12 @@ async def moderations(body: ModerationRequest, request: Request, caller: CallerN
         )
         return await judge(state, job, **{side.value: text})  # type: ignore[arg-type]  # prompt or response
 
-    results = await asyncio.gather(*map(one, texts))
+    tasks = [asyncio.create_task(one(text)) for text in texts]
+    try:
+        results = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # where one fails the others have nobody to answer
+            task.cancel()
     policy = PolicyInForce.of(kept)
     return Moderations(
         id=new_id("modr"),

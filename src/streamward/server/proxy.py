@@ -78,7 +78,7 @@ def open_gateway(state: ServiceState, *, transports: Mapping[str, httpx.AsyncBas
     }
 
     def open_guard(messages: Sequence[Message], policy: Policy) -> AbstractAsyncContextManager[JudgedStream]:
-        return state.moderator.with_policy(policy).astream(messages=messages or None)
+        return state.guard(policy).astream(messages=messages or None)
 
     return Gateway(upstreams, open_guard, limits=config.gateway, describe=describe)
 

@@ -7,57 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
-from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.errors import CallCancelledError, InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.observability import defect
-from streamward.policy import combine
+from streamward.policy import combine, decide_error
 from streamward.schema import Decision, Event, Judgement, Result, Side
 from streamward.server.judging import failed
 from streamward.server.live import LiveEvent, LiveKind, LiveText
+from streamward.server.pieces import Appended, Ending, Piece, with_grace
 from streamward.server.records import Job, Texts
 from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
 
+_GRACE_S = 0.2  # for a decision to be logged at the end
 _PATIENCE_S = (0.02, 0.1, 0.4, 1.0)  # waits for room, before a stream is given up
-Kind = Literal["text", "token_ids", "reasoning"]
-Ending = Literal["closed", "expired", "failed", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What is fed to a stream.
-
-    Attributes:
-        kind: text of the answer, its tokens' ids, or text of the reasoning before it.
-        content: The text or ids.
-    """
-
-    kind: Kind
-    content: str | Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """What one piece brought.
-
-    Attributes:
-        seq: Number of the piece, from 0.
-        events: One for each newly judged token.
-        decision: What to do by all that was seen so far.
-        checked_chars: Characters from the start that may be shown.
-        is_failed: Whether the guard failed, which ended the stream.
-    """
-
-    seq: int
-    events: tuple[Event, ...]
-    decision: Decision
-    checked_chars: int
-    is_failed: bool = False
 
 
 class StreamSession:
@@ -102,6 +68,7 @@ class StreamSession:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
         self._live = LiveText()
         self._result: Result | None = None
+        self._has_unjudged = False  # whether a piece was taken in whose judgement was cancelled
         self._is_over = False
 
     @property
@@ -134,8 +101,8 @@ class StreamSession:
         self.owner, self.detached_at = owner, None
 
     async def append(self, piece: Piece, *, seq: int | None = None) -> Appended:
-        """Judge the next piece. It is judged to the end even if the caller is cancelled, so that a resumed stream
-        knows which pieces it has.
+        """Judge the next piece. If the caller is cancelled the guard stops soon. A piece that was taken in by then has
+        an answer without events, and is judged with the next one; else it is still the next to come.
 
         Args:
             piece: What comes next.
@@ -145,7 +112,8 @@ class StreamSession:
             StreamClosedError: The stream is over, or an old answer is no longer kept.
             InputError: A number is left out, or the piece is not possible. Nothing was taken in.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._append(piece, seq)))
+        async with self._lock:
+            return await self._append(piece, seq)
 
     async def finish(self, ending: Ending = "closed") -> Result:
         """Judge what is left, log the decision and free what the stream holds.
@@ -154,7 +122,8 @@ class StreamSession:
             StreamClosedError: The stream is over.
             AuditError: The decision could not be logged; try again.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._finish(ending)))
+        async with self._lock:
+            return await self._finish(ending)
 
     def kept_after(self, seq: int) -> list[Appended]:
         """Return the answers to all pieces after one, for whoever resumes the stream.
@@ -168,28 +137,36 @@ class StreamSession:
         return found
 
     async def _append(self, piece: Piece, seq: int | None) -> Appended:
-        async with self._lock:
-            self._check_open()
-            if self._result is not None:
-                raise StreamClosedError("the stream is finished, but its decision is not logged yet; close it again")
-            self.used_at = self._clock()
-            if seq is not None and seq < self.next_seq:
-                return self.kept_after(seq - 1)[0]
-            if seq is not None and seq > self.next_seq:
-                raise InputError(f"seq is {seq}; the next piece is {self.next_seq}")
-            said = self._text_of(piece)
-            try:
-                events = await self._judge(piece)
-            except InputError:
-                raise  # nothing was taken in
-            except Exception as error:
-                return await self._fail(error, said)
-            self._texts.append(said)
-            answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.checked_chars)
-            self._keep(answer)
-            self._show(said, events)
-            self.used_at = self._clock()
-            return answer
+        self._check_open()
+        if self._result is not None:
+            raise StreamClosedError("the stream is finished, but its decision is not logged yet; close it again")
+        self.used_at = self._clock()
+        if seq is not None and seq < self.next_seq:
+            return self.kept_after(seq - 1)[0]
+        if seq is not None and seq > self.next_seq:
+            raise InputError(f"seq is {seq}; the next piece is {self.next_seq}")
+        said = self._text_of(piece)
+        try:
+            events = await with_grace(self._judge(piece))
+        except InputError:
+            raise  # nothing was taken in
+        except asyncio.CancelledError:
+            if self._stream.took_piece:
+                self._has_unjudged = True
+                self._take_in(said, [])
+            raise
+        except Exception as error:
+            return await asyncio.shield(asyncio.ensure_future(self._fail(error, said)))
+        self._has_unjudged = False
+        return self._take_in(said, events)
+
+    def _take_in(self, said: str, events: Sequence[Event]) -> Appended:
+        self._texts.append(said)
+        answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.checked_chars)
+        self._keep(answer)
+        self._show(said, events)
+        self.used_at = self._clock()
+        return answer
 
     async def _judge(self, piece: Piece) -> list[Event]:
         try:
@@ -218,15 +195,33 @@ class StreamSession:
         return Result(combine(self._stream.decision, result.decision), self._stream.prompt)
 
     async def _finish(self, ending: Ending) -> Result:
-        async with self._lock:
-            self._check_open()
-            if self._result is None:
-                try:
-                    self._result = await self._stream.finish()
-                except Exception as error:  # the guard failed; what follows is the policy's to say
-                    self._result = self._failed(error)
+        self._check_open()
+        if self._result is None:
+            if self._has_unjudged and ending != "closed":
+                self._result = self._unjudged()
+            else:
+                self._result = await self._judge_end()
+        await asyncio.shield(asyncio.ensure_future(self._conclude(self._result, ending)))
+        return self._result
+
+    async def give_up(self, ending: Ending) -> None:
+        """End the session without judging what is left; the decision is logged as of what was judged."""
+        self._check_open()
+        if self._result is None:  # else it is being logged
+            self._result = self._unjudged()
             await self._conclude(self._result, ending)
-            return self._result
+
+    async def _judge_end(self) -> Result:
+        try:
+            return await self._stream.finish()
+        except Exception as error:  # the guard failed; what follows is the policy's to say
+            return self._failed(error)
+
+    def _unjudged(self) -> Result:
+        """Return what follows from text that nobody waited for: not that it is safe."""
+        found = self._stream.so_far()
+        unread = decide_error(self.job.policy.policy, Side.RESPONSE, CallCancelledError("the client has left"))
+        return Result(combine(found.decision, unread), found.prompt, found.response)
 
     async def _conclude(self, result: Result, ending: Ending) -> None:
         texts = Texts(self._prompt_text, "".join(self._texts))
@@ -345,10 +340,20 @@ class StreamRegistry:
             if (is_idle or is_lost) and not session.is_busy:
                 await self._end(session, "expired")
 
-    async def close(self) -> None:
-        """End all sessions, as when the service stops."""
-        for session in list(self._sessions.values()):
-            await self._end(session, "stopped")
+    async def close(self, *, timeout_s: float) -> None:
+        """End all sessions, as when the service stops; what is not judged in time is not judged."""
+        ending = [asyncio.create_task(self._end(session, "stopped")) for session in self._sessions.values()]
+        if ending:
+            await asyncio.wait(ending, timeout=timeout_s)
+        for task in ending:
+            task.cancel()
+        left = [asyncio.create_task(self._give_up(session)) for session in self._sessions.values()]
+        if left:
+            await asyncio.wait(left, timeout=_GRACE_S)
+
+    async def _give_up(self, session: StreamSession) -> None:
+        with suppress(StreamwardError):  # it ended meanwhile, or the log does not answer
+            await session.give_up("stopped")
 
     async def _end(self, session: StreamSession, ending: Ending) -> None:
         try:

@@ -21,16 +21,20 @@ from streamward.server.audit import AuditLog, AuditRecord
 from streamward.server.config import ServeConfig
 from streamward.server.keys import KeyStore
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind
+from streamward.server.owners import current_owner
 from streamward.server.peers import Peers
 from streamward.server.policies import PolicyStore
 from streamward.server.policy_folder import KeptPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
+from streamward.server.reachability import Reachability
 from streamward.server.records import Job, Texts, build_record, num_tokens
 from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
 
 logger = logging.getLogger(__name__)
+
+_FLUSH_S = 0.2  # for the log of decisions, where a stop has used up its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +56,17 @@ class ServiceState:
     feed: LiveFeed
     metrics: Metrics
     telemetry: Telemetry
+    reachability: Reachability
     admin_key: str | None = None
     hash_key: bytes | None = None
 
     def under(self, policy: KeptPolicy) -> Moderator:
-        """Return the guard under a policy; nothing to close."""
-        return self.moderator.with_policy(policy.policy)
+        """Return the guard under a policy, for whoever is served at present; nothing to close."""
+        return self.guard(policy.policy)
+
+    def guard(self, policy: Policy) -> Moderator:
+        """Likewise, under a policy by itself."""
+        return self.moderator.with_policy(policy).with_owner(current_owner())
 
     async def conclude(
         self,
@@ -137,8 +146,9 @@ class ServiceState:
             )
 
     def close(self) -> None:
-        """Write what is waiting to be logged, and free the guard and the database."""
-        self.audit.close()
+        """Write what is waiting to be logged, and free the guard and the database. Bounded, whatever hangs."""
+        if not self.audit.close(timeout_s=self.admission.left_s + _FLUSH_S):
+            logger.error("decisions were not logged", extra={"num_rows": self.audit.num_waiting})
         self.moderator.close()
         self.engine.dispose()
 
@@ -195,7 +205,7 @@ def open_state(
         wrong_keys=Buckets(),
         refusals=Buckets(window_s=1.0),
         places=Places(),
-        admission=Admission(config.limits.max_in_flight),
+        admission=Admission(config.limits.max_in_flight, drain_s=config.limits.drain_s),
         feed=LiveFeed(
             has_text=config.page.live_text,
             max_watchers=config.page.max_watchers,
@@ -203,6 +213,7 @@ def open_state(
         ),
         metrics=metrics,
         telemetry=telemetry,
+        reachability=Reachability({name: each.base_url for name, each in config.upstreams.items()}),
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from streamward.schema import Decision, Event, Judgement, Result
-from streamward.server.sessions import Appended, Piece, StreamSession
+from streamward.server.pieces import Appended, Piece
+from streamward.server.sessions import StreamSession
 from streamward.server.wire import Messages, Name, PolicyInForce
 from streamward.settings import Settings
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
+from streamward.guard_call import current_call
 from streamward.model.config import GuardConfig
-from streamward.moderation.driver import Driver, Segment
+from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.health import GuardHealth, ReadClock
 from streamward.schema import Side
 from streamward.vllm.layout import Rows, head_widths, side_probs
 
@@ -86,6 +88,7 @@ class VllmDriver(Driver):
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._is_closed = False
+        self._clock = ReadClock()
 
     @property
     def guard_config(self) -> GuardConfig:
@@ -124,11 +127,8 @@ class VllmDriver(Driver):
         """Close a stream. Whoever waits for its tokens gets a StreamClosedError when they are read."""
         with self._lock:
             stream = self._streams.pop(stream_id, None)
-            is_last = self._is_closed and not self._streams
         if stream is not None:
             stream.is_open = False
-            if is_last:
-                self._reader.close()
 
     def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are judged.
@@ -147,11 +147,13 @@ class VllmDriver(Driver):
             StreamClosedError: The stream was closed, perhaps in the meantime.
             OverloadedError: vLLM has no room at present.
             UpstreamError: vLLM failed, or did not answer in time.
+            CallCancelledError: The current call was cancelled.
         """
         return self.read_segments(stream_id, [(token_ids, side)])
 
     def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Like `read`, for successive tokens that different heads judge; they cost one request together."""
+        current_call().check()
         stream = self._stream(stream_id)
         with stream.lock:
             ids = [*stream.token_ids, *(token_id for part, _ in segments for token_id in part)]
@@ -162,7 +164,13 @@ class VllmDriver(Driver):
                 if side is not None and part:
                     runs.append((position, position + len(part), side))
                 position += len(part)
-            outputs = self._judge(stream_id, ids, runs) if runs else []
+            outputs: list[StepOutput] = []
+            try:
+                with self._clock.reading():
+                    outputs = self._judge(stream_id, ids, runs) if runs else []
+            except UpstreamError:
+                if stream.is_open:
+                    raise
             if not stream.is_open:
                 raise StreamClosedError(f"stream {stream_id} was closed while its tokens were read")
             stream.token_ids = ids
@@ -181,12 +189,18 @@ class VllmDriver(Driver):
                 raise InputError(f"length is {length!r}; it must be a whole number from 0 to {len(stream.token_ids)}")
             del stream.token_ids[length:]
 
+    def health(self) -> GuardHealth:
+        """Say since when the oldest read waits for vLLM."""
+        return self._clock.health()
+
     def close(self) -> None:
-        """Refuse new streams; open ones go on, and the last one frees vLLM."""
+        """Close all streams, and free vLLM. May be called again."""
         with self._lock:
             is_first, self._is_closed = not self._is_closed, True
-            is_idle = is_first and not self._streams
-        if is_idle:
+            streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.is_open = False
+        if is_first:
             self._reader.close()
 
     def _stream(self, stream_id: int) -> _Stream:
@@ -222,6 +236,7 @@ class VllmDriver(Driver):
         """
         reuse = True
         for _ in range(_TRIES):
+            current_call().check()
             rows = self._reader.read(ids, reuse=reuse)
             if rows.probs.dim() != 2 or rows.probs.shape[1] != self._width:
                 raise UpstreamError(f"vLLM answered with rows of another shape; expected {self._width} labels")

@@ -5,15 +5,18 @@ import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from streamward.errors import ConfigError, StreamClosedError, UpstreamError
+from streamward.errors import CallCancelledError, ConfigError, StreamClosedError, UpstreamError
+from streamward.guard_call import current_call
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.layout import Rows
 from streamward.vllm.plugin import TESTED, is_too_old, register_models, vllm_version
 
 _CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's attention on CPUs takes; its default there is 128
+_CLOSE_S = 10.0  # for vLLM to stop its processes
 _OURS = frozenset({"model", "runner", "skip_tokenizer_init", "enable_prefix_caching", "trust_remote_code"})
 
 
@@ -69,18 +72,25 @@ class LocalVllm:
         if self._loop.is_closed():
             raise StreamClosedError("the moderator is closed; load the guard again")
         future = asyncio.run_coroutine_threadsafe(self._encode(token_ids, reuse), self._loop)
+        call = current_call()
         try:
-            return future.result(self._timeout_s)
+            with call.waking(future.cancel):  # which aborts the request
+                return future.result(self._timeout_s)
+        except CallCancelledError:
+            future.cancel()
+            raise
         except FutureTimeoutError:
-            future.cancel()  # aborts the request
+            future.cancel()
             raise UpstreamError(f"vLLM did not answer within {self._timeout_s:g} s") from None
         except Exception as error:  # an engine that died, a request it refused
+            call.check()
             raise UpstreamError(f"vLLM failed: {type(error).__name__}") from error
 
     def close(self) -> None:
         """Stop the engine's processes. May be called again."""
         if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
+            with suppress(FutureTimeoutError):
+                asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(_CLOSE_S)
             self._stop_loop()
 
     async def _encode(self, token_ids: Sequence[int], reuse: bool) -> Rows:
@@ -103,8 +113,9 @@ class LocalVllm:
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 async def _start(arguments: Any) -> Any:  # Any: vLLM is not there when types are checked

@@ -1,0 +1,67 @@
+"""What a guard needs of the place where its tokens are read."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from streamward.engine.engine import StepOutput
+from streamward.model.config import GuardConfig
+from streamward.moderation.health import GuardHealth
+from streamward.schema import Side
+
+Segment = tuple[Sequence[int], Side | None]
+"""Token ids, and whose heads judge them; None if they are only context."""
+
+
+class Driver(Protocol):
+    """Where a guard's streams of tokens are read: by an engine in this process, or elsewhere. Thread-safe.
+
+    The methods do what those of `EngineDriver` do, and raise what those raise.
+    """
+
+    @property
+    def guard_config(self) -> GuardConfig:
+        """Labels and lines of the guard."""
+        ...
+
+    @property
+    def max_stream_tokens(self) -> int:
+        """Most tokens of one stream."""
+        ...
+
+    def open(self) -> int:
+        """Open a stream for the owner of the current call."""
+        ...
+
+    @contextmanager
+    def temporary_stream(self) -> Iterator[int]:
+        """Open a stream for the time of a `with` block."""
+        stream_id = self.open()
+        try:
+            yield stream_id
+        finally:
+            self.close_stream(stream_id)
+
+    def close_stream(self, stream_id: int) -> None:
+        """Close a stream. Waits for nothing; whoever waits for its tokens gets a StreamClosedError."""
+        ...
+
+    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+        """Add tokens to a stream and wait until they are read, or the current call is cancelled."""
+        ...
+
+    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+        """Likewise for successive tokens that different heads judge."""
+        ...
+
+    def truncate(self, stream_id: int, length: int) -> None:
+        """Drop a stream's tokens from `length` on."""
+        ...
+
+    def health(self) -> GuardHealth:
+        """Say whether reads make progress."""
+        ...
+
+    def close(self) -> None:
+        """Close all streams, and free what the driver holds. May be called again."""
+        ...

@@ -1,0 +1,60 @@
+"""What callers feed to their streams, and what each piece brought."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from streamward.schema import Decision, Event
+
+T = TypeVar("T")
+Kind = Literal["text", "token_ids", "reasoning"]
+Ending = Literal["closed", "expired", "failed", "stopped"]
+
+_GRACE_S = 0.2  # for a short piece to be judged though its client has left
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is fed to a stream.
+
+    Attributes:
+        kind: text of the answer, its tokens' ids, or text of the reasoning before it.
+        content: The text or ids.
+    """
+
+    kind: Kind
+    content: str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one piece brought.
+
+    Attributes:
+        seq: Number of the piece, from 0.
+        events: One for each newly judged token.
+        decision: What to do by all that was seen so far.
+        checked_chars: Characters from the start that may be shown.
+        is_failed: Whether the guard failed, which ended the stream.
+    """
+
+    seq: int
+    events: tuple[Event, ...]
+    decision: Decision
+    checked_chars: int
+    is_failed: bool = False
+
+
+async def with_grace(work: Coroutine[None, None, T]) -> T:
+    """Wait for work; a caller that is cancelled gives it a moment to end, so that what is nearly done is not lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_GRACE_S)
+        if task.done() and not task.cancelled():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,176 @@
+"""Whatever is raised in the thread that steps: every call ends, later calls work, and the verdicts stay right."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+import streamward.moderation.driver as driver_module
+from streamward.engine.engine import StepOutput
+from streamward.errors import GuardFailedError
+from streamward.guard_call import GuardCall
+from streamward.moderation.driver import EngineDriver
+from streamward.schema import Side
+from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids
+from tests.moderation.test_driver import TIMEOUT_S, in_threads
+
+IDS = random_ids(30, seed=3)
+GUARD = random_guard()
+ENGINE_STEPS = ["step", "extend", "length", "num_queued", "num_unread", "truncate", "close", "open", "recover"]
+DRIVER_STEPS = ["_turn", "_tidy", "_begin", "_step", "_queue_part", "_note_progress", "_end", "_survive", "_fail_all"]
+ERRORS = [MemoryError, RuntimeError, KeyError, TimeoutError, KeyboardInterrupt, SystemExit, GeneratorExit]
+
+
+class Saboteur:
+    """Raises at chosen calls of a method, before it runs or after, in the thread that steps only."""
+
+    def __init__(self, target: object, name: str, *, at: set[int], error: type[BaseException], is_after: bool) -> None:
+        self.num_calls = 0
+        self._run = getattr(target, name)
+        self._at = at
+        self._error = error
+        self._is_after = is_after
+        setattr(target, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # Any: as the method has it
+        if threading.current_thread().name != "streamward-engine":
+            return self._run(*args, **kwargs)
+        self.num_calls += 1
+        is_due = self.num_calls in self._at
+        if is_due and not self._is_after:
+            raise self._error("sabotage")
+        result = self._run(*args, **kwargs)
+        if is_due:
+            raise self._error("sabotage")
+        return result
+
+
+@contextmanager
+def impatience() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver_module, "_RETRY_S", 0.01)
+        patch.setattr(driver_module, "_LOOK_S", 0.05)
+        yield
+
+
+@contextmanager
+def driven(**limits: int) -> Iterator[EngineDriver]:
+    driver = EngineDriver(make_engine(GUARD, max_batch_tokens=8, **limits))
+    yield driver
+    driver.close()
+
+
+def judge(driver: EngineDriver, *, closes: bool = True) -> list[StepOutput]:
+    stream = driver.open()
+    try:
+        driver.read(stream, IDS[:10], side=None)
+        driver.truncate(stream, 5)
+        return driver.read_segments(stream, [(IDS[5:20], Side.RESPONSE), (IDS[20:], None)])
+    finally:
+        if closes:
+            driver.close_stream(stream)
+
+
+def assert_right(outputs: list[StepOutput]) -> None:
+    expected = full_pass(GUARD, IDS, [None] * 5 + [Side.RESPONSE] * 15 + [None] * 10)
+    found: dict[int, Opinion] = {position: each for _, position, each in opinions_of(outputs)}
+    assert_same(found, expected)
+
+
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(
+    place=st.sampled_from([("engine", name) for name in ENGINE_STEPS] + [("driver", name) for name in DRIVER_STEPS]),
+    at=st.sets(st.integers(1, 12), min_size=1, max_size=4),
+    error=st.sampled_from(ERRORS),
+    is_after=st.booleans(),
+)
+def test_no_call_waits_for_ever_and_none_gets_a_wrong_verdict(
+    place: tuple[str, str], at: set[int], error: type[BaseException], is_after: bool
+) -> None:
+    with impatience(), driven() as driver:
+        target = driver.engine if place[0] == "engine" else driver
+        Saboteur(target, place[1], at=at, error=error, is_after=is_after)
+        for _ in range(4):
+            for read in in_threads([partial(judge, driver)] * 3):
+                failure = read.exception(TIMEOUT_S)
+                assert not isinstance(failure, KeyboardInterrupt | SystemExit | GeneratorExit)
+                if failure is None:
+                    assert_right(read.result())
+        assert_right(eventually(partial(judge, driver)))
+        assert eventually(lambda: driver.engine.num_streams, until=0) == 0
+
+
+def eventually(call: Callable[[], Any], *, until: object = None) -> Any:
+    """Return what a call gives once it does not fail any more, and gives what is wanted."""
+    poll, problem = threading.Event(), None
+    for _ in range(500):
+        try:
+            result = call()
+            if until is None or result == until:
+                return result
+        except (GuardFailedError, RuntimeError, MemoryError, KeyError, TimeoutError) as error:
+            problem = error
+        poll.wait(0.01)
+    raise AssertionError("it never worked again") from problem
+
+
+@pytest.mark.parametrize("name", ["step", "recover"])
+def test_an_engine_that_keeps_failing_is_refused_at_once_and_says_so(name: str) -> None:
+    with driven() as driver:
+        for step in {"step", name}:
+            Saboteur(driver.engine, step, at=set(range(1, 10_000)), error=MemoryError, is_after=False)
+        for _ in range(3):
+            with suppress(MemoryError, GuardFailedError):
+                judge(driver)
+        assert driver.health().failure is not None
+        with pytest.raises(GuardFailedError, match="several times"):
+            judge(driver)
+
+
+def test_a_refused_engine_is_tried_again_and_serves_when_it_works() -> None:
+    with impatience(), driven() as driver:
+        Saboteur(driver.engine, "step", at=set(range(1, 8)), error=MemoryError, is_after=False)
+        for _ in range(3):
+            with suppress(MemoryError, GuardFailedError):
+                judge(driver)
+        assert_right(eventually(partial(judge, driver)))
+        assert driver.health().failure is None
+
+
+def test_a_failure_leaves_open_streams_as_they_were() -> None:
+    with driven() as driver:
+        stream = driver.open()
+        driver.read(stream, IDS[:5], side=None)
+        Saboteur(driver.engine, "step", at={1}, error=MemoryError, is_after=True)
+        with pytest.raises(MemoryError):
+            driver.read(stream, IDS[5:20], side=Side.RESPONSE)
+        assert_right([*driver.read(stream, IDS[5:20], side=Side.RESPONSE)])
+
+
+def test_a_cancelled_read_ends_at_once_and_its_tokens_are_dropped() -> None:
+    with driven() as driver:
+        stream, other = driver.open(), driver.open()
+        is_stepping, may_go_on, step = threading.Event(), threading.Event(), driver.engine.step
+
+        def held() -> list[StepOutput]:
+            is_stepping.set()
+            assert may_go_on.wait(TIMEOUT_S)
+            return step()
+
+        driver.engine.step = held  # type: ignore[method-assign]
+        call = GuardCall()
+        (read,) = in_threads([lambda: call.make(lambda: driver.read(stream, IDS, side=Side.RESPONSE))])
+        assert is_stepping.wait(TIMEOUT_S)
+        call.cancel()
+        assert type(read.exception(TIMEOUT_S)).__name__ == "CallCancelledError"  # though the step still runs
+        may_go_on.set()
+        driver.read(other, IDS, side=None)
+        assert driver.engine.length(stream) == 0
+        assert driver.engine.num_queued_tokens == 0
+        driver.read(stream, IDS[:5], side=None)
+        assert_right(driver.read(stream, IDS[5:20], side=Side.RESPONSE))
