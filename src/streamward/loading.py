@@ -13,7 +13,8 @@ from streamward.errors import CheckpointError, ConfigError
 from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.checkpoint import load_gen, load_stream
-from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
 from streamward.moderation.driver import EngineDriver
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from streamward.builtin.adapter import ADAPTER_FILE, Adapter, build_guard, load_adapter, save_adapter
 from streamward.errors import CheckpointError
-from streamward.model.config import parse_model_config, read_config
+from streamward.model.config import parse_model_config
+from streamward.model.config_file import read_config
 from streamward.model.decoder import Decoder, dense_hidden
 from streamward.schema import Side
 from streamward.train.lora import add_lora, lora_modules, merge_lora

@@ -11,15 +11,15 @@ from torch import Tensor
 from streamward.engine.attention import PagedAttention
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine, StepOutput
-from streamward.model.config import (
+from streamward.model.config import ModelConfig
+from streamward.model.decoder import dense_hidden
+from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
     PUBLISHED_RISK_LEVELS,
     GuardConfig,
-    ModelConfig,
     SideLabels,
 )
-from streamward.model.decoder import dense_hidden
 from streamward.model.guard_model import GuardModel
 from streamward.schema import Side
 

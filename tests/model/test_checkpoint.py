@@ -10,7 +10,8 @@ from torch import Tensor
 
 from streamward.errors import CheckpointError
 from streamward.model.checkpoint import INDEX_FILE, SINGLE_FILE, load_gen, load_stream, save_checkpoint
-from streamward.model.config import parse_guard_config, parse_model_config
+from streamward.model.config import parse_model_config
+from streamward.model.guard_config import parse_guard_config
 from tests.model.checkpoints import Checkpoint, gen_checkpoint, read_tensors, stream_checkpoint
 
 FAMILIES = ["qwen3", "llama"]

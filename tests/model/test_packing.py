@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from streamward.model.config import SideLabels
+from streamward.model.guard_config import SideLabels
 from streamward.model.heads import SideHeads
 from streamward.model.native.library import kernels
 from streamward.model.native_heads import NativeHeads

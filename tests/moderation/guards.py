@@ -5,12 +5,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.model.config import (
+from streamward.model.config import ModelConfig
+from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
     PUBLISHED_RISK_LEVELS,
     GuardConfig,
-    ModelConfig,
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel

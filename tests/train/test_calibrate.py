@@ -10,8 +10,9 @@ import streamward
 from streamward.builtin.adapter import load_adapter
 from streamward.builtin.embedded import prepare_adapter
 from streamward.errors import ConfigError
-from streamward.model.config import parse_guard_config, read_config
+from streamward.model.config_file import read_config
 from streamward.model.decoder import Decoder
+from streamward.model.guard_config import parse_guard_config
 from streamward.schema import RiskLevel, Side
 from streamward.train import calibrate
 from streamward.train.calibrate import fit_temperature, run

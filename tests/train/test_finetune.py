@@ -12,7 +12,7 @@ from streamward.builtin.base import prepare_base
 from streamward.builtin.embedded import template_file
 from streamward.cli.main import main
 from streamward.model.checkpoint import save_checkpoint
-from streamward.model.config import read_config
+from streamward.model.config_file import read_config
 from tests.train.tiny import CALM, RISKY, byte_tokenizer, config, row, tiny_guard
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "train" / "finetune.toml"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from streamward.model.config import PUBLISHED_PROMPT_CATEGORIES, PUBLISHED_RISK_LEVELS, SideLabels
+from streamward.model.guard_config import PUBLISHED_PROMPT_CATEGORIES, PUBLISHED_RISK_LEVELS, SideLabels
 from streamward.schema import RiskLevel, Side
 from streamward.train.operating_point import Aim
 from streamward.train.risk_offsets import Caps, ModeTarget, find_offsets

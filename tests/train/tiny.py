@@ -7,12 +7,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from streamward.builtin.embedded import template_file
-from streamward.model.config import (
+from streamward.model.config import ModelConfig
+from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
     PUBLISHED_RISK_LEVELS,
     GuardConfig,
-    ModelConfig,
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel

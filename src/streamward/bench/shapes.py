@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from streamward.errors import InputError
-from streamward.model.config import (
+from streamward.model.config import ModelConfig
+from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
     PUBLISHED_RISK_LEVELS,
     GuardConfig,
-    ModelConfig,
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel

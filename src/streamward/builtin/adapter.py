@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streamward.errors import CheckpointError
-from streamward.model.config import ModelConfig, guard_config_keys, model_config_keys, parse_guard_config, read_config
+from streamward.model.config import ModelConfig, model_config_keys
+from streamward.model.config_file import read_config
 from streamward.model.decoder import Decoder
+from streamward.model.guard_config import guard_config_keys, parse_guard_config
 from streamward.model.guard_model import CausalLM, GuardModel
 
 ADAPTER_FILE = "adapter.safetensors"

@@ -12,8 +12,10 @@ from streamward.builtin.adapter import ADAPTER_FILE, build_gen, build_guard, loa
 from streamward.builtin.base import cache_folder, find_base, install_folder, staging_folder
 from streamward.errors import ConfigError
 from streamward.model.checkpoint import load_gen, save_checkpoint
-from streamward.model.config import is_stream_checkpoint, parse_model_config, read_config
+from streamward.model.config import parse_model_config
+from streamward.model.config_file import read_config
 from streamward.model.fake_quantization import fake_quantize_weights
+from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.guard_model import CausalLM, GuardModel
 
 DEFAULT_GUARD = "stream-135m"

@@ -60,7 +60,9 @@ def _list(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from streamward.builtin.embedded import embedded_guards, guard_folder
     from streamward.loading import find_checkpoint
-    from streamward.model.config import is_stream_checkpoint, parse_guard_config, parse_model_config, read_config
+    from streamward.model.config import parse_model_config
+    from streamward.model.config_file import read_config
+    from streamward.model.guard_config import is_stream_checkpoint, parse_guard_config
     from streamward.schema import Side
 
     folder = find_checkpoint(arguments.name)

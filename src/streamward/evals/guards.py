@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from streamward.errors import StreamwardError
 from streamward.evals.predictions import Flag, LabelledRow, Prediction, TokenRisk
 from streamward.loading import find_checkpoint, load_guard
-from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.moderator import Moderator
 from streamward.policy import LOOSE, STRICT, Policy, SideState, decide
 from streamward.schema import Action, Category, Judgement, Result, RiskLevel, Side, Verdict

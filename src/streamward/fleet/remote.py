@@ -15,7 +15,7 @@ from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
 from streamward.guard_call import current_call
-from streamward.model.config import GuardConfig
+from streamward.model.guard_config import GuardConfig
 from streamward.moderation.driver_protocol import Driver, Segment
 from streamward.moderation.health import GuardHealth, ReadClock
 from streamward.schema import Side

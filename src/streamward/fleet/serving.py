@@ -28,7 +28,8 @@ from streamward.fleet.router import StickyRouter
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
 from streamward.guard_call import GuardCall, current_call
 from streamward.loading import find_checkpoint, load_engine
-from streamward.model.config import is_stream_checkpoint, read_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.async_stream import run_call
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard

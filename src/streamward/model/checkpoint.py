@@ -12,13 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from streamward.errors import CheckpointError
-from streamward.model.config import (
-    guard_config_keys,
-    model_config_keys,
-    parse_guard_config,
-    parse_model_config,
-    read_config,
-)
+from streamward.model.config import model_config_keys, parse_model_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import guard_config_keys, parse_guard_config
 from streamward.model.guard_model import CausalLM, GuardModel
 from streamward.model.weights import ParamMapping, decoder_params, head_params, lm_head_param, param_rows
 

@@ -5,8 +5,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from streamward.model.config import GuardConfig, ModelConfig
+from streamward.model.config import ModelConfig
 from streamward.model.decoder import Decoder
+from streamward.model.guard_config import GuardConfig
 from streamward.model.heads import SideHeads
 from streamward.model.layers import plain_linear
 from streamward.schema import Side

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from streamward.model.config import SideLabels
+from streamward.model.guard_config import SideLabels
 from streamward.model.layers import RMSNorm, plain_linear
 
 

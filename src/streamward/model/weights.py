@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from streamward.model.config import GuardConfig, ModelConfig, SideLabels
+from streamward.model.config import ModelConfig
+from streamward.model.guard_config import GuardConfig, SideLabels
 
 
 class ParamMapping(NamedTuple):

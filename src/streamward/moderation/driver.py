@@ -11,7 +11,7 @@ from contextlib import suppress
 from streamward.engine.engine import Engine, StepOutput
 from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
-from streamward.model.config import GuardConfig
+from streamward.model.guard_config import GuardConfig
 from streamward.moderation.driver_protocol import Driver, Segment
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.waiting import WaitingRead, fail, succeed

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from streamward.engine.engine import StepOutput
-from streamward.model.config import GuardConfig
+from streamward.model.guard_config import GuardConfig
 from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
 

@@ -6,7 +6,7 @@ import torch
 
 from streamward.engine.engine import StepOutput
 from streamward.errors import CheckpointError
-from streamward.model.config import GuardConfig, OperatingPoint, SideLabels
+from streamward.model.guard_config import GuardConfig, OperatingPoint, SideLabels
 from streamward.schema import Category, RiskLevel, Side, Span, Verdict
 
 

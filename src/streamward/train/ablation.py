@@ -12,7 +12,8 @@ from streamward.data.jsonl import Sample
 from streamward.evals.metrics import count
 from streamward.evals.ranking import auroc, rank
 from streamward.loading import find_checkpoint
-from streamward.model.config import OperatingPoint, parse_guard_config, read_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import OperatingPoint, parse_guard_config
 from streamward.schema import RiskLevel, Side
 from streamward.settings import Settings
 from streamward.train.config import TomlSettings

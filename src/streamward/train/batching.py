@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from streamward.model.config import GuardConfig
+from streamward.model.guard_config import GuardConfig
 from streamward.schema import Side
 from streamward.train.examples import Example
 

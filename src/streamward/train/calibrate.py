@@ -19,8 +19,9 @@ from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
-from streamward.model.config import guard_config_keys, read_config
+from streamward.model.config_file import read_config
 from streamward.model.fake_quantization import fake_quantize_weights
+from streamward.model.guard_config import guard_config_keys
 from streamward.model.guard_model import GuardModel
 from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
@@ -43,6 +44,8 @@ class ModeConfig(Settings):
 
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """Share of ordinary traffic that may be flagged; of all safe rows where no file is ordinary."""
+    max_benign_response_rate: float | None = Field(default=None, gt=0, lt=1)
+    """The same for responses, where a false alarm cuts an answer short; by default as for prompts."""
     max_safe_prompt_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of all safe prompts that may be flagged, look-alikes of harmful ones among them."""
     max_safe_response_rate: float = Field(default=1.0, gt=0, le=1)
@@ -172,9 +175,11 @@ def _calibrated(
     benign_N = torch.tensor([files[row.example] in config.benign_traffic_files for row in rows]) & safe_N
 
     def target(mode: ModeConfig, positive_N: Tensor) -> ModeTarget:
-        safe_rate = mode.max_safe_prompt_rate if side is Side.PROMPT else mode.max_safe_response_rate
+        benign_rate, safe_rate = mode.max_false_positive_rate, mode.max_safe_prompt_rate
+        if side is Side.RESPONSE:
+            benign_rate, safe_rate = mode.max_benign_response_rate or benign_rate, mode.max_safe_response_rate
         capped_N = benign_N if bool(benign_N.any()) else safe_N
-        return ModeTarget(positive_N, [Caps(capped_N, mode.max_false_positive_rate), Caps(safe_N, safe_rate)], mode.aim)
+        return ModeTarget(positive_N, [Caps(capped_N, benign_rate), Caps(safe_N, safe_rate)], mode.aim)
 
     labels = model.guard_config.labels(side)
     run = RESPONSE_CONSECUTIVE_TOKENS if side is Side.RESPONSE else 1

@@ -14,8 +14,10 @@ from streamward.builtin.base import find_base
 from streamward.builtin.embedded import embedded_guards, guard_folder, template_file
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.checkpoint import load_gen
-from streamward.model.config import ModelConfig, is_stream_checkpoint, parse_model_config, read_config
+from streamward.model.config import ModelConfig, parse_model_config
+from streamward.model.config_file import read_config
 from streamward.model.decoder import Decoder
+from streamward.model.guard_config import is_stream_checkpoint
 from streamward.tokenizer import TOKENIZER_FILE, GuardTokenizer
 from streamward.train.config import LoraConfig, RunConfig
 from streamward.train.trainer import trained_tensors

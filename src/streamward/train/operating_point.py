@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamward.evals.metrics import Counts, count
-from streamward.model.config import OperatingPoint
+from streamward.model.guard_config import OperatingPoint
 from streamward.schema import RiskLevel, Side
 from streamward.train.scoring import Score
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from streamward.evals.metrics import Counts, count
-from streamward.model.config import SideLabels
+from streamward.model.guard_config import SideLabels
 from streamward.schema import RiskLevel
 from streamward.train.operating_point import Aim, best_threshold
 from streamward.train.scoring import RowLogits, held_peak

@@ -14,7 +14,8 @@ from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts
 from streamward.model.checkpoint import load_stream, save_checkpoint
-from streamward.model.config import (
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
     PUBLISHED_RESPONSE_CATEGORIES,
     PUBLISHED_RISK_LEVELS,
@@ -22,7 +23,6 @@ from streamward.model.config import (
     OperatingPoint,
     SideLabels,
     parse_guard_config,
-    read_config,
 )
 from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from streamward.errors import ConfigError
-from streamward.model.config import is_stream_checkpoint, parse_guard_config, parse_model_config, read_config
+from streamward.model.config import parse_model_config
+from streamward.model.config_file import read_config
+from streamward.model.guard_config import is_stream_checkpoint, parse_guard_config
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.driver import Reader, VllmDriver
 from streamward.vllm.layout import fingerprint, head_widths

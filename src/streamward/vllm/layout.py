@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from streamward.model.config import GuardConfig, ModelConfig, guard_config_keys, model_config_keys
+from streamward.model.config import ModelConfig, model_config_keys
+from streamward.model.guard_config import GuardConfig, guard_config_keys
 from streamward.schema import Side
 
 

@@ -20,7 +20,8 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, m
 from vllm.sequence import IntermediateTensors
 
 from streamward.errors import CheckpointError
-from streamward.model.config import GuardConfig, ModelConfig, parse_guard_config, parse_model_config
+from streamward.model.config import ModelConfig, parse_model_config
+from streamward.model.guard_config import GuardConfig, parse_guard_config
 from streamward.model.heads import with_offset
 from streamward.schema import Side
 from streamward.vllm.layout import head_widths

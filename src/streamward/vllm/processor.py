@@ -9,7 +9,8 @@ from vllm.config import VllmConfig
 from vllm.exceptions import VLLMValidationError
 from vllm.plugins.io_processors.interface import IOProcessor
 
-from streamward.model.config import parse_guard_config, parse_model_config
+from streamward.model.config import parse_model_config
+from streamward.model.guard_config import parse_guard_config
 from streamward.vllm.layout import fingerprint
 
 
