@@ -27,7 +27,7 @@ from streamward.fleet.config import ApplicationArguments, FleetConfig
 from streamward.fleet.remote import RemoteDriver
 from streamward.fleet.serving import open_moderator
 from streamward.loading import find_checkpoint, load, load_engine
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
 from streamward.schema import RiskLevel, Side
@@ -112,7 +112,7 @@ class Recovery:
 
 def steps(engine: Engine, *, is_quick: bool) -> Iterator[Step]:
     """Measure one replica of one core."""
-    driver = EngineDriver(engine)
+    driver = EngineWorker(engine)
     vocab = engine.model.decoder.config.vocab_size
     for context in (256,) if is_quick else (128, 512, 2048):
         for streams in (1, 16) if is_quick else (1, 8, 32):

@@ -18,7 +18,7 @@ from streamward.bench.shapes import SHAPES, random_guard
 from streamward.loading import load_engine
 from streamward.model.checkpoint import save_checkpoint
 from streamward.model.packing import serving_dtype
-from streamward.moderation.driver import Driver, EngineDriver
+from streamward.moderation.driver import TokenScorer, EngineWorker
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.guard import vllm_driver
@@ -32,7 +32,7 @@ def main() -> None:
         path = Path(folder) / arguments.shape
         save_checkpoint(random_guard(arguments.shape, dtype=dtype), path)
         drivers = {
-            "engine": EngineDriver(load_engine(path)),
+            "engine": EngineWorker(load_engine(path)),
             "vllm": vllm_driver(path, VllmConfig(options=options, timeout_s=300), dtype=dtype),
         }
         for num_streams, k in ((1, 1), (1, 4), (1, 16), (8, 4), (32, 4)):
@@ -62,7 +62,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def measure(
-    drivers: Mapping[str, Driver], *, num_streams: int, k: int, context: int, repeats: int
+    drivers: Mapping[str, TokenScorer], *, num_streams: int, k: int, context: int, repeats: int
 ) -> dict[str, list[float]]:
     """Return the milliseconds of each round in which every stream is appended to."""
     draw = random.Random(context)
@@ -88,7 +88,7 @@ def tokens(draw: random.Random, count: int) -> list[int]:
     return [draw.randrange(1000) for _ in range(count)]
 
 
-def append(pool: ThreadPoolExecutor, driver: Driver, streams: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+def append(pool: ThreadPoolExecutor, driver: TokenScorer, streams: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
     list(pool.map(lambda stream, ids: driver.read(stream, ids, side=Side.RESPONSE), streams, texts))
 
 

@@ -16,10 +16,10 @@ from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
+from streamward.moderation.whole_text import GenGuardAdapter, remote_guard
 from streamward.policy import Policy
 from streamward.suggestions import suggest
 from streamward.tokenizer import GuardTokenizer
@@ -144,8 +144,8 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch
             raise ConfigError("weights is int8; a Gen guard has no weights of 8 bits, leave the setting out")
         lm = load_gen(folder, dtype=chosen)
         pack_linears(lm)
-        return WholeTextAdapter(LocalGenGuard(lm, tokenizer))
-    return StreamGuard(tokenizer, EngineDriver(load_engine(folder, engine=engine, dtype=chosen)))
+        return GenGuardAdapter(LocalGenGuard(lm, tokenizer))
+    return StreamGuard(tokenizer, EngineWorker(load_engine(folder, engine=engine, dtype=chosen)))
 
 
 def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: torch.dtype | None = None) -> Engine:

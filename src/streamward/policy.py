@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from streamward.errors import ConfigError, InputError, StreamwardError
-from streamward.schema import Action, Category, Decision, FirstFlagged, Judgement, RiskLevel, Side, Verdict
+from streamward.schema import Action, Category, Decision, FirstFlagged, RiskLevel, Side, SideResult, Verdict
 from streamward.settings import Settings, read_toml
 from streamward.suggestions import suggest
 
@@ -117,7 +117,7 @@ def _risk(verdict: Verdict) -> float:
     return verdict.probabilities[RiskLevel.UNSAFE] + verdict.probabilities[RiskLevel.CONTROVERSIAL]
 
 
-class ErrorActions(Settings):
+class FailurePolicy(Settings):
     """What happens when the guard cannot judge: allow, flag or block."""
 
     prompt: ErrorAction = Action.BLOCK
@@ -126,7 +126,7 @@ class ErrorActions(Settings):
     """Action when a response, or the next token of one, could not be judged."""
 
 
-class Recording(Settings):
+class TextRetention(Settings):
     """Whether a service that logs its decisions keeps the texts they are about."""
 
     text: Literal["never", "flagged", "always"] = "never"
@@ -146,9 +146,9 @@ class Policy(Settings):
     """What the user may say."""
     response: SidePolicy = SidePolicy()
     """What the assistant may say."""
-    on_error: ErrorActions = ErrorActions()
+    on_error: FailurePolicy = FailurePolicy()
     """What happens when the guard cannot judge; blocks by default."""
-    recording: Recording = Recording()
+    recording: TextRetention = TextRetention()
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
@@ -310,7 +310,7 @@ class SideState:
         """
         return self._latest.peak
 
-    def judgement(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> Judgement | None:
+    def judgement(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> SideResult | None:
         """Return what all verdicts so far say together; None before the first.
 
         Args:
@@ -320,7 +320,7 @@ class SideState:
         peak, flagged = self.peak, self._latest.first_flagged
         if peak is None:
             return None
-        return Judgement(
+        return SideResult(
             risk_level=self.level,
             category=None if self.level is RiskLevel.SAFE else peak.category,
             probabilities=peak.probabilities,

@@ -119,7 +119,7 @@ class FirstFlagged(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class SideResult:
     """What the guard says of one whole prompt or response.
 
     Attributes:
@@ -193,5 +193,5 @@ class Result:
     """
 
     decision: Decision
-    prompt: Judgement | None = None
-    response: Judgement | None = None
+    prompt: SideResult | None = None
+    response: SideResult | None = None

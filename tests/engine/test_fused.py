@@ -9,7 +9,7 @@ import torch
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.engine.stream import Stream
+from streamward.engine.stream import TokenSequence
 from streamward.errors import ConfigError
 from streamward.model.config import ModelConfig
 from streamward.model.guard_model import GuardModel
@@ -149,7 +149,7 @@ def noted_states(engine: Engine) -> Iterator[dict[tuple[int, int], torch.Tensor]
     states: dict[tuple[int, int], torch.Tensor] = {}
     forward = engine._runner.forward
 
-    def noting(batch: Sequence[tuple[Stream, int]]) -> torch.Tensor:
+    def noting(batch: Sequence[tuple[TokenSequence, int]]) -> torch.Tensor:
         hidden_TD = forward(batch)
         where = [(stream.id, stream.num_cached + offset) for stream, count in batch for offset in range(count)]
         states.update(zip(where, hidden_TD.clone(), strict=False))

@@ -4,20 +4,20 @@ import pytest
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.scheduler import Scheduler, shares
-from streamward.engine.stream import Stream
+from streamward.engine.stream import TokenSequence
 
 CONFIG = EngineConfig(max_batch_tokens=512, max_long_tokens=128)
 
 
-def waiting(number: int, *, owner: str | None, num_tokens: int) -> list[Stream]:
-    return [Stream(0, owner, [1] * num_tokens, [None] * num_tokens) for _ in range(number)]
+def waiting(number: int, *, owner: str | None, num_tokens: int) -> list[TokenSequence]:
+    return [TokenSequence(0, owner, [1] * num_tokens, [None] * num_tokens) for _ in range(number)]
 
 
-def schedule(streams: list[Stream]) -> list[tuple[Stream, int]]:
+def schedule(streams: list[TokenSequence]) -> list[tuple[TokenSequence, int]]:
     return Scheduler(CONFIG).schedule(streams)
 
 
-def granted(streams: list[Stream], scheduler: Scheduler | None = None) -> dict[str | None, int]:
+def granted(streams: list[TokenSequence], scheduler: Scheduler | None = None) -> dict[str | None, int]:
     totals: dict[str | None, int] = {}
     for stream, count in (scheduler or Scheduler(CONFIG)).schedule(streams):
         totals[stream.owner] = totals.get(stream.owner, 0) + count

@@ -9,7 +9,7 @@ import pytest
 from streamward.errors import InputError
 from streamward.fleet.judging import Judging, ShardJudge, WorkerError
 from streamward.fleet.output import check_output, write_output
-from streamward.fleet.parts import Counts, Parts
+from streamward.fleet.parts import PartCounts, Parts
 from streamward.fleet.source import JsonlSource
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.rows import answer_json, judge_row
@@ -70,7 +70,7 @@ def test_shards_judged_in_any_order_give_the_rows_in_the_inputs_order(tmp_path, 
     wanted = json.loads(json.dumps(expected(source)))
     assert rows == wanted
     blocked = sum(row["decision"]["action"] == "block" for row in wanted if "error" not in row)
-    assert counts == Counts(rows=46, blocked=blocked, bad=2, failed=0)
+    assert counts == PartCounts(rows=46, blocked=blocked, bad=2, failed=0)
     assert 0 < blocked < 44
 
 

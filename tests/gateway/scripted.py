@@ -12,12 +12,12 @@ import httpx
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream, OpenGuard
-from streamward.gateway.outcome import Answer, Call, Outcome
+from streamward.gateway.outcome import CallRecord, GatewayCall, GatewayResponse
 from streamward.gateway.upstream import Upstream
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.policy import Policy, decide
-from streamward.schema import Category, Judgement, Message, RiskLevel, Role, Side, Span, Verdict
+from streamward.schema import Category, Message, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from tests.moderation.guards import guard_tokenizer
 
@@ -88,7 +88,7 @@ class ScriptedGuard:
         self.num_opened += 1
         has_prompt = bool(messages) and messages[-1].role is Role.USER
         found = verdict(has_prompt and BAD_PROMPT in messages[-1].content)
-        judgement = Judgement(found.risk_level, found.category, found.probabilities, verdicts=(found,))
+        judgement = SideResult(found.risk_level, found.category, found.probabilities, verdicts=(found,))
         frame = TOKENIZER.reasoning_frame()
         return GuardStream(
             TextStream(TOKENIZER),
@@ -167,19 +167,19 @@ class Notebook:
     """An observer that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[CallRecord] = []
         self.error: Exception | None = None
 
     def judged(self, name, text, events) -> None:
         pass
 
-    async def finished(self, outcome: Outcome) -> None:
+    async def finished(self, outcome: CallRecord) -> None:
         self.outcomes.append(outcome)
         if self.error is not None:
             raise self.error
 
 
-def describe(judgement: Judgement) -> dict[str, object]:
+def describe(judgement: SideResult) -> dict[str, object]:
     return {"flagged": judgement.risk_level is not RiskLevel.SAFE, "categories": {}, "category_scores": {}}
 
 
@@ -203,15 +203,15 @@ def gateway(
     return gate
 
 
-def call(body: object, *, format="chat/completions", policy: Policy = STRICT, **fields) -> Call:
-    return Call("up", format, body if isinstance(body, bytes) else json.dumps(body).encode(), policy, **fields)
+def call(body: object, *, format="chat/completions", policy: Policy = STRICT, **fields) -> GatewayCall:
+    return GatewayCall("up", format, body if isinstance(body, bytes) else json.dumps(body).encode(), policy, **fields)
 
 
 def chat(*, stream: bool = True, content: object = "hello", **fields) -> dict[str, object]:
     return {"model": "m", "messages": [{"role": "user", "content": content}], "stream": stream, **fields}
 
 
-async def asked(gate: Gateway, request: Call) -> tuple[Answer, bytes]:
+async def asked(gate: Gateway, request: GatewayCall) -> tuple[GatewayResponse, bytes]:
     """The answer, and all its bytes."""
     try:
         async with gate.answer(request) as answer:
@@ -222,11 +222,11 @@ async def asked(gate: Gateway, request: Call) -> tuple[Answer, bytes]:
         await gate.aclose()
 
 
-def ask(gate: Gateway, request: Call) -> tuple[Answer, bytes]:
+def ask(gate: Gateway, request: GatewayCall) -> tuple[GatewayResponse, bytes]:
     return asyncio.run(asked(gate, request))
 
 
-def ask_in_two(gate: Gateway, script: Script, request: Call, *, at: int) -> tuple[bytes, bytes]:
+def ask_in_two(gate: Gateway, script: Script, request: GatewayCall, *, at: int) -> tuple[bytes, bytes]:
     """What a client gets while the upstream waits before its chunk `at`, and what it gets after that."""
     script.gate, script.gate_at = asyncio.Event(), at
 

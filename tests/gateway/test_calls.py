@@ -10,7 +10,7 @@ import pytest
 
 from streamward.errors import AuditError, ConfigError, InputError, OverloadedError
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.gateway.upstream import Upstream
 from streamward.policy import Policy
 from tests.gateway.scripted import (
@@ -54,7 +54,7 @@ def test_a_blocked_prompt_is_an_error_in_the_shape_clients_know(format, is_strea
     assert (error["code"], error["status"]) == ("content_filter", 400)
     assert error["innererror"]["code"] == "ResponsibleAIPolicyViolation"
     assert error["innererror"]["content_filter_result"]["violence"] == {"filtered": True, "severity": "high"}
-    assert notebook.outcomes[0].ending is Ending.PROMPT_BLOCKED
+    assert notebook.outcomes[0].ending is EndReason.PROMPT_BLOCKED
     assert script.is_closed
 
 
@@ -226,7 +226,7 @@ def test_statuses_of_the_upstream_are_the_clients_where_they_are_its_business(gi
     assert answer.status == expected
     assert dict(answer.headers) == ({"Retry-After": "7"} if given in (429, 503) else {})
     assert ("too many tokens" in json.loads(data)["error"]["message"]) is (given not in (302, 401, 403))
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
     assert len(script.requests) == 1  # no redirect was followed
 
 
@@ -267,7 +267,7 @@ def test_an_upstream_that_breaks_off_ends_in_an_error_the_client_sees(error):
     _, data = ask(gate, call(chat()))
     assert texts_in(data)[CONTENT] == "so far #"  # judged at the end
     assert events_in(data)[-1]["error"]["code"] == "upstream_failed"
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
     assert guard.num_open == 0
 
 
@@ -392,7 +392,7 @@ def test_a_client_that_leaves_takes_everything_with_it(num_parts):
     asyncio.run(leave())
     assert guard.num_open == 0
     assert script.is_closed
-    assert [outcome.ending for outcome in notebook.outcomes] == [Ending.CLIENT_GONE]
+    assert [outcome.ending for outcome in notebook.outcomes] == [EndReason.CLIENT_GONE]
 
 
 def test_a_cancelled_client_takes_everything_with_it():
@@ -419,7 +419,7 @@ def test_a_cancelled_client_takes_everything_with_it():
     asyncio.run(leave())
     assert guard.num_open == 0
     assert script.is_closed
-    assert [outcome.ending for outcome in notebook.outcomes] == [Ending.CLIENT_GONE]
+    assert [outcome.ending for outcome in notebook.outcomes] == [EndReason.CLIENT_GONE]
 
 
 def test_a_slow_client_makes_the_upstream_wait():
@@ -447,7 +447,7 @@ def test_a_prompt_that_cannot_be_judged_is_refused_with_the_reason():
     guard.opening_error = OverloadedError("full")
     with pytest.raises(OverloadedError):
         ask(gateway(script, guard=guard, observer=notebook), call(chat()))
-    assert notebook.outcomes[0].ending is Ending.GUARD_FAILED
+    assert notebook.outcomes[0].ending is EndReason.GUARD_FAILED
     assert script.is_closed
 
 
@@ -486,7 +486,7 @@ def test_the_end_is_told_before_the_client_sees_it():
 
     asyncio.run(read())
     (outcome,) = notebook.outcomes
-    assert (outcome.ending, outcome.status, outcome.model) == (Ending.COMPLETE, 200, "m")
+    assert (outcome.ending, outcome.status, outcome.model) == (EndReason.COMPLETE, 200, "m")
     assert [(part.name, part.text) for part in outcome.parts] == [("0", "hi")]
     assert outcome.num_tokens == 2
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from streamward.errors import InputError, OverloadedError
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.policy import Policy
 from tests.gateway.scripted import BAD_PROMPT, Notebook, Script, ScriptedGuard, ask, call, gateway
 
@@ -34,7 +34,7 @@ def test_texts_that_are_allowed_get_their_embeddings(given):
     assert str(script.requests[0].url) == "http://upstream.test/v1/embeddings"
     assert guard.num_opened == (1 if given == "hello" else 2)
     assert guard.num_open == 0
-    assert notebook.outcomes[0].ending is Ending.COMPLETE
+    assert notebook.outcomes[0].ending is EndReason.COMPLETE
 
 
 @pytest.mark.parametrize("given", [BAD_PROMPT, ["hello", BAD_PROMPT, "there"]])
@@ -45,7 +45,7 @@ def test_a_text_that_is_not_allowed_is_refused_before_the_upstream_is_asked(give
     assert (found.status, json.loads(data)["error"]["code"]) == (400, "content_filter")
     assert script.requests == []
     (outcome,) = notebook.outcomes
-    assert (outcome.ending, outcome.messages[0].content) == (Ending.PROMPT_BLOCKED, BAD_PROMPT)
+    assert (outcome.ending, outcome.messages[0].content) == (EndReason.PROMPT_BLOCKED, BAD_PROMPT)
 
 
 def test_a_text_that_cannot_be_judged_is_refused_unless_the_policy_lets_it_through():
@@ -53,7 +53,7 @@ def test_a_text_that_cannot_be_judged_is_refused_unless_the_policy_lets_it_throu
     guard.opening_error = OverloadedError("full")
     with pytest.raises(OverloadedError):
         ask(gateway(script, guard=guard, observer=notebook), asking("hello"))
-    assert (script.requests, notebook.outcomes[0].ending) == ([], Ending.GUARD_FAILED)
+    assert (script.requests, notebook.outcomes[0].ending) == ([], EndReason.GUARD_FAILED)
     policy = Policy.parse({"name": "l", "on_error": {"prompt": "flag"}}, source="test")
     request = call({"model": "m", "input": "hello"}, format="embeddings", policy=policy)
     found, _ = ask(gateway(answer(), guard=guard), request)
@@ -97,7 +97,7 @@ def test_an_answer_that_is_no_embeddings_is_an_error(body):
     found, data = ask(gateway(script, observer=notebook), asking("hello"))
     assert found.status == 502
     assert b"##" not in data
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
 
 
 @pytest.mark.parametrize(("message", "told"), [("too long", "too long"), ("## ##", "answered with status 400")])
@@ -131,4 +131,4 @@ def test_a_client_that_leaves_ends_the_upstreams_answer():
 
     asyncio.run(leave())
     assert script.is_closed
-    assert [outcome.ending for outcome in notebook.outcomes] == [Ending.CLIENT_GONE]
+    assert [outcome.ending for outcome in notebook.outcomes] == [EndReason.CLIENT_GONE]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.schema import Action
 from tests.gateway.scripted import DONE, Notebook, Script, ask, call, chat, delta, event, events_in, gateway, texts_in
 from tests.gateway.test_release_responses import message, response, spoken
@@ -46,7 +46,7 @@ def test_flagged_text_behind_the_end_changes_the_end_before_it_leaves(name, mode
     expected = "stop" if name == "a reason that is none" else "content_filter"
     assert endings_in(data) == [(0, expected)]
     (outcome,) = notebook.outcomes
-    assert outcome.ending is (Ending.COMPLETE if expected == "stop" else Ending.RESPONSE_BLOCKED)
+    assert outcome.ending is (EndReason.COMPLETE if expected == "stop" else EndReason.RESPONSE_BLOCKED)
     assert outcome.parts[0].decision.action is (Action.ALLOW if expected == "stop" else Action.BLOCK)
     assert data.endswith(DONE)
     if mode == "checked":

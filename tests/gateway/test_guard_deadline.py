@@ -6,7 +6,7 @@ import json
 import pytest
 
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.policy import Policy
 from streamward.schema import Action, RiskLevel
 from tests.gateway.scripted import (
@@ -61,7 +61,7 @@ def test_an_answer_is_cut_at_the_last_judged_character(is_one):
     assert data.endswith(DONE)
     assert (part.num_judged_chars, part.num_shown_chars) == (len(shown), len(shown))
     assert (part.decision.action, part.decision.error) == (Action.BLOCK, "overloaded")
-    assert outcome.ending is Ending.RESPONSE_BLOCKED
+    assert outcome.ending is EndReason.RESPONSE_BLOCKED
 
 
 def test_what_was_judged_of_a_long_text_before_the_deadline_leaves():
@@ -233,7 +233,7 @@ def test_an_answer_that_the_client_left_is_told_as_far_as_it_went():
     asyncio.run(leave())
     (outcome,) = notebook.outcomes
     (part,) = outcome.parts
-    assert outcome.ending is Ending.CLIENT_GONE
+    assert outcome.ending is EndReason.CLIENT_GONE
     assert (part.num_judged_chars, part.num_shown_chars) == (10, 10)
     assert len(part.judgement.verdicts) == 10
     assert part.judgement.risk_level is RiskLevel.SAFE

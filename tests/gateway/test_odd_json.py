@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from tests.gateway.scripted import (
     BAD_PROMPT,
     DONE,
@@ -50,7 +50,7 @@ def test_an_odd_event_does_not_end_a_stream(name):
     assert reasons_in(data) == {0: "stop"}
     assert b"NaN" not in data
     assert b"Infinity" not in data
-    assert notebook.outcomes[0].ending is Ending.COMPLETE
+    assert notebook.outcomes[0].ending is EndReason.COMPLETE
 
 
 @pytest.mark.parametrize("index", [{}, {"index": None}])

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import Ending, Outcome
+from streamward.gateway.outcome import CallRecord, EndReason
 from streamward.policy import Policy
 from streamward.schema import Action
 from tests.gateway.scripted import DONE, STRICT, Notebook, Script, call, chat, delta, event, gateway, texts_in
@@ -67,7 +67,7 @@ class Call:
         self._loop.run(self._run())
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CallRecord:
         (outcome,) = self.notebook.outcomes
         return outcome
 
@@ -118,7 +118,7 @@ def assert_all_agree(made: Call, *, blocks: bool) -> None:
         if blocks:
             assert part.num_shown_chars <= part.num_judged_chars
         assert (part.judgement is None) <= (part.num_judged_chars <= 1)
-    if outcome.ending not in (Ending.COMPLETE, Ending.RESPONSE_BLOCKED):
+    if outcome.ending not in (EndReason.COMPLETE, EndReason.RESPONSE_BLOCKED):
         return
     stopped = {part.name for part in outcome.parts if part.decision.action is Action.BLOCK}
     for index, reason in endings_in(made.data):

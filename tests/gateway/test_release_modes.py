@@ -8,7 +8,7 @@ import pytest
 
 from streamward.errors import CheckpointError, ContextLengthError, OverloadedError
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.policy import Policy
 from tests.gateway.scripted import (
     DONE,
@@ -128,7 +128,7 @@ def test_a_guard_that_fails_lets_nothing_unjudged_through(error):
     assert texts_in(late) == {}
     assert reasons_in(late) == {0: "content_filter"}
     (outcome,) = notebook.outcomes
-    assert outcome.ending is Ending.RESPONSE_BLOCKED
+    assert outcome.ending is EndReason.RESPONSE_BLOCKED
     assert outcome.decision.error == getattr(error, "code", "internal")
     assert guard.num_open == 0
 

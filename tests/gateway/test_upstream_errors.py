@@ -6,7 +6,7 @@ import json
 import pytest
 
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import Ending
+from streamward.gateway.outcome import EndReason
 from streamward.schema import Action
 from tests.gateway.scripted import (
     DONE,
@@ -83,7 +83,7 @@ def test_errors_within_a_stream_are_errors_for_everybody(name, begins):
     assert (told["message"], told["code"]) == (message, code or "upstream_failed")
     assert reasons_in(data) == {}
     assert data.endswith(DONE)
-    assert (notebook.outcomes[0].ending, notebook.outcomes[0].error) == (Ending.UPSTREAM_FAILED, "upstream_failed")
+    assert (notebook.outcomes[0].ending, notebook.outcomes[0].error) == (EndReason.UPSTREAM_FAILED, "upstream_failed")
 
 
 NO_ERRORS = [
@@ -103,7 +103,7 @@ def test_what_is_no_error_does_not_end_a_stream(body):
     notebook = Notebook()
     _, data = ask(gateway(Script(SAID + event(body) + delta(reason="stop") + DONE), observer=notebook), call(chat()))
     assert reasons_in(data) == {0: "stop"}
-    assert notebook.outcomes[0].ending is Ending.COMPLETE
+    assert notebook.outcomes[0].ending is EndReason.COMPLETE
 
 
 def test_an_error_behind_the_last_word_is_told_too():
@@ -111,7 +111,7 @@ def test_an_error_behind_the_last_word_is_told_too():
     script = Script(SAID + delta(reason="stop") + event({"error": {"message": "no room"}}) + DONE)
     _, data = ask(gateway(script, observer=notebook), call(chat()))
     assert events_in(data)[-1]["error"]["message"] == "no room"
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_answer_that_says_nothing_at_all_is_an_error(script):
     notebook = Notebook()
     _, data = ask(gateway(Script(script), observer=notebook), call(chat()))
     assert events_in(data)[-1]["error"]["code"] == "upstream_failed"
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
 
 
 def test_text_without_a_reason_is_kept_for_servers_that_never_give_one():
@@ -129,7 +129,7 @@ def test_text_without_a_reason_is_kept_for_servers_that_never_give_one():
     _, data = ask(gateway(Script(SAID + DONE), observer=notebook), call(chat()))
     assert texts_in(data) == {CONTENT: "Bread "}
     assert "error" not in events_in(data)[-1]
-    assert notebook.outcomes[0].ending is Ending.COMPLETE
+    assert notebook.outcomes[0].ending is EndReason.COMPLETE
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -140,7 +140,7 @@ def test_the_sentence_of_an_error_leaves_only_if_the_guard_lets_it(is_stream):
     _, data = ask(gateway(script, observer=notebook), call(chat(stream=is_stream)))
     told = (events_in(data)[-1] if is_stream else json.loads(data))["error"]
     assert (told["message"], told["code"]) == ("The upstream reported an error.", "E7")
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
     assert notebook.outcomes[0].decision.action is Action.BLOCK
 
 
@@ -286,7 +286,7 @@ def test_errors_in_responses_are_told_as_responses_tell_them(name):
     assert error["code"] in ("rate_limit_exceeded", "server_error", "E7")
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert failed["response"]["error"] == {"code": error["code"], "message": "no room"}
-    assert notebook.outcomes[0].ending is Ending.UPSTREAM_FAILED
+    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
 
 
 @pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", ""])

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from streamward.builtin.base import prepare_base
-from streamward.engine.attention import KVCache, PagedAttention, Part
+from streamward.engine.attention import AttentionMetadata, KVCache, PagedAttention
 from streamward.errors import CheckpointError
 from streamward.model.checkpoint import load_gen
 from streamward.model.decoder import Decoder, dense_hidden
@@ -161,7 +161,10 @@ def paged_hidden(decoder: Decoder, ids: list[int], *, cuts: list[int]) -> Tensor
     hidden: list[Tensor] = []
     for start, end in pairwise([0, *cuts, len(ids)]):
         attend = PagedAttention(
-            decoder.config, cache, new_slots_T=slots[start:end], parts=[Part(slice(0, end - start), slots[:end], end)]
+            decoder.config,
+            cache,
+            new_slots_T=slots[start:end],
+            parts=[AttentionMetadata(slice(0, end - start), slots[:end], end)],
         )
         hidden.append(decoder(torch.tensor(ids[start:end]), torch.arange(start, end), attend))
     return torch.cat(hidden)

@@ -14,7 +14,7 @@ from streamward.model.guard_config import (
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.tokenizer import GuardTokenizer
 
@@ -78,4 +78,4 @@ def stream_guard(*, window_tokens: int | None = None, **limits: int) -> StreamGu
         EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **limits}),
         model=random_model(window_tokens=window_tokens),
     )
-    return StreamGuard(guard_tokenizer(), EngineDriver(engine))
+    return StreamGuard(guard_tokenizer(), EngineWorker(engine))

@@ -194,13 +194,13 @@ def test_a_stream_is_cancelled_from_another_thread(moderator: Moderator, steps: 
 def test_an_interrupt_ends_the_work_of_the_call_it_hits(
     moderator: Moderator, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streamward.moderation.driver import EngineDriver
+    from streamward.moderation.driver import EngineWorker
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(EngineDriver, "_result", interrupted)
+        patch.setattr(EngineWorker, "_result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             moderator.moderate(response=LONG)
     assert moderator.moderate(prompt=SHORT).prompt is not None

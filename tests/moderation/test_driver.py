@@ -10,7 +10,7 @@ import pytest
 
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
 from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids
@@ -23,7 +23,7 @@ class HeldEngine:
 
     def __init__(self, *, num_queued: int, **limits: int) -> None:
         self.engine = make_engine(random_guard(), **limits)
-        self.driver = EngineDriver(self.engine)
+        self.driver = EngineWorker(self.engine)
         self.batches: list[list[StepOutput]] = []
         self.fails = False
         self._num_queued = num_queued
@@ -84,7 +84,7 @@ def test_a_short_append_is_ready_before_a_long_text_that_came_first() -> None:
 
 def test_threads_with_streams_of_their_own_get_the_verdicts_of_one_pass() -> None:
     guard = random_guard()
-    driver = EngineDriver(make_engine(guard, max_batch_tokens=24))
+    driver = EngineWorker(make_engine(guard, max_batch_tokens=24))
 
     def judge(seed: int) -> list[StepOutput]:
         rng, ids, outputs = random.Random(seed), random_ids(70, seed=seed), []
@@ -155,7 +155,7 @@ def test_too_many_streams_are_refused_while_steps_run() -> None:
 
 
 def test_nothing_runs_while_nothing_waits() -> None:
-    driver = EngineDriver(make_engine(random_guard()))
+    driver = EngineWorker(make_engine(random_guard()))
     with driver.temporary_stream() as stream:
         driver.read(stream, [1, 2, 3], side=None)
         poll = threading.Event()
@@ -166,6 +166,6 @@ def test_nothing_runs_while_nothing_waits() -> None:
 
 @pytest.mark.parametrize("ids", [[], ()])
 def test_no_tokens_give_no_outputs(ids: list[int]) -> None:
-    driver = EngineDriver(make_engine(random_guard()))
+    driver = EngineWorker(make_engine(random_guard()))
     with driver.temporary_stream() as stream:
         assert driver.read(stream, ids, side=Side.RESPONSE) == []

@@ -14,7 +14,7 @@ import streamward.moderation.driver as driver_module
 from streamward.engine.engine import StepOutput
 from streamward.errors import GuardFailedError
 from streamward.guard_call import GuardCall
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 from streamward.schema import Side
 from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids
 from tests.moderation.test_driver import TIMEOUT_S, in_threads
@@ -59,13 +59,13 @@ def impatience() -> Iterator[None]:
 
 
 @contextmanager
-def driven(**limits: int) -> Iterator[EngineDriver]:
-    driver = EngineDriver(make_engine(GUARD, max_batch_tokens=8, **limits))
+def driven(**limits: int) -> Iterator[EngineWorker]:
+    driver = EngineWorker(make_engine(GUARD, max_batch_tokens=8, **limits))
     yield driver
     driver.close()
 
 
-def judge(driver: EngineDriver, *, closes: bool = True) -> list[StepOutput]:
+def judge(driver: EngineWorker, *, closes: bool = True) -> list[StepOutput]:
     stream = driver.open()
     try:
         driver.read(stream, IDS[:10], side=None)

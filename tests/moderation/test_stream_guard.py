@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamward.errors import ConfigError, ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
-from streamward.schema import Judgement, Message, Role, Side
+from streamward.schema import Message, Role, Side, SideResult
 from tests.moderation.guards import stream_guard
 
 STRICT = Policy.load("strict")
@@ -28,7 +28,7 @@ WIDE = moderator()
 NARROW = moderator(window_tokens=120)
 
 
-def assert_same(left: Judgement, right: Judgement) -> None:
+def assert_same(left: SideResult, right: SideResult) -> None:
     assert len(left.verdicts) == len(right.verdicts)
     for a, b in zip(left.verdicts, right.verdicts, strict=True):
         assert (a.position, a.span, a.risk_level, a.category) == (b.position, b.span, b.risk_level, b.category)
@@ -41,7 +41,7 @@ def assert_same(left: Judgement, right: Judgement) -> None:
     assert left.windows == right.windows
 
 
-def streamed(guard: Moderator, data, sizes: list[int], **context) -> Judgement:
+def streamed(guard: Moderator, data, sizes: list[int], **context) -> SideResult:
     with guard.stream(**context) as stream:
         start = turn = 0
         while start < len(data):

@@ -7,7 +7,7 @@ from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy, decide
-from streamward.schema import Action, Judgement, Result, RiskLevel, Side, Verdict
+from streamward.schema import Action, Result, RiskLevel, Side, SideResult, Verdict
 from tests.moderation.guards import stream_guard
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
@@ -25,7 +25,7 @@ class LastTurnGuard:
         level = RiskLevel.UNSAFE if "#" in text else RiskLevel.SAFE
         probabilities = {each: float(each is level) for each in RiskLevel}
         decision = decide(policy, Side.PROMPT, Verdict(0, level, probabilities))
-        return Result(decision, Judgement(level, None, probabilities))
+        return Result(decision, SideResult(level, None, probabilities))
 
     def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> GuardStream:
         harmless = Conversation((), None)

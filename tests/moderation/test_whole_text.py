@@ -5,7 +5,7 @@ import pytest
 from streamward.errors import InputError, UpstreamError
 from streamward.generative.judgement import GenJudgement
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import WholeTextAdapter
+from streamward.moderation.whole_text import GenGuardAdapter
 from streamward.policy import Policy
 from streamward.schema import Action, Category, Message, RiskLevel, Role, Side
 
@@ -41,7 +41,7 @@ class Scripted:
 
 
 def moderator(guard: Scripted, policy: str | Policy = "strict") -> Moderator:
-    return Moderator(WholeTextAdapter(guard), policy=Policy.load(policy))
+    return Moderator(GenGuardAdapter(guard), policy=Policy.load(policy))
 
 
 def test_both_sides_are_judged_each_with_its_context():

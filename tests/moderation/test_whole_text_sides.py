@@ -8,9 +8,9 @@ from streamward.errors import CheckpointError, ConfigError, ContextLengthError, 
 from streamward.generative.judgement import GenJudgement
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import WholeTextAdapter, remote_guard
+from streamward.moderation.whole_text import GenGuardAdapter, remote_guard
 from streamward.policy import LOOSE, STRICT, Policy
-from streamward.schema import Action, Category, Decision, Judgement, Message, Result, RiskLevel, Role, Side
+from streamward.schema import Action, Category, Decision, Message, Result, RiskLevel, Role, Side, SideResult
 from tests.generative.reference import gen_guard
 
 SAFE, CONTROVERSIAL, UNSAFE = RiskLevel
@@ -49,7 +49,7 @@ class ScriptedGuard:
 
 
 def judge(*outcomes: GenJudgement | Exception, conversation: Conversation = PROMPT, policy: Policy = STRICT) -> Result:
-    return WholeTextAdapter(ScriptedGuard(*outcomes)).judge(conversation, policy)
+    return GenGuardAdapter(ScriptedGuard(*outcomes)).judge(conversation, policy)
 
 
 def policy(**sides: object) -> Policy:
@@ -59,7 +59,7 @@ def policy(**sides: object) -> Policy:
 def test_both_last_turns_are_judged_in_the_light_of_what_is_before() -> None:
     guard = ScriptedGuard(said(SAFE), said(SAFE, refusal=True))
     earlier = (Message(Role.SYSTEM, "rules"), USER, ASSISTANT, Message(Role.USER, "again"))
-    result = WholeTextAdapter(guard).judge(Conversation(earlier, ASSISTANT), STRICT)
+    result = GenGuardAdapter(guard).judge(Conversation(earlier, ASSISTANT), STRICT)
     context = ["system: rules", "user: question", "assistant: reply", "user: again"]
     assert guard.asked == [context, [*context, "assistant: reply"]]
     assert result.decision == Decision(Action.ALLOW)
@@ -82,7 +82,7 @@ def test_a_judgement_is_one_for_the_whole_text() -> None:
     shares = (0.1, 0.2, 0.7)
     result = judge(said(UNSAFE, Category.VIOLENT, shares=shares))
     probabilities = dict(zip(RiskLevel, shares, strict=True))
-    assert result.prompt == Judgement(UNSAFE, Category.VIOLENT, probabilities)
+    assert result.prompt == SideResult(UNSAFE, Category.VIOLENT, probabilities)
     assert result.decision == Decision(Action.BLOCK, Side.PROMPT, UNSAFE, Category.VIOLENT)
 
 
@@ -135,7 +135,7 @@ def test_a_safe_text_has_no_category() -> None:
 def test_reasoning_is_judged_too_and_the_worse_counts() -> None:
     guard = ScriptedGuard(said(SAFE), said(SAFE, refusal=True), said(UNSAFE, Category.PII))
     thoughtful = Message(Role.ASSISTANT, "reply", reasoning="thoughts")
-    result = WholeTextAdapter(guard).judge(Conversation((USER,), thoughtful), STRICT)
+    result = GenGuardAdapter(guard).judge(Conversation((USER,), thoughtful), STRICT)
     assert guard.asked[1:] == [["user: question", "assistant: reply"], ["user: question", "assistant: thoughts"]]
     assert result.decision == Decision(Action.BLOCK, Side.RESPONSE, UNSAFE, Category.PII)
 
@@ -168,19 +168,19 @@ def test_a_text_that_does_not_fit_is_the_callers_error() -> None:
 
 
 def test_a_moderator_cannot_stream_with_it() -> None:
-    moderator = Moderator(WholeTextAdapter(ScriptedGuard()), policy=STRICT)
+    moderator = Moderator(GenGuardAdapter(ScriptedGuard()), policy=STRICT)
     with moderator, pytest.raises(InputError, match="whole texts only"):
         moderator.stream(prompt="question")
 
 
 def test_closing_the_moderator_closes_the_guard() -> None:
     guard = ScriptedGuard()
-    Moderator(WholeTextAdapter(guard), policy=STRICT).close()
+    Moderator(GenGuardAdapter(guard), policy=STRICT).close()
     assert guard.is_closed
 
 
 def test_a_local_guard_works_behind_a_moderator() -> None:
-    with Moderator(WholeTextAdapter(gen_guard()), policy=STRICT) as moderator:
+    with Moderator(GenGuardAdapter(gen_guard()), policy=STRICT) as moderator:
         result = moderator.moderate(prompt="question", response="reply")
         again = moderator.moderate_batch([{"prompt": "question", "response": "reply"}] * 4)
     assert again == [result] * 4

@@ -155,13 +155,13 @@ def test_a_row_that_cannot_be_written_does_not_take_others_with_it(logged):
 
 
 async def record_of(service, record_id):
-    from streamward.server.records import Job, Texts, build_record
+    from streamward.server.records import ModerationContext, Texts, build_record
     from streamward.server.state import ServiceState
 
     assert isinstance(service.state, ServiceState)
     kept = service.state.policies.get("strict")
-    result = await service.state.under(kept).amoderate(prompt="hello")
-    job = Job(request_id="r", tenant="t", key_id="k", endpoint="guard", policy=kept)
+    result = await service.state.with_policy(kept).amoderate(prompt="hello")
+    job = ModerationContext(request_id="r", tenant="t", key_id="k", endpoint="guard", policy=kept)
     record = build_record(job, result, texts=Texts("hello"), guard="g", hash_key=None)
     return replace(record, id=record_id)
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
-from streamward.moderation.whole_text import WholeTextAdapter
+from streamward.moderation.whole_text import GenGuardAdapter
 from streamward.server.proxy import open_gateway
 from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, event, events_in, reasons_in, texts_in
 from tests.generative.gen_guards import gen_guard
@@ -168,10 +168,10 @@ def test_an_answer_that_cannot_be_logged_has_no_good_end(tmp_path):
 def test_a_guard_that_cannot_stream_is_refused_before_upstreams_and_serves_without(tmp_path):
     with (
         pytest.raises(ConfigError, match=r"upstreams up, other.*whole texts.*stream-135m"),
-        open_service(tmp_path, guard=WholeTextAdapter(gen_guard()), upstreams=UPSTREAMS),
+        open_service(tmp_path, guard=GenGuardAdapter(gen_guard()), upstreams=UPSTREAMS),
     ):
         pass
-    with open_service(tmp_path, guard=WholeTextAdapter(gen_guard())) as service:
+    with open_service(tmp_path, guard=GenGuardAdapter(gen_guard())) as service:
         assert service.post("/v1/guard", {"prompt": "hello"}).status_code == 200
 
 

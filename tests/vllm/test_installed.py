@@ -21,8 +21,8 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, UpstreamError
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import EngineDriver
-from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.driver import EngineWorker
+from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.moderator import Moderator
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
@@ -66,7 +66,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def in_process(tmp_path_factory) -> Iterator[tuple[Driver, Setup]]:
+def in_process(tmp_path_factory) -> Iterator[tuple[TokenScorer, Setup]]:
     guard = random_guard()
     folder = write_guard(tmp_path_factory.mktemp("guards") / "qwen3", guard)
     config = json.loads((folder / "config.json").read_text())
@@ -79,7 +79,7 @@ def in_process(tmp_path_factory) -> Iterator[tuple[Driver, Setup]]:
 
 
 @pytest.fixture(params=["in_process", "server"])
-def vllm(request) -> Iterator[tuple[Driver, GuardModel]]:
+def vllm(request) -> Iterator[tuple[TokenScorer, GuardModel]]:
     if request.param == "in_process":
         driver, setup = request.getfixturevalue("in_process")
         yield driver, setup.guard
@@ -101,8 +101,8 @@ def moderators(server) -> Iterator[tuple[Moderator, Moderator]]:
         yield there, here
 
 
-def our_driver(guard: GuardModel) -> EngineDriver:
-    return EngineDriver(Engine(EngineConfig(kv_cache_bytes=2**26), model=guard))
+def our_driver(guard: GuardModel) -> EngineWorker:
+    return EngineWorker(Engine(EngineConfig(kv_cache_bytes=2**26), model=guard))
 
 
 def conversation(draw: random.Random) -> list[tuple[int, Side | None]]:
@@ -116,12 +116,12 @@ def segments(part: list[tuple[int, Side | None]]) -> list[Segment]:
     return [([token_id], side) for token_id, side in part]
 
 
-def opinions(driver: Driver, stream: int, part: list[tuple[int, Side | None]]) -> dict[int, Opinion]:
+def opinions(driver: TokenScorer, stream: int, part: list[tuple[int, Side | None]]) -> dict[int, Opinion]:
     found = opinions_of(driver.read_segments(stream, segments(part)))
     return {position: opinion for _, position, opinion in found}
 
 
-def cut_at_random(driver: Driver, text: list[tuple[int, Side | None]], draw: random.Random) -> dict[int, Opinion]:
+def cut_at_random(driver: TokenScorer, text: list[tuple[int, Side | None]], draw: random.Random) -> dict[int, Opinion]:
     """Feed a text in pieces; now and then some of it is taken back and comes again."""
     given_: dict[int, Opinion] = {}
     with driver.temporary_stream() as stream:

@@ -13,7 +13,7 @@ from streamward.data.jsonl import Sample, read_samples
 from streamward.engine.config import EngineConfig
 from streamward.loading import load
 from streamward.moderation.moderator import Moderator
-from streamward.schema import Judgement, RiskLevel
+from streamward.schema import RiskLevel, SideResult
 
 FLOAT32, BFLOAT16, INT8, INT8_CACHE = "float32", "bfloat16", "int8", "int8 with cache int8"
 WEIGHTS = (FLOAT32, BFLOAT16, INT8, INT8_CACHE)
@@ -131,7 +131,7 @@ def _level_in_pieces(moderator: Moderator, sample: Sample, rng: random.Random) -
         return _found(stream.finish().response)
 
 
-def _found(judgement: Judgement | None) -> RiskLevel:
+def _found(judgement: SideResult | None) -> RiskLevel:
     assert judgement is not None
     return judgement.risk_level
 

@@ -24,7 +24,7 @@ from streamward.cli.progress import file_progress, row_progress
 from streamward.cli.show import show_result
 from streamward.errors import ConfigError, InputError, StreamwardError
 from streamward.moderation.conversation import read_conversation
-from streamward.moderation.rows import Row, answer_json, judge_row, read_row, result_json
+from streamward.moderation.rows import InputRow, answer_json, judge_row, read_row, result_json
 from streamward.policy import Policy
 from streamward.schema import Result
 from streamward.text_files import read_lines
@@ -146,14 +146,14 @@ def _run_rows(arguments: argparse.Namespace) -> int:
 
 def _run_job(arguments: argparse.Namespace) -> int:
     try:
-        from streamward.fleet.job import Job, run_job
+        from streamward.fleet.job import ModerationJob, run_job
     except ModuleNotFoundError as error:
         raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     for name in ("workers", "shard_rows"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
     source, output = arguments.ray
-    job = Job(
+    job = ModerationJob(
         source=Path(source),
         output=Path(output),
         guard=arguments.guard,
@@ -178,7 +178,7 @@ def _run_job(arguments: argparse.Namespace) -> int:
     return ExitCode.ALLOWED
 
 
-def _judge(guard: "Moderator", rows: Sequence[Row]) -> list[Result | StreamwardError]:
+def _judge(guard: "Moderator", rows: Sequence[InputRow]) -> list[Result | StreamwardError]:
     """Judge the rows together; if one of them cannot be judged, each for itself."""
     good = [row.item for row in rows if row.item is not None]
     try:
@@ -188,7 +188,7 @@ def _judge(guard: "Moderator", rows: Sequence[Row]) -> list[Result | StreamwardE
         return [judge_row(guard, row) for row in rows]
 
 
-def _print_row(arguments: argparse.Namespace, row: Row, answer: Result | StreamwardError) -> ExitCode:
+def _print_row(arguments: argparse.Namespace, row: InputRow, answer: Result | StreamwardError) -> ExitCode:
     if isinstance(answer, Result):
         _print(arguments, answer, row.label)
         return exit_code(answer.decision)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
-from streamward.schema import Action, Decision, Judgement, Result, RiskLevel
+from streamward.schema import Action, Decision, Result, RiskLevel, SideResult
 
 _LEVEL_STYLES = {RiskLevel.SAFE: "green", RiskLevel.CONTROVERSIAL: "yellow", RiskLevel.UNSAFE: "bold red"}
 _ACTION_STYLES = {Action.ALLOW: "green", Action.FLAG: "yellow", Action.REPLACE: "bold red", Action.BLOCK: "bold red"}
@@ -22,7 +22,7 @@ def show_result(result: Result, *, title: str | None = None) -> None:
     console.print(describe_decision(result.decision))
 
 
-def describe_side(name: str, side: Judgement) -> Text:
+def describe_side(name: str, side: SideResult) -> Text:
     """Say what was found on one side."""
     text = Text(f"{name:9}")
     text.append(side.risk_level, style=_LEVEL_STYLES[side.risk_level])
@@ -38,7 +38,7 @@ def describe_side(name: str, side: Judgement) -> Text:
     return text
 
 
-def describe_probabilities(side: Judgement) -> str:
+def describe_probabilities(side: SideResult) -> str:
     """Say how probable each level is, and from where on it counts."""
     shares = ", ".join(f"{level} {value:.2f}" for level, value in side.probabilities.items())
     return f"{shares}; {describe_thresholds(side.thresholds)}"

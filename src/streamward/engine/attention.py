@@ -36,7 +36,7 @@ class KVCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AttentionMetadata:
     """One stream's share of a step.
 
     Attributes:
@@ -53,7 +53,9 @@ class Part:
 class PagedAttention:
     """Stores the new keys and values of one step, then attends stream by stream."""
 
-    def __init__(self, config: ModelConfig, cache: KVCache, *, new_slots_T: Tensor, parts: Sequence[Part]) -> None:
+    def __init__(
+        self, config: ModelConfig, cache: KVCache, *, new_slots_T: Tensor, parts: Sequence[AttentionMetadata]
+    ) -> None:
         """Take the plan of one step."""
         self._config = config
         self._cache = cache

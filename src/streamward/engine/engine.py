@@ -16,7 +16,7 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.runner import Runner, token_bytes
 from streamward.engine.scheduler import Scheduler
-from streamward.engine.stream import Stream
+from streamward.engine.stream import TokenSequence
 from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
@@ -78,7 +78,7 @@ class Engine:
         self.config = config
         self._model = model
         self._lock = threading.RLock()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, TokenSequence] = {}
         self._ids = itertools.count(1)
         self._num_turns = 0
         self._scheduler = Scheduler(config)
@@ -152,7 +152,7 @@ class Engine:
         if len(self._streams) >= self.config.max_streams:
             raise OverloadedError(f"{len(self._streams)} streams are open, as many as max_streams allows; try later")
         number = self.new_id() if stream_id is None else stream_id
-        self._streams[number] = Stream(number, owner)
+        self._streams[number] = TokenSequence(number, owner)
         return number
 
     @_locked
@@ -292,13 +292,13 @@ class Engine:
             return fixed_threads(self.config.threads)
         return nullcontext() if self._governor is None else self._governor.step()
 
-    def _stream(self, stream_id: int) -> Stream:
+    def _stream(self, stream_id: int) -> TokenSequence:
         try:
             return self._streams[stream_id]
         except KeyError:
             raise StreamClosedError(f"stream {stream_id} was closed or never opened") from None
 
-    def _check(self, stream: Stream, token_ids: Sequence[int]) -> None:
+    def _check(self, stream: TokenSequence, token_ids: Sequence[int]) -> None:
         vocab_size = self._model.decoder.config.vocab_size
         if not isinstance(token_ids, Sequence):
             raise InputError(f"token_ids is of type {type(token_ids).__name__}; give a list of whole numbers")
@@ -321,7 +321,7 @@ class Engine:
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.config.page_tokens)
 
-    def _reserve(self, stream: Stream, length: int) -> None:
+    def _reserve(self, stream: TokenSequence, length: int) -> None:
         """Give a stream pages for `length` tokens, of its own from the next one on."""
         self._make_room(stream, length)
         page_tokens = self.config.page_tokens
@@ -335,7 +335,7 @@ class Engine:
         missing = self._pages_for(length) - len(stream.pages)
         stream.pages += self._pool.take(missing, after=stream.pages[-1] if stream.pages else None)
 
-    def _make_room(self, stream: Stream, length: int) -> None:
+    def _make_room(self, stream: TokenSequence, length: int) -> None:
         """Evict streams that wait for nothing, the longest unused first, until `_reserve` finds enough free pages."""
         if self._num_missing(stream, length) <= self._pool.num_free:
             return
@@ -354,7 +354,7 @@ class Engine:
             if self._num_missing(stream, length) <= self._pool.num_free:
                 return
 
-    def _num_missing(self, stream: Stream, length: int, *, evicted: Mapping[int, int] | None = None) -> int:
+    def _num_missing(self, stream: TokenSequence, length: int, *, evicted: Mapping[int, int] | None = None) -> int:
         """Count the pages `_reserve` takes, if the users of pages in `evicted` were gone."""
         missing = self._pages_for(length) - len(stream.pages)
         index, num_kept = divmod(stream.num_cached, self.config.page_tokens)
@@ -364,8 +364,8 @@ class Engine:
         return missing
 
     @torch.inference_mode()
-    def _read_heads(self, batch: Sequence[tuple[Stream, int]], hidden_TD: Tensor) -> list[StepOutput]:
-        runs: dict[Side, list[tuple[Stream, int, range]]] = {side: [] for side in Side}
+    def _read_heads(self, batch: Sequence[tuple[TokenSequence, int]], hidden_TD: Tensor) -> list[StepOutput]:
+        runs: dict[Side, list[tuple[TokenSequence, int, range]]] = {side: [] for side in Side}
         offset = 0
         for stream, count in batch:
             for start, end, side in stream.judged_runs(stream.num_cached, stream.num_cached + count):

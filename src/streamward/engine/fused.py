@@ -21,7 +21,7 @@ from streamward.model.native_linear import NativeLinear, PackedActivations, hada
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class SequenceMetadata:
     """One stream's share of a step.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reach:
     pages: Sequence[int]
 
 
-class FusedDecoder:
+class NativeModelRunner:
     """Does what `Decoder` does with `PagedAttention`, in one call of the native kernels for all layers."""
 
     def __init__(
@@ -114,7 +114,7 @@ class FusedDecoder:
         )
 
     def __call__(
-        self, ids: Sequence[int], *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[Reach]
+        self, ids: Sequence[int], *, positions: Sequence[int], slots: Sequence[int], parts: Sequence[SequenceMetadata]
     ) -> Tensor:
         """Store the new tokens' keys and values; return the hidden states after the final norm, [T, D].
 
@@ -165,7 +165,7 @@ class FusedDecoder:
         )
 
 
-def _items(parts: Sequence[Reach], *, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _items(parts: Sequence[SequenceMetadata], *, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut long chunks, list the costliest first so that threads end together; and put all pages in one table."""
     items: list[tuple[int, int, int, int]] = []
     pages: list[int] = []

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from streamward.engine.attention import KVCache, PagedAttention, Part
-from streamward.engine.fused import FusedDecoder, Reach
-from streamward.engine.stream import Stream
+from streamward.engine.attention import AttentionMetadata, KVCache, PagedAttention
+from streamward.engine.fused import NativeModelRunner, SequenceMetadata
+from streamward.engine.stream import TokenSequence
 from streamward.errors import ConfigError
 from streamward.model.attention import round_size
 from streamward.model.config import ModelConfig
@@ -55,7 +55,7 @@ class Runner:
         self._device = decoder.embed.weight.device
         self._fused = None
         if use_native:
-            self._fused = FusedDecoder.create(
+            self._fused = NativeModelRunner.create(
                 decoder, num_pages=num_pages, page_tokens=page_tokens, max_rows=max_tokens, int8_cache=int8_cache
             )
         if self._fused is None and int8_cache:
@@ -71,7 +71,7 @@ class Runner:
         return self._fused is not None
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[tuple[Stream, int]]) -> Tensor:
+    def forward(self, batch: Sequence[tuple[TokenSequence, int]]) -> Tensor:
         """Read the next tokens of each stream; return their hidden states [T, D], perhaps with padding behind them.
 
         They stay as they are until the next pass.
@@ -85,7 +85,7 @@ class Runner:
             positions += range(start, end)
             slots += stream.slots(start, end, page_tokens=self._page_tokens)
         if self._fused is not None:
-            parts = [Reach(count, stream.num_cached + count, stream.pages) for stream, count in batch]
+            parts = [SequenceMetadata(count, stream.num_cached + count, stream.pages) for stream, count in batch]
             return self._fused(ids, positions=positions, slots=slots, parts=parts)
         assert self._cache is not None
         padding = [0] * (round_size(len(ids)) - len(ids))
@@ -107,16 +107,16 @@ class Runner:
         num_slots = num_pages * self._page_tokens
         return KVCache(self._decoder.config, num_slots=num_slots, dtype=dtype, device=self._device)
 
-    def _parts(self, batch: Sequence[tuple[Stream, int]]) -> list[Part]:
-        parts: list[Part] = []
+    def _parts(self, batch: Sequence[tuple[TokenSequence, int]]) -> list[AttentionMetadata]:
+        parts: list[AttentionMetadata] = []
         row = 0
         for stream, count in batch:
             end = stream.num_cached + count
-            parts.append(Part(slice(row, row + count), self._slots(stream, end), end))
+            parts.append(AttentionMetadata(slice(row, row + count), self._slots(stream, end), end))
             row += count
         return parts
 
-    def _slots(self, stream: Stream, end: int) -> slice | Tensor:
+    def _slots(self, stream: TokenSequence, end: int) -> slice | Tensor:
         page_tokens = self._page_tokens
         length = -(-end // page_tokens) * page_tokens
         if stream.has_adjacent_pages():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from streamward.engine.config import EngineConfig
-from streamward.engine.stream import Stream
+from streamward.engine.stream import TokenSequence
 
 SHORT_TOKENS = 32
 """A stream with at most so many tokens waiting is being appended to; one with more is a text being read in."""
@@ -28,7 +28,7 @@ class Scheduler:
         self._num_steps = 0
         self._appended: dict[str | None, int] = {}  # owners of short appends, and the step of the last one
 
-    def schedule(self, streams: Sequence[Stream]) -> list[tuple[Stream, int]]:
+    def schedule(self, streams: Sequence[TokenSequence]) -> list[tuple[TokenSequence, int]]:
         """Return how many of its waiting tokens each stream may have read in the next step; none are left out.
 
         Args:

@@ -6,7 +6,7 @@ from streamward.schema import Side
 
 
 @dataclass(slots=True)
-class Stream:
+class TokenSequence:
     """Tokens of one conversation, in the order they came.
 
     Attributes:

@@ -16,7 +16,7 @@ from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.moderator import Moderator
 from streamward.policy import LOOSE, STRICT, Policy, SideState, decide
-from streamward.schema import Action, Category, Judgement, Result, RiskLevel, Side, Verdict
+from streamward.schema import Action, Category, Result, RiskLevel, Side, SideResult, Verdict
 from streamward.tokenizer import GuardTokenizer, clean_text
 
 _HASHED = ("*.safetensors", "config.json", "tokenizer.json", "*.jinja", "tokenizer_config.json")
@@ -175,7 +175,7 @@ class OwnGuard:
 
 
 def _streamed(
-    row: LabelledRow, judgement: Judgement, *, policy: Policy, keeps_tokens: bool, facts: Mapping[str, Any]
+    row: LabelledRow, judgement: SideResult, *, policy: Policy, keeps_tokens: bool, facts: Mapping[str, Any]
 ) -> Prediction:
     verdicts, side = judgement.verdicts, row.side
     strict, loose, own = (_replay(each, side, verdicts) for each in (STRICT, LOOSE, policy))

@@ -28,7 +28,7 @@ _LETTERS = {RiskLevel.UNSAFE: "1", RiskLevel.SAFE: "0", RiskLevel.CONTROVERSIAL:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedText:
     """Rows that people call Safe or Unsafe and that the guard judged, with those they call Controversial apart."""
 
     clear: tuple[Pair, ...]
@@ -54,11 +54,11 @@ class Judged:
         return {name: self.point(name) for name in POINTS} if self.clear or self.controversial else {}
 
 
-def judged(pairs: Iterable[Pair]) -> Judged:
+def judged(pairs: Iterable[Pair]) -> JudgedText:
     """Take the rows with a label and a judgement; a row that failed has no figure."""
     fit = [(row, each) for row, each in pairs if row.label is not None and each.error is None]
     clear = tuple(pair for pair in fit if pair[0].label is not RiskLevel.CONTROVERSIAL)
-    return Judged(clear, tuple(pair for pair in fit if pair[0].label is RiskLevel.CONTROVERSIAL))
+    return JudgedText(clear, tuple(pair for pair in fit if pair[0].label is RiskLevel.CONTROVERSIAL))
 
 
 def pairs_of(result: SetResult) -> list[Pair]:
@@ -87,18 +87,18 @@ def scored(pairs: Iterable[Pair]) -> tuple[list[float], list[bool]]:
     return [value for value, _ in found], [truth for _, truth in found]
 
 
-def ranked_rows(rows: Judged) -> Ranked | None:
+def ranked_rows(rows: JudgedText) -> Ranked | None:
     """Order the clear rows by risk; None without probabilities or without both kinds of row."""
     return rank(*scored(rows.clear))
 
 
-def set_ranking(rows: Judged) -> Ranking | None:
+def set_ranking(rows: JudgedText) -> Ranking | None:
     """Return the areas under the curves."""
     ranked = ranked_rows(rows)
     return None if ranked is None else ranking(ranked)
 
 
-def oracle(rows: Judged) -> Oracle | None:
+def oracle(rows: JudgedText) -> Oracle | None:
     """Return what a choice with the answers at hand would get; None without unsafe rows."""
     truths = rows.unsafe
     if not any(truths):

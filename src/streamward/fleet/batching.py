@@ -15,7 +15,7 @@ _MAX_CALLS = 2  # under way at once to one replica: while one is judged the next
 _MAX_READS = 64  # in one call
 
 
-class _Waiting(NamedTuple):
+class _QueuedRead(NamedTuple):
     """A read, who waits for it, and until when."""
 
     request: ReadRequest
@@ -36,7 +36,7 @@ class ReadBatcher:
         self._send = send
         self._pool = pool
         self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_QueuedRead] = []
         self._num_calls = 0
 
     def read(self, request: ReadRequest, *, timeout_s: float) -> ReadReply:
@@ -49,7 +49,7 @@ class ReadBatcher:
         """
         future: Future[ReadReply] = Future()
         with self._lock:
-            self._waiting.append(_Waiting(request, future, time.monotonic() + timeout_s))
+            self._waiting.append(_QueuedRead(request, future, time.monotonic() + timeout_s))
             if self._num_calls < _MAX_CALLS:
                 self._pool.submit(self._send_all)
                 self._num_calls += 1
@@ -74,9 +74,9 @@ class ReadBatcher:
                 for each in batch:
                     fail(each.future, told)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[_QueuedRead]:
         with self._lock:
-            batch: list[_Waiting] = []
+            batch: list[_QueuedRead] = []
             while not batch and self._waiting:
                 first, self._waiting = self._waiting[:_MAX_READS], self._waiting[_MAX_READS:]
                 batch = [each for each in first if not each.future.done()]

@@ -16,7 +16,7 @@ from streamward.errors import InputError, StreamwardError
 from streamward.fleet.cluster import join_ray
 from streamward.fleet.judging import Judging, ShardJudge, WorkerError
 from streamward.fleet.output import check_output, write_output
-from streamward.fleet.parts import Counts, Parts
+from streamward.fleet.parts import PartCounts, Parts
 from streamward.fleet.source import Plan, Shard, open_source
 from streamward.loading import find_checkpoint
 from streamward.policy import Policy
@@ -26,7 +26,7 @@ _MAX_BLOCKS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ModerationJob:
     """A file to be judged.
 
     Attributes:
@@ -47,7 +47,7 @@ class Job:
     address: str | None
 
 
-def run_job(job: Job, on_progress: Callable[[int, int], object]) -> Counts:
+def run_job(job: ModerationJob, on_progress: Callable[[int, int], object]) -> PartCounts:
     """Judge what is not judged yet, then write the output. May be killed at any time and called again.
 
     Args:
@@ -85,7 +85,7 @@ def run_job(job: Job, on_progress: Callable[[int, int], object]) -> Counts:
     return counts
 
 
-def _identity(job: Job, plan: Plan) -> dict[str, Any]:  # Any: JSON values
+def _identity(job: ModerationJob, plan: Plan) -> dict[str, Any]:  # Any: JSON values
     policy = hashlib.blake2b(job.policy.model_dump_json().encode(), digest_size=16).hexdigest()
     return {
         "version": _VERSION,
@@ -111,7 +111,7 @@ def _guard_identity(name: str) -> str:
     return digest.hexdigest()
 
 
-def _judge(job: Job, shards: Sequence[Shard], *, folder: Path) -> Iterator[Shard]:
+def _judge(job: ModerationJob, shards: Sequence[Shard], *, folder: Path) -> Iterator[Shard]:
     """Yield each shard when it is finished."""
     if not shards:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamward.errors import InputError, StreamwardError
-from streamward.fleet.parts import Counts, Parts
+from streamward.fleet.parts import PartCounts, Parts
 from streamward.fleet.source import Shard, open_source
 from streamward.moderation.rows import answer_json, judge_row
 from streamward.policy import Policy
@@ -76,7 +76,7 @@ class ShardJudge:
                 f"{_MAX_TRIES} workers died while judging rows {shard.first_row + 1} to"
                 f" {shard.first_row + shard.num_rows}; what is finished stays"
             )
-        lines, counts = [], Counts()
+        lines, counts = [], PartCounts()
         for row in self._source.read(shard):
             answer = judge_row(self._guard, row)
             lines.append(json.dumps(answer_json(row, answer, has_verdicts=self._judging.has_verdicts)))
@@ -88,13 +88,13 @@ class ShardJudge:
         self._guard.close()
 
 
-def _counted(answer: Result | StreamwardError) -> Counts:
+def _counted(answer: Result | StreamwardError) -> PartCounts:
     if isinstance(answer, StreamwardError):
         is_bad = isinstance(answer, InputError)
-        return Counts(rows=1, bad=int(is_bad), failed=int(not is_bad))
+        return PartCounts(rows=1, bad=int(is_bad), failed=int(not is_bad))
     decision = answer.decision
     is_blocked = decision.error is None and decision.action in (Action.BLOCK, Action.REPLACE)
-    return Counts(rows=1, blocked=int(is_blocked), failed=int(decision.error is not None))
+    return PartCounts(rows=1, blocked=int(is_blocked), failed=int(decision.error is not None))
 
 
 def _load(judging: Judging) -> "Moderator":

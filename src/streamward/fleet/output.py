@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamward.errors import ConfigError, InputError
-from streamward.fleet.parts import Counts, Parts
+from streamward.fleet.parts import PartCounts, Parts
 from streamward.fleet.source import Shard
 from streamward.schema import RiskLevel
 
@@ -30,7 +30,7 @@ def check_output(path: Path) -> None:
         _schema(has_verdicts=False)
 
 
-def write_output(path: Path, parts: Parts, shards: Iterable[Shard], *, has_verdicts: bool) -> Counts:
+def write_output(path: Path, parts: Parts, shards: Iterable[Shard], *, has_verdicts: bool) -> PartCounts:
     """Write the rows of all shards; the file is whole or not there. Returns what is in it."""
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
@@ -38,8 +38,8 @@ def write_output(path: Path, parts: Parts, shards: Iterable[Shard], *, has_verdi
         return _write_jsonl(temporary, parts, shards)
 
 
-def _write_jsonl(path: Path, parts: Parts, shards: Iterable[Shard]) -> Counts:
-    total = Counts()
+def _write_jsonl(path: Path, parts: Parts, shards: Iterable[Shard]) -> PartCounts:
+    total = PartCounts()
     with path.open("wb") as file:
         for shard in shards:
             with parts.opened(shard) as (counts, lines):
@@ -48,11 +48,11 @@ def _write_jsonl(path: Path, parts: Parts, shards: Iterable[Shard]) -> Counts:
     return total
 
 
-def _write_parquet(path: Path, parts: Parts, shards: Iterable[Shard], *, has_verdicts: bool) -> Counts:
+def _write_parquet(path: Path, parts: Parts, shards: Iterable[Shard], *, has_verdicts: bool) -> PartCounts:
     import pyarrow
     import pyarrow.parquet
 
-    schema, total = _schema(has_verdicts=has_verdicts), Counts()
+    schema, total = _schema(has_verdicts=has_verdicts), PartCounts()
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for shard in shards:
             with parts.opened(shard) as (counts, lines):

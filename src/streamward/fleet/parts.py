@@ -18,7 +18,7 @@ _LOCK_FILE = "lock"
 _PART_SUFFIX = ".part"
 
 
-class Counts(NamedTuple):
+class PartCounts(NamedTuple):
     """Rows by what came of them.
 
     Attributes:
@@ -33,9 +33,9 @@ class Counts(NamedTuple):
     bad: int = 0
     failed: int = 0
 
-    def plus(self, other: "Counts") -> "Counts":
+    def plus(self, other: "PartCounts") -> "PartCounts":
         """Add two counts."""
-        return Counts(*(one + more for one, more in zip(self, other, strict=True)))
+        return PartCounts(*(one + more for one, more in zip(self, other, strict=True)))
 
 
 class Parts:
@@ -81,7 +81,7 @@ class Parts:
             file.write(b".")
             return file.tell()
 
-    def write(self, shard: Shard, lines: Sequence[str], counts: Counts) -> None:
+    def write(self, shard: Shard, lines: Sequence[str], counts: PartCounts) -> None:
         """Finish a shard. It is on the disk when this returns."""
         temporary = self._folder / f".{uuid.uuid4().hex}"
         with temporary.open("w", encoding="ascii") as file:
@@ -92,10 +92,10 @@ class Parts:
         temporary.replace(self._folder / _name(shard))
 
     @contextmanager
-    def opened(self, shard: Shard) -> Iterator[tuple[Counts, IO[bytes]]]:
+    def opened(self, shard: Shard) -> Iterator[tuple[PartCounts, IO[bytes]]]:
         """Open a finished shard: its counts, and a file that is at its first line."""
         with (self._folder / _name(shard)).open("rb") as file:
-            yield Counts(**json.loads(file.readline())), file
+            yield PartCounts(**json.loads(file.readline())), file
 
     def remove(self) -> None:
         """Remove the folder; not even a kill in the midst of it leaves something that looks like a job."""

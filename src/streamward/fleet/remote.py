@@ -16,7 +16,7 @@ from streamward.errors import ContextLengthError, OverloadedError, StreamClosedE
 from streamward.fleet.wire import Description, ReadReply, ReadRequest
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
-from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.health import GuardHealth, ReadClock
 from streamward.schema import Side
 
@@ -81,7 +81,7 @@ class _Placed:
         return ReadRequest(self.name, len(self.ids), segments, self.owner)
 
 
-class RemoteDriver(Driver):
+class RemoteDriver(TokenScorer):
     """Does what an `EngineDriver` does, with the engines of a fleet. One read of a stream at a time.
 
     A stream stays with the replica that has its cache. When that one is drained or dies, the next read goes to another

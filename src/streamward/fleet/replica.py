@@ -9,7 +9,7 @@ from streamward.engine.engine import Engine
 from streamward.errors import StreamwardError
 from streamward.fleet.wire import Description, Output, ReadReply, ReadRequest
 from streamward.guard_call import GuardCall
-from streamward.moderation.driver import EngineDriver
+from streamward.moderation.driver import EngineWorker
 
 _SWEEP_S = 1.0
 
@@ -51,7 +51,7 @@ class GuardReplica:
             idle_s: A stream not asked for so long is forgotten.
             clock: Seconds that only grow.
         """
-        self._driver = EngineDriver(engine)
+        self._driver = EngineWorker(engine)
         self._guard = guard
         self._name = name
         self._idle_s = idle_s

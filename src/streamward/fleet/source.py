@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from streamward.errors import ConfigError, InputError
-from streamward.moderation.rows import ITEM_KEYS, Row, read_row, read_values
+from streamward.moderation.rows import ITEM_KEYS, InputRow, read_row, read_values
 from streamward.text_files import HEAD_BYTES, find_encoding, raw_lines, read_line
 
 _LABEL_KEYS = ("id",)
@@ -56,7 +56,7 @@ class Source(Protocol):
         """Read through the file and cut it into shards of at most so many rows."""
         ...
 
-    def read(self, shard: Shard) -> Iterator[Row]:
+    def read(self, shard: Shard) -> Iterator[InputRow]:
         """Read the rows of a shard."""
         ...
 
@@ -103,7 +103,7 @@ class JsonlSource:
             shards.append(Shard(first_row, num_rows, place))
         return Plan(shards, digest.hexdigest())
 
-    def read(self, shard: Shard) -> Iterator[Row]:
+    def read(self, shard: Shard) -> Iterator[InputRow]:
         """Read the lines of a shard that are not blank."""
         with _opened(self._path) as file:
             encoding = _encoding(file)
@@ -151,7 +151,7 @@ class ParquetSource:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         return Plan(shards, digest.hexdigest())
 
-    def read(self, shard: Shard) -> Iterator[Row]:
+    def read(self, shard: Shard) -> Iterator[InputRow]:
         """Read the rows of a shard; those before it in its row group are read and left out.
 
         Raises:

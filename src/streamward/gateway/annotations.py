@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 
-from streamward.gateway.judges import Judges
+from streamward.gateway.judges import PromptGuard
 from streamward.gateway.report import Asked, Describe, azure_results, moderation_of
 from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.strict_json import JsonObject
 from streamward.policy import ALLOWED, combine
-from streamward.schema import Decision, Judgement, Side
+from streamward.schema import Decision, Side, SideResult
 
 
 class Annotations:
     """Extras of one answer. Every method gives nothing where nothing was asked for."""
 
-    def __init__(self, asked: Asked, judges: Judges, *, describe: Describe, is_responses: bool) -> None:
+    def __init__(self, asked: Asked, judges: PromptGuard, *, describe: Describe, is_responses: bool) -> None:
         """Read verdicts off the judges as they come."""
         self._asked = asked
         self._judges = judges
@@ -72,10 +72,10 @@ class Annotations:
             }
         }
 
-    def _side(self, judgements: list[Judgement | None], error: str | None) -> JsonObject:
+    def _side(self, judgements: list[SideResult | None], error: str | None) -> JsonObject:
         return moderation_of(judgements, error, describe=self._describe, is_list=not self._is_responses)
 
-    def _judgement(self, group: int) -> Judgement | None:
+    def _judgement(self, group: int) -> SideResult | None:
         """Return what the guard says of a choice: the worst of its readers; None if one of them failed."""
         worst, decision = None, ALLOWED
         for reader in self._judges.fields.readers.get(group, []):

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from streamward.errors import UpstreamError
-from streamward.gateway.release import Parcel, Stop
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Leaf, Scanner, Shape, Slot
+from streamward.gateway.release import Chunk, Cutoff
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, FieldScanner, Leaf, Shape, TextField
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import ClientRequest
@@ -68,7 +68,7 @@ class _End(NamedTuple):
     """The choice of an event that has the reason, and the reason's slot if it is no word of the format."""
 
     choice: JsonObject
-    reason: Slot | None
+    reason: TextField | None
 
 
 class ChoicesFormat:
@@ -96,7 +96,7 @@ class ChoicesFormat:
         """Return the field of a choice's text; see `WireFormat`."""
         return (group, *self._layout.content(not self.request.is_stream))
 
-    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_event(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take an event apart: one parcel for each choice in it; see `WireFormat`."""
         choices, rest = self._open(body)
         if not choices:
@@ -111,7 +111,7 @@ class ChoicesFormat:
             parcels.append(self._parcel(event, event, choice, size=size // len(choices)))
         return parcels
 
-    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take a whole answer apart: one parcel for each choice, and one for the rest; see `WireFormat`."""
         choices, rest = self._open(body)
         if not choices:
@@ -121,7 +121,7 @@ class ChoicesFormat:
         parcels = [self._parcel(choice, {}, choice, size=size, is_document=True) for choice in choices]
         return [*parcels, self._parcel(rest, rest, None, size=0)]
 
-    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Put the choices together again, by their index; see `WireFormat`."""
         rest = next((parcel.body for parcel in parcels if parcel.group is None), None)
         choices = {parcel.group: parcel.body for parcel in parcels if parcel.group is not None}
@@ -133,14 +133,14 @@ class ChoicesFormat:
         ]
         return document
 
-    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
         """Return a parcel as an event; see `WireFormat`."""
         if not extra or parcel.group is None:
             return encode(parcel.body)
         (choice,) = _objects(parcel.body["choices"])
         return encode({**parcel.body, "choices": [{**choice, **extra}]})
 
-    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+    def stop(self, stop: Cutoff, extra: JsonObject) -> list[bytes]:
         """Return the rest, the replacement if there is one, and the end of a choice; see `WireFormat`."""
         events = []
         if stop.rest is not None:
@@ -210,11 +210,11 @@ class ChoicesFormat:
         *,
         size: int,
         is_document: bool = False,
-    ) -> Parcel:
-        scanner = Scanner(self._opaque)
+    ) -> Chunk:
+        scanner = FieldScanner(self._opaque)
         scanner.scan(envelope, ENVELOPE_SHAPE, at=(ENVELOPE,))
         if choice is None:
-            return Parcel(body, scanner.slots, size=size)
+            return Chunk(body, scanner.slots, size=size)
         index = choice["index"]
         assert type(index) is int, "choices are numbered"
         if index in self._ends and not is_document:
@@ -223,9 +223,9 @@ class ChoicesFormat:
         shape = self._layout.document_shape if is_document else self._layout.event_shape
         scanner.scan(choice, shape, at=(index,))
         ends = is_document or self._ends_with(choice, index, scanner.slots)
-        return Parcel(body, scanner.slots, index, ends_group=ends, size=size)
+        return Chunk(body, scanner.slots, index, ends_group=ends, size=size)
 
-    def _ends_with(self, choice: JsonObject, index: int, slots: Sequence[Slot]) -> bool:
+    def _ends_with(self, choice: JsonObject, index: int, slots: Sequence[TextField]) -> bool:
         """Return whether a choice ends with this event: the reason moves to text that comes behind it."""
         end = self._ends.get(index)
         if end is not None and slots:
@@ -240,7 +240,7 @@ class ChoicesFormat:
             return False
         return True
 
-    def _stopped(self, stop: Stop) -> JsonObject:
+    def _stopped(self, stop: Cutoff) -> JsonObject:
         part = self._layout.say("" if stop.decision.message is None else stop.decision.message, True)
         if stop.rest is not None and stop.decision.message is None:
             part = self._layout.shorten(stop.rest.body)

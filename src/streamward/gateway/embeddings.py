@@ -9,8 +9,8 @@ from streamward.gateway.completions import is_token_ids
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.failures import answer_of_failure, answer_of_report
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.intake import Head, Intake
-from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome
+from streamward.gateway.intake import UpstreamHead, UpstreamReader
+from streamward.gateway.outcome import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.prompts import read_model
 from streamward.gateway.reader import as_known
 from streamward.gateway.reading import read_document, read_error
@@ -20,7 +20,7 @@ from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
 from streamward.moderation.message_parts import is_identifier
 from streamward.policy import ALLOWED, combine, decide_error
-from streamward.schema import Action, Decision, Judgement, Message, Role, Side
+from streamward.schema import Action, Decision, Message, Role, Side, SideResult
 
 MAX_TEXTS = 2048
 """Texts of one request, as OpenAI has it."""
@@ -32,7 +32,7 @@ class EmbeddingsCall:
 
     def __init__(
         self,
-        call: Call,
+        call: GatewayCall,
         upstream: Upstream,
         *,
         open_guard: OpenGuard,
@@ -59,12 +59,12 @@ class EmbeddingsCall:
         self._model = read_model(self._body, upstream.config.models)
         self._texts = _read_texts(self._body, upstream.config)
         self._decision = ALLOWED
-        self._judgement: Judgement | None = None
+        self._judgement: SideResult | None = None
         self._judged: tuple[Message, ...] = ()
         self._prompt_s = 0.0
         self._is_told = False
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> GatewayResponse:
         """Judge the texts and ask the upstream.
 
         Raises:
@@ -73,11 +73,11 @@ class EmbeddingsCall:
         try:
             await self._judge_texts()
             if self._decision.action.severity >= Action.REPLACE.severity:
-                await self._tell(Ending.PROMPT_BLOCKED, status=400)
-                return Answer(400, dump(blocked_error(self._judgement, self._decision)))
+                await self._tell(EndReason.PROMPT_BLOCKED, status=400)
+                return GatewayResponse(400, dump(blocked_error(self._judgement, self._decision)))
             return await self._ask()
         finally:
-            await self._tell(Ending.CLIENT_GONE)
+            await self._tell(EndReason.CLIENT_GONE)
 
     async def _judge_texts(self) -> None:
         for text in self._texts:
@@ -88,12 +88,12 @@ class EmbeddingsCall:
                 self._decision, self._judgement, self._judged = worst, judgement, messages
             if self._decision.action.severity >= Action.REPLACE.severity:
                 if error is not None:
-                    await self._tell(Ending.GUARD_FAILED, status=503, error=error.code)
+                    await self._tell(EndReason.GUARD_FAILED, status=503, error=error.code)
                     raise error
                 break
         self._prompt_s = self._clock() - self._started
 
-    async def _judge(self, messages: tuple[Message, ...]) -> tuple[StreamwardError | None, Judgement | None, Decision]:
+    async def _judge(self, messages: tuple[Message, ...]) -> tuple[StreamwardError | None, SideResult | None, Decision]:
         policy = self._call.policy
         try:
             async with asyncio.timeout(self._limits.guard_timeout_s), self._open_guard(messages, policy) as stream:
@@ -102,9 +102,9 @@ class EmbeddingsCall:
             known = as_known(error)
             return known, None, decide_error(policy, Side.PROMPT, known)
 
-    async def _ask(self) -> Answer:
-        intake = Intake(self._upstream, "/embeddings", self._body, max_ahead_bytes=self._limits.max_ahead_bytes)
-        head = Head(200, "", {})
+    async def _ask(self) -> GatewayResponse:
+        intake = UpstreamReader(self._upstream, "/embeddings", self._body, max_ahead_bytes=self._limits.max_ahead_bytes)
+        head = UpstreamHead(200, "", {})
         try:
             async with asyncio.timeout(self._limits.max_answer_s):
                 head = await intake.head()
@@ -125,10 +125,10 @@ class EmbeddingsCall:
             return await self._fail(answer_of_failure(late))
         finally:
             await intake.aclose()
-        await self._tell(Ending.COMPLETE)
-        return Answer(200, dump(document))
+        await self._tell(EndReason.COMPLETE)
+        return GatewayResponse(200, dump(document))
 
-    async def _read_all(self, intake: Intake) -> bytes:
+    async def _read_all(self, intake: UpstreamReader) -> bytes:
         data = bytearray()
         while (batch := await intake.next()) is not None:
             data += b"".join(batch)
@@ -154,16 +154,16 @@ class EmbeddingsCall:
             is_clear = False
         return report if is_clear else ErrorReport(None, report.code, report.kind, report.param, report.status)
 
-    async def _fail(self, answer: Answer) -> Answer:
-        await self._tell(Ending.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
+    async def _fail(self, answer: GatewayResponse) -> GatewayResponse:
+        await self._tell(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
         return answer
 
-    async def _tell(self, ending: Ending, *, status: int = 200, error: str | None = None) -> None:
+    async def _tell(self, ending: EndReason, *, status: int = 200, error: str | None = None) -> None:
         """Tell the observer, once."""
         if self._is_told:
             return
         self._is_told = True
-        outcome = Outcome(
+        outcome = CallRecord(
             call=self._call,
             model=self._model,
             is_stream=False,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from streamward.errors import StreamwardError, UpstreamError, error_type
-from streamward.gateway.outcome import Answer
+from streamward.gateway.outcome import GatewayResponse
 from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.strict_json import JsonObject, dump
 from streamward.gateway.upstream import UpstreamTimeoutError
@@ -16,7 +16,7 @@ _CODES = {404: "upstream_not_found", 429: "rate_limit_exceeded"}
 _REPORTED = "The upstream reported an error."
 
 
-def answer_of_report(report: ErrorReport, *, status: int, headers: Mapping[str, str]) -> Answer:
+def answer_of_report(report: ErrorReport, *, status: int, headers: Mapping[str, str]) -> GatewayResponse:
     """Return the answer where the upstream says what is wrong.
 
     Args:
@@ -31,7 +31,7 @@ def answer_of_report(report: ErrorReport, *, status: int, headers: Mapping[str, 
     code = told.code if told.code is not None else _CODES.get(answered, UpstreamError.code)
     kind = told.kind or ("invalid_request_error" if answered < 429 else "upstream_error")
     body = dump({"error": _error(message, kind, code, told.param)})
-    return Answer(answered, body, headers=headers if answered in (429, 503) else {})
+    return GatewayResponse(answered, body, headers=headers if answered in (429, 503) else {})
 
 
 def told_of_report(report: ErrorReport) -> ErrorReport:
@@ -47,10 +47,10 @@ def error_of_report(report: ErrorReport) -> JsonObject:
     return _error(told.message or _REPORTED, told.kind or "upstream_error", code, told.param)
 
 
-def answer_of_failure(error: UpstreamError) -> Answer:
+def answer_of_failure(error: UpstreamError) -> GatewayResponse:
     """Return the answer where the upstream did not answer, or not in a way that can be read."""
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502
-    return Answer(status, dump({"error": error_of_failure(error)}))
+    return GatewayResponse(status, dump({"error": error_of_failure(error)}))
 
 
 def error_of_failure(error: StreamwardError) -> JsonObject:

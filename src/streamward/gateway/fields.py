@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamward.gateway.opaque import UnknownOpaque, read_opaque
-from streamward.gateway.reader import Reader
+from streamward.gateway.reader import FieldGuard
 from streamward.gateway.restated import RestatedText
-from streamward.gateway.slots import ENVELOPE, FieldKey, Kind, Slot
+from streamward.gateway.slots import ENVELOPE, FieldKey, Kind, TextField
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Decision
 from streamward.tokenizer import clean_text
@@ -16,12 +16,12 @@ _MAX_ID_CHARS = 512
 _TEXT_NAMES = frozenset(
     {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
 )
-OpenReader = Callable[[int], Awaitable[Reader]]
+OpenReader = Callable[[int], Awaitable[FieldGuard]]
 """Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldPosition:
     """Where a text is judged.
 
     Attributes:
@@ -31,10 +31,10 @@ class Place:
         beside: Where else it is judged.
     """
 
-    reader: Reader
+    reader: FieldGuard
     start: int
     end: int
-    beside: "Place | None" = None
+    beside: "FieldPosition | None" = None
 
     @property
     def is_clear(self) -> bool:
@@ -50,10 +50,10 @@ class _Field:
     is_known: bool = True
     is_part: bool = False  # of a text that clients join without anything between
     pieces: list[str] = field(default_factory=list)
-    place: Place | None = None  # of the last piece
+    place: FieldPosition | None = None  # of the last piece
     surrogate: str = ""  # first half of a pair
     values: RestatedText = field(default_factory=RestatedText)  # of an unknown string
-    seam: Place | None = None  # where one that is always the same is judged beside itself
+    seam: FieldPosition | None = None  # where one that is always the same is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
     token: object = field(default_factory=object)  # stands for it where a reference would close a circle
 
@@ -68,15 +68,15 @@ class _Field:
         self.surrogate = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return clean_text(text[: len(text) - len(self.surrogate)])
 
-    def beginning(self, length: int) -> Place | None:
+    def beginning(self, length: int) -> FieldPosition | None:
         """Return where its first characters are judged: a reader has all of a field, in one piece."""
         if self.place is None:
             return None
         start = self.place.end - len(self.text())
-        return Place(self.place.reader, start, start + length)
+        return FieldPosition(self.place.reader, start, start + length)
 
 
-class Fields:
+class FieldRouter:
     """Puts the text of slots into guard streams.
 
     One reader follows a choice through its fields, as long as they come one after another; another follows what is not
@@ -92,11 +92,11 @@ class Fields:
             open_reader: Opens readers.
             opaque: What happens to runs in unknown strings that say nothing.
         """
-        self.readers: dict[int, list[Reader]] = {}
+        self.readers: dict[int, list[FieldGuard]] = {}
         """By choice."""
         self._open_reader = open_reader
         self._opaque = opaque
-        self._main: dict[tuple[int, bool], Reader] = {}  # by choice and whether its fields are known
+        self._main: dict[tuple[int, bool], FieldGuard] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
     def decision_of(self, group: int) -> Decision:
@@ -106,23 +106,23 @@ class Fields:
             decision = combine(decision, reader.decision)
         return decision
 
-    def start(self, group: int, reader: Reader) -> None:
+    def start(self, group: int, reader: FieldGuard) -> None:
         """Let a reader follow a choice."""
         self._main[group, True] = reader
         self.readers.setdefault(group, []).append(reader)
 
-    async def append(self, key: FieldKey, text: str) -> Place:
+    async def append(self, key: FieldKey, text: str) -> FieldPosition:
         """Queue what comes next in a field."""
         return await self._append(self._fields.setdefault((key, False), _Field()), text, group=_group(key))
 
-    async def place_all(self, slots: Sequence[Slot]) -> list[Place | None]:
+    async def place_all(self, slots: Sequence[TextField]) -> list[FieldPosition | None]:
         """Queue the text of slots that came together: known texts first, so that copies of them are seen to be some."""
-        places: list[Place | None] = [None] * len(slots)
+        places: list[FieldPosition | None] = [None] * len(slots)
         for index in sorted(range(len(slots)), key=lambda index: slots[index].kind is Kind.UNKNOWN):
             places[index] = await self.place(slots[index])
         return places
 
-    async def place(self, slot: Slot) -> Place | None:
+    async def place(self, slot: TextField) -> FieldPosition | None:
         """Queue the text of a slot, if it says anything new, and write it back as it is judged.
 
         Reasoning and answer are two fields also where an upstream gives both the same place: whoever puts them together
@@ -144,7 +144,7 @@ class Fields:
         _write(slot, text)
         return await self._append(owner, text, group=_group(slot.field)) if text else None
 
-    async def _place_whole(self, owner: _Field, slot: Slot) -> Place | None:
+    async def _place_whole(self, owner: _Field, slot: TextField) -> FieldPosition | None:
         """Judge what a whole says beyond the pieces; or all of it, once, if it is another text."""
         text = clean_text(slot.text)
         _write(slot, text)
@@ -156,7 +156,7 @@ class Fields:
             await self._append(owner, text[len(said) :], group=_group(slot.field))
         return owner.beginning(len(text))
 
-    async def _place_unknown(self, owner: _Field, slot: Slot) -> Place | None:
+    async def _place_unknown(self, owner: _Field, slot: TextField) -> FieldPosition | None:
         """Judge what is new in an unknown string; nothing, where it is a copy of text that is judged anyway."""
         text = clean_text(slot.text)
         group = _group(slot.field)
@@ -185,14 +185,14 @@ class Fields:
             if owner.is_known and owner.place is not None and group in (key[0], ENVELOPE):
                 yield owner
 
-    async def _append(self, owner: _Field, text: str, *, group: int) -> Place:
+    async def _append(self, owner: _Field, text: str, *, group: int) -> FieldPosition:
         reader = await self._reader(owner, group)
         start = reader.add(text, is_reasoning=owner.is_reasoning)
         owner.pieces.append(text)
-        owner.place = Place(reader, start, reader.fed)
+        owner.place = FieldPosition(reader, start, reader.fed)
         return owner.place
 
-    async def _reader(self, owner: _Field, group: int) -> Reader:
+    async def _reader(self, owner: _Field, group: int) -> FieldGuard:
         current = owner.place.reader if owner.place is not None else None
         if current is not None and current.last_field is owner.token and not current.is_finished:
             return current
@@ -208,20 +208,20 @@ class Fields:
         reader.last_field, reader.ends_in_part = owner.token, owner.is_part
         return reader
 
-    async def _open(self, group: int) -> Reader:
+    async def _open(self, group: int) -> FieldGuard:
         reader = await self._open_reader(group)
         self.readers.setdefault(group, []).append(reader)
         return reader
 
 
-def _is_named_text(slot: Slot) -> bool:
+def _is_named_text(slot: TextField) -> bool:
     """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
     name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
     is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
     return name in _TEXT_NAMES or is_reference
 
 
-def _is_part(slot: Slot) -> bool:
+def _is_part(slot: TextField) -> bool:
     """Whether it is a text among the parts of a message in `/v1/responses`."""
     path = tuple(name for name in slot.field if not isinstance(name, int))
     return path == ("content", "text") and not slot.shape.is_reasoning
@@ -238,6 +238,6 @@ def _group(key: FieldKey) -> int:
     return group
 
 
-def _write(slot: Slot, text: str) -> None:
+def _write(slot: TextField, text: str) -> None:
     if not slot.is_name:  # a name is what it is
         slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder

@@ -8,9 +8,9 @@ from streamward.errors import InputError
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.embeddings import EmbeddingsCall
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.outcome import Answer, Call, Observer, SilentObserver
+from streamward.gateway.outcome import GatewayCall, GatewayResponse, Observer, SilentObserver
 from streamward.gateway.report import Describe
-from streamward.gateway.session import Session
+from streamward.gateway.session import GatewaySession
 from streamward.gateway.state_seal import state_seals
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream
@@ -61,7 +61,7 @@ class Gateway:
         return await self._named(upstream).models()
 
     @asynccontextmanager
-    async def answer(self, call: Call, *, observer: Observer | None = None) -> AsyncIterator[Answer]:
+    async def answer(self, call: GatewayCall, *, observer: Observer | None = None) -> AsyncIterator[GatewayResponse]:
         """Answer one call. The answer is good within the `async with` block; leaving it ends what is not over.
 
         Args:
@@ -83,7 +83,7 @@ class Gateway:
                 clock=self._clock,
             ).answer()
             return
-        session = Session(
+        session = GatewaySession(
             call,
             upstream,
             open_guard=self._open_guard,

@@ -5,14 +5,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from streamward.policy import Policy
-from streamward.schema import Decision, Event, Judgement, Message, Result
+from streamward.schema import Decision, Event, Message, Result, SideResult
 
 
 class JudgedStream(Protocol):
     """A response being judged, as `streamward.moderation.async_stream.AsyncGuardStream` does it."""
 
     @property
-    def prompt(self) -> Judgement | None:
+    def prompt(self) -> SideResult | None:
         """Judgement of the user's turn; None if there was none."""
         ...
 

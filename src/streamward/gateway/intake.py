@@ -18,7 +18,7 @@ _MAX_DRAINED_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class UpstreamHead:
     """How an upstream's answer begins.
 
     Attributes:
@@ -42,7 +42,7 @@ class Head:
         return self.is_stream or self.media_type in ("", "text/plain")
 
 
-class Intake:
+class UpstreamReader:
     """One answer, read ahead by a task of its own up to a limit. Close it: that ends the request."""
 
     def __init__(self, upstream: Upstream, path: str, body: JsonObject, *, max_ahead_bytes: int) -> None:
@@ -58,10 +58,10 @@ class Intake:
         self._has_room.set()
         self._is_over = False
         self._error: UpstreamError | None = None
-        self._head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        self._head: asyncio.Future[UpstreamHead] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(upstream, path, body))
 
-    async def head(self) -> Head:
+    async def head(self) -> UpstreamHead:
         """Wait for the headers.
 
         Raises:
@@ -107,7 +107,7 @@ class Intake:
         try:
             async with upstream.post(path, body) as response:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-                self._head.set_result(Head(response.status_code, kind, delays(response)))
+                self._head.set_result(UpstreamHead(response.status_code, kind, delays(response)))
                 async for data in response.aiter_bytes():
                     if not self._waiting:
                         self._oldest_at = asyncio.get_running_loop().time()

@@ -3,22 +3,22 @@
 from dataclasses import replace
 
 from streamward.errors import StreamwardError
-from streamward.gateway.fields import Fields
-from streamward.gateway.openings import Openings
+from streamward.gateway.fields import FieldRouter
+from streamward.gateway.openings import GuardStreamFactory
 from streamward.gateway.reader import as_known
 from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.wire import Prompt, WireFormat
 from streamward.policy import ALLOWED, combine, decide_error
-from streamward.schema import Action, Decision, Judgement, Side
+from streamward.schema import Action, Decision, Side, SideResult
 
 
-class Judges:
+class PromptGuard:
     """Judges the prompts under one policy, and keeps who reads the answer."""
 
-    def __init__(self, openings: Openings, wire: WireFormat) -> None:
+    def __init__(self, openings: GuardStreamFactory, wire: WireFormat) -> None:
         """Open nothing yet."""
-        self.fields = Fields(openings.reader, opaque=openings.release.opaque_strings)
-        self.prompts: list[tuple[Judgement | None, Decision]] = []
+        self.fields = FieldRouter(openings.reader, opaque=openings.release.opaque_strings)
+        self.prompts: list[tuple[SideResult | None, Decision]] = []
         """What the guard said of each prompt, and what follows."""
         self.deadline = openings.deadline
         """Of the text that waits for the guard; begun here for each prompt."""
@@ -44,7 +44,7 @@ class Judges:
                 break
         return decision
 
-    async def _judge_prompt(self, prompt: Prompt, *, group: int) -> tuple[Judgement | None, Decision]:
+    async def _judge_prompt(self, prompt: Prompt, *, group: int) -> tuple[SideResult | None, Decision]:
         try:
             stream = await self._openings.stream(prompt.messages)
             judgement, decision = stream.prompt, stream.decision
@@ -79,8 +79,8 @@ class Judges:
         return report if place.is_clear else replace(report, message=None)
 
     async def _with_earlier(
-        self, prompt: Prompt, judgement: Judgement | None, decision: Decision
-    ) -> tuple[Judgement | None, Decision]:
+        self, prompt: Prompt, judgement: SideResult | None, decision: Decision
+    ) -> tuple[SideResult | None, Decision]:
         """Judge the user's own last turn too, which results of tools came after; the worse of the two counts."""
         async with self._openings.brief(prompt.before_tools) as earlier:
             if earlier.decision.action.severity > decision.action.severity:

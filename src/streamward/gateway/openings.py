@@ -9,16 +9,16 @@ from streamward.errors import OverloadedError
 from streamward.gateway.config import GatewayLimits, ReleaseConfig
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.guard import JudgedStream, OpenGuard
-from streamward.gateway.reader import Reader
+from streamward.gateway.reader import FieldGuard
 from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.wire import WireFormat
 from streamward.policy import ALLOWED, Policy
-from streamward.schema import Event, Judgement, Message, Result
+from streamward.schema import Event, Message, Result, SideResult
 
 _FIRST_WAIT_S = 0.05
 
 
-class Openings:
+class GuardStreamFactory:
     """Opens guard streams under one policy, and readers over them.
 
     It knows nobody who asks it to, so that a call that is over holds no circle of references: its verdicts are freed at
@@ -78,7 +78,7 @@ class Openings:
                 await asyncio.sleep(wait_s)
                 waited_s, wait_s = waited_s + wait_s, wait_s * 2
 
-    async def reader(self, group: int, *, messages: Sequence[Message] | None = None) -> Reader:
+    async def reader(self, group: int, *, messages: Sequence[Message] | None = None) -> FieldGuard:
         """Open a reader for a choice. It never fails: where no stream can be opened, the reader has failed.
 
         Args:
@@ -92,16 +92,16 @@ class Openings:
                 raise OverloadedError("the answer needs more guard streams than max_guard_streams allows")
             return self.reader_of(await self.stream(messages), group)
         except Exception as error:  # whatever it is, text that nobody judges must not leave
-            reader = self.reader_of(_NoStream(), group)
+            reader = self.reader_of(_UnopenedStream(), group)
             reader.fail(error)
             return reader
 
-    def reader_of(self, stream: JudgedStream, group: int) -> Reader:
+    def reader_of(self, stream: JudgedStream, group: int) -> FieldGuard:
         """Put a reader of a choice over a stream."""
         place = self._num_readers[group]
         self._num_readers[group] += 1
         name = "envelope" if group == ENVELOPE else str(group)
-        return Reader(
+        return FieldGuard(
             stream,
             name=f"{name}.{place}" if place else name,
             policy=self.policy,
@@ -112,10 +112,10 @@ class Openings:
         )
 
 
-class _NoStream:
+class _UnopenedStream:
     """Stands where no stream could be opened."""
 
-    prompt: Judgement | None = None
+    prompt: SideResult | None = None
     decision = ALLOWED
     checked_chars = 0
 

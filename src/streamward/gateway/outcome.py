@@ -7,11 +7,11 @@ from typing import Protocol
 
 from streamward.gateway.wire import FormatName
 from streamward.policy import Policy
-from streamward.schema import Decision, Event, Judgement, Message
+from streamward.schema import Decision, Event, Message, SideResult
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class GatewayCall:
     """One request to a guarded model.
 
     Attributes:
@@ -34,7 +34,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GatewayResponse:
     """What the client gets.
 
     Attributes:
@@ -50,7 +50,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Ending(StrEnum):
+class EndReason(StrEnum):
     """How a call ended."""
 
     COMPLETE = "complete"
@@ -63,7 +63,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class GuardedText:
     """Text of an answer that one guard stream has read.
 
     Attributes:
@@ -80,13 +80,13 @@ class Part:
     name: str
     text: str
     decision: Decision
-    judgement: Judgement | None
+    judgement: SideResult | None
     num_judged_chars: int
     num_shown_chars: int
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallRecord:
     """What became of a call.
 
     Attributes:
@@ -107,15 +107,15 @@ class Outcome:
         error: Code of what went wrong; None if nothing did.
     """
 
-    call: Call
+    call: GatewayCall
     model: str
     is_stream: bool
     status: int
-    ending: Ending
+    ending: EndReason
     decision: Decision
     messages: Sequence[Message]
-    prompt: Judgement | None
-    parts: Sequence[Part]
+    prompt: SideResult | None
+    parts: Sequence[GuardedText]
     prompt_s: float
     first_byte_s: float | None
     duration_s: float
@@ -131,7 +131,7 @@ class Observer(Protocol):
         """Text of the part of this name was judged. Called in the event loop; must not wait."""
         ...
 
-    async def finished(self, outcome: Outcome) -> None:
+    async def finished(self, outcome: CallRecord) -> None:
         """A call has ended. Waited for before the client gets the last byte; once a call."""
         ...
 
@@ -142,5 +142,5 @@ class SilentObserver:
     def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         """Do nothing."""
 
-    async def finished(self, outcome: Outcome) -> None:
+    async def finished(self, outcome: CallRecord) -> None:
         """Do nothing."""

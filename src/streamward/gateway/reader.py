@@ -11,7 +11,7 @@ from streamward.errors import ContextLengthError, InputError, OverloadedError, S
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.guard import JudgedStream
 from streamward.policy import Policy, SideState, combine, decide_error
-from streamward.schema import Action, Decision, Event, Judgement, Result, Side
+from streamward.schema import Action, Decision, Event, Result, Side, SideResult
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _FIRST_WAIT_S = 0.05
 _PIECE_CHARS = 512  # judged in one go: what was judged before a deadline counts
 
 
-class Reader:
+class FieldGuard:
     """Feeds text to a guard stream; knows how many characters from the start the verdicts let through.
 
     A guard that fails makes the decision of the policy's `on_error`: either nothing more leaves, or, if the policy
@@ -94,7 +94,7 @@ class Reader:
         return self._said if self._failure is None else combine(self._failure, self._said)
 
     @property
-    def judgement(self) -> Judgement | None:
+    def judgement(self) -> SideResult | None:
         """What the guard says of all that it has judged; None if that is nothing."""
         return self._state.judgement(thresholds={}) if self.result is None else self.result.response
 

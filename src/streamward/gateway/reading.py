@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from streamward.errors import UpstreamError
-from streamward.gateway.release import Parcel
+from streamward.gateway.release import Chunk
 from streamward.gateway.reported_errors import ErrorReport, ReportedError, find_report, read_report
 from streamward.gateway.sse import DONE, EventParser, ServerEvent
 from streamward.gateway.state_seal import StateSeal
@@ -11,7 +11,7 @@ from streamward.gateway.strict_json import JsonObject, parse_answer
 from streamward.gateway.wire import WireFormat
 
 
-class StreamReading:
+class StreamDecoder:
     """Takes bytes in and knows when the stream is over: at its end marker, at its end, or where it breaks."""
 
     def __init__(self, wire: WireFormat, *, seal: StateSeal, max_event_bytes: int, max_answer_bytes: int) -> None:
@@ -32,9 +32,9 @@ class StreamReading:
         self._max_answer_bytes = max_answer_bytes
         self._size = 0
 
-    def take(self, batch: Sequence[bytes] | None) -> list[Parcel]:
+    def take(self, batch: Sequence[bytes] | None) -> list[Chunk]:
         """Return the parcels in what came; None is the end. Parcels before a break are good."""
-        parcels: list[Parcel] = []
+        parcels: list[Chunk] = []
         self.has_comment = False
         try:
             for event in self._events(batch):
@@ -61,7 +61,7 @@ class StreamReading:
                 raise UpstreamError(f"the upstream's answer is longer than {self._max_answer_bytes} bytes")
             yield from self._parser.feed(data)
 
-    def _take_event(self, event: ServerEvent, parcels: list[Parcel]) -> None:
+    def _take_event(self, event: ServerEvent, parcels: list[Chunk]) -> None:
         if event.data is None or not event.data.strip():
             self.has_comment = True
         elif event.data.strip() == DONE:

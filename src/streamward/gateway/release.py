@@ -7,14 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from streamward.errors import OverloadedError
-from streamward.gateway.fields import Fields, Place
-from streamward.gateway.slots import ENVELOPE, Kind, Slot
+from streamward.gateway.fields import FieldPosition, FieldRouter
+from streamward.gateway.slots import ENVELOPE, Kind, TextField
 from streamward.gateway.strict_json import JsonObject
 from streamward.schema import Action, Decision
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Chunk:
     """A part of an answer that leaves as one.
 
     Attributes:
@@ -26,14 +26,14 @@ class Parcel:
     """
 
     body: JsonObject
-    slots: Sequence[Slot] = ()
+    slots: Sequence[TextField] = ()
     group: int | None = None
     ends_group: bool = False
     size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Cutoff:
     """A choice that the guard has stopped.
 
     Attributes:
@@ -44,13 +44,13 @@ class Stop:
 
     group: int
     decision: Decision
-    rest: Parcel | None
+    rest: Chunk | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    parcel: Parcel
-    places: Sequence[Place | None]
+class _HeldChunk:
+    parcel: Chunk
+    places: Sequence[FieldPosition | None]
 
     @property
     def is_clear(self) -> bool:
@@ -58,10 +58,10 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class _Group:
-    waiting: deque[_Waiting] = field(default_factory=deque)
+class _ChoiceState:
+    waiting: deque[_HeldChunk] = field(default_factory=deque)
     is_stopped: bool = False
-    end: Parcel | None = None  # what it ends with; the last one that says so
+    end: Chunk | None = None  # what it ends with; the last one that says so
     has_left: bool = False  # the end
 
     @property
@@ -69,22 +69,22 @@ class _Group:
         return self.end is not None
 
 
-class Ledger:
+class ReleaseBuffer:
     """Takes parcels in, has their text judged, and hands them out when it is clear. There is no other way out.
 
     In mode `audit` they are handed out as they come; the text is judged all the same.
     """
 
     def __init__(
-        self, fields: Fields, *, max_held_bytes: int, is_audit: bool = False, is_document: bool = False
+        self, fields: FieldRouter, *, max_held_bytes: int, is_audit: bool = False, is_document: bool = False
     ) -> None:
         """Start with nothing that waits. In a document, a replacement stands for all of a choice."""
         self._fields = fields
         self._is_audit = is_audit
         self._is_document = is_document
         self._max_held_bytes = max_held_bytes
-        self._groups: dict[int, _Group] = {}
-        self._common: deque[_Waiting] = deque()
+        self._groups: dict[int, _ChoiceState] = {}
+        self._common: deque[_HeldChunk] = deque()
         self._held = 0
 
     def is_complete(self, num_choices: int) -> bool:
@@ -101,19 +101,19 @@ class Ledger:
         over = {index for index, group in self._groups.items() if group.is_over}
         return bool(cut) and len(cut | over) >= num_choices
 
-    def is_end(self, parcel: Parcel) -> bool:
+    def is_end(self, parcel: Chunk) -> bool:
         """Whether a choice ends with this parcel, now that all of the answer is here."""
         return parcel.group is not None and self._groups[parcel.group].end is parcel
 
-    async def take(self, parcels: Sequence[Parcel]) -> None:
+    async def take(self, parcels: Sequence[Chunk]) -> None:
         """Take in what came; nothing is judged yet."""
         for parcel in parcels:
-            group = None if parcel.group is None else self._groups.setdefault(parcel.group, _Group())
+            group = None if parcel.group is None else self._groups.setdefault(parcel.group, _ChoiceState())
             if group is not None and group.is_stopped:
                 continue
             places = await self._fields.place_all(parcel.slots)
             self._held += parcel.size
-            (self._common if group is None else group.waiting).append(_Waiting(parcel, places))
+            (self._common if group is None else group.waiting).append(_HeldChunk(parcel, places))
             if parcel.ends_group and group is not None:
                 group.end = parcel
 
@@ -137,13 +137,13 @@ class Ledger:
                 if reader.is_stopped and reader.is_open:
                     await reader.finish()  # for the judgement
 
-    def release(self, *, is_last: bool = False) -> list[Parcel]:
+    def release(self, *, is_last: bool = False) -> list[Chunk]:
         """Return the parcels that may leave now, in order within each choice.
 
         Args:
             is_last: Whether ends of choices may leave too. They wait for the end of all, which is recorded first.
         """
-        released: list[Parcel] = []
+        released: list[Chunk] = []
         for index, group in self._groups.items():
             while group.waiting and self._may_leave(group.waiting[0]):
                 if group.waiting[0].parcel is group.end:
@@ -156,20 +156,20 @@ class Ledger:
                 released.append(self._release(self._common))
         return released
 
-    def _may_leave(self, waiting: _Waiting) -> bool:
+    def _may_leave(self, waiting: _HeldChunk) -> bool:
         return self._is_audit or waiting.is_clear
 
-    def _release(self, queue: deque[_Waiting]) -> Parcel:
+    def _release(self, queue: deque[_HeldChunk]) -> Chunk:
         for place in queue[0].places:
             if place is not None:
                 place.reader.note_shown(place.end)
         return self._drop(queue)
 
-    def stops(self) -> list[Stop]:
+    def stops(self) -> list[Cutoff]:
         """Return the choices stopped since the last time. What of them waits is dropped; an end that has left stays."""
         stops = []
         if not self._groups and _is_final(self._fields.decision_of(ENVELOPE)):
-            self._groups[0] = _Group()
+            self._groups[0] = _ChoiceState()
         for index, group in self._groups.items():
             decision = self._fields.decision_of(index)
             if group.is_stopped or group.has_left or not _is_final(decision):
@@ -181,10 +181,10 @@ class Ledger:
                 rest = _cut(group.waiting[0], shows_wholes=self._is_document)
             while group.waiting:
                 self._drop(group.waiting)
-            stops.append(Stop(index, decision, rest))
+            stops.append(Cutoff(index, decision, rest))
         return stops
 
-    def _drop(self, queue: deque[_Waiting]) -> Parcel:
+    def _drop(self, queue: deque[_HeldChunk]) -> Chunk:
         parcel = queue.popleft().parcel
         self._held -= parcel.size
         return parcel
@@ -202,7 +202,7 @@ def _is_final(decision: Decision) -> bool:
     return decision.action.severity >= Action.REPLACE.severity
 
 
-def _cut(waiting: _Waiting, *, shows_wholes: bool) -> Parcel | None:
+def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
     """Return a parcel with as much of its text as is clear; None if nothing is left to say.
 
     Args:
@@ -227,4 +227,4 @@ def _cut(waiting: _Waiting, *, shows_wholes: bool) -> Parcel | None:
             is_worth = True
             if shows_wholes or slot.kind is not Kind.WHOLE:
                 place.reader.note_shown(min(place.end, place.reader.limit))
-    return Parcel(deepcopy(parcel.body), group=parcel.group) if is_worth else None
+    return Chunk(deepcopy(parcel.body), group=parcel.group) if is_worth else None

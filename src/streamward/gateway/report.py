@@ -7,12 +7,12 @@ from typing import Literal
 from streamward.errors import InputError
 from streamward.gateway.strict_json import JsonObject
 from streamward.policy import CategoryPolicy, Policy, SidePolicy
-from streamward.schema import Action, Category, Decision, Judgement, RiskLevel, Side
+from streamward.schema import Action, Category, Decision, RiskLevel, Side, SideResult
 
 MODEL = "streamward"
 """Names the guard in results; a request's `moderation.model` chooses none."""
 Mode = Literal["score", "block"]
-Describe = Callable[[Judgement], JsonObject]
+Describe = Callable[[SideResult], JsonObject]
 """Gives `flagged`, `categories`, `category_scores` and `category_applied_input_types` of OpenAI's moderation result."""
 
 _AZURE: Mapping[Category, str] = {
@@ -113,7 +113,7 @@ def _rewritten(rules: SidePolicy, actions: Mapping[Action, Action]) -> SidePolic
     return rules.model_copy(update={**changed(rules), "categories": categories})
 
 
-def azure_results(judgement: Judgement | None, decision: Decision, *, side: Side) -> JsonObject:
+def azure_results(judgement: SideResult | None, decision: Decision, *, side: Side) -> JsonObject:
     """Return `content_filter_results` of one text.
 
     Categories that Azure has no name for stand under `streamward`, as every level and category does.
@@ -137,7 +137,7 @@ def azure_results(judgement: Judgement | None, decision: Decision, *, side: Side
     return {**results, "streamward": {"filtered": is_filtered, "risk_level": level.value, "category": category}}
 
 
-def blocked_error(judgement: Judgement | None, decision: Decision) -> JsonObject:
+def blocked_error(judgement: SideResult | None, decision: Decision) -> JsonObject:
     """Return the body of an answer to a prompt that was blocked, as Azure and OpenAI shape it."""
     message = "The prompt was stopped by this gateway's content policy. Change it and try again."
     inner = {
@@ -149,7 +149,7 @@ def blocked_error(judgement: Judgement | None, decision: Decision) -> JsonObject
 
 
 def moderation_of(
-    judgements: Sequence[Judgement | None], error: str | None, *, describe: Describe, is_list: bool
+    judgements: Sequence[SideResult | None], error: str | None, *, describe: Describe, is_list: bool
 ) -> JsonObject:
     """Return one side of an answer's `moderation`.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from streamward.errors import UpstreamError
 from streamward.gateway.logprobs import Opaque, keep_spelled
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, Kind, Leaf, Scanner, Shape, Slot, Text
+from streamward.gateway.slots import ENVELOPE, Each, FieldKey, FieldScanner, Kind, Leaf, Shape, Text, TextField
 from streamward.gateway.strict_json import JsonObject
 
 GROUP = 0
@@ -84,7 +84,7 @@ WORDS: Mapping[str, tuple[str, tuple[str, ...], Text]] = {
 """Type of an event without `.delta` or `.done` -> where `.done` has the whole, which field it is, what it is."""
 
 
-def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[str]) -> list[Slot]:
+def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[str]) -> list[TextField]:
     """Return the slots of an event.
 
     Args:
@@ -99,7 +99,7 @@ def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[st
     stem, _, end = name.rpartition(".")
     if stem in WORDS and end in ("delta", "done"):
         return _scan_words(body, name, opaque=opaque)
-    scanner = Scanner(opaque, Kind.WHOLE)
+    scanner = FieldScanner(opaque, Kind.WHOLE)
     at = (GROUP, name)
     if name.startswith("response.output_item."):
         scanner.scan(body, {**_POSITIONS, "item": Leaf.CLEANED}, at=at)
@@ -116,34 +116,34 @@ def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[st
     return scanner.slots
 
 
-def scan_response(response: JsonObject, *, opaque: Opaque, own: frozenset[str]) -> list[Slot]:
+def scan_response(response: JsonObject, *, opaque: Opaque, own: frozenset[str]) -> list[TextField]:
     """Return the slots of a whole response; arguments and errors as for an event."""
-    envelope = Scanner(opaque, Kind.WHOLE, own)
+    envelope = FieldScanner(opaque, Kind.WHOLE, own)
     envelope.scan(response, _RESPONSE, at=(ENVELOPE, "response"))
     output = response.get("output")
     if output is not None and not isinstance(output, list):
         raise UpstreamError("the upstream's output is no list")
-    items = Scanner(opaque, Kind.WHOLE)
+    items = FieldScanner(opaque, Kind.WHOLE)
     for index, item in enumerate(output or []):
         _scan_item(items, item, index)
     return envelope.slots + items.slots
 
 
-def _scan_words(body: JsonObject, name: str, *, opaque: Opaque) -> list[Slot]:
+def _scan_words(body: JsonObject, name: str, *, opaque: Opaque) -> list[TextField]:
     stem, _, end = name.rpartition(".")
     whole, path, shape = WORDS[stem]
     key, kind = ("delta", Kind.PIECE) if end == "delta" else (whole, Kind.WHOLE)
     _clean_logprobs(body, key, opaque)
-    scanner = Scanner(opaque)
+    scanner = FieldScanner(opaque)
     is_text = isinstance(body.get(key), str)
     known: Mapping[str, Shape] = {key: Leaf.CLEANED if is_text else shape}
     scanner.scan(body, {**_POSITIONS, "logprobs": Leaf.CLEANED, **known}, at=(GROUP, name))
     if is_text:
-        scanner.slots.append(Slot(body, key, str(body[key]), field_of(body, *path), kind, shape))
+        scanner.slots.append(TextField(body, key, str(body[key]), field_of(body, *path), kind, shape))
     return scanner.slots
 
 
-def _scan_item(scanner: Scanner, item: object, index: int) -> None:
+def _scan_item(scanner: FieldScanner, item: object, index: int) -> None:
     if item is None:
         return
     if not isinstance(item, dict):
@@ -156,7 +156,7 @@ def _scan_item(scanner: Scanner, item: object, index: int) -> None:
         _scan_part(scanner, part, (GROUP, index, "content", place), is_reasoning=item.get("type") == "reasoning")
 
 
-def _scan_part(scanner: Scanner, part: object, at: FieldKey, *, is_reasoning: bool = False) -> None:
+def _scan_part(scanner: FieldScanner, part: object, at: FieldKey, *, is_reasoning: bool = False) -> None:
     if part is None:
         return
     if not isinstance(part, dict):

@@ -8,7 +8,7 @@ from streamward.errors import InputError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.logprobs import Opaque
 from streamward.gateway.prompts import read_flag, read_model, refuse_unread, to_prompt
-from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.release import Chunk, Cutoff
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
 from streamward.gateway.slots import FieldKey
@@ -61,7 +61,7 @@ class ResponsesFormat:
         """Return a field that no event has: a response never goes on with what the client gave."""
         return (group, "given")
 
-    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_event(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take an event apart; see `WireFormat`."""
         if self._has_ended:  # the client has its end, and nobody waits for more
             return []
@@ -72,15 +72,15 @@ class ResponsesFormat:
             self._note_envelope(response)
         slots = scan_event(body, name, opaque=self._opaque, own=self._own)
         self._has_ended = name in LAST
-        return [Parcel(body, slots, GROUP, ends_group=self._has_ended, size=size)]
+        return [Chunk(body, slots, GROUP, ends_group=self._has_ended, size=size)]
 
-    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take a whole answer, which is one parcel; see `WireFormat`."""
         self._note_envelope(body)
         slots = scan_response(body, opaque=self._opaque, own=self._own)
-        return [Parcel(body, slots, GROUP, ends_group=True, size=size)]
+        return [Chunk(body, slots, GROUP, ends_group=True, size=size)]
 
-    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Return the answer, or what is left of it; see `WireFormat`."""
         extra = extras.get(GROUP, {})
         if not stops:
@@ -95,7 +95,7 @@ class ResponsesFormat:
             self._shown.note_item(item, index)
         return self._incomplete(self._shown.items(), extra)
 
-    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
         """Return a parcel as an event; see `WireFormat`."""
         body = parcel.body
         self._shown.note_event(body)
@@ -103,7 +103,7 @@ class ResponsesFormat:
             body = {**body, "response": {**response, **extra}}
         return self._encode(body)
 
-    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+    def stop(self, stop: Cutoff, extra: JsonObject) -> list[bytes]:
         """Return the rest, and a response that is incomplete; see `WireFormat`."""
         events = []
         if stop.rest is not None and str(stop.rest.body["type"]).endswith(".delta"):

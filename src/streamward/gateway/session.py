@@ -12,16 +12,16 @@ from streamward.gateway.chat import read_chat
 from streamward.gateway.completions import read_completion
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.failures import answer_of_failure, answer_of_report, error_of_failure, error_of_report
-from streamward.gateway.fields import Fields
+from streamward.gateway.fields import FieldRouter
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.intake import Head, Intake
-from streamward.gateway.judges import Judges
+from streamward.gateway.intake import UpstreamHead, UpstreamReader
+from streamward.gateway.judges import PromptGuard
 from streamward.gateway.keep_alive import kept_alive
-from streamward.gateway.openings import Openings
-from streamward.gateway.outcome import Answer, Call, Ending, Observer, Outcome, Part
-from streamward.gateway.reader import Reader
-from streamward.gateway.reading import StreamReading, read_document, read_error
-from streamward.gateway.release import Ledger, Parcel, Stop
+from streamward.gateway.openings import GuardStreamFactory
+from streamward.gateway.outcome import CallRecord, EndReason, GatewayCall, GatewayResponse, GuardedText, Observer
+from streamward.gateway.reader import FieldGuard
+from streamward.gateway.reading import StreamDecoder, read_document, read_error
+from streamward.gateway.release import Chunk, Cutoff, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
 from streamward.gateway.responses import read_response
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Session:
+class GatewaySession:
     """Answers one call. Use it in `async with`: leaving it ends the upstream's request and closes all guard streams."""
 
     def __init__(
         self,
-        call: Call,
+        call: GatewayCall,
         upstream: Upstream,
         *,
         open_guard: OpenGuard,
@@ -76,7 +76,7 @@ class Session:
         self._format = _read(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
-        openings = Openings(
+        openings = GuardStreamFactory(
             open_guard,
             self._format,
             policy=policy,
@@ -84,17 +84,17 @@ class Session:
             limits=limits,
             on_judged=observer.judged,
         )
-        self._judges = Judges(openings, self._format)
+        self._judges = PromptGuard(openings, self._format)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
-        self._intake: Intake | None = None
+        self._intake: UpstreamReader | None = None
         self._events: AsyncGenerator[bytes, None] | None = None
         self._decision = ALLOWED
-        self._stops: list[Stop] = []
+        self._stops: list[Cutoff] = []
         self._guard_s = 0.0
         self._prompt_s = 0.0
         self._first_byte_s: float | None = None
         self._is_told = False
-        self._is_heard_out = False
+        self._is_fully_read = False
 
     def _open_state(self, body: JsonObject) -> list[Aside]:
         config = self._upstream.config
@@ -112,14 +112,14 @@ class Session:
             if self._events is not None:
                 await self._events.aclose()
             if self._intake is not None:
-                if self._is_heard_out:
+                if self._is_fully_read:
                     await self._intake.drain()
                 await self._intake.aclose()
         finally:
             await self._judges.aclose()
-            await self._tell(Ending.CLIENT_GONE)
+            await self._report(EndReason.CLIENT_GONE)
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> GatewayResponse:
         """Judge the prompt and begin the answer.
 
         Raises:
@@ -141,7 +141,7 @@ class Session:
                 return await self._fail_with(read_error(await self._read_all(), head.media_type), head)
             if self._request.is_stream and head.may_be_stream:
                 self._events = kept_alive(self._stream(), every_s=self._limits.keep_alive_s)
-                return Answer(200, events=self._events)
+                return GatewayResponse(200, events=self._events)
             if head.is_stream:
                 raise await self._unwanted()
             return await self._document()
@@ -152,33 +152,35 @@ class Session:
 
     def _ask(self) -> None:
         path = f"/{self._call.format}"
-        self._intake = Intake(self._upstream, path, self._request.body, max_ahead_bytes=self._limits.max_ahead_bytes)
+        self._intake = UpstreamReader(
+            self._upstream, path, self._request.body, max_ahead_bytes=self._limits.max_ahead_bytes
+        )
 
     @property
-    def _asked(self) -> Intake:
+    def _asked(self) -> UpstreamReader:
         assert self._intake is not None, "the upstream was asked"
         return self._intake
 
-    async def _refuse(self) -> Answer:
+    async def _refuse(self) -> GatewayResponse:
         if self._judges.error is not None:
-            await self._tell(Ending.GUARD_FAILED, status=503, error=self._judges.error.code)
+            await self._report(EndReason.GUARD_FAILED, status=503, error=self._judges.error.code)
             raise self._judges.error
         prompt = self._upstream.config.prompt
         message = self._decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
         if message is None:
-            await self._tell(Ending.PROMPT_BLOCKED, status=400)
-            return Answer(400, dump(blocked_error(self._judges.prompts[-1][0], self._decision)))
+            await self._report(EndReason.PROMPT_BLOCKED, status=400)
+            return GatewayResponse(400, dump(blocked_error(self._judges.prompts[-1][0], self._decision)))
         document, events = self._format.refusal(message, self._notes.of_whole())
-        await self._tell(Ending.PROMPT_BLOCKED)
+        await self._report(EndReason.PROMPT_BLOCKED)
         if self._request.is_stream:
-            return Answer(200, events=_each([b"".join(events)]))
-        return Answer(200, dump(document))
+            return GatewayResponse(200, events=_each([b"".join(events)]))
+        return GatewayResponse(200, dump(document))
 
-    async def _fail(self, answer: Answer) -> Answer:
-        await self._tell(Ending.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
+    async def _fail(self, answer: GatewayResponse) -> GatewayResponse:
+        await self._report(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
         return answer
 
-    async def _fail_with(self, report: ErrorReport, head: Head) -> Answer:
+    async def _fail_with(self, report: ErrorReport, head: UpstreamHead) -> GatewayResponse:
         """Answer with what the upstream says is wrong, as far as the guard lets it through."""
         self._judges.deadline.begin()
         report = await self._judges.let_through(self._upstream.redacted(report), group=0)
@@ -194,12 +196,12 @@ class Session:
                 raise UpstreamError(f"the upstream's answer is longer than {self._limits.max_answer_bytes} bytes")
         return b"".join(parts)
 
-    async def _document(self) -> Answer:
+    async def _document(self) -> GatewayResponse:
         data = await self._read_all()
         body = read_document(data)
         if self._request.is_stream:
             raise UpstreamError("the upstream did not stream what was to be streamed")
-        ledger = Ledger(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
+        ledger = ReleaseBuffer(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
         self._seal.seal(body)
         self._judges.deadline.begin()
         await ledger.take(self._format.read_document(body, len(data)))
@@ -210,12 +212,12 @@ class Session:
         groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
         extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
         document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
-        await self._tell(Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE)
-        return Answer(200, dump(document))
+        await self._report(EndReason.RESPONSE_BLOCKED if self._stops else EndReason.COMPLETE)
+        return GatewayResponse(200, dump(document))
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
         is_audit = self._upstream.config.release.mode == "audit"
-        ledger = Ledger(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
+        ledger = ReleaseBuffer(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
         reading = self._reading()
         begin = self._notes.of_prompts()
         if begin:
@@ -236,15 +238,15 @@ class Session:
             if out or reading.has_comment:
                 with self._judges.deadline.paused():
                     yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
-        self._is_heard_out = reading.is_done
+        self._is_fully_read = reading.is_done
         await self._judge(ledger, is_end=True)
         rest = self._release(ledger, is_audit=is_audit, is_last=True)
         is_recorded, end = await self._last(ledger, reading)
         yield b"".join([*rest, *end] if is_recorded else end)
 
-    def _reading(self) -> StreamReading:
+    def _reading(self) -> StreamDecoder:
         limits = self._limits
-        return StreamReading(
+        return StreamDecoder(
             self._format,
             seal=self._seal,
             max_event_bytes=limits.max_event_bytes,
@@ -260,14 +262,14 @@ class Session:
             return reading.error
         return UpstreamError("the upstream streamed what was not to be streamed")
 
-    async def _next(self, reading: StreamReading) -> list[bytes] | None:
+    async def _next(self, reading: StreamDecoder) -> list[bytes] | None:
         try:
             return await self._within(self._asked.next())
         except UpstreamError as error:
             reading.fail(error)
             return None
 
-    async def _last(self, ledger: Ledger, reading: StreamReading) -> tuple[bool, list[bytes]]:
+    async def _last(self, ledger: ReleaseBuffer, reading: StreamDecoder) -> tuple[bool, list[bytes]]:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
         is_complete = self._is_over(ledger) or ledger.is_complete(self._request.num_groups)
         error: StreamwardError | None = None if is_complete else reading.error
@@ -276,11 +278,11 @@ class Session:
         elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
         told = await self._told(error) if error is not None else None
-        ending = Ending.RESPONSE_BLOCKED if self._stops else Ending.COMPLETE
+        ending = EndReason.RESPONSE_BLOCKED if self._stops else EndReason.COMPLETE
         if error is not None:
-            ending = Ending.UPSTREAM_FAILED
+            ending = EndReason.UPSTREAM_FAILED
         try:
-            await self._tell(ending, error=None if error is None else error.code)
+            await self._report(ending, error=None if error is None else error.code)
         except StreamwardError as failure:  # what cannot be recorded does not end
             return False, self._format.error(error_of_failure(failure))
         if told is not None:
@@ -296,13 +298,13 @@ class Session:
             return error_of_report(await self._judges.let_through(report, group=ENVELOPE))
         return error_of_failure(error)
 
-    def _is_over(self, ledger: Ledger) -> bool:
+    def _is_over(self, ledger: ReleaseBuffer) -> bool:
         """Whether nothing more is to come, whatever the upstream still sends."""
         return ledger.is_cut(self._request.num_groups) or (
             self._format.ends_with_choice and ledger.is_complete(self._request.num_groups)
         )
 
-    def _release(self, ledger: Ledger, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
+    def _release(self, ledger: ReleaseBuffer, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
         out = [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
         for stop in ledger.stops():
             self._stops.append(stop)
@@ -318,13 +320,13 @@ class Session:
         if self._first_byte_s is None:
             self._first_byte_s = self._clock() - self._started
 
-    def _encode(self, parcel: Parcel, ledger: Ledger) -> bytes:
+    def _encode(self, parcel: Chunk, ledger: ReleaseBuffer) -> bytes:
         if parcel.group is None or not ledger.is_end(parcel):
             return self._format.encode(parcel, {})
         decision = self._judges.fields.decision_of(parcel.group)
         return self._format.encode(parcel, self._notes.of_choice(decision, parcel.group))
 
-    async def _judge(self, ledger: Ledger, *, is_end: bool = False) -> None:
+    async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> None:
         started = self._clock()
         await ledger.judge(is_end=is_end)
         self._guard_s += self._clock() - started
@@ -340,7 +342,7 @@ class Session:
                 f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
             ) from error
 
-    async def _tell(self, ending: Ending, *, status: int = 200, error: str | None = None) -> None:
+    async def _report(self, ending: EndReason, *, status: int = 200, error: str | None = None) -> None:
         """Tell the observer, once."""
         if self._is_told:
             return
@@ -350,7 +352,7 @@ class Session:
         for group in fields.readers:
             decision = combine(decision, fields.decision_of(group))
         parts = [_part(reader, fields, group) for group, readers in fields.readers.items() for reader in readers]
-        outcome = Outcome(
+        outcome = CallRecord(
             call=self._call,
             model=self._request.model,
             is_stream=self._request.is_stream,
@@ -370,7 +372,7 @@ class Session:
         await asyncio.shield(self._observer.finished(outcome))
 
 
-def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimits) -> WireFormat:
+def _read(call: GatewayCall, body: JsonObject, upstream: Upstream, limits: GatewayLimits) -> WireFormat:
     match call.format:
         case "chat/completions":
             return read_chat(body, upstream.config, limits=limits)
@@ -382,11 +384,11 @@ def _read(call: Call, body: JsonObject, upstream: Upstream, limits: GatewayLimit
             raise AssertionError("an EmbeddingsCall answers it")
 
 
-def _part(reader: Reader, fields: Fields, group: int) -> Part:
+def _part(reader: FieldGuard, fields: FieldRouter, group: int) -> GuardedText:
     decision = reader.decision
     if reader is fields.readers[group][0] and (done := fields.decision_of(group)) != decision:
         decision = replace(done, position=None)  # which counts in another text
-    return Part(
+    return GuardedText(
         reader.name,
         reader.text,
         decision=decision,

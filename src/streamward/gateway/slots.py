@@ -64,7 +64,7 @@ Shape = Text | Each | Leaf | frozenset[str] | Mapping[str, "Shape"] | None
 
 
 @dataclass(slots=True)
-class Slot:
+class TextField:
     """One string of the model at its place.
 
     Attributes:
@@ -87,7 +87,7 @@ class Slot:
 
 
 @dataclass(slots=True)
-class Scanner:
+class FieldScanner:
     """Collects the slots of a JSON value, and takes out what may not pass.
 
     Attributes:
@@ -99,7 +99,7 @@ class Scanner:
     opaque: Literal["drop", "block", "pass"]
     kind: Kind = Kind.PIECE
     own: frozenset[str] = frozenset()
-    slots: list[Slot] = field(default_factory=list)
+    slots: list[TextField] = field(default_factory=list)
 
     def scan(self, holder: JsonObject, shape: Mapping[str, Shape], *, at: FieldKey, is_said: bool = False) -> None:
         """Go through an object.
@@ -120,7 +120,9 @@ class Scanner:
             self._value(holder, name, shape.get(name), (*at, name), is_said=is_said)
             if is_said:
                 words = Text(is_cuttable=False)
-                self.slots.append(Slot(holder, name, name, (*at, name, _NAME_OF), Kind.UNKNOWN, words, is_name=True))
+                self.slots.append(
+                    TextField(holder, name, name, (*at, name, _NAME_OF), Kind.UNKNOWN, words, is_name=True)
+                )
 
     def _value(self, holder: Holder, key: str | int, shape: Shape, at: FieldKey, *, is_said: bool = False) -> None:
         value = holder[key]  # type: ignore[index]  # a key of this holder
@@ -151,9 +153,9 @@ class Scanner:
         if shape in (Leaf.OPAQUE, Leaf.DROPPED) or (shape is None and _MEDIA.fullmatch(value) is not None):
             self._take_out(holder, key, is_padding=shape is Leaf.DROPPED)
         elif isinstance(shape, Text):
-            self.slots.append(Slot(holder, key, value, at, self.kind, shape))
+            self.slots.append(TextField(holder, key, value, at, self.kind, shape))
         else:
-            self.slots.append(Slot(holder, key, value, at, Kind.UNKNOWN, Text(is_cuttable=False)))
+            self.slots.append(TextField(holder, key, value, at, Kind.UNKNOWN, Text(is_cuttable=False)))
 
     def _unknown(self, holder: Holder, key: str | int, at: FieldKey, *, is_said: bool) -> None:
         value = holder[key]  # type: ignore[index]  # a key of this holder

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from streamward.gateway.release import Parcel, Stop
+from streamward.gateway.release import Chunk, Cutoff
 from streamward.gateway.slots import FieldKey
 from streamward.gateway.strict_json import JsonObject
 from streamward.schema import Message
@@ -67,7 +67,7 @@ class WireFormat(Protocol):
         """Return the field that an answer given by the client would go on in."""
         ...
 
-    def read_event(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_event(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take an event of a stream apart.
 
         Raises:
@@ -75,7 +75,7 @@ class WireFormat(Protocol):
         """
         ...
 
-    def read_document(self, body: JsonObject, size: int) -> list[Parcel]:
+    def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take an answer that is not streamed apart; `join` puts it together again.
 
         Raises:
@@ -83,15 +83,15 @@ class WireFormat(Protocol):
         """
         ...
 
-    def join(self, parcels: Sequence[Parcel], stops: Sequence[Stop], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Put what is left of an answer together, with what the gateway adds to each choice."""
         ...
 
-    def encode(self, parcel: Parcel, extra: JsonObject) -> bytes:
+    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
         """Return a parcel as an event, with what the gateway adds to it."""
         ...
 
-    def stop(self, stop: Stop, extra: JsonObject) -> list[bytes]:
+    def stop(self, stop: Cutoff, extra: JsonObject) -> list[bytes]:
         """Return the events that end a choice which the guard has stopped."""
         ...
 

@@ -11,7 +11,7 @@ from streamward.errors import StreamClosedError
 from streamward.guard_call import GuardCall
 from streamward.moderation.guard_stream import GuardStream, Piece
 from streamward.moderation.worker_pool import Submitter
-from streamward.schema import Decision, Event, Judgement, Result
+from streamward.schema import Decision, Event, Result, SideResult
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class AsyncGuardStream:
         self._stream.close()
 
     @property
-    def prompt(self) -> Judgement | None:
+    def prompt(self) -> SideResult | None:
         """Judgement of the user's turn; None if there was none."""
         return self._stream.prompt
 

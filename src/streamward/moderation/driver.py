@@ -12,7 +12,7 @@ from streamward.engine.engine import Engine, StepOutput
 from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
-from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.waiting import WaitingRead, fail, succeed
 from streamward.observability import defect
@@ -28,7 +28,7 @@ _GONE = "gone"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
 
 
-class EngineDriver(Driver):
+class EngineWorker(TokenScorer):
     """Feeds an engine from any number of threads.
 
     Calls are put in a queue. While one step runs others arrive, and the next step takes the tokens of all of them
@@ -375,7 +375,7 @@ class EngineDriver(Driver):
             fail(read.done, error)
 
 
-def _serve(driver: "weakref.ref[EngineDriver]", wakeups: "queue.SimpleQueue[bool]") -> None:
+def _serve(driver: "weakref.ref[EngineWorker]", wakeups: "queue.SimpleQueue[bool]") -> None:
     """Run a driver whenever it has work, until it is closed or nobody has it any more."""
     while wakeups.get():
         found = driver()

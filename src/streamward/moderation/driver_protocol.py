@@ -13,7 +13,7 @@ Segment = tuple[Sequence[int], Side | None]
 """Token ids, and whose heads judge them; None if they are only context."""
 
 
-class Driver(Protocol):
+class TokenScorer(Protocol):
     """Where a guard's streams of tokens are read: by an engine in this process, or elsewhere. Thread-safe.
 
     The methods do what those of `EngineDriver` do, and raise what those raise.

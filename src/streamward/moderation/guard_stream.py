@@ -12,7 +12,7 @@ from streamward.errors import CallCancelledError, ContextLengthError, InputError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import ALLOWED, Policy, SideState, combine
-from streamward.schema import Action, Decision, Event, Judgement, Result, RiskLevel, Side, Span, Verdict
+from streamward.schema import Action, Decision, Event, Result, RiskLevel, Side, SideResult, Span, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
 
@@ -53,7 +53,7 @@ class GuardStream:
         judge: ResponseJudge,
         *,
         policy: Policy,
-        prompt: Judgement | None,
+        prompt: SideResult | None,
         prompt_decision: Decision | None,
         reasoning: ReasoningTokens,
         max_chars: int,
@@ -113,7 +113,7 @@ class GuardStream:
         return self._checked_chars
 
     @property
-    def response(self) -> Judgement:
+    def response(self) -> SideResult:
         """Judgement of what was fed so far."""
         with self._lock:
             return self._judgement()
@@ -313,11 +313,11 @@ class GuardStream:
             held = verdict.span
         return 0
 
-    def _judgement(self) -> Judgement:
+    def _judgement(self) -> SideResult:
         found = self._state.judgement(thresholds=self._thresholds, windows=self._judge.num_windows)
         if found is not None:
             return found
-        return Judgement(
+        return SideResult(
             RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
         )
 

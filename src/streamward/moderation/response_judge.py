@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamward.moderation.driver_protocol import Driver
+from streamward.moderation.driver_protocol import TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.schema import Side, Span, Verdict
@@ -15,7 +15,7 @@ class ResponseJudge:
     """Keeps the cache of one response in step with its token ids, sliding over overlapping windows."""
 
     def __init__(
-        self, driver: Driver, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
+        self, driver: TokenScorer, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
     ) -> None:
         """Take over a stream that has read its context and nothing else.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamward.errors import InputError, StreamwardError
-from streamward.schema import Decision, Judgement, Result, RiskLevel, Verdict
+from streamward.schema import Decision, Result, RiskLevel, SideResult, Verdict
 from streamward.suggestions import suggest
 from streamward.text_files import Line
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the command line reads rows before it waits for torch
 ITEM_KEYS = ("prompt", "response", "messages")
 
 
-class Row(NamedTuple):
+class InputRow(NamedTuple):
     """One row: its number and id, what it asks, or what is wrong with it."""
 
     label: dict[str, object]
@@ -23,37 +23,39 @@ class Row(NamedTuple):
     problem: str | None
 
 
-def read_row(line: Line) -> Row:
+def read_row(line: Line) -> InputRow:
     """Read a line of JSONL."""
     label: dict[str, object] = {"line": line.number}
     if line.text is None:
-        return Row(label, None, line.problem)
+        return InputRow(label, None, line.problem)
     try:
         raw = json.loads(line.text)
     except json.JSONDecodeError as error:
-        return Row(label, None, f"the line is not JSON from character {error.pos + 1} on")
+        return InputRow(label, None, f"the line is not JSON from character {error.pos + 1} on")
     except (ValueError, RecursionError):  # a number of thousands of digits, or objects as deep
-        return Row(label, None, "the line is not JSON that can be read: it has too long a number or too deep a nesting")
+        return InputRow(
+            label, None, "the line is not JSON that can be read: it has too long a number or too deep a nesting"
+        )
     if not isinstance(raw, dict):
-        return Row(label, None, "the line is not a JSON object")
+        return InputRow(label, None, "the line is not a JSON object")
     row = read_values(raw, line.number)
     if row.item:
         return row
     near = next((near for name in raw if (near := suggest(name, ITEM_KEYS))), "")
-    return Row(
+    return InputRow(
         row.label, None, f"the row has none of the keys {', '.join(ITEM_KEYS)}, so there is nothing to judge{near}"
     )
 
 
-def read_values(values: Mapping[str, object], number: int) -> Row:
+def read_values(values: Mapping[str, object], number: int) -> InputRow:
     """Take a row apart; keys that say nothing to us are ignored."""
     label: dict[str, object] = {"line": number}
     if isinstance(values.get("id"), str | int):
         label = {"id": values["id"], **label}
-    return Row(label, {name: values[name] for name in ITEM_KEYS if values.get(name) is not None}, None)
+    return InputRow(label, {name: values[name] for name in ITEM_KEYS if values.get(name) is not None}, None)
 
 
-def judge_row(guard: "Moderator", row: Row) -> Result | StreamwardError:
+def judge_row(guard: "Moderator", row: InputRow) -> Result | StreamwardError:
     """Judge a row by itself; what keeps it from being judged is returned."""
     if row.item is None:
         return InputError(row.problem or "")
@@ -63,7 +65,7 @@ def judge_row(guard: "Moderator", row: Row) -> Result | StreamwardError:
         return error
 
 
-def answer_json(row: Row, answer: Result | StreamwardError, *, has_verdicts: bool = False) -> dict[str, Any]:
+def answer_json(row: InputRow, answer: Result | StreamwardError, *, has_verdicts: bool = False) -> dict[str, Any]:
     """Return a row's answer as JSON values, with its number and id."""
     if isinstance(answer, Result):
         return {**row.label, **result_json(answer, has_verdicts=has_verdicts)}
@@ -89,7 +91,7 @@ def result_json(result: Result, *, has_verdicts: bool = False) -> dict[str, Any]
     }
 
 
-def _side_json(side: Judgement | None, *, has_verdicts: bool) -> dict[str, Any]:
+def _side_json(side: SideResult | None, *, has_verdicts: bool) -> dict[str, Any]:
     if side is None:  # the guard failed
         names = (
             "risk_level",

@@ -8,15 +8,15 @@ from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, InputError
 from streamward.guard_call import current_call
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.driver import EngineDriver
-from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.driver import EngineWorker
+from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy, SideState
-from streamward.schema import Decision, Judgement, Message, Result, Role, Side, Span, Verdict
+from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -28,7 +28,7 @@ _MIN_PROMPT_TOKENS = 16  # of a prompt in each of its windows, besides the templ
 class _Prompt:
     """A judged user turn."""
 
-    judgement: Judgement
+    judgement: SideResult
     decision: Decision
 
 
@@ -40,7 +40,7 @@ class StreamGuard:
     prompt all of it is judged).
     """
 
-    def __init__(self, tokenizer: GuardTokenizer, driver: Driver) -> None:
+    def __init__(self, tokenizer: GuardTokenizer, driver: TokenScorer) -> None:
         """Take over a driver: `EngineDriver(engine)`, or one whose engines are elsewhere.
 
         Raises:
@@ -59,7 +59,7 @@ class StreamGuard:
     @property
     def engine(self) -> Engine:
         """Where the tokens are read, if that is in this process."""
-        assert isinstance(self._driver, EngineDriver), "the engines are elsewhere"
+        assert isinstance(self._driver, EngineWorker), "the engines are elsewhere"
         return self._driver.engine
 
     @property

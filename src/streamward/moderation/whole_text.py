@@ -14,7 +14,7 @@ from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.health import GuardHealth
 from streamward.policy import Policy, combine, decide, decide_error
-from streamward.schema import Action, Category, Decision, Judgement, Message, Result, RiskLevel, Side, Verdict
+from streamward.schema import Action, Category, Decision, Message, Result, RiskLevel, Side, SideResult, Verdict
 
 
 def remote_guard(
@@ -25,7 +25,7 @@ def remote_guard(
     api_key_env: str | None = None,
     timeout_s: float = 30.0,
     max_retries: int = 2,
-) -> "WholeTextAdapter":
+) -> "GenGuardAdapter":
     """Return a Gen guard behind an OpenAI-compatible endpoint, for a `Moderator`. Nothing is asked yet.
 
     Args:
@@ -47,17 +47,17 @@ def remote_guard(
         "timeout_s": timeout_s,
         "max_retries": max_retries,
     }
-    return WholeTextAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
+    return GenGuardAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
 
 
 class _Side(NamedTuple):
     """One side judged; no judgement if the guard failed."""
 
-    judgement: Judgement | None
+    judgement: SideResult | None
     decision: Decision
 
 
-class WholeTextAdapter:
+class GenGuardAdapter:
     """Judges the last user turn and the last assistant turn, each as a whole.
 
     A remote guard states a level without probabilities: they are 1 for that level and 0 for the others, so thresholds
@@ -162,8 +162,8 @@ def _severity(side: _Side) -> tuple[int, bool, int]:
 
 def _judgement(
     found: GenJudgement, level: RiskLevel, category: Category | None, thresholds: Mapping[RiskLevel, float]
-) -> Judgement:
-    return Judgement(
+) -> SideResult:
+    return SideResult(
         risk_level=level,
         category=None if level is RiskLevel.SAFE else category,
         probabilities=found.probabilities,

@@ -13,7 +13,7 @@ from streamward.server.audit_reading import recent
 from streamward.server.auth import AdminCaller, CallerSeen
 from streamward.server.errors import ERRORS
 from streamward.server.keys import TENANT, ApiKey
-from streamward.server.policy_folder import KeptPolicy, check_names
+from streamward.server.policy_folder import LoadedPolicy, check_names
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import Name
 from streamward.settings import Settings
@@ -61,7 +61,7 @@ class KnownPolicy(BaseModel):
     body: JsonObject
 
     @classmethod
-    def of(cls, kept: KeptPolicy) -> "KnownPolicy":
+    def of(cls, kept: LoadedPolicy) -> "KnownPolicy":
         """Describe a policy."""
         policy = kept.policy
         return cls(name=policy.name, version=policy.version, digest=kept.digest, body=policy.model_dump(mode="json"))

@@ -18,7 +18,7 @@ from streamward.server.disconnects import CancelOnDisconnect
 from streamward.server.errors import ERRORS, describe, install_error_handlers
 from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
-from streamward.server.middleware import BodyLimits, HeadAsGet, KnownHosts, RequestContext
+from streamward.server.middleware import BodyLimits, HeadAsGet, RequestContext, TrustedHosts
 from streamward.server.sessions import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
@@ -113,7 +113,7 @@ def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> N
             expose_headers=_EXPOSED_HEADERS,
         )
     if config.listen.hosts:
-        app.add_middleware(KnownHosts, hosts=config.listen.hosts)
+        app.add_middleware(TrustedHosts, hosts=config.listen.hosts)
     app.add_middleware(RequestContext, metrics=state.metrics)
     app.add_middleware(EscapedLineEnds)
 

@@ -20,7 +20,7 @@ from streamward.errors import AuditError, OverloadedError
 from streamward.moderation.waiting import fail, succeed
 from streamward.schema import Action, Category, RiskLevel, Side
 from streamward.server.config import AuditConfig
-from streamward.server.store import DECISIONS, USAGE, telling_failures
+from streamward.server.store import DECISIONS, USAGE, translate_db_errors
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class AuditMetrics(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _QueuedRecord:
     row: Mapping[str, Any]  # Any: column values
     written: "Future[None]"
 
@@ -135,7 +135,7 @@ class AuditLog:
         self._config = config
         self._engine = engine
         self._metrics = metrics
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(config.max_waiting)
+        self._queue: queue.Queue[_QueuedRecord | None] = queue.Queue(config.max_waiting)
         self._is_failing = False
         self._is_closed = False
         self._writing_since: float | None = None
@@ -167,7 +167,7 @@ class AuditLog:
         if self._is_closed:
             raise AuditError("the log of decisions is closed")
         try:
-            self._queue.put_nowait(_Waiting(_row(record), written))
+            self._queue.put_nowait(_QueuedRecord(_row(record), written))
         except queue.Full as error:
             self._metrics.audit_failed(1, reason="queue_full")
             raise OverloadedError("too many decisions wait to be logged; try again later") from error
@@ -207,13 +207,13 @@ class AuditLog:
                     fail(waiting.written, AuditError(f"a decision could not be logged: {type(error).__name__}"))
             self._writing_since = None
 
-    def _next(self) -> "_Waiting | None":
+    def _next(self) -> "_QueuedRecord | None":
         """Wait for a row; None at the end."""
         if self._is_closed and self._queue.empty():
             return None
         return self._queue.get()
 
-    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+    def _gather(self, first: _QueuedRecord) -> tuple[list[_QueuedRecord], bool]:
         """Take what else is waiting; say whether the end was among it."""
         batch = [first]
         while len(batch) < self._config.max_batch:
@@ -226,9 +226,9 @@ class AuditLog:
             batch.append(item)
         return batch, False
 
-    def _write(self, batch: Sequence[_Waiting]) -> None:
+    def _write(self, batch: Sequence[_QueuedRecord]) -> None:
         try:
-            with telling_failures("a decision could not be logged"), self._engine.begin() as connection:
+            with translate_db_errors("a decision could not be logged"), self._engine.begin() as connection:
                 connection.execute(insert(DECISIONS), [waiting.row for waiting in batch])
                 _count_usage(connection, [waiting.row for waiting in batch])
         except AuditError as error:
@@ -245,7 +245,7 @@ class AuditLog:
             for waiting in batch:
                 succeed(waiting.written, None)
 
-    def _fail(self, batch: Sequence[_Waiting], error: AuditError) -> None:
+    def _fail(self, batch: Sequence[_QueuedRecord], error: AuditError) -> None:
         self._is_failing = True
         reason = type(error.__cause__).__name__ if isinstance(error.__cause__, SQLAlchemyError) else "other"
         self._metrics.audit_failed(len(batch), reason=reason)

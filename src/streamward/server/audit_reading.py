@@ -10,7 +10,7 @@ from sqlalchemy import Engine, Select, delete, or_, select, tuple_, update
 
 from streamward.errors import ConfigError
 from streamward.gateway.strict_json import dump
-from streamward.server.store import DECISIONS, telling_failures
+from streamward.server.store import DECISIONS, translate_db_errors
 
 Row = Mapping[str, Any]  # Any: column values
 _PAGE_ROWS = 1000
@@ -57,7 +57,7 @@ def recent(engine: Engine, *, tenant: str | None = None, limit: int = 50, before
     query = Period(tenant=tenant).narrow(select(DECISIONS)).order_by(DECISIONS.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(DECISIONS.c.id < before)
-    with telling_failures("decisions cannot be read"), engine.connect() as connection:
+    with translate_db_errors("decisions cannot be read"), engine.connect() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
 
 
@@ -72,7 +72,7 @@ def all_rows(engine: Engine, period: Period) -> Iterator[Row]:
         query = period.narrow(select(DECISIONS)).order_by(DECISIONS.c.time, DECISIONS.c.id).limit(_PAGE_ROWS)
         if last is not None:
             query = query.where(tuple_(DECISIONS.c.time, DECISIONS.c.id) > last)
-        with telling_failures("decisions cannot be read"), engine.connect() as connection:
+        with translate_db_errors("decisions cannot be read"), engine.connect() as connection:
             page = [dict(row) for row in connection.execute(query).mappings()]
         yield from page
         if len(page) < _PAGE_ROWS:
@@ -143,7 +143,7 @@ def purge(engine: Engine, *, now: datetime, retention_days: float | None) -> Pur
     has_text = or_(*(DECISIONS.c[name].is_not(None) for name in _TEXTS))
     texts = update(DECISIONS).where(DECISIONS.c.text_until <= now, has_text).values(dict.fromkeys(_TEXTS))
     num_rows = 0
-    with telling_failures("old decisions cannot be deleted"), engine.begin() as connection:
+    with translate_db_errors("old decisions cannot be deleted"), engine.begin() as connection:
         if retention_days is not None:
             oldest = now - timedelta(days=retention_days)
             num_rows = connection.execute(delete(DECISIONS).where(DECISIONS.c.time < oldest)).rowcount

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from streamward.errors import AuthenticationError, ForbiddenError, InputError, RateLimitError
 from streamward.server.keys import ApiKey
 from streamward.server.owners import serve_owner
-from streamward.server.policy_folder import KeptPolicy
+from streamward.server.policy_folder import LoadedPolicy
 from streamward.server.rates import KeyLimits
 from streamward.server.state import ServiceState, service_state
 
@@ -53,7 +53,7 @@ class Caller:
     is_admin: bool
     limits: KeyLimits
 
-    def choose_policy(self, state: ServiceState, wanted: str | None = None) -> KeptPolicy:
+    def choose_policy(self, state: ServiceState, wanted: str | None = None) -> LoadedPolicy:
         """Return the policy to judge by.
 
         Raises:

@@ -9,22 +9,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from streamward.errors import InputError, UpstreamError
-from streamward.schema import Judgement, Result, Side
+from streamward.schema import Result, Side, SideResult
 from streamward.server.auth import CallerNow, CallerSeen
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
 from streamward.server.moderations import Wishes
-from streamward.server.records import Job, new_id
+from streamward.server.records import ModerationContext, new_id
 from streamward.server.state import ServiceState, service_state
-from streamward.server.wire import Judged, Lenient, Messages, PolicyInForce
+from streamward.server.wire import Lenient, Messages, PolicyInForce, SideWire
 
 router = APIRouter(tags=["moderation"])
 
 NO_CATEGORY = "None"
 
 
-class ChatRequest(Lenient):
+class GuardChatRequest(Lenient):
     """A conversation. Its last turn is judged: the user's as a prompt, the assistant's as a response."""
 
     messages: Messages
@@ -38,13 +38,13 @@ class ChatRequest(Lenient):
 
 
 @router.post("/v1/chat/completions", responses=ERRORS, response_model=None)
-async def chat_completions(body: ChatRequest, request: Request, caller: CallerNow) -> Response:
+async def chat_completions(body: GuardChatRequest, request: Request, caller: CallerNow) -> Response:
     """Judge the last turn of a conversation, and answer in the words of Qwen3Guard-Gen."""
     state = service_state(request)
     if body.n not in (None, 1):
         raise InputError(f"n is {body.n}; a guard gives one answer")
     kept = caller.choose_policy(state, body.streamward.policy)
-    job = Job(
+    job = ModerationContext(
         request_id=request_id(request),
         tenant=caller.tenant,
         key_id=caller.key_id,
@@ -55,7 +55,7 @@ async def chat_completions(body: ChatRequest, request: Request, caller: CallerNo
     result = await judge(state, job, messages=body.messages)
     text = answer_text(result, Side.RESPONSE if body.messages[-1]["role"] == "assistant" else Side.PROMPT)
     extension = {
-        **Judged.of(result, has_verdicts=False).model_dump(mode="json"),
+        **SideWire.of(result, has_verdicts=False).model_dump(mode="json"),
         "policy": PolicyInForce.of(kept).model_dump(mode="json"),
     }
     answer_id = new_id("chatcmpl")
@@ -107,7 +107,7 @@ def answer_text(result: Result, side: Side) -> str:
     return "\n".join(lines)
 
 
-def _category(judgement: Judgement) -> str:
+def _category(judgement: SideResult) -> str:
     return NO_CATEGORY if judgement.category is None else judgement.category.value
 
 

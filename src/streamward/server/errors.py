@@ -34,7 +34,7 @@ RETRY_AFTER_S = 1
 """What an overloaded service asks of its callers."""
 
 
-class Answer(NamedTuple):
+class ErrorMapping(NamedTuple):
     """How an error is told."""
 
     status: int
@@ -46,21 +46,21 @@ class Answer(NamedTuple):
 
 
 _REFUSALS = frozenset({401, 403, 429, 503})  # counted, so that an operator sees who is turned away
-_INTERNAL = Answer(500, 1011, "server_error")
-_ANSWERS: Mapping[type[StreamwardError], Answer] = {
-    AuthenticationError: Answer(401, 1008, "authentication_error"),
-    ForbiddenError: Answer(403, 1008, "permission_error"),
-    RateLimitError: Answer(429, 1013, "rate_limit_error"),
-    ContextLengthError: Answer(413, 1009, "invalid_request_error"),
-    RequestTooLargeError: Answer(413, 1009, "invalid_request_error"),
-    InputError: Answer(400, 1007, "invalid_request_error"),
-    StreamClosedError: Answer(409, 1008, "invalid_request_error"),
-    OverloadedError: Answer(503, 1013, "overloaded_error"),
-    GuardFailedError: Answer(503, 1013, "server_error"),
-    CallCancelledError: Answer(503, 1013, "server_error"),
-    AuditError: Answer(503, 1011, error_type(AuditError.code)),
-    UpstreamError: Answer(502, 1011, "upstream_error"),
-    CheckpointError: Answer(500, 1011, "server_error"),
+_INTERNAL = ErrorMapping(500, 1011, "server_error")
+_ANSWERS: Mapping[type[StreamwardError], ErrorMapping] = {
+    AuthenticationError: ErrorMapping(401, 1008, "authentication_error"),
+    ForbiddenError: ErrorMapping(403, 1008, "permission_error"),
+    RateLimitError: ErrorMapping(429, 1013, "rate_limit_error"),
+    ContextLengthError: ErrorMapping(413, 1009, "invalid_request_error"),
+    RequestTooLargeError: ErrorMapping(413, 1009, "invalid_request_error"),
+    InputError: ErrorMapping(400, 1007, "invalid_request_error"),
+    StreamClosedError: ErrorMapping(409, 1008, "invalid_request_error"),
+    OverloadedError: ErrorMapping(503, 1013, "overloaded_error"),
+    GuardFailedError: ErrorMapping(503, 1013, "server_error"),
+    CallCancelledError: ErrorMapping(503, 1013, "server_error"),
+    AuditError: ErrorMapping(503, 1011, error_type(AuditError.code)),
+    UpstreamError: ErrorMapping(502, 1011, "upstream_error"),
+    CheckpointError: ErrorMapping(500, 1011, "server_error"),
 }
 _NO_ROUTE = (
     "There is no such route. Guarded models have POST /NAME/v1/chat/completions, /completions, /responses and"
@@ -103,7 +103,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
 """What routes may answer besides success."""
 
 
-def answer_for(error: StreamwardError) -> Answer:
+def answer_for(error: StreamwardError) -> ErrorMapping:
     """Return how an error is told; that of the nearest class in the table."""
     for kind in type(error).__mro__:
         if kind in _ANSWERS:

@@ -8,11 +8,11 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 
 from streamward.errors import StreamwardError
-from streamward.gateway.outcome import Ending, Outcome, Part
+from streamward.gateway.outcome import CallRecord, EndReason, GuardedText
 from streamward.policy import ALLOWED, combine
 from streamward.schema import Event, Message, Result, Role
 from streamward.server.live import LiveEvent, LiveKind, LiveText
-from streamward.server.records import Job, Texts
+from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -39,7 +39,7 @@ class GatewayMetrics:
         self._first_byte = histogram("gateway_first_byte_seconds", "Time to the first text of a streamed answer")
         self._guard = histogram("gateway_guard_seconds", "Time an answer waited for the guard, in sum")
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: CallRecord) -> None:
         """Count an answer."""
         upstream = outcome.call.upstream
         self._answers.labels(upstream, outcome.call.format, outcome.ending).inc()
@@ -52,7 +52,7 @@ class GatewayMetrics:
 class GatewayLog:
     """Observes one call: a row of the log for each part of the answer, before the client sees the end."""
 
-    def __init__(self, state: ServiceState, job: Job, metrics: GatewayMetrics) -> None:
+    def __init__(self, state: ServiceState, job: ModerationContext, metrics: GatewayMetrics) -> None:
         """Observe a call that a job stands for."""
         self._state = state
         self._job = job
@@ -71,7 +71,7 @@ class GatewayLog:
         if events:
             self._publish(LiveKind.TOKENS, name, events)
 
-    async def finished(self, outcome: Outcome) -> None:
+    async def finished(self, outcome: CallRecord) -> None:
         """Log what was judged.
 
         Raises:
@@ -81,19 +81,19 @@ class GatewayLog:
         try:
             await self._record(outcome)
         except StreamwardError:
-            self._metrics.ended(replace(outcome, ending=Ending.NOT_RECORDED))
+            self._metrics.ended(replace(outcome, ending=EndReason.NOT_RECORDED))
             raise
         self._metrics.ended(outcome)
 
-    async def _record(self, outcome: Outcome) -> None:
+    async def _record(self, outcome: CallRecord) -> None:
         prompt_text = _prompt_text(outcome.messages)
         job = replace(self._job, model=outcome.model[:200])
-        parts: Sequence[Part | None] = outcome.parts or (None,)
+        parts: Sequence[GuardedText | None] = outcome.parts or (None,)
         for place, part in enumerate(parts):
             decision = outcome.decision if part is None else part.decision
-            if part is not None and outcome.ending in (Ending.PROMPT_BLOCKED, Ending.GUARD_FAILED):
+            if part is not None and outcome.ending in (EndReason.PROMPT_BLOCKED, EndReason.GUARD_FAILED):
                 decision = combine(outcome.decision, decision)
-            await self._state.conclude(
+            await self._state.record_decision(
                 job if part is None else replace(job, stream_id=self._stream_id(part.name)),
                 Result(decision, outcome.prompt if place == 0 else None, None if part is None else part.judgement),
                 texts=Texts(prompt_text if place == 0 else None, None if part is None else part.text),
@@ -126,7 +126,7 @@ def _prompt_text(messages: Sequence[Message]) -> str | None:
     return messages[-1].content if messages and messages[-1].role is Role.USER else None
 
 
-def _details(outcome: Outcome, part: Part | None) -> dict[str, Any]:  # Any: JSON values
+def _details(outcome: CallRecord, part: GuardedText | None) -> dict[str, Any]:  # Any: JSON values
     details = {
         "format": outcome.call.format,
         "stream": outcome.is_stream,

@@ -6,9 +6,9 @@ from streamward.server.auth import CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
-from streamward.server.records import Job
+from streamward.server.records import ModerationContext
 from streamward.server.state import service_state
-from streamward.server.wire import Judged, Messages, Name, PolicyInForce
+from streamward.server.wire import Messages, Name, PolicyInForce, SideWire
 from streamward.settings import Settings
 
 router = APIRouter(tags=["moderation"])
@@ -30,7 +30,7 @@ class GuardRequest(Settings):
     """Whether to list the verdict of every token."""
 
 
-class GuardAnswer(Judged):
+class GuardAnswer(SideWire):
     """The decision, and the judgement of each side."""
 
     id: str
@@ -43,9 +43,11 @@ async def guard(body: GuardRequest, request: Request, caller: CallerNow) -> Guar
     """Judge a prompt, a response or a conversation."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.policy)
-    job = Job(request_id=request_id(request), tenant=caller.tenant, key_id=caller.key_id, endpoint="guard", policy=kept)
+    job = ModerationContext(
+        request_id=request_id(request), tenant=caller.tenant, key_id=caller.key_id, endpoint="guard", policy=kept
+    )
     result = await judge(state, job, prompt=body.prompt, response=body.response, messages=body.messages)
-    judged = Judged.of(result, has_verdicts=body.verdicts)
+    judged = SideWire.of(result, has_verdicts=body.verdicts)
     return GuardAnswer(
         id=job.request_id,
         guard=state.config.guard,

@@ -9,7 +9,7 @@ from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.observability import defect
 from streamward.policy import combine, decide_error
 from streamward.schema import Message, Result, Side
-from streamward.server.records import Job, Texts
+from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class DefectError(StreamwardError):
 
 async def judge(
     state: ServiceState,
-    job: Job,
+    job: ModerationContext,
     *,
     prompt: str | None = None,
     response: str | None = None,
@@ -46,7 +46,7 @@ async def judge(
     limit_s = state.config.limits.judge_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            result = await state.under(job.policy).amoderate(prompt, response, messages)
+            result = await state.with_policy(job.policy).amoderate(prompt, response, messages)
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except StreamwardError:
@@ -57,11 +57,11 @@ async def judge(
         given.context[-1].content if given.has_prompt else None,
         None if given.response is None else _said(given.response),
     )
-    await state.conclude(job, result, texts=texts)
+    await state.record_decision(job, result, texts=texts)
     return result
 
 
-def failed(job: Job, error: Exception, *, sides: Sequence[Side]) -> Result:
+def failed(job: ModerationContext, error: Exception, *, sides: Sequence[Side]) -> Result:
     """Return what follows from a guard that failed with an error it should not give. Its text is not logged."""
     logger.error("guard failed", extra={"request_id": job.request_id, **defect(error)})
     told = error if isinstance(error, StreamwardError) else DefectError("the guard failed")

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, RowMapping, insert, select, update
 
 from streamward.errors import InputError
-from streamward.server.store import API_KEYS, USAGE, telling_failures
+from streamward.server.store import API_KEYS, USAGE, translate_db_errors
 
 _KEY = re.compile(r"sw-([a-z2-7]{10})-[A-Za-z0-9_-]{43}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -109,7 +109,7 @@ class KeyStore:
         row = {**asdict(key), "hash": _hash(secret)}
         row["other_policies"] = list(key.other_policies)
         row["upstreams"] = None if key.upstreams is None else list(key.upstreams)
-        with telling_failures("the key cannot be kept"), self._engine.begin() as connection:
+        with translate_db_errors("the key cannot be kept"), self._engine.begin() as connection:
             connection.execute(insert(API_KEYS), row)
         return secret, key
 
@@ -152,7 +152,7 @@ class KeyStore:
             .where(API_KEYS.c.id == key_id, API_KEYS.c.revoked_at.is_(None))
             .values(revoked_at=datetime.now(UTC))
         )
-        with telling_failures("the key cannot be revoked"), self._engine.begin() as connection:
+        with translate_db_errors("the key cannot be revoked"), self._engine.begin() as connection:
             connection.execute(statement)
         self._remembered.pop(key_id, None)
         return self.get(key_id)
@@ -164,7 +164,7 @@ class KeyStore:
             InputError: There is no such key.
             AuditError: The database failed.
         """
-        with telling_failures("keys cannot be read"), self._engine.connect() as connection:
+        with translate_db_errors("keys cannot be read"), self._engine.connect() as connection:
             row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().first()
         if row is None:
             raise InputError("there is no key of this id")
@@ -179,7 +179,7 @@ class KeyStore:
         query = select(API_KEYS).order_by(API_KEYS.c.created_at, API_KEYS.c.id)
         if tenant is not None:
             query = query.where(API_KEYS.c.tenant == tenant)
-        with telling_failures("keys cannot be read"), self._engine.connect() as connection:
+        with translate_db_errors("keys cannot be read"), self._engine.connect() as connection:
             return [_api_key(row) for row in connection.execute(query).mappings()]
 
     def usage(self, *, tenant: str | None = None, since: str = "") -> list[Mapping[str, object]]:
@@ -191,7 +191,7 @@ class KeyStore:
         query = select(USAGE).where(USAGE.c.day >= since).order_by(USAGE.c.day, USAGE.c.key_id)
         if tenant is not None:
             query = query.where(USAGE.c.tenant == tenant)
-        with telling_failures("usage cannot be read"), self._engine.connect() as connection:
+        with translate_db_errors("usage cannot be read"), self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def _recall(self, key_id: str) -> _Remembered | None:
@@ -204,7 +204,7 @@ class KeyStore:
         self._wrong[hashed] = self._clock() + _WRONG_S
 
     def _look_up(self, key_id: str) -> _Remembered | None:
-        with telling_failures("keys cannot be read"), self._engine.connect() as connection:
+        with translate_db_errors("keys cannot be read"), self._engine.connect() as connection:
             row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().first()
         if row is None:
             return None

@@ -18,10 +18,10 @@ from streamward.policy import ALLOWED, combine
 from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import CallerNow
 from streamward.server.judging import failed, judge
-from streamward.server.litellm_calls import Call, Calls, GrowingText, Opinion
+from streamward.server.litellm_calls import Calls, GrowingText, LiteLLMCall, TextDecision
 from streamward.server.live import LiveEvent, LiveKind, LiveText
 from streamward.server.middleware import request_id
-from streamward.server.records import Job
+from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: 
         raise InputError(f"there are {num_texts} texts; limits.max_inputs is {state.config.limits.max_inputs}")
     policy = caller.choose_policy(state, wanted)
     call_id = body.litellm_call_id
-    job = Job(
+    job = ModerationContext(
         request_id=request_id(request),
         tenant=caller.tenant,
         key_id=caller.key_id,
@@ -97,7 +97,7 @@ async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: 
         stream_id=call_id,
         model=body.model,
     )
-    call = Call() if call_id is None else calls.get(caller.tenant, call_id)
+    call = LiteLLMCall() if call_id is None else calls.get(caller.tenant, call_id)
     async with call.lock:
         if body.input_type == "request":
             return await _judge_request(state, job, body=body, call=call)
@@ -105,7 +105,9 @@ async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: 
         return await _judge_response(state, job, body=body, call=call)
 
 
-async def _judge_request(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
+async def _judge_request(
+    state: ServiceState, job: ModerationContext, *, body: GuardrailRequest, call: LiteLLMCall
+) -> GuardrailAnswer:
     conversations = _conversations(body)
     if len(conversations) == 1:
         call.messages = conversations[0]
@@ -129,22 +131,24 @@ def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
     ]
 
 
-async def _judge_response(state: ServiceState, job: Job, *, body: GuardrailRequest, call: Call) -> GuardrailAnswer:
+async def _judge_response(
+    state: ServiceState, job: ModerationContext, *, body: GuardrailRequest, call: LiteLLMCall
+) -> GuardrailAnswer:
     places = [(f"text {index}", text) for index, text in enumerate(body.texts or ())]
     places += [(f"tool call {index}", text) for index, text in enumerate(_arguments(body.tool_calls or ()))]
     opinions = []
     for place, text in places:
-        opinion = await _opinion(call, state.under(job.policy), job=job, place=place, text=text)
+        opinion = await _opinion(call, state.with_policy(job.policy), job=job, place=place, text=text)
         _show(state, job, opinion, place=place, text=text)
         if opinion.result is not None:
-            await state.conclude(job, opinion.result, texts=call.spoken(text), details={"place": place})
+            await state.record_decision(job, opinion.result, texts=call.spoken(text), details={"place": place})
         opinions.append(opinion)
     answer = _answer(_worst([opinion.decision for opinion in opinions]))
     held = [opinion.held_chars for opinion in opinions[: len(body.texts or ())]]
     return answer.model_copy(update={"stream_holdback_chars": held})
 
 
-def _show(state: ServiceState, job: Job, opinion: Opinion, *, place: str, text: str) -> None:
+def _show(state: ServiceState, job: ModerationContext, opinion: TextDecision, *, place: str, text: str) -> None:
     """Tell whoever watches what the new tokens are."""
     if not state.feed.is_watched or not opinion.events:
         return
@@ -165,9 +169,11 @@ def _show(state: ServiceState, job: Job, opinion: Opinion, *, place: str, text: 
     )
 
 
-async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, text: str) -> Opinion:
+async def _opinion(
+    call: LiteLLMCall, moderator: Moderator, *, job: ModerationContext, place: str, text: str
+) -> TextDecision:
     if not text.strip():  # nothing to judge yet
-        return Opinion(ALLOWED)
+        return TextDecision(ALLOWED)
     try:
         return await call.text(place).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
@@ -175,7 +181,7 @@ async def _opinion(call: Call, moderator: Moderator, *, job: Job, place: str, te
     except Exception as error:  # the guard failed; the next call begins anew
         await call.texts.pop(place).close()
         result = failed(job, error, sides=[Side.RESPONSE])
-        return Opinion(result.decision, result=result)
+        return TextDecision(result.decision, result=result)
 
 
 def _arguments(tool_calls: Sequence[dict[str, Any]]) -> list[str]:  # Any: OpenAI's tool calls
@@ -218,7 +224,7 @@ async def _close(calls: Calls, state: ServiceState, *, every: bool = False) -> N
     await asyncio.gather(*(_close_call(state, call) for call in calls.take_idle(every=every)))
 
 
-async def _close_call(state: ServiceState, call: Call) -> None:
+async def _close_call(state: ServiceState, call: LiteLLMCall) -> None:
     async with call.lock:
         for place, text in call.texts.items():
             try:
@@ -227,7 +233,9 @@ async def _close_call(state: ServiceState, call: Call) -> None:
                 logger.error("the end of an answer was not logged", extra={"reason": str(error)})
 
 
-async def _conclude(state: ServiceState, call: Call, *, place: str, text: GrowingText) -> None:
+async def _conclude(state: ServiceState, call: LiteLLMCall, *, place: str, text: GrowingText) -> None:
     result = await text.finish()
     if result is not None and call.job is not None:
-        await state.conclude(call.job, result, texts=call.spoken(text.text), details={"place": place, "ended": "idle"})
+        await state.record_decision(
+            call.job, result, texts=call.spoken(text.text), details={"place": place, "ended": "idle"}
+        )

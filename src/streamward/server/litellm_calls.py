@@ -12,11 +12,11 @@ from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
 from streamward.policy import ALLOWED, SidePolicy
 from streamward.schema import Action, Decision, Event, Message, Result, Role, Side, Verdict
-from streamward.server.records import Job, Texts
+from streamward.server.records import ModerationContext, Texts
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class TextDecision:
     """What is thought of one text of an answer.
 
     Attributes:
@@ -43,13 +43,13 @@ class GrowingText:
         """Take the conversation that it answers; may be empty."""
         self.text = ""
         self.messages = tuple(messages)
-        self._opinion = Opinion(ALLOWED)
+        self._opinion = TextDecision(ALLOWED)
         self._stream: AsyncGuardStream | None = None
         self._stack = AsyncExitStack()
         self._is_whole_only = False
         self._num_fed = 0
 
-    async def judge(self, text: str, moderator: Moderator) -> Opinion:
+    async def judge(self, text: str, moderator: Moderator) -> TextDecision:
         """Judge a text from which more may be seen later. What was blocked stays blocked.
 
         Raises:
@@ -57,7 +57,7 @@ class GrowingText:
             OverloadedError: There is no room at present. As with others, the next call begins anew.
         """
         if text == self.text or self._opinion.decision.action.severity >= Action.REPLACE.severity:
-            return Opinion(self._opinion.decision, self._opinion.held_chars)
+            return TextDecision(self._opinion.decision, self._opinion.held_chars)
         has_grown = bool(self.text) and text.startswith(self.text)
         if not has_grown:
             await self.close()
@@ -83,13 +83,15 @@ class GrowingText:
         self._stream, self._num_fed = None, 0
         await self._stack.aclose()
 
-    async def _whole(self, text: str, moderator: Moderator) -> Opinion:
+    async def _whole(self, text: str, moderator: Moderator) -> TextDecision:
         result = await moderator.amoderate(messages=[*self.messages, Message(Role.ASSISTANT, text)])
         verdicts = () if result.response is None else result.response.verdicts
         held = _held_chars(verdicts, moderator.policy.side(Side.RESPONSE), num_chars=len(text))
-        return Opinion(result.decision, held, result, tuple(Event(verdict, result.decision) for verdict in verdicts))
+        return TextDecision(
+            result.decision, held, result, tuple(Event(verdict, result.decision) for verdict in verdicts)
+        )
 
-    async def _extend(self, text: str, moderator: Moderator) -> Opinion:
+    async def _extend(self, text: str, moderator: Moderator) -> TextDecision:
         stream = self._stream or await self._open(moderator)
         if stream is None:
             return await self._whole(text, moderator)
@@ -98,8 +100,8 @@ class GrowingText:
         if stream.decision.action.severity >= Action.REPLACE.severity:
             result = await stream.finish()
             await self.close()
-            return Opinion(result.decision, 0, result, events)
-        return Opinion(stream.decision, len(text) - stream.checked_chars, events=events)
+            return TextDecision(result.decision, 0, result, events)
+        return TextDecision(stream.decision, len(text) - stream.checked_chars, events=events)
 
     async def _open(self, moderator: Moderator) -> AsyncGuardStream | None:
         """Open a stream; None if the guard judges whole texts only."""
@@ -124,7 +126,7 @@ def _held_chars(verdicts: Sequence[Verdict], rules: SidePolicy, *, num_chars: in
 
 
 @dataclass(slots=True)
-class Call:
+class LiteLLMCall:
     """One call of an LLM.
 
     Attributes:
@@ -139,7 +141,7 @@ class Call:
     texts: dict[str, GrowingText] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     seen_at: float = 0.0
-    job: Job | None = None
+    job: ModerationContext | None = None
 
     def text(self, place: str) -> GrowingText:
         """Return the text at a place of the answer."""
@@ -158,14 +160,14 @@ class Calls:
         self._max_open = max_open
         self._idle_s = idle_s
         self._clock = clock
-        self._calls: OrderedDict[tuple[str, str], Call] = OrderedDict()
-        self._let_go: list[Call] = []
+        self._calls: OrderedDict[tuple[str, str], LiteLLMCall] = OrderedDict()
+        self._let_go: list[LiteLLMCall] = []
 
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._calls)
 
-    def get(self, tenant: str, call_id: str) -> Call:
+    def get(self, tenant: str, call_id: str) -> LiteLLMCall:
         """Return a call, begun if it was not seen before. Where there is no room the one idle for longest goes.
 
         Raises:
@@ -174,12 +176,12 @@ class Calls:
         key = (tenant, call_id)
         if key not in self._calls and len(self._calls) >= self._max_open:
             self._let_go_of_one()
-        call = self._calls.setdefault(key, Call())
+        call = self._calls.setdefault(key, LiteLLMCall())
         call.seen_at = self._clock()
         self._calls.move_to_end(key)
         return call
 
-    def take_idle(self, *, every: bool = False) -> list[Call]:
+    def take_idle(self, *, every: bool = False) -> list[LiteLLMCall]:
         """Remove and return the calls that nobody asked about for long; or all."""
         found, self._let_go = self._let_go, []
         for key, call in list(self._calls.items()):

@@ -116,7 +116,7 @@ class HeadAsGet:
         await self._app({**scope, "method": "GET"}, _replay(b"", received), sent)
 
 
-class KnownHosts:
+class TrustedHosts:
     """Refuses requests that call the service by a name that is not its own, as pages do that rebind DNS."""
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.message_parts import joined, read_content
-from streamward.schema import Action, Category, Decision, Judgement, Result, RiskLevel, Side, Span
+from streamward.schema import Action, Category, Decision, Result, RiskLevel, Side, SideResult, Span
 from streamward.server.auth import CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
-from streamward.server.records import Job, flagged_span, new_id
+from streamward.server.records import ModerationContext, flagged_span, new_id
 from streamward.server.state import service_state
 from streamward.server.wire import Lenient, Name, PolicyInForce, risk_of
 from streamward.settings import Settings
@@ -126,7 +126,7 @@ async def moderations(body: ModerationRequest, request: Request, caller: CallerN
     side = body.streamward.side
 
     async def one(text: str) -> Result:
-        job = Job(
+        job = ModerationContext(
             request_id=request_id(request),
             tenant=caller.tenant,
             key_id=caller.key_id,
@@ -186,7 +186,7 @@ def _moderation(result: Result, side: Side, policy: PolicyInForce) -> Moderation
     )
 
 
-def _extension(result: Result, judgement: Judgement | None, policy: PolicyInForce) -> Extension:
+def _extension(result: Result, judgement: SideResult | None, policy: PolicyInForce) -> Extension:
     named = None if judgement is None else judgement.category
     return Extension(
         risk_level=None if judgement is None else judgement.risk_level,

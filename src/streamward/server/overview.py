@@ -8,7 +8,7 @@ from sqlalchemy import Engine, RowMapping, func, select
 from sqlalchemy.sql import ColumnElement
 
 from streamward.schema import Action, Category, RiskLevel, Side
-from streamward.server.store import DECISIONS, telling_failures
+from streamward.server.store import DECISIONS, translate_db_errors
 from streamward.settings import Settings
 
 WINDOW = timedelta(hours=1)
@@ -66,7 +66,7 @@ def read_numbers(engine: Engine, tenant: str | None) -> Numbers:
     """
     whose: list[ColumnElement[bool]] = [] if tenant is None else [DECISIONS.c.tenant == tenant]
     within = [*whose, DECISIONS.c.time >= datetime.now(UTC) - WINDOW]
-    with telling_failures("the log of decisions could not be read"), engine.connect() as connection:
+    with translate_db_errors("the log of decisions could not be read"), engine.connect() as connection:
         actions = connection.execute(
             select(DECISIONS.c.action, func.count()).where(*within).group_by(DECISIONS.c.action)
         ).all()

@@ -15,7 +15,7 @@ _GRACE_S = 0.2  # for a short piece to be judged though its client has left
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StreamPiece:
     """What is fed to a stream.
 
     Attributes:

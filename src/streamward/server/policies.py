@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from streamward.errors import ConfigError
 from streamward.server.config import PoliciesConfig
-from streamward.server.policy_folder import KeptPolicy, get_policy, read_policies
-from streamward.server.store import POLICY_VERSIONS, telling_failures
+from streamward.server.policy_folder import LoadedPolicy, get_policy, read_policies
+from streamward.server.store import POLICY_VERSIONS, translate_db_errors
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +48,16 @@ class PolicyStore:
         return self._problem
 
     @property
-    def default(self) -> KeptPolicy:
+    def default(self) -> LoadedPolicy:
         """The policy of callers that name none."""
         return self._policies[self._config.default]
 
     @property
-    def all(self) -> Mapping[str, KeptPolicy]:
+    def all(self) -> Mapping[str, LoadedPolicy]:
         """Everything in force, by name."""
         return self._policies
 
-    def get(self, name: str) -> KeptPolicy:
+    def get(self, name: str) -> LoadedPolicy:
         """Return a policy in force.
 
         Raises:
@@ -103,7 +103,7 @@ class PolicyStore:
             AuditError: The database failed.
         """
         query = select(POLICY_VERSIONS).where(POLICY_VERSIONS.c.name == name).order_by(POLICY_VERSIONS.c.first_used)
-        with telling_failures("policies cannot be read"), self._engine.connect() as connection:
+        with translate_db_errors("policies cannot be read"), self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def _stamps(self) -> frozenset[tuple[str, int, int]]:
@@ -119,13 +119,13 @@ class PolicyStore:
             stamps.add((path.name, found.st_mtime_ns, found.st_size))
         return frozenset(stamps)
 
-    def _warn_of_same_versions(self, policies: Mapping[str, KeptPolicy]) -> None:
+    def _warn_of_same_versions(self, policies: Mapping[str, LoadedPolicy]) -> None:
         for name, kept in policies.items():
             former = self._policies.get(name)
             if former and former.digest != kept.digest and former.policy.version == kept.policy.version:
                 logger.warning("policy changed without a new version", extra={"policy": name})
 
-    def _remember(self, policies: Mapping[str, KeptPolicy]) -> None:
+    def _remember(self, policies: Mapping[str, LoadedPolicy]) -> None:
         insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         rows = [
             {
@@ -137,5 +137,5 @@ class PolicyStore:
             }
             for kept in policies.values()
         ]
-        with telling_failures("policies cannot be kept"), self._engine.begin() as connection:
+        with translate_db_errors("policies cannot be kept"), self._engine.begin() as connection:
             connection.execute(insert(POLICY_VERSIONS).on_conflict_do_nothing(), rows)

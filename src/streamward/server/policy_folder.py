@@ -14,7 +14,7 @@ _DIGEST_CHARS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPolicy:
+class LoadedPolicy:
     """A policy in force.
 
     Attributes:
@@ -28,14 +28,14 @@ class KeptPolicy:
     source: Path | None = None
 
 
-def read_policies(config: PoliciesConfig) -> dict[str, KeptPolicy]:
+def read_policies(config: PoliciesConfig) -> dict[str, LoadedPolicy]:
     """Read what the settings name.
 
     Raises:
         ConfigError: The folder cannot be read, files are wrong, two hold policies of one name, or there is no such
             default. Names every file at fault.
     """
-    policies = {policy.name: KeptPolicy(policy, digest(policy)) for policy in (STRICT, LOOSE)}
+    policies = {policy.name: LoadedPolicy(policy, digest(policy)) for policy in (STRICT, LOOSE)}
     problems = []
     for path in _files(config.folder):
         try:
@@ -46,7 +46,7 @@ def read_policies(config: PoliciesConfig) -> dict[str, KeptPolicy]:
         former = policies.get(policy.name)
         if former is not None and former.source is not None:
             problems.append(f"{former.source.name} and {path.name} both hold a policy named {policy.name!r}")
-        policies[policy.name] = KeptPolicy(policy, digest(policy), path)
+        policies[policy.name] = LoadedPolicy(policy, digest(policy), path)
     if config.default not in policies and not problems:
         problems.append(f"policies.default is {config.default!r}; there are {', '.join(sorted(policies))}")
     if problems:
@@ -65,7 +65,7 @@ def _files(folder: Path | None) -> list[Path]:
         raise ConfigError(f"policies.folder {str(folder)!r} cannot be read: {error.strerror}") from error
 
 
-def get_policy(policies: Mapping[str, KeptPolicy], name: str) -> KeptPolicy:
+def get_policy(policies: Mapping[str, LoadedPolicy], name: str) -> LoadedPolicy:
     """Return a policy by name.
 
     Raises:
@@ -77,7 +77,7 @@ def get_policy(policies: Mapping[str, KeptPolicy], name: str) -> KeptPolicy:
     return found
 
 
-def check_names(policies: Mapping[str, KeptPolicy], names: Iterable[str | None]) -> None:
+def check_names(policies: Mapping[str, LoadedPolicy], names: Iterable[str | None]) -> None:
     """Refuse names of policies that there are not; None is no name.
 
     Raises:

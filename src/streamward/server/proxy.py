@@ -14,18 +14,18 @@ from starlette.types import Receive, Scope, Send
 
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream
-from streamward.gateway.outcome import Answer, Call
+from streamward.gateway.outcome import GatewayCall, GatewayResponse
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream
 from streamward.gateway.wire import FormatName
 from streamward.policy import Policy
-from streamward.schema import Judgement, Message, RiskLevel
+from streamward.schema import Message, RiskLevel, SideResult
 from streamward.server.auth import Caller, CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.gateway_log import GatewayLog, GatewayMetrics
 from streamward.server.middleware import request_id
 from streamward.server.moderations import ALL_KEYS, OPENAI_KEYS
-from streamward.server.records import Job
+from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import risk_of
 
@@ -83,7 +83,7 @@ def open_gateway(state: ServiceState, *, transports: Mapping[str, httpx.AsyncBas
     return Gateway(upstreams, open_guard, limits=config.gateway, describe=describe)
 
 
-def describe(judgement: Judgement) -> JsonObject:
+def describe(judgement: SideResult) -> JsonObject:
     """Return a judgement as OpenAI's moderation result states it; scores as in `/v1/moderations`."""
     keys = () if judgement.category is None else OPENAI_KEYS[judgement.category]
     is_flagged = judgement.risk_level is not RiskLevel.SAFE
@@ -195,7 +195,7 @@ async def _answer(
     state = service_state(request)
     guarded = _gateway_for(upstream, request, caller)
     kept = caller.choose_policy(state, policy)
-    job = Job(
+    job = ModerationContext(
         request_id=request_id(request),
         tenant=caller.tenant,
         key_id=caller.key_id,
@@ -203,7 +203,9 @@ async def _answer(
         policy=kept,
         upstream=upstream,
     )
-    call = Call(upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id, caller.tenant)
+    call = GatewayCall(
+        upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id, caller.tenant
+    )
     log = GatewayLog(state, job, guarded.metrics)
     return _Guarded(guarded.gateway.answer(call, observer=log), client_timeout_s=state.config.gateway.client_timeout_s)
 
@@ -219,7 +221,7 @@ def _gateway_for(upstream: str, request: Request, caller: Caller) -> GuardedMode
 class _Guarded(Response):
     """Sends an answer as it comes, at the client's pace; ends everything when the client goes."""
 
-    def __init__(self, answer: AbstractAsyncContextManager[Answer], *, client_timeout_s: float) -> None:
+    def __init__(self, answer: AbstractAsyncContextManager[GatewayResponse], *, client_timeout_s: float) -> None:
         super().__init__()
         self._guarded = answer
         self._client_timeout_s = client_timeout_s
@@ -245,7 +247,7 @@ class _Guarded(Response):
             else:
                 await self._stream(answer, self._paced(send))
 
-    async def _stream(self, answer: Answer, send: Send) -> None:
+    async def _stream(self, answer: GatewayResponse, send: Send) -> None:
         assert answer.events is not None, "it is streamed"
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **answer.headers}
         start = Response(None, answer.status, headers, "text/event-stream")

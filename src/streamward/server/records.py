@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamward.policy import Policy
-from streamward.schema import Action, Decision, Judgement, Result, RiskLevel, Side, Span
+from streamward.schema import Action, Decision, Result, RiskLevel, Side, SideResult, Span
 from streamward.server.audit import AuditRecord
-from streamward.server.policy_folder import KeptPolicy
+from streamward.server.policy_folder import LoadedPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ModerationContext:
     """Something judged for a caller.
 
     Attributes:
@@ -35,7 +35,7 @@ class Job:
     tenant: str
     key_id: str
     endpoint: str
-    policy: KeptPolicy
+    policy: LoadedPolicy
     stream_id: str | None = None
     upstream: str | None = None
     model: str | None = None
@@ -51,7 +51,7 @@ class Texts:
 
 
 def build_record(
-    job: Job,
+    job: ModerationContext,
     result: Result,
     *,
     texts: Texts,
@@ -98,7 +98,7 @@ def _decision_facts(decision: Decision) -> dict[str, Any]:  # Any: column values
     return {name: getattr(decision, name) for name in ("side", "risk_level", "category", "position", "error")}
 
 
-def _job_facts(job: Job) -> dict[str, Any]:  # Any: column values
+def _job_facts(job: ModerationContext) -> dict[str, Any]:  # Any: column values
     return {
         "tenant": job.tenant,
         "key_id": job.key_id,
@@ -137,7 +137,7 @@ def num_tokens(result: Result) -> int:
     return sum(len(side.verdicts) for side in (result.prompt, result.response) if side is not None)
 
 
-def _side_facts(name: str, judgement: Judgement | None) -> dict[str, Any]:  # Any: column values
+def _side_facts(name: str, judgement: SideResult | None) -> dict[str, Any]:  # Any: column values
     if judgement is None:
         return {}
     return {

@@ -13,11 +13,11 @@ from streamward.errors import CallCancelledError, InputError, OverloadedError, S
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.observability import defect
 from streamward.policy import combine, decide_error
-from streamward.schema import Decision, Event, Judgement, Result, Side
+from streamward.schema import Decision, Event, Result, Side, SideResult
 from streamward.server.judging import failed
 from streamward.server.live import LiveEvent, LiveKind, LiveText
-from streamward.server.pieces import Appended, Ending, Piece, with_grace
-from streamward.server.records import Job, Texts
+from streamward.server.pieces import Appended, Ending, StreamPiece, with_grace
+from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class StreamSession:
 
     def __init__(
         self,
-        job: Job,
+        job: ModerationContext,
         stream: AsyncGuardStream,
         held: AsyncExitStack,
         *,
@@ -72,7 +72,7 @@ class StreamSession:
         self._is_over = False
 
     @property
-    def prompt(self) -> Judgement | None:
+    def prompt(self) -> SideResult | None:
         """Judgement of the user's turn."""
         return self._stream.prompt
 
@@ -100,7 +100,7 @@ class StreamSession:
         """Let a connection take the stream over."""
         self.owner, self.detached_at = owner, None
 
-    async def append(self, piece: Piece, *, seq: int | None = None) -> Appended:
+    async def append(self, piece: StreamPiece, *, seq: int | None = None) -> Appended:
         """Judge the next piece. If the caller is cancelled the guard stops soon. A piece that was taken in by then has
         an answer without events, and is judged with the next one; else it is still the next to come.
 
@@ -136,7 +136,7 @@ class StreamSession:
             raise StreamClosedError("answers that far back are no longer kept (streams.max_kept_events)")
         return found
 
-    async def _append(self, piece: Piece, seq: int | None) -> Appended:
+    async def _append(self, piece: StreamPiece, seq: int | None) -> Appended:
         self._check_open()
         if self._result is not None:
             raise StreamClosedError("the stream is finished, but its decision is not logged yet; close it again")
@@ -168,7 +168,7 @@ class StreamSession:
         self.used_at = self._clock()
         return answer
 
-    async def _judge(self, piece: Piece) -> list[Event]:
+    async def _judge(self, piece: StreamPiece) -> list[Event]:
         try:
             if piece.kind == "reasoning":
                 return await self._stream.feed_reasoning(piece.content)
@@ -226,7 +226,7 @@ class StreamSession:
     async def _conclude(self, result: Result, ending: Ending) -> None:
         texts = Texts(self._prompt_text, "".join(self._texts))
         try:
-            await self._state.conclude(self.job, result, texts=texts, details={"ended": ending})
+            await self._state.record_decision(self.job, result, texts=texts, details={"ended": ending})
         except StreamwardError:
             if ending == "closed":
                 raise  # the caller may try again
@@ -243,7 +243,7 @@ class StreamSession:
         if self._is_over:
             raise StreamClosedError("the stream is closed")
 
-    def _text_of(self, piece: Piece) -> str:
+    def _text_of(self, piece: StreamPiece) -> str:
         if isinstance(piece.content, str):
             return piece.content
         return self._decoder.decode(self._stream.bytes_of(piece.content))
@@ -289,7 +289,12 @@ class StreamRegistry:
         return len(self._sessions)
 
     async def open(
-        self, job: Job, open_stream: Callable[[], AsyncGuardStream], *, held: AsyncExitStack, prompt_text: str | None
+        self,
+        job: ModerationContext,
+        open_stream: Callable[[], AsyncGuardStream],
+        *,
+        held: AsyncExitStack,
+        prompt_text: str | None,
     ) -> StreamSession:
         """Open a session; the prompt is judged.
 

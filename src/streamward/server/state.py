@@ -24,10 +24,10 @@ from streamward.server.live import LiveEvent, LiveFeed, LiveKind
 from streamward.server.owners import current_owner
 from streamward.server.peers import Peers
 from streamward.server.policies import PolicyStore
-from streamward.server.policy_folder import KeptPolicy
+from streamward.server.policy_folder import LoadedPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.reachability import Reachability
-from streamward.server.records import Job, Texts, build_record, num_tokens
+from streamward.server.records import ModerationContext, Texts, build_record, num_tokens
 from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
@@ -60,7 +60,7 @@ class ServiceState:
     admin_key: str | None = None
     hash_key: bytes | None = None
 
-    def under(self, policy: KeptPolicy) -> Moderator:
+    def with_policy(self, policy: LoadedPolicy) -> Moderator:
         """Return the guard under a policy, for whoever is served at present; nothing to close."""
         return self.guard(policy.policy)
 
@@ -68,9 +68,9 @@ class ServiceState:
         """Likewise, under a policy by itself."""
         return self.moderator.with_policy(policy).with_owner(current_owner())
 
-    async def conclude(
+    async def record_decision(
         self,
-        job: Job,
+        job: ModerationContext,
         result: Result,
         *,
         texts: Texts,
@@ -105,7 +105,7 @@ class ServiceState:
         self._announce(job, record, result.decision, num_tokens(result))
         return record
 
-    def _announce(self, job: Job, record: AuditRecord, decision: Decision, tokens: int) -> None:
+    def _announce(self, job: ModerationContext, record: AuditRecord, decision: Decision, tokens: int) -> None:
         seconds = time.perf_counter() - job.started_at
         self.telemetry.decided(record)
         self.metrics.decided(decision, endpoint=job.endpoint, num_tokens=tokens, seconds=seconds)

@@ -158,7 +158,7 @@ def open_store(config: StoreConfig) -> Engine:
     engine = connect_store(config)
     with ExitStack() as undo:
         undo.callback(engine.dispose)
-        with telling_reasons():
+        with translate_open_errors():
             if config.is_default:
                 state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
             if done := upgrade(engine, METADATA):
@@ -179,7 +179,7 @@ def pending_revisions(config: StoreConfig) -> list[str]:
         _check_folder(Path(path).parent, is_made=config.is_default)
         return all_revisions()
     try:
-        with telling_reasons(), engine.connect() as connection:
+        with translate_open_errors(), engine.connect() as connection:
             waiting = pending(connection)
             if not waiting:
                 check_tables(connection, METADATA)
@@ -209,12 +209,12 @@ def connect_store(config: StoreConfig) -> Engine:
         ) from error
     if url.get_backend_name() not in {"sqlite", "postgresql"}:
         raise ConfigError(f"store.url is for {url.get_backend_name()}; it must be sqlite or postgresql")
-    with telling_reasons():
+    with translate_open_errors():
         return _sqlite(url, config) if url.get_backend_name() == "sqlite" else _postgresql(url, config)
 
 
 @contextmanager
-def telling_reasons() -> Iterator[None]:
+def translate_open_errors() -> Iterator[None]:
     """Turn what goes wrong with a database at start into an error of the settings.
 
     Raises:
@@ -275,7 +275,7 @@ def _postgresql(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's U
 
 
 @contextmanager
-def telling_failures(what: str) -> Iterator[None]:
+def translate_db_errors(what: str) -> Iterator[None]:
     """Turn the database's errors into ours, without the values that they may repeat.
 
     Raises:

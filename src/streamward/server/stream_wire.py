@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from streamward.schema import Decision, Event, Judgement, Result
-from streamward.server.pieces import Appended, Piece
+from streamward.schema import Decision, Event, Result, SideResult
+from streamward.server.pieces import Appended, StreamPiece
 from streamward.server.sessions import StreamSession
 from streamward.server.wire import Messages, Name, PolicyInForce
 from streamward.settings import Settings
@@ -42,13 +42,13 @@ class AppendPiece(Settings):
         return self
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> StreamPiece:
         """The same as plain data."""
         if self.text is not None:
-            return Piece("text", self.text)
+            return StreamPiece("text", self.text)
         if self.reasoning is not None:
-            return Piece("reasoning", self.reasoning)
-        return Piece("token_ids", self.token_ids or ())
+            return StreamPiece("reasoning", self.reasoning)
+        return StreamPiece("token_ids", self.token_ids or ())
 
 
 class Opened(Settings):
@@ -61,7 +61,7 @@ class Opened(Settings):
     """What the caller called it when it asked."""
     policy: PolicyInForce
     decision: Decision
-    prompt: Judgement | None
+    prompt: SideResult | None
     """Judgement of the user's turn."""
 
     @classmethod
@@ -111,8 +111,8 @@ class Closed(Settings):
     type: Literal["closed"] = "closed"
     stream: str
     decision: Decision
-    prompt: Judgement | None
-    response: Judgement | None
+    prompt: SideResult | None
+    response: SideResult | None
 
     @classmethod
     def of(cls, stream_id: str, result: Result) -> Self:

@@ -12,7 +12,7 @@ from streamward.schema import Side
 from streamward.server.auth import Caller, CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.judging import DefectError, failed
-from streamward.server.records import Job, Texts, new_id
+from streamward.server.records import ModerationContext, Texts, new_id
 from streamward.server.sessions import StreamRegistry, StreamSession
 from streamward.server.state import service_state
 from streamward.server.stream_wire import AppendPiece, Closed, Events, Opened, OpenStream, Resumed
@@ -35,7 +35,7 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
     """
     state = service_state(connection)
     kept = caller.choose_policy(state, wanted.policy)
-    job = Job(
+    job = ModerationContext(
         request_id=str(connection.state.request_id),
         tenant=caller.tenant,
         key_id=caller.key_id,
@@ -49,7 +49,7 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
     try:
         return await stream_registry(connection).open(
             job,
-            lambda: state.under(kept).astream(prompt=wanted.prompt, messages=wanted.messages),
+            lambda: state.with_policy(kept).astream(prompt=wanted.prompt, messages=wanted.messages),
             held=held,
             prompt_text=prompt_text,
         )
@@ -57,7 +57,7 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
         raise
     except Exception as error:
         result = failed(job, error, sides=[Side.PROMPT])
-        await state.conclude(job, result, texts=Texts(prompt_text), details={"ended": "failed"})
+        await state.record_decision(job, result, texts=Texts(prompt_text), details={"ended": "failed"})
         raise DefectError("the guard failed to open the stream") from error
 
 

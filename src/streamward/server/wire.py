@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from streamward.moderation.messages import ROLES
-from streamward.schema import Decision, Judgement, Result, RiskLevel
-from streamward.server.policy_folder import KeptPolicy
+from streamward.schema import Decision, Result, RiskLevel, SideResult
+from streamward.server.policy_folder import LoadedPolicy
 from streamward.settings import Settings
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -53,20 +53,20 @@ class PolicyInForce(Settings):
     """Tells apart policies of one name and version."""
 
     @classmethod
-    def of(cls, kept: KeptPolicy) -> "PolicyInForce":
+    def of(cls, kept: LoadedPolicy) -> "PolicyInForce":
         """Name a policy."""
         return cls(name=kept.policy.name, version=kept.policy.version, digest=kept.digest)
 
 
-class Judged(Settings):
+class SideWire(Settings):
     """A result."""
 
     decision: Decision
-    prompt: Judgement | None = None
-    response: Judgement | None = None
+    prompt: SideResult | None = None
+    response: SideResult | None = None
 
     @classmethod
-    def of(cls, result: Result, *, has_verdicts: bool = True) -> "Judged":
+    def of(cls, result: Result, *, has_verdicts: bool = True) -> "SideWire":
         """Return a result, without the verdict of every token if so wished."""
         return cls(
             decision=result.decision,
@@ -75,7 +75,7 @@ class Judged(Settings):
         )
 
 
-def _side(judgement: Judgement | None, *, has_verdicts: bool) -> Judgement | None:
+def _side(judgement: SideResult | None, *, has_verdicts: bool) -> SideResult | None:
     if judgement is None or has_verdicts:
         return judgement
     return replace(judgement, verdicts=())

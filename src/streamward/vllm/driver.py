@@ -12,7 +12,7 @@ from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
-from streamward.moderation.driver_protocol import Driver, Segment
+from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.health import GuardHealth, ReadClock
 from streamward.schema import Side
 from streamward.vllm.layout import Rows, head_widths, side_probs
@@ -20,7 +20,7 @@ from streamward.vllm.layout import Rows, head_widths, side_probs
 _TRIES = 4  # a text that is read while the cache is full may have to be asked for again
 
 
-class Reader(Protocol):
+class TokenReader(Protocol):
     """vLLM, in this process or elsewhere. Thread-safe; what is asked at the same time is read together."""
 
     @property
@@ -60,7 +60,7 @@ class _Stream:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class VllmDriver(Driver):
+class VllmDriver(TokenScorer):
     """Appends to streams by asking vLLM for the whole text again, whose cached beginning costs nothing.
 
     An append costs its tokens and what is behind the last full block of the cache, less than one block. Verdicts given
@@ -69,7 +69,7 @@ class VllmDriver(Driver):
     """
 
     def __init__(
-        self, reader: Reader, *, guard_config: GuardConfig, max_streams: int, max_stream_tokens: int | None
+        self, reader: TokenReader, *, guard_config: GuardConfig, max_streams: int, max_stream_tokens: int | None
     ) -> None:
         """Take over a reader.
 

@@ -9,7 +9,7 @@ from streamward.model.config import parse_model_config
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint, parse_guard_config
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.driver import Reader, VllmDriver
+from streamward.vllm.driver import TokenReader, VllmDriver
 from streamward.vllm.layout import fingerprint, head_widths
 from streamward.vllm.local import LocalVllm
 from streamward.vllm.server import VllmServer
@@ -32,7 +32,7 @@ def vllm_driver(folder: Path, config: VllmConfig, *, dtype: torch.dtype) -> Vllm
     if not is_stream_checkpoint(raw):
         raise ConfigError("vLLM serves Gen guards by itself; give its address as the guard: http://host:port/v1#model")
     model, guard = parse_model_config(raw), parse_guard_config(raw)
-    reader: Reader
+    reader: TokenReader
     if config.url is None:
         reader = LocalVllm(folder, config, dtype=str(dtype).removeprefix("torch."))
     else:

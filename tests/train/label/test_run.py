@@ -11,7 +11,7 @@ from streamward.data.rows import Row, read_rows, write_rows
 from streamward.errors import ConfigError, InputError, UpstreamError
 from streamward.generative.judgement import GenJudgement
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import WholeTextAdapter
+from streamward.moderation.whole_text import GenGuardAdapter
 from streamward.policy import Policy
 from streamward.schema import Category, Message, RiskLevel, Role
 from streamward.train.label.config import JudgeConfig, LabelConfig
@@ -63,7 +63,7 @@ def settings(folder: Path, *judges: str, **values: Any) -> LabelConfig:
 
 def labelled(config: LabelConfig, **guards: WordGuard) -> dict[str, Row]:
     def open_judge(judge: JudgeConfig) -> Moderator:
-        return Moderator(WholeTextAdapter(guards[judge.name]), policy=Policy.load(judge.policy))
+        return Moderator(GenGuardAdapter(guards[judge.name]), policy=Policy.load(judge.policy))
 
     path = label(config, open_judge=open_judge)
     return {row["id"]: row for _, row in read_rows(path)}
@@ -162,7 +162,7 @@ def test_a_row_too_long_for_a_judge_does_not_spoil_its_batch(tmp_path: Path) -> 
     write_rows(config.input, [{"id": "1", "prompt": "x" * 1000}, {"id": "2", "prompt": "a bomb"}])
 
     def open_judge(judge: JudgeConfig) -> Moderator:
-        return Moderator(WholeTextAdapter(WordGuard("bomb")), policy=Policy.load(judge.policy), max_chars=100)
+        return Moderator(GenGuardAdapter(WordGuard("bomb")), policy=Policy.load(judge.policy), max_chars=100)
 
     rows = {row["id"]: row for _, row in read_rows(label(config, open_judge=open_judge))}
     assert rows["1"]["native"]["votes"]["a"]["error"] == "context_length_exceeded"

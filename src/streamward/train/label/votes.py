@@ -11,7 +11,7 @@ from tqdm import tqdm
 from streamward.data.jsonl import Sample
 from streamward.errors import StreamwardError
 from streamward.moderation.moderator import BatchItem, Moderator
-from streamward.schema import Category, Judgement, Result, RiskLevel
+from streamward.schema import Category, Result, RiskLevel, SideResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _vote(result: Result) -> Vote:
     return Vote(_word(result.prompt), _word(result.response), refusal)
 
 
-def _word(judgement: Judgement | None) -> SideVote | None:
+def _word(judgement: SideResult | None) -> SideVote | None:
     return None if judgement is None else SideVote(judgement.risk_level, judgement.category)
 
 
