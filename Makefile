@@ -43,7 +43,7 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	touch $@
 
 test-ray: $(RAY_STAMP) ## Run the tests that need Ray, in .venv-ray
-	$(RAY_VENV)/bin/python -m pytest -m "ray and not slow" tests/fleet
+	$(RAY_VENV)/bin/python -m pytest -m "ray and not slow" tests/distributed
 
 bench-scaling: $(RAY_STAMP) ## Measure replicas on Ray: what one bears, what a killed one costs
 	$(RAY_VENV)/bin/python benchmarks/scaling.py

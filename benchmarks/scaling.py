@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 
 from streamward.bench.serve_report import environment
+from streamward.distributed.config import ApplicationArguments, FleetConfig
+from streamward.distributed.remote import RemoteDriver
+from streamward.distributed.serving import open_moderator
 from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.fleet.config import ApplicationArguments, FleetConfig
-from streamward.fleet.remote import RemoteDriver
-from streamward.fleet.serving import open_moderator
 from streamward.loading import find_checkpoint, load, load_engine
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
 from streamward.schema import RiskLevel, Side

@@ -18,7 +18,7 @@ from streamward.bench.shapes import SHAPES, random_guard
 from streamward.loading import load_engine
 from streamward.model.checkpoint import save_checkpoint
 from streamward.model.packing import serving_dtype
-from streamward.moderation.driver import TokenScorer, EngineWorker
+from streamward.moderation.engine_worker import EngineWorker, TokenScorer
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.guard import vllm_driver
@@ -88,7 +88,9 @@ def tokens(draw: random.Random, count: int) -> list[int]:
     return [draw.randrange(1000) for _ in range(count)]
 
 
-def append(pool: ThreadPoolExecutor, driver: TokenScorer, streams: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+def append(
+    pool: ThreadPoolExecutor, driver: TokenScorer, streams: Sequence[int], texts: Sequence[Sequence[int]]
+) -> None:
     list(pool.map(lambda stream, ids: driver.read(stream, ids, side=Side.RESPONSE), streams, texts))
 
 

@@ -19,12 +19,13 @@ LAYERS = (
     {"text_files", "validation"},
     {"settings"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
-    {"engine", "data", "generative", "builtin", "text_stream"},
+    {"decisions"},
+    {"engine", "data", "generative", "bundled", "text_stream"},
     {"moderation", "hub"},
     {"vllm"},
     {"loading"},
     {ROOT},
-    {"gateway", "evals", "bench", "assistant", "fleet"},
+    {"gateway", "evals", "bench", "assistant", "distributed"},
     {"server", "train"},
     {"cli"},
     {"__main__"},
@@ -33,7 +34,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy"}
+TORCH_FREE = FOUNDATION | {"policy", "decisions"}
 
 
 def module_name(path: Path) -> str:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamward.decisions import SideState, combine, decide, decide_error
 from streamward.errors import ConfigError, InputError, UpstreamError
-from streamward.policy import LOOSE, STRICT, Policy, SidePolicy, SideState, combine, decide, decide_error
+from streamward.policy import LOOSE, STRICT, Policy, SidePolicy
 from streamward.schema import Action, Category, Decision, RiskLevel, Side, Verdict
 
 POLICIES = Path(__file__).parent.parent / "configs" / "policies"
@@ -250,7 +251,7 @@ def test_finishing_does_not_lower_the_bar_for_part_of_a_response(letters: str) -
 
 
 def test_nothing_stands_for_a_side_before_its_first_verdict() -> None:
-    assert SideState(STRICT, Side.RESPONSE).peak is None
+    assert SideState(STRICT, Side.RESPONSE).worst is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_nothing_stands_for_a_side_before_its_first_verdict() -> None:
     [("SCS", 1), ("SUSCS", 1), ("SUUU", 2), ("SCCUU", 4), ("SUSCC", 4)],
 )
 def test_the_peak_is_where_the_worst_level_was_held_or_else_where_risk_was_highest(letters: str, position: int) -> None:
-    peak = fed(STRICT, verdicts_of(letters)).peak
+    peak = fed(STRICT, verdicts_of(letters)).worst
     assert peak is not None
     assert peak.position == position
 
@@ -266,8 +267,8 @@ def test_the_peak_is_where_the_worst_level_was_held_or_else_where_risk_was_highe
 def test_of_equal_levels_the_peak_is_the_one_that_was_acted_on() -> None:
     policy = policy_of(consecutive_tokens=1, categories={"PII": {"unsafe": "allow"}})
     state = fed(policy, [verdict_of(UNSAFE, 0, Category.PII), verdict_of(UNSAFE, 1, Category.SEXUAL)])
-    assert state.peak is not None
-    assert state.peak.position == state.first_flagged_position == 1
+    assert state.worst is not None
+    assert state.worst.position == state.first_flagged_position == 1
 
 
 # --- Rolling back
@@ -283,7 +284,7 @@ def test_rolling_back_takes_back_a_decision_nobody_heard_of() -> None:
 
 def test_rolling_back_keeps_a_decision_that_was_announced() -> None:
     state = fed(STRICT, verdicts_of("SUU"))
-    announced = state.announce()
+    announced = state.commit()
     state.rollback(0)
     assert state.decision == announced
     assert state.observe(verdict_of(SAFE)) == announced
@@ -297,7 +298,7 @@ def test_rolling_back_to_what_was_never_seen_is_refused(num_verdicts: int) -> No
 
 
 def summary(state: SideState) -> tuple[object, ...]:
-    return state.decision, state.level, state.first_flagged_position, state.peak, state.num_verdicts
+    return state.decision, state.level, state.first_flagged_position, state.worst, state.num_verdicts
 
 
 LEVELS = st.lists(st.sampled_from(RiskLevel), max_size=12)

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from streamward.data.rows import read_rows
+from streamward.distributed.source import JsonlSource
 from streamward.errors import ConfigError, InputError
 from streamward.evals.readers import read_records
-from streamward.fleet.source import JsonlSource
 from streamward.policy import Policy
 from streamward.server.config import ServeConfig
 from streamward.text_files import decode_plain, raw_lines, read_lines

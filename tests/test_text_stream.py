@@ -231,7 +231,7 @@ def test_an_id_out_of_range_leaves_the_stream_as_it_was():
 def test_frame_tokens_cover_no_characters():
     stream = TextStream(smollm2())
     stream.feed("ab")
-    edit = stream.feed_frame([1, 2])
+    edit = stream.feed_template_tokens([1, 2])
     stream.feed("cd")
     assert edit.new_ids[-2:] == [1, 2]
     assert [(span.start, span.end) for span in stream.spans[-3:]] == [(2, 2), (2, 2), (2, 4)]

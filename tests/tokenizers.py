@@ -8,8 +8,8 @@ from itertools import pairwise
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from streamward.builtin.base import find_gguf
-from streamward.builtin.gguf_tokenizer import read_tokenizer, sentencepiece_bpe
+from streamward.bundled.base import find_gguf
+from streamward.bundled.gguf_tokenizer import read_tokenizer, sentencepiece_bpe
 from streamward.tokenizer import GuardTokenizer, byte_letters
 
 CHATML = (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from streamward.builtin.adapter import ADAPTER_FILE
-from streamward.builtin.embedded import embedded_guards, guard_folder, prepare_adapter, prepare_guard
+from streamward.bundled.adapter import ADAPTER_FILE
+from streamward.bundled.embedded import embedded_guards, guard_folder, prepare_adapter, prepare_guard
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.errors import CheckpointError, ConfigError
@@ -16,10 +16,10 @@ from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
+from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.moderation.whole_text import GenGuardAdapter, remote_guard
 from streamward.policy import Policy
 from streamward.suggestions import suggest
 from streamward.tokenizer import GuardTokenizer

@@ -94,7 +94,7 @@ class TextStream:
         """
         return b"".join(self._tokenizer.token_bytes(token_id) for token_id in ids)
 
-    def feed_frame(self, ids: Sequence[int]) -> Edit:
+    def feed_template_tokens(self, ids: Sequence[int]) -> Edit:
         """Append tokens of the template's own, which cover no characters. What was fed before is settled by that."""
         before = self.finish()
         return self._append_settled(before, ids, [Span(self.num_chars, self.num_chars)] * len(ids))

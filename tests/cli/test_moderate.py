@@ -317,7 +317,7 @@ def test_a_defect_of_ours_is_one_line_without_the_text(capsys, monkeypatch):
 
 def test_without_ray_a_job_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "streamward.fleet.job", raising=False)
+    monkeypatch.delitem(sys.modules, "streamward.distributed.job", raising=False)
     code, _, err = run(capsys, "--ray", "in.jsonl", "out.jsonl")
     assert code == 2
     assert "--ray needs ray; run: pip install 'streamward[ray]'" in err

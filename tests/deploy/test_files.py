@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from streamward.fleet.config import ApplicationArguments
+from streamward.distributed.config import ApplicationArguments
 from streamward.observability import Metrics
 from streamward.server.config import ServeConfig
 

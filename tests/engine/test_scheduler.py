@@ -4,7 +4,7 @@ import pytest
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.scheduler import Scheduler, shares
-from streamward.engine.stream import TokenSequence
+from streamward.engine.token_sequence import TokenSequence
 
 CONFIG = EngineConfig(max_batch_tokens=512, max_long_tokens=128)
 

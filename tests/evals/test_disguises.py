@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from streamward.evals.disguises import DISGUISES, disguise_text, disguised
+from streamward.evals.perturbations import DISGUISES, disguise_text, disguised
 from streamward.evals.sets import EvalSet
 from streamward.schema import Side, Span
 from tests.evals.rows import UNSAFE, row

@@ -8,7 +8,7 @@ from streamward.errors import ConfigError, InputError
 from streamward.evals.baselines import KeywordGuard, TfidfGuard
 from streamward.evals.callable_guard import CallableGuard, read_answer
 from streamward.evals.guard_choice import EndpointOptions, check_guard, open_guard
-from streamward.evals.guards import OwnGuard, held_probabilities, identity_of
+from streamward.evals.guards import StreamwardGuard, held_probabilities, identity_of
 from streamward.loading import load
 from streamward.model.checkpoint import save_checkpoint
 from streamward.policy import LOOSE, STRICT
@@ -33,7 +33,7 @@ def response(number: int, text: str):
 
 
 def test_our_guard_says_what_the_library_says(folder):
-    guard, library = OwnGuard(str(folder), policy=LOOSE), load(folder, policy="strict")
+    guard, library = StreamwardGuard(str(folder), policy=LOOSE), load(folder, policy="strict")
     loose = load(folder, policy="loose")
     rows = [response(n, text) for n, text in enumerate(TEXTS)] * 3
     found = guard.judge(rows, keeps_tokens=True)
@@ -51,7 +51,7 @@ def test_our_guard_says_what_the_library_says(folder):
 
 
 def test_predictions_do_not_depend_on_the_batch(folder):
-    guard = OwnGuard(str(folder), policy=STRICT)
+    guard = StreamwardGuard(str(folder), policy=STRICT)
     rows = [row(n, text=text) for n, text in enumerate(TEXTS) if text]
     together = guard.judge(rows, keeps_tokens=False)
     alone = [guard.judge([each], keeps_tokens=False)[0] for each in rows]
@@ -61,7 +61,7 @@ def test_predictions_do_not_depend_on_the_batch(folder):
 
 
 def test_a_text_that_cannot_be_judged_is_marked_and_costs_no_other(folder):
-    guard = OwnGuard(str(folder), policy=STRICT)
+    guard = StreamwardGuard(str(folder), policy=STRICT)
     found = guard.judge(
         [row(0, text="fine"), row(1, text="x" * 1_100_000), row(2, text="fine too")], keeps_tokens=False
     )
@@ -73,7 +73,7 @@ def test_other_weights_are_another_guard(folder, tmp_path):
     save_checkpoint(random_model(seed=1), tmp_path)
     byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
-    guards = [OwnGuard(str(path), policy=STRICT) for path in (folder, folder, tmp_path)]
+    guards = [StreamwardGuard(str(path), policy=STRICT) for path in (folder, folder, tmp_path)]
     one, same, other = map(identity_of, guards)
     assert one == same != other
     for each in guards:

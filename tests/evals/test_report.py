@@ -8,7 +8,7 @@ import pytest
 
 from streamward.errors import InputError
 from streamward.evals.compare import write_comparison
-from streamward.evals.disguises import disguised
+from streamward.evals.perturbations import disguised
 from streamward.evals.predictions import Prediction
 from streamward.evals.report import write_report
 from streamward.evals.report_model import read_report

@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 
+from streamward.decisions import decide
+from streamward.gateway.call_record import CallRecord, GatewayCall, GatewayResponse
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream, OpenGuard
-from streamward.gateway.outcome import CallRecord, GatewayCall, GatewayResponse
 from streamward.gateway.upstream import Upstream
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
-from streamward.policy import Policy, decide
+from streamward.policy import Policy
 from streamward.schema import Category, Message, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from tests.moderation.guards import guard_tokenizer

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from streamward.errors import AuditError, ConfigError, InputError, OverloadedError
+from streamward.gateway.call_record import EndReason
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
-from streamward.gateway.outcome import EndReason
 from streamward.gateway.upstream import Upstream
 from streamward.policy import Policy
 from tests.gateway.scripted import (

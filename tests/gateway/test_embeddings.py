@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from streamward.errors import InputError, OverloadedError
-from streamward.gateway.outcome import EndReason
+from streamward.gateway.call_record import EndReason
 from streamward.policy import Policy
 from tests.gateway.scripted import BAD_PROMPT, Notebook, Script, ScriptedGuard, ask, call, gateway
 

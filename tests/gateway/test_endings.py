@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamward.gateway.outcome import EndReason
+from streamward.gateway.call_record import EndReason
 from streamward.schema import Action
 from tests.gateway.scripted import DONE, Notebook, Script, ask, call, chat, delta, event, events_in, gateway, texts_in
 from tests.gateway.test_release_responses import message, response, spoken

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from streamward.gateway.outcome import EndReason
+from streamward.gateway.call_record import EndReason
 from tests.gateway.scripted import (
     BAD_PROMPT,
     DONE,

@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from streamward.gateway.call_record import CallRecord, EndReason
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import CallRecord, EndReason
 from streamward.policy import Policy
 from streamward.schema import Action
 from tests.gateway.scripted import DONE, STRICT, Notebook, Script, call, chat, delta, event, gateway, texts_in

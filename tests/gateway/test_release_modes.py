@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from streamward.errors import CheckpointError, ContextLengthError, OverloadedError
+from streamward.gateway.call_record import EndReason
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import EndReason
 from streamward.policy import Policy
 from tests.gateway.scripted import (
     DONE,

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from streamward.gateway.call_record import EndReason
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.outcome import EndReason
 from streamward.schema import Action
 from tests.gateway.scripted import (
     DONE,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from streamward.builtin.embedded import prepare_guard
+from streamward.bundled.embedded import prepare_guard
 from streamward.errors import ConfigError
 from streamward.model.calibration_pass import calibration_ids
 from streamward.model.checkpoint import load_stream

@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from streamward.builtin.base import prepare_base
+from streamward.bundled.base import prepare_base
 from streamward.engine.attention import AttentionMetadata, KVCache, PagedAttention
 from streamward.errors import CheckpointError
 from streamward.model.checkpoint import load_gen

@@ -14,7 +14,7 @@ from streamward.model.guard_config import (
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.tokenizer import GuardTokenizer
 

@@ -194,7 +194,7 @@ def test_a_stream_is_cancelled_from_another_thread(moderator: Moderator, steps: 
 def test_an_interrupt_ends_the_work_of_the_call_it_hits(
     moderator: Moderator, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streamward.moderation.driver import EngineWorker
+    from streamward.moderation.engine_worker import EngineWorker
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import pytest
 
 from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
 from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids

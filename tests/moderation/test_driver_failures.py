@@ -10,11 +10,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-import streamward.moderation.driver as driver_module
+import streamward.moderation.engine_worker as driver_module
 from streamward.engine.engine import StepOutput
 from streamward.errors import GuardFailedError
 from streamward.guard_call import GuardCall
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.schema import Side
 from tests.engine.harness import Opinion, assert_same, full_pass, make_engine, opinions_of, random_guard, random_ids
 from tests.moderation.test_driver import TIMEOUT_S, in_threads

@@ -2,11 +2,12 @@
 
 import pytest
 
+from streamward.decisions import decide
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.policy import Policy, decide
+from streamward.policy import Policy
 from streamward.schema import Action, Result, RiskLevel, Side, SideResult, Verdict
 from tests.moderation.guards import stream_guard
 

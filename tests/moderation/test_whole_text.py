@@ -4,8 +4,8 @@ import pytest
 
 from streamward.errors import InputError, UpstreamError
 from streamward.generative.judgement import GenJudgement
+from streamward.moderation.gen_guard_adapter import GenGuardAdapter
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import GenGuardAdapter
 from streamward.policy import Policy
 from streamward.schema import Action, Category, Message, RiskLevel, Role, Side
 

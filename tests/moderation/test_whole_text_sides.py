@@ -7,8 +7,8 @@ import pytest
 from streamward.errors import CheckpointError, ConfigError, ContextLengthError, InputError, UpstreamError
 from streamward.generative.judgement import GenJudgement
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import GenGuardAdapter, remote_guard
 from streamward.policy import LOOSE, STRICT, Policy
 from streamward.schema import Action, Category, Decision, Message, Result, RiskLevel, Role, Side, SideResult
 from tests.generative.reference import gen_guard

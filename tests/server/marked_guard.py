@@ -9,7 +9,7 @@ import torch
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import EngineWorker
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy

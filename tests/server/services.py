@@ -16,7 +16,7 @@ from streamward.moderation.moderator import Guard, Moderator
 from streamward.policy import Policy
 from streamward.server.app import create_app
 from streamward.server.config import ServeConfig
-from streamward.server.connections import BoundedProtocol, Connections
+from streamward.server.connections import BoundedProtocol, ConnectionLimits
 from streamward.server.state import ServiceState, open_state
 from tests.moderation.guards import stream_guard
 
@@ -90,7 +90,7 @@ def open_service(folder: Path, *, guard: Guard | None = None, **changes: Any) ->
 
 def bounded(service: Service) -> Any:
     """Return the protocol that `streamward serve` speaks, for `served`."""
-    return partial(BoundedProtocol, connections=Connections(service.state.config.listen))
+    return partial(BoundedProtocol, connections=ConnectionLimits(service.state.config.listen))
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from streamward.decisions import ALLOWED
 from streamward.errors import OverloadedError, RateLimitError
-from streamward.policy import ALLOWED
 from streamward.schema import Action, Event, RiskLevel, Span, Verdict
 from streamward.server.live import LiveEvent, LiveFeed, LiveKind, LiveText, LiveToken
 from tests.server.services import open_service

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from streamward.server.live import LiveEvent, LiveKind
-from streamward.server.overview import _percentile
+from streamward.server.stats import _percentile
 from tests.server.marked_guard import marked_guard
 from tests.server.services import open_service
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
-from streamward.moderation.whole_text import GenGuardAdapter
+from streamward.moderation.gen_guard_adapter import GenGuardAdapter
 from streamward.server.proxy import open_gateway
 from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, event, events_in, reasons_in, texts_in
 from tests.generative.gen_guards import gen_guard

@@ -321,7 +321,7 @@ class BreakingGuard:
     """Opens streams that break."""
 
     def open_stream(self, conversation, policy, *, max_chars):
-        from streamward.policy import ALLOWED
+        from streamward.decisions import ALLOWED
 
         return BreakingStream(ALLOWED)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import streamward
-from streamward.builtin.adapter import load_adapter
-from streamward.builtin.embedded import prepare_adapter
+from streamward.bundled.adapter import load_adapter
+from streamward.bundled.embedded import prepare_adapter
 from streamward.errors import ConfigError
 from streamward.model.config_file import read_config
 from streamward.model.decoder import Decoder

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamward.builtin.adapter import ADAPTER_FILE
-from streamward.builtin.base import prepare_base
-from streamward.builtin.embedded import template_file
+from streamward.bundled.adapter import ADAPTER_FILE
+from streamward.bundled.base import prepare_base
+from streamward.bundled.embedded import template_file
 from streamward.cli.main import main
 from streamward.model.checkpoint import save_checkpoint
 from streamward.model.config_file import read_config

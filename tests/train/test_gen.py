@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import streamward
-from streamward.builtin.embedded import prepare_adapter
+from streamward.bundled.embedded import prepare_adapter
 from streamward.data.jsonl import parse_row
 from streamward.model.checkpoint import load_gen, save_checkpoint
 from streamward.model.decoder import dense_hidden

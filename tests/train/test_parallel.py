@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from streamward.builtin.adapter import ADAPTER_FILE
+from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.train.parallel import World
 from tests.train.tiny import config
 

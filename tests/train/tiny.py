@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from streamward.builtin.embedded import template_file
+from streamward.bundled.embedded import template_file
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,

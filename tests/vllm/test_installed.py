@@ -21,9 +21,9 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, UpstreamError
 from streamward.model.guard_model import GuardModel
-from streamward.moderation.driver import EngineWorker
-from streamward.moderation.driver_protocol import Segment, TokenScorer
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.moderator import Moderator
+from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.guard import vllm_driver

@@ -13,7 +13,7 @@ from streamward.assistant.config import AssistantConfig
 from streamward.assistant.generator import Generator
 from streamward.assistant.sampling import Sampling
 from streamward.assistant.text import TextWriter
-from streamward.builtin.base import prepare_base
+from streamward.bundled.base import prepare_base
 from streamward.errors import ContextLengthError, InputError
 from streamward.model.checkpoint import load_gen
 from streamward.model.guard_model import CausalLM

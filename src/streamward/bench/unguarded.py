@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import cast
 
+from streamward.decisions import ALLOWED
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.moderator import Moderator
-from streamward.policy import ALLOWED, Policy
+from streamward.policy import Policy
 from streamward.schema import Decision, Event, Result
 
 

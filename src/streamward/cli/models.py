@@ -42,8 +42,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from streamward.builtin.base import cache_folder
-    from streamward.builtin.embedded import embedded_guards, is_prepared
+    from streamward.bundled.base import cache_folder
+    from streamward.bundled.embedded import embedded_guards, is_prepared
 
     del arguments
     table = Table(box=None, pad_edge=False)
@@ -58,7 +58,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from streamward.builtin.embedded import embedded_guards, guard_folder
+    from streamward.bundled.embedded import embedded_guards, guard_folder
     from streamward.loading import find_checkpoint
     from streamward.model.config import parse_model_config
     from streamward.model.config_file import read_config

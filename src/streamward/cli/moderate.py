@@ -146,7 +146,7 @@ def _run_rows(arguments: argparse.Namespace) -> int:
 
 def _run_job(arguments: argparse.Namespace) -> int:
     try:
-        from streamward.fleet.job import ModerationJob, run_job
+        from streamward.distributed.job import ModerationJob, run_job
     except ModuleNotFoundError as error:
         raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     for name in ("workers", "shard_rows"):

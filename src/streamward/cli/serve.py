@@ -157,8 +157,8 @@ def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
         CheckpointError: The guard cannot be loaded.
     """
     try:
-        from streamward.fleet.config import ApplicationArguments
-        from streamward.fleet.serving import open_moderator
+        from streamward.distributed.config import ApplicationArguments
+        from streamward.distributed.serving import open_moderator
     except ModuleNotFoundError as error:
         raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     if config.vllm is not None:
@@ -211,7 +211,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
     import uvicorn
 
     from streamward.server.app import create_app
-    from streamward.server.connections import BoundedProtocol, Connections, no_handshakes
+    from streamward.server.connections import BoundedProtocol, ConnectionLimits, no_handshakes
 
     logging.getLogger("uvicorn.error").addFilter(no_handshakes)
     listen = config.listen
@@ -222,7 +222,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             port=listen.port,
             log_config=None,
             access_log=False,  # its lines hold paths as they came; ours hold the route
-            http=partial(BoundedProtocol, connections=Connections(listen)),  # type: ignore[arg-type]  # it is called
+            http=partial(BoundedProtocol, connections=ConnectionLimits(listen)),  # type: ignore[arg-type]  # it is called
             ws="websockets-sansio",
             ws_max_size=config.limits.max_body_bytes,
             h11_max_incomplete_event_size=listen.max_header_bytes,

@@ -16,8 +16,8 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.page_pool import PagePool
 from streamward.engine.runner import Runner, token_bytes
 from streamward.engine.scheduler import Scheduler
-from streamward.engine.stream import TokenSequence
 from streamward.engine.threads import ThreadGovernor, fixed_threads
+from streamward.engine.token_sequence import TokenSequence
 from streamward.errors import ConfigError, ContextLengthError, InputError, OverloadedError, StreamClosedError
 from streamward.model.attention import round_size
 from streamward.model.guard_model import GuardModel

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from streamward.engine.attention import AttentionMetadata, KVCache, PagedAttention
-from streamward.engine.fused import NativeModelRunner, SequenceMetadata
-from streamward.engine.stream import TokenSequence
+from streamward.engine.native_runner import NativeModelRunner, SequenceMetadata
+from streamward.engine.token_sequence import TokenSequence
 from streamward.errors import ConfigError
 from streamward.model.attention import round_size
 from streamward.model.config import ModelConfig

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from streamward.engine.config import EngineConfig
-from streamward.engine.stream import TokenSequence
+from streamward.engine.token_sequence import TokenSequence
 
 SHORT_TOKENS = 32
 """A stream with at most so many tokens waiting is being appended to; one with more is a text being read in."""

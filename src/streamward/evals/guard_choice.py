@@ -9,7 +9,7 @@ from streamward.errors import ConfigError
 from streamward.evals.callable_guard import load_any_guardrail, load_callable
 from streamward.evals.endpoint import ChatProtocol, EndpointGuard, ModerationsProtocol
 from streamward.evals.formats import FORMATS
-from streamward.evals.guards import GuardUnderTest, OwnGuard
+from streamward.evals.guards import GuardUnderTest, StreamwardGuard
 from streamward.generative.config import RemoteConfig
 from streamward.loading import find_checkpoint
 from streamward.policy import Policy
@@ -61,7 +61,7 @@ def open_guard(name: str, *, policy: Policy, endpoint: EndpointOptions) -> Guard
         return load_any_guardrail(name.removeprefix(ANY_GUARDRAIL), policy=policy)
     if _CALLABLE.fullmatch(name):
         return load_callable(name, policy=policy)
-    return OwnGuard(name, policy=policy)
+    return StreamwardGuard(name, policy=policy)
 
 
 def check_guard(name: str, *, policy: Policy, endpoint: EndpointOptions) -> None:

@@ -9,13 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from streamward.decisions import SideState, decide
 from streamward.errors import StreamwardError
 from streamward.evals.predictions import Flag, LabelledRow, Prediction, TokenRisk
 from streamward.loading import find_checkpoint, load_guard
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.moderator import Moderator
-from streamward.policy import LOOSE, STRICT, Policy, SideState, decide
+from streamward.policy import LOOSE, STRICT, Policy
 from streamward.schema import Action, Category, Result, RiskLevel, Side, SideResult, Verdict
 from streamward.tokenizer import GuardTokenizer, clean_text
 
@@ -81,7 +82,7 @@ def labelled(row: LabelledRow, level: RiskLevel, *, policy: Policy, **facts: Any
     return Prediction(row.id, level, flagged_strict=strict, flagged_loose=loose, flagged=own, **facts)
 
 
-class OwnGuard:
+class StreamwardGuard:
     """A guard that `streamward.load` can load: embedded, a folder, or from a hub."""
 
     def __init__(self, name: str, *, policy: Policy) -> None:

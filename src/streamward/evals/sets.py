@@ -10,7 +10,7 @@ from typing import Any
 from streamward.data.held_out import is_held_out
 from streamward.data.jsonl import Sample, parse_row
 from streamward.errors import InputError
-from streamward.evals.layouts import LAYOUTS
+from streamward.evals.dataset_adapters import LAYOUTS
 from streamward.evals.predictions import LabelledRow, Slices
 from streamward.evals.readers import SUFFIXES, Record, read_records
 from streamward.evals.registry import Kind, SetEntry, cohort_of, entry_of, set_entries

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
-from streamward.evals.disguises import DISGUISES, disguised
+from streamward.evals.perturbations import DISGUISES, disguised
 from streamward.evals.predictions import LabelledRow
 from streamward.evals.registry import columns_of
 from streamward.evals.sets import EvalSet

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from streamward.gateway.judges import PromptGuard
+from streamward.decisions import ALLOWED, combine
+from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.report import Asked, Describe, azure_results, moderation_of
-from streamward.gateway.slots import ENVELOPE
 from streamward.gateway.strict_json import JsonObject
-from streamward.policy import ALLOWED, combine
+from streamward.gateway.text_fields import ENVELOPE
 from streamward.schema import Decision, Side, SideResult
 
 

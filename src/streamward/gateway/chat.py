@@ -7,8 +7,8 @@ from streamward.gateway.choices import AZURE_RESULTS, FINISH_REASONS, ChoicesFor
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled
 from streamward.gateway.prompts import read_count, read_flag, read_model, refuse_unread, to_prompt
-from streamward.gateway.slots import Each, Leaf, Shape, Text
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import Each, Leaf, Shape, Text
 from streamward.gateway.wire import ClientRequest
 from streamward.moderation.messages import read_turn
 

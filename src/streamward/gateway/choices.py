@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from streamward.errors import UpstreamError
-from streamward.gateway.release import Chunk, Cutoff
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, FieldScanner, Leaf, Shape, TextField
+from streamward.gateway.release_buffer import Chunk, Cutoff
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import ENVELOPE, Each, FieldKey, FieldScanner, Leaf, Shape, TextField
 from streamward.gateway.wire import ClientRequest
 from streamward.moderation.message_parts import is_identifier
 

@@ -7,8 +7,8 @@ from streamward.gateway.choices import FINISH_REASONS, ChoicesFormat, Layout, Op
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.logprobs import keep_spelled_columns
 from streamward.gateway.prompts import read_count, read_flag, read_model, refuse_unread
-from streamward.gateway.slots import Leaf, Shape, Text
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import Leaf, Shape, Text
 from streamward.gateway.wire import ClientRequest, Prompt
 from streamward.schema import Message, Role
 

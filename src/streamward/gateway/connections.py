@@ -9,7 +9,7 @@ import httpx
 _KEPT_S = 5.0
 
 
-class Connections(httpx.AsyncBaseTransport):
+class UpstreamConnections(httpx.AsyncBaseTransport):
     """Sends requests over connections that are used again.
 
     A server may close a connection just when the next request is on its way. Such a request is sent once more, over a

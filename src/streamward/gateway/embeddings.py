@@ -4,22 +4,22 @@ import asyncio
 import re
 from collections.abc import Callable
 
+from streamward.decisions import ALLOWED, combine, decide_error
 from streamward.errors import InputError, StreamwardError, UpstreamError
+from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.completions import is_token_ids
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
-from streamward.gateway.failures import answer_of_failure, answer_of_report
+from streamward.gateway.field_guard import as_known
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.intake import UpstreamHead, UpstreamReader
-from streamward.gateway.outcome import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.prompts import read_model
-from streamward.gateway.reader import as_known
-from streamward.gateway.reading import read_document, read_error
 from streamward.gateway.report import blocked_error
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
+from streamward.gateway.stream_decoder import read_document, read_error
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
+from streamward.gateway.upstream_errors import answer_of_failure, answer_of_report
+from streamward.gateway.upstream_reader import UpstreamHead, UpstreamReader
 from streamward.moderation.message_parts import is_identifier
-from streamward.policy import ALLOWED, combine, decide_error
 from streamward.schema import Action, Decision, Message, Role, Side, SideResult
 
 MAX_TEXTS = 2048

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from streamward.errors import InputError
+from streamward.gateway.call_record import GatewayCall, GatewayResponse, Observer, SilentObserver
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.embeddings import EmbeddingsCall
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.outcome import GatewayCall, GatewayResponse, Observer, SilentObserver
 from streamward.gateway.report import Describe
 from streamward.gateway.session import GatewaySession
 from streamward.gateway.state_seal import state_seals

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from streamward.errors import UpstreamError
 from streamward.gateway.logprobs import Opaque, keep_spelled
-from streamward.gateway.slots import ENVELOPE, Each, FieldKey, FieldScanner, Kind, Leaf, Shape, Text, TextField
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import ENVELOPE, Each, FieldKey, FieldScanner, Kind, Leaf, Shape, Text, TextField
 
 GROUP = 0
 """A response has one choice."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from streamward.gateway.response_events import GROUP, WORDS, field_of, number_of
-from streamward.gateway.slots import FieldKey
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import FieldKey
 
 
 class ShownOutput:

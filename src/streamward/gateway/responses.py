@@ -8,12 +8,12 @@ from streamward.errors import InputError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.logprobs import Opaque
 from streamward.gateway.prompts import read_flag, read_model, refuse_unread, to_prompt
-from streamward.gateway.release import Chunk, Cutoff
+from streamward.gateway.release_buffer import Chunk, Cutoff
 from streamward.gateway.response_events import GROUP, LAST, scan_event, scan_response
 from streamward.gateway.response_output import ShownOutput, message
-from streamward.gateway.slots import FieldKey
 from streamward.gateway.sse import encode
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import FieldKey
 from streamward.gateway.wire import ClientRequest
 from streamward.moderation.message_parts import (
     is_identifier,

@@ -6,32 +6,29 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
+from streamward.decisions import ALLOWED, combine
 from streamward.errors import InputError, StreamwardError, UpstreamError
 from streamward.gateway.annotations import Annotations
-from streamward.gateway.chat import read_chat
-from streamward.gateway.completions import read_completion
+from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, GuardedText, Observer
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.failures import answer_of_failure, answer_of_report, error_of_failure, error_of_report
-from streamward.gateway.fields import FieldRouter
+from streamward.gateway.field_guard import FieldGuard
+from streamward.gateway.field_router import FieldRouter
 from streamward.gateway.guard import OpenGuard
-from streamward.gateway.intake import UpstreamHead, UpstreamReader
-from streamward.gateway.judges import PromptGuard
+from streamward.gateway.guard_streams import GuardStreamFactory
 from streamward.gateway.keep_alive import kept_alive
-from streamward.gateway.openings import GuardStreamFactory
-from streamward.gateway.outcome import CallRecord, EndReason, GatewayCall, GatewayResponse, GuardedText, Observer
-from streamward.gateway.reader import FieldGuard
-from streamward.gateway.reading import StreamDecoder, read_document, read_error
-from streamward.gateway.release import Chunk, Cutoff, ReleaseBuffer
+from streamward.gateway.prompt_guard import PromptGuard
+from streamward.gateway.release_buffer import Chunk, Cutoff, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
-from streamward.gateway.responses import read_response
-from streamward.gateway.slots import ENVELOPE
+from streamward.gateway.request_formats import read_request
 from streamward.gateway.sse import KEEP_ALIVE
 from streamward.gateway.state_seal import Aside, StateSeal, put_back
+from streamward.gateway.stream_decoder import StreamDecoder, read_document, read_error
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
+from streamward.gateway.text_fields import ENVELOPE
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
-from streamward.gateway.wire import WireFormat
-from streamward.policy import ALLOWED, combine
+from streamward.gateway.upstream_errors import answer_of_failure, answer_of_report, error_of_failure, error_of_report
+from streamward.gateway.upstream_reader import UpstreamHead, UpstreamReader
 from streamward.schema import Action
 
 logger = logging.getLogger(__name__)
@@ -73,7 +70,7 @@ class GatewaySession:
         asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
         asides = self._open_state(body)
-        self._format = _read(call, body, upstream, limits)
+        self._format = read_request(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
         openings = GuardStreamFactory(
@@ -370,18 +367,6 @@ class GatewaySession:
             error=error,
         )
         await asyncio.shield(self._observer.finished(outcome))
-
-
-def _read(call: GatewayCall, body: JsonObject, upstream: Upstream, limits: GatewayLimits) -> WireFormat:
-    match call.format:
-        case "chat/completions":
-            return read_chat(body, upstream.config, limits=limits)
-        case "completions":
-            return read_completion(body, upstream.config, limits=limits)
-        case "responses":
-            return read_response(body, upstream.config)
-        case "embeddings":
-            raise AssertionError("an EmbeddingsCall answers it")
 
 
 def _part(reader: FieldGuard, fields: FieldRouter, group: int) -> GuardedText:

@@ -12,7 +12,7 @@ import httpx
 
 from streamward.errors import ConfigError, UpstreamError
 from streamward.gateway.config import UpstreamConfig
-from streamward.gateway.connections import Connections
+from streamward.gateway.connections import UpstreamConnections
 from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
 from streamward.moderation.message_parts import is_identifier
@@ -59,7 +59,7 @@ class Upstream:
         self._client = httpx.AsyncClient(
             headers=headers,
             transport=transport
-            or Connections(
+            or UpstreamConnections(
                 certificates=_certificates(config), max_connections=config.max_connections, max_kept=_MAX_KEPT
             ),
             follow_redirects=False,

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from streamward.gateway.release import Chunk, Cutoff
-from streamward.gateway.slots import FieldKey
+from streamward.gateway.release_buffer import Chunk, Cutoff
 from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import FieldKey
 from streamward.schema import Message
 
 FormatName = Literal["chat/completions", "completions", "responses", "embeddings"]

@@ -8,10 +8,11 @@ from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from streamward.decisions import ALLOWED, SideState, combine
 from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.response_judge import ResponseJudge
-from streamward.policy import ALLOWED, Policy, SideState, combine
+from streamward.policy import Policy
 from streamward.schema import Action, Decision, Event, Result, RiskLevel, Side, SideResult, Span, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
@@ -174,7 +175,7 @@ class GuardStream:
             if self._phase is _Phase.NOTHING:
                 self._judge.drop_context(self._reasoning.num_without)
                 self._phase = _Phase.REASONING
-                begun = [self._text.feed_frame(frame.before)]
+                begun = [self._text.feed_template_tokens(frame.before)]
             return self._apply(self._joined(*begun, self._take(piece)))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
@@ -270,7 +271,7 @@ class GuardStream:
     def _end_reasoning(self) -> Edit:
         assert self._reasoning.frame is not None
         self._phase = _Phase.ANSWER
-        return self._text.feed_frame(self._reasoning.frame.after)
+        return self._text.feed_template_tokens(self._reasoning.frame.after)
 
     def _joined(self, *edits: Edit) -> Edit:
         """Return successive edits as one. All of a call is taken in before anything of it is judged."""
@@ -292,7 +293,7 @@ class GuardStream:
         events = []
         for verdict in fresh:
             self._state.observe(verdict)
-            events.append(Event(verdict, combine(self._prompt_decision, self._state.announce())))
+            events.append(Event(verdict, combine(self._prompt_decision, self._state.commit())))
         return events
 
     @property

@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from streamward.decisions import combine, decide_error
 from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream, run_call
@@ -14,7 +15,7 @@ from streamward.moderation.conversation import Conversation, MessageLike, read_c
 from streamward.moderation.guard_stream import GuardStream, with_prompt
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.worker_pool import Submitter, WorkerPool
-from streamward.policy import Policy, combine, decide_error
+from streamward.policy import Policy
 from streamward.schema import Result, Side
 
 BatchItem = Mapping[str, object]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamward.moderation.driver_protocol import TokenScorer
+from streamward.moderation.token_scorer import TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.schema import Side, Span, Verdict

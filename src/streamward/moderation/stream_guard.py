@@ -4,18 +4,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streamward.decisions import SideState
 from streamward.engine.engine import Engine
 from streamward.errors import ConfigError, InputError
 from streamward.guard_call import current_call
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.driver import EngineWorker
-from streamward.moderation.driver_protocol import Segment, TokenScorer
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
+from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
-from streamward.policy import Policy, SideState
+from streamward.policy import Policy
 from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from streamward.engine.engine import StepOutput
-from streamward.moderation.driver_protocol import Segment
+from streamward.moderation.token_scorer import Segment
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
+from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
-from streamward.fleet.config import FleetConfig
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.settings import Settings, read_toml
 from streamward.vllm.config import VllmConfig

@@ -28,7 +28,7 @@ def no_handshakes(record: logging.LogRecord) -> bool:
     return record.msg not in _UNSAID
 
 
-class Connections:
+class ConnectionLimits:
     """The connections of a service. Used from the event loop only."""
 
     def __init__(self, config: ListenConfig) -> None:
@@ -74,7 +74,7 @@ class Connections:
 class BoundedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, which waits for a request's headers only so long, and answers only so many connections."""
 
-    def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:  # Any: uvicorn's to say
+    def __init__(self, *args: Any, connections: ConnectionLimits, **options: Any) -> None:  # Any: uvicorn's to say
         """Join the connections of a service."""
         super().__init__(*args, **options)
         self._all = connections

@@ -7,9 +7,9 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from streamward.decisions import ALLOWED, combine
 from streamward.errors import StreamwardError
-from streamward.gateway.outcome import CallRecord, EndReason, GuardedText
-from streamward.policy import ALLOWED, combine
+from streamward.gateway.call_record import CallRecord, EndReason, GuardedText
 from streamward.schema import Event, Message, Result, Role
 from streamward.server.live import LiveEvent, LiveKind, LiveText
 from streamward.server.records import ModerationContext, Texts

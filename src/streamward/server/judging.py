@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from streamward.decisions import combine, decide_error
 from streamward.errors import OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.observability import defect
-from streamward.policy import combine, decide_error
 from streamward.schema import Message, Result, Side
 from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState

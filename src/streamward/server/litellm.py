@@ -10,11 +10,11 @@ from typing import Any, Literal
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamward.decisions import ALLOWED, combine
 from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.gateway.prompts import to_prompt
 from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
-from streamward.policy import ALLOWED, combine
 from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import CallerNow
 from streamward.server.judging import failed, judge

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from streamward.decisions import ALLOWED
 from streamward.errors import InputError, OverloadedError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
-from streamward.policy import ALLOWED, SidePolicy
+from streamward.policy import SidePolicy
 from streamward.schema import Action, Decision, Event, Message, Result, Role, Side, Verdict
 from streamward.server.records import ModerationContext, Texts
 

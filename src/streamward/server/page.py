@@ -16,8 +16,8 @@ from streamward.errors import StreamwardError
 from streamward.server.auth import CallerSeen, identify
 from streamward.server.errors import ERRORS
 from streamward.server.live import LiveEvent
-from streamward.server.overview import WINDOW, Numbers, read_numbers
 from streamward.server.state import service_state
+from streamward.server.stats import WINDOW, Numbers, read_numbers
 from streamward.settings import Settings
 
 router = APIRouter()

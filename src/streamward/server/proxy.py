@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
+from streamward.gateway.call_record import GatewayCall, GatewayResponse
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream
-from streamward.gateway.outcome import GatewayCall, GatewayResponse
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.upstream import Upstream
 from streamward.gateway.wire import FormatName

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
+from streamward.decisions import combine, decide_error
 from streamward.errors import CallCancelledError, InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.observability import defect
-from streamward.policy import combine, decide_error
 from streamward.schema import Decision, Event, Result, Side, SideResult
 from streamward.server.judging import failed
 from streamward.server.live import LiveEvent, LiveKind, LiveText

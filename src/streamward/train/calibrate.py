@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from streamward.builtin.adapter import ADAPTER_FILE
+from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts

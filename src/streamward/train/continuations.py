@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamward.builtin.base import BASES, prepare_base
+from streamward.bundled.base import BASES, prepare_base
 from streamward.data.jsonl import Sample
 from streamward.errors import InputError
 from streamward.model.checkpoint import load_gen

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamward.builtin.adapter import save_adapter
+from streamward.bundled.adapter import save_adapter
 from streamward.errors import ConfigError
 from streamward.evals.metrics import count
 from streamward.generative.local import LocalGenGuard

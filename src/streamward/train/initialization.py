@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from streamward.builtin.adapter import ADAPTER_FILE, Adapter, load_adapter
-from streamward.builtin.base import find_base
-from streamward.builtin.embedded import embedded_guards, guard_folder, template_file
+from streamward.bundled.adapter import ADAPTER_FILE, Adapter, load_adapter
+from streamward.bundled.base import find_base
+from streamward.bundled.embedded import embedded_guards, guard_folder, template_file
 from streamward.errors import CheckpointError, ConfigError
 from streamward.model.checkpoint import load_gen
 from streamward.model.config import ModelConfig, parse_model_config

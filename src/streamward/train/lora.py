@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamward.builtin.adapter import merge_update
+from streamward.bundled.adapter import merge_update
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamward.builtin.adapter import save_adapter
+from streamward.bundled.adapter import save_adapter
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts

@@ -12,8 +12,8 @@ from streamward.engine.engine import StepOutput
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
-from streamward.moderation.driver_protocol import Segment, TokenScorer
 from streamward.moderation.health import GuardHealth, ReadClock
+from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.schema import Side
 from streamward.vllm.layout import Rows, head_widths, side_probs
 

@@ -10,8 +10,8 @@ import pytest
 from streamward.data.rows import Row, read_rows, write_rows
 from streamward.errors import ConfigError, InputError, UpstreamError
 from streamward.generative.judgement import GenJudgement
+from streamward.moderation.gen_guard_adapter import GenGuardAdapter
 from streamward.moderation.moderator import Moderator
-from streamward.moderation.whole_text import GenGuardAdapter
 from streamward.policy import Policy
 from streamward.schema import Category, Message, RiskLevel, Role
 from streamward.train.label.config import JudgeConfig, LabelConfig

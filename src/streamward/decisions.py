@@ -1,0 +1,204 @@
+"""Verdict -> Decision under a policy: the consecutive-token rule, what follows from it, and how two sides combine."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from streamward.errors import InputError, StreamwardError
+from streamward.policy import Policy, total_risk
+from streamward.schema import Action, Category, Decision, FirstFlagged, RiskLevel, Side, SideResult, Verdict
+
+ALLOWED = Decision(Action.ALLOW)
+"""The decision when nothing crossed the policy's line."""
+
+
+class _Snapshot(NamedTuple):
+    """All that one verdict and those before it add up to; one per verdict makes rolling back a deletion."""
+
+    decision: Decision = ALLOWED
+    level: RiskLevel = RiskLevel.SAFE  # most severe held so far
+    unsafe_run: int = 0  # successive verdicts up to this one that are Unsafe
+    risky_run: int = 0  # the same, Controversial or worse
+    verdict: Verdict | None = None
+    first_flagged: Verdict | None = None
+    peak: Verdict | None = None
+    peak_rank: tuple[int, int, float] = (-1, -1, -1.0)
+
+
+_START = _Snapshot()
+
+
+class SideState:
+    """One side of one stream as its verdicts come in.
+
+    A level is held at a token when that token and the `consecutive_tokens - 1` before it all reach it. The category is
+    that of the last of them, and its position is where the text counts as flagged. A token costs the same
+    however many came before; rolling back costs what is rolled back.
+    """
+
+    def __init__(self, policy: Policy, side: Side) -> None:
+        """Start with nothing seen and everything allowed."""
+        self._policy = policy
+        self._side = side
+        self._rules = policy.side(side)
+        self._consecutive_tokens = policy.consecutive_tokens(side)
+        self._history: list[_Snapshot] = []
+        self._announced = ALLOWED
+
+    def observe(self, verdict: Verdict) -> Decision:
+        """Take in the next verdict and return the decision so far, which it never makes milder."""
+        self._history.append(self._advance(self._latest, verdict, needed=self._consecutive_tokens))
+        return self.decision
+
+    def finish(self) -> Decision:
+        """Return the decision on the complete text.
+
+        A text of fewer verdicts than `consecutive_tokens` can never hold a level that long, so a run over the whole
+        of it is enough: a one-token response is judged by that token. May be called again, or followed by more.
+        """
+        num_verdicts = len(self._history)
+        if 0 < num_verdicts < self._consecutive_tokens:
+            before = self._history[-2] if num_verdicts > 1 else _START
+            last = self._latest.verdict
+            assert last is not None
+            self._history[-1] = self._advance(before, last, needed=num_verdicts)
+        return self.decision
+
+    def rollback(self, num_verdicts: int) -> None:
+        """Forget all but the first verdicts, as when the end of a text is tokenised anew.
+
+        Everything is as it was after them, save a decision that `announce` has made final.
+
+        Raises:
+            InputError: Not from 0 up to the number of verdicts seen.
+        """
+        if not 0 <= num_verdicts <= len(self._history):
+            raise InputError(f"num_verdicts is {num_verdicts}; it must be from 0 to {len(self._history)}")
+        del self._history[num_verdicts:]
+
+    def commit(self) -> Decision:
+        """Return the decision so far and make it final: the caller acts on it, so no rollback takes it back."""
+        self._announced = self.decision
+        return self._announced
+
+    @property
+    def decision(self) -> Decision:
+        """The decision so far."""
+        current = self._latest.decision
+        return current if current.action.severity > self._announced.action.severity else self._announced
+
+    @property
+    def num_verdicts(self) -> int:
+        """How many verdicts were taken in and not rolled back."""
+        return len(self._history)
+
+    @property
+    def level(self) -> RiskLevel:
+        """The most severe level held so far, whatever its action."""
+        return self._latest.level
+
+    @property
+    def first_flagged_position(self) -> int | None:
+        """Position of the first token at which the action was not allow: the last token of its run."""
+        flagged = self._latest.first_flagged
+        return None if flagged is None else flagged.position
+
+    @property
+    def worst(self) -> Verdict | None:
+        """The verdict that stands for this side; None before the first.
+
+        The first at which the most severe level was held (of these, with the most severe action); if no level was
+        held, the one with the highest P(Unsafe) + P(Controversial).
+        """
+        return self._latest.peak
+
+    def judgement(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> SideResult | None:
+        """Return what all verdicts so far say together; None before the first.
+
+        Args:
+            thresholds: Of the guard itself, where the policy states none; empty for the most probable level.
+            windows: Overlapping windows the text was judged in.
+        """
+        peak, flagged = self.worst, self._latest.first_flagged
+        if peak is None:
+            return None
+        return SideResult(
+            risk_level=self.level,
+            category=None if self.level is RiskLevel.SAFE else peak.category,
+            probabilities=peak.probabilities,
+            windows=windows,
+            verdicts=tuple(each.verdict for each in self._history if each.verdict is not None),
+            first_flagged=None
+            if flagged is None or flagged.span is None
+            else FirstFlagged(flagged.position, flagged.span.start),
+            thresholds=self._rules.thresholds_for(peak.category, thresholds),
+        )
+
+    @property
+    def _latest(self) -> _Snapshot:
+        return self._history[-1] if self._history else _START
+
+    def _advance(self, before: _Snapshot, verdict: Verdict, *, needed: int) -> _Snapshot:
+        level = self._rules.level(verdict)
+        unsafe_run = before.unsafe_run + 1 if level is RiskLevel.UNSAFE else 0
+        risky_run = before.risky_run + 1 if level is not RiskLevel.SAFE else 0
+        held = RiskLevel.SAFE
+        if unsafe_run >= needed:
+            held = RiskLevel.UNSAFE
+        elif risky_run >= needed:
+            held = RiskLevel.CONTROVERSIAL
+        action = self._rules.action(held, verdict.category)
+        rank = (held.severity, action.severity, total_risk(verdict) if held is RiskLevel.SAFE else 0.0)
+        is_first_flag = before.first_flagged is None and action is not Action.ALLOW
+        is_peak = rank > before.peak_rank
+        return _Snapshot(
+            decision=self._decide(before.decision, action, held, verdict),
+            level=max(before.level, held, key=lambda each: each.severity),
+            unsafe_run=unsafe_run,
+            risky_run=risky_run,
+            verdict=verdict,
+            first_flagged=verdict if is_first_flag else before.first_flagged,
+            peak=verdict if is_peak else before.peak,
+            peak_rank=rank if is_peak else before.peak_rank,
+        )
+
+    def _decide(self, before: Decision, action: Action, level: RiskLevel, verdict: Verdict) -> Decision:
+        if action.severity <= before.action.severity:
+            return before
+        position = verdict.position if self._side is Side.RESPONSE else None
+        return _decision(self._policy, self._side, action, level=level, category=verdict.category, position=position)
+
+
+def _decision(
+    policy: Policy, side: Side, action: Action, *, level: RiskLevel, category: Category | None, position: int | None
+) -> Decision:
+    message = policy.replacement if action is Action.REPLACE else None
+    return Decision(action, side, risk_level=level, category=category, position=position, message=message)
+
+
+def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
+    """Return the decision on a whole text that has one verdict, as Gen guards give it."""
+    rules = policy.side(side)
+    level = rules.level(verdict)
+    action = rules.action(level, verdict.category)
+    if action is Action.ALLOW:
+        return ALLOWED
+    return _decision(policy, side, action, level=level, category=verdict.category, position=None)
+
+
+def decide_error(policy: Policy, side: Side, error: StreamwardError) -> Decision:
+    """Return the decision on a text the guard could not judge; it carries the error's code even if allowed."""
+    action = policy.on_error.prompt if side is Side.PROMPT else policy.on_error.response
+    return Decision(action, side, risk_level=None, error=error.code)
+
+
+def combine(prompt: Decision | None, response: Decision | None) -> Decision:
+    """Return the most severe decision, the prompt's on ties; None is a side that was not judged.
+
+    Where both allow, one that says the guard failed is kept, so that it is seen.
+    """
+    decisions = [decision for decision in (prompt, response) if decision is not None]
+    return max(decisions, key=lambda each: (each.action.severity, _is_allowed_unjudged(each)), default=ALLOWED)
+
+
+def _is_allowed_unjudged(decision: Decision) -> bool:
+    return decision.action is Action.ALLOW and decision.error is not None

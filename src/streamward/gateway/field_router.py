@@ -1,0 +1,243 @@
+"""The texts an answer is made of, and which guard stream reads which."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from streamward.decisions import ALLOWED, combine
+from streamward.gateway.field_guard import FieldGuard
+from streamward.gateway.opaque import UnknownOpaque, read_opaque
+from streamward.gateway.restated import RestatedText
+from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
+from streamward.schema import Decision
+from streamward.tokenizer import clean_text
+
+_COPIED_CHARS = 64  # of a string that is taken for a copy of another
+_MAX_ID_CHARS = 512
+_TEXT_NAMES = frozenset(
+    {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
+)
+OpenReader = Callable[[int], Awaitable[FieldGuard]]
+"""Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPosition:
+    """Where a text is judged.
+
+    Attributes:
+        reader: By whom.
+        start: Its first character there.
+        end: The character after its last.
+        beside: Where else it is judged.
+    """
+
+    reader: FieldGuard
+    start: int
+    end: int
+    beside: "FieldPosition | None" = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether all of it may be shown."""
+        return self.end <= self.reader.limit and (self.beside is None or self.beside.is_clear)
+
+
+@dataclass(slots=True, eq=False)
+class _Field:
+    """One text that grows. It is reasoning, or not, from its start on: the guard must not see a seam where none is."""
+
+    is_reasoning: bool = False
+    is_known: bool = True
+    is_part: bool = False  # of a text that clients join without anything between
+    pieces: list[str] = field(default_factory=list)
+    place: FieldPosition | None = None  # of the last piece
+    surrogate: str = ""  # first half of a pair
+    values: RestatedText = field(default_factory=RestatedText)  # of an unknown string
+    seam: FieldPosition | None = None  # where one that is always the same is judged beside itself
+    restated: "_Field | None" = None  # what a whole says that is another text than the pieces
+    token: object = field(default_factory=object)  # stands for it where a reference would close a circle
+
+    def text(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
+
+    def clean(self, text: str) -> str:
+        """Join halves of characters; the last half waits, one without a partner becomes U+FFFD."""
+        text = self.surrogate + text
+        self.surrogate = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return clean_text(text[: len(text) - len(self.surrogate)])
+
+    def beginning(self, length: int) -> FieldPosition | None:
+        """Return where its first characters are judged: a reader has all of a field, in one piece."""
+        if self.place is None:
+            return None
+        start = self.place.end - len(self.text())
+        return FieldPosition(self.place.reader, start, start + length)
+
+
+class FieldRouter:
+    """Puts the text of slots into guard streams.
+
+    One reader follows a choice through its fields, as long as they come one after another; another follows what is not
+    known to be text, so that it does not mix with what is said. A field that goes on after another had its turn gets
+    a reader of its own, which reads it from its start: text split over fields that take turns is judged as whoever
+    puts a field together will read it.
+    """
+
+    def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque) -> None:
+        """Start with no field and no reader.
+
+        Args:
+            open_reader: Opens readers.
+            opaque: What happens to runs in unknown strings that say nothing.
+        """
+        self.readers: dict[int, list[FieldGuard]] = {}
+        """By choice."""
+        self._open_reader = open_reader
+        self._opaque = opaque
+        self._main: dict[tuple[int, bool], FieldGuard] = {}  # by choice and whether its fields are known
+        self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
+
+    def decision_of(self, group: int) -> Decision:
+        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
+        decision = ALLOWED
+        for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
+            decision = combine(decision, reader.decision)
+        return decision
+
+    def start(self, group: int, reader: FieldGuard) -> None:
+        """Let a reader follow a choice."""
+        self._main[group, True] = reader
+        self.readers.setdefault(group, []).append(reader)
+
+    async def append(self, key: FieldKey, text: str) -> FieldPosition:
+        """Queue what comes next in a field."""
+        return await self._append(self._fields.setdefault((key, False), _Field()), text, group=_group(key))
+
+    async def place_all(self, slots: Sequence[TextField]) -> list[FieldPosition | None]:
+        """Queue the text of slots that came together: known texts first, so that copies of them are seen to be some."""
+        places: list[FieldPosition | None] = [None] * len(slots)
+        for index in sorted(range(len(slots)), key=lambda index: slots[index].kind is Kind.UNKNOWN):
+            places[index] = await self.place(slots[index])
+        return places
+
+    async def place(self, slot: TextField) -> FieldPosition | None:
+        """Queue the text of a slot, if it says anything new, and write it back as it is judged.
+
+        Reasoning and answer are two fields also where an upstream gives both the same place: whoever puts them together
+        by kind would else read what no reader has read.
+
+        Returns:
+            Where it is judged; None if there is nothing to judge.
+        """
+        name = (slot.field, slot.shape.is_reasoning)
+        owner = self._fields.get(name)
+        if owner is None:
+            is_known = slot.kind is not Kind.UNKNOWN
+            owner = self._fields[name] = _Field(slot.shape.is_reasoning, is_known, _is_part(slot))
+        if slot.kind is Kind.UNKNOWN:
+            return await self._place_unknown(owner, slot)
+        if slot.kind is Kind.WHOLE:
+            return await self._place_whole(owner, slot)
+        text = owner.clean(slot.text)
+        _write(slot, text)
+        return await self._append(owner, text, group=_group(slot.field)) if text else None
+
+    async def _place_whole(self, owner: _Field, slot: TextField) -> FieldPosition | None:
+        """Judge what a whole says beyond the pieces; or all of it, once, if it is another text."""
+        text = clean_text(slot.text)
+        _write(slot, text)
+        if not _overlap(text, owner.text()):
+            if owner.restated is None or not _overlap(text, owner.restated.text()):
+                owner.restated = _Field(owner.is_reasoning, owner.is_known)
+            owner = owner.restated
+        if len(text) > len(said := owner.text()):
+            await self._append(owner, text[len(said) :], group=_group(slot.field))
+        return owner.beginning(len(text))
+
+    async def _place_unknown(self, owner: _Field, slot: TextField) -> FieldPosition | None:
+        """Judge what is new in an unknown string; nothing, where it is a copy of text that is judged anyway."""
+        text = clean_text(slot.text)
+        group = _group(slot.field)
+        _write(slot, text)
+        if len(text) >= _COPIED_CHARS and owner.values.goes_on(text):
+            copied = next((each for each in self._known(group) if each.text().startswith(text)), None)
+            if copied is not None:
+                owner.values.skip(text)
+                return copied.beginning(len(text))
+        if not _is_named_text(slot) and (found := read_opaque(text, self._opaque)) is not None:
+            _write(slot, found.shown)
+            text = found.judged
+        if not text:
+            return None
+        news = owner.values.take(text)
+        if news.seam:
+            if owner.seam is None:
+                seam = await self._append(_Field(is_known=False), news.seam, group=group)
+                owner.seam = replace(seam, beside=owner.place)
+            return owner.seam
+        return await self._append(owner, news.text, group=group) if news.text else owner.place
+
+    def _known(self, group: int) -> Iterator[_Field]:
+        """Return the known texts of a choice; of all choices, for what belongs to none."""
+        for (key, _), owner in self._fields.items():
+            if owner.is_known and owner.place is not None and group in (key[0], ENVELOPE):
+                yield owner
+
+    async def _append(self, owner: _Field, text: str, *, group: int) -> FieldPosition:
+        reader = await self._reader(owner, group)
+        start = reader.add(text, is_reasoning=owner.is_reasoning)
+        owner.pieces.append(text)
+        owner.place = FieldPosition(reader, start, reader.fed)
+        return owner.place
+
+    async def _reader(self, owner: _Field, group: int) -> FieldGuard:
+        current = owner.place.reader if owner.place is not None else None
+        if current is not None and current.last_field is owner.token and not current.is_finished:
+            return current
+        if current is not None:
+            reader = await self._open(group)
+            reader.add(owner.text(), is_reasoning=owner.is_reasoning)
+        elif (main := self._main.get((group, owner.is_known))) is not None and not main.is_finished:
+            reader = main
+            if not (owner.is_part and reader.ends_in_part):
+                reader.separate(is_reasoning=owner.is_reasoning)
+        else:
+            reader = self._main[group, owner.is_known] = await self._open(group)
+        reader.last_field, reader.ends_in_part = owner.token, owner.is_part
+        return reader
+
+    async def _open(self, group: int) -> FieldGuard:
+        reader = await self._open_reader(group)
+        self.readers.setdefault(group, []).append(reader)
+        return reader
+
+
+def _is_named_text(slot: TextField) -> bool:
+    """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
+    name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
+    is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
+    return name in _TEXT_NAMES or is_reference
+
+
+def _is_part(slot: TextField) -> bool:
+    """Whether it is a text among the parts of a message in `/v1/responses`."""
+    path = tuple(name for name in slot.field if not isinstance(name, int))
+    return path == ("content", "text") and not slot.shape.is_reasoning
+
+
+def _overlap(text: str, said: str) -> bool:
+    """Whether one of two texts begins with the other."""
+    return text.startswith(said) or said.startswith(text)
+
+
+def _group(key: FieldKey) -> int:
+    group = key[0]
+    assert isinstance(group, int), "a field's key begins with its choice"
+    return group
+
+
+def _write(slot: TextField, text: str) -> None:
+    if not slot.is_name:  # a name is what it is
+        slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder

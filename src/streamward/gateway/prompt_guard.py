@@ -1,0 +1,88 @@
+"""What the guard says of one call: of its prompts, and through readers of its answer."""
+
+from dataclasses import replace
+
+from streamward.decisions import ALLOWED, combine, decide_error
+from streamward.errors import StreamwardError
+from streamward.gateway.field_guard import as_known
+from streamward.gateway.field_router import FieldRouter
+from streamward.gateway.guard_streams import GuardStreamFactory
+from streamward.gateway.reported_errors import ErrorReport
+from streamward.gateway.wire import Prompt, WireFormat
+from streamward.schema import Action, Decision, Side, SideResult
+
+
+class PromptGuard:
+    """Judges the prompts under one policy, and keeps who reads the answer."""
+
+    def __init__(self, openings: GuardStreamFactory, wire: WireFormat) -> None:
+        """Open nothing yet."""
+        self.fields = FieldRouter(openings.reader, opaque=openings.release.opaque_strings)
+        self.prompts: list[tuple[SideResult | None, Decision]] = []
+        """What the guard said of each prompt, and what follows."""
+        self.deadline = openings.deadline
+        """Of the text that waits for the guard; begun here for each prompt."""
+        self.error: StreamwardError | None = None
+        """Why a prompt could not be judged."""
+        self._openings = openings
+        self._wire = wire
+        self._request = wire.request
+
+    async def aclose(self) -> None:
+        """Close all streams."""
+        await self._openings.aclose()
+
+    async def judge_prompts(self) -> Decision:
+        """Judge what the request says, and be ready for the answer."""
+        decision = ALLOWED
+        for index, prompt in enumerate(self._request.prompts):
+            self.deadline.begin()
+            judgement, found = await self._judge_prompt(prompt, group=index * self._request.num_choices)
+            self.prompts.append((judgement, found))
+            decision = combine(decision, found)
+            if decision.action.severity >= Action.REPLACE.severity:
+                break
+        return decision
+
+    async def _judge_prompt(self, prompt: Prompt, *, group: int) -> tuple[SideResult | None, Decision]:
+        try:
+            stream = await self._openings.stream(prompt.messages)
+            judgement, decision = stream.prompt, stream.decision
+            if prompt.before_tools:
+                judgement, decision = await self._with_earlier(prompt, judgement, decision)
+        except Exception as error:  # whatever it is, a prompt that was not judged is not allowed for that
+            self.error = as_known(error)
+            decision = decide_error(self._openings.policy, Side.PROMPT, self.error)
+            if decision.action.severity < Action.REPLACE.severity:
+                self.fields.start(group, await self._openings.reader(group, messages=()))
+            return None, decision
+        reader = self._openings.reader_of(stream, group)
+        self.fields.start(group, reader)
+        if prompt.prefill and decision.action.severity < Action.REPLACE.severity:
+            for choice in range(group, group + self._request.num_choices):
+                place = await self.fields.append(self._wire.content_of(choice), prompt.prefill)
+                await place.reader.judge()
+                decision = combine(decision, place.reader.decision)
+        return judgement, decision
+
+    async def let_through(self, report: ErrorReport, *, group: int) -> ErrorReport:
+        """Return what an upstream says is wrong, without its sentence if the guard does not let that through.
+
+        Args:
+            report: What it says.
+            group: Whose text the sentence is: a choice that nothing was said in, or `ENVELOPE`.
+        """
+        if report.message is None:
+            return report
+        place = await self.fields.append((group, "error"), report.message)
+        await place.reader.finish()
+        return report if place.is_clear else replace(report, message=None)
+
+    async def _with_earlier(
+        self, prompt: Prompt, judgement: SideResult | None, decision: Decision
+    ) -> tuple[SideResult | None, Decision]:
+        """Judge the user's own last turn too, which results of tools came after; the worse of the two counts."""
+        async with self._openings.brief(prompt.before_tools) as earlier:
+            if earlier.decision.action.severity > decision.action.severity:
+                return earlier.prompt, earlier.decision
+            return judgement, decision

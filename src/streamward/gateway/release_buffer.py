@@ -1,0 +1,230 @@
+"""What may leave. Every part of an answer waits here until the guard has let through all the text in it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from streamward.errors import OverloadedError
+from streamward.gateway.field_router import FieldPosition, FieldRouter
+from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.text_fields import ENVELOPE, Kind, TextField
+from streamward.schema import Action, Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of an answer that leaves as one.
+
+    Attributes:
+        body: The event or document; its text stands in the slots.
+        slots: Text of the model in it.
+        group: The choice it belongs to; None if to none.
+        ends_group: Whether the choice ends with it, as far as is known.
+        size: Bytes it came in.
+    """
+
+    body: JsonObject
+    slots: Sequence[TextField] = ()
+    group: int | None = None
+    ends_group: bool = False
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """A choice that the guard has stopped.
+
+    Attributes:
+        group: The choice.
+        decision: Why.
+        rest: The parcel in which it was cut, with as much of its text as may be shown; None if that is nothing.
+    """
+
+    group: int
+    decision: Decision
+    rest: Chunk | None
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldChunk:
+    parcel: Chunk
+    places: Sequence[FieldPosition | None]
+
+    @property
+    def is_clear(self) -> bool:
+        return all(place is None or place.is_clear for place in self.places)
+
+
+@dataclass(slots=True)
+class _ChoiceState:
+    waiting: deque[_HeldChunk] = field(default_factory=deque)
+    is_stopped: bool = False
+    end: Chunk | None = None  # what it ends with; the last one that says so
+    has_left: bool = False  # the end
+
+    @property
+    def is_over(self) -> bool:
+        return self.end is not None
+
+
+class ReleaseBuffer:
+    """Takes parcels in, has their text judged, and hands them out when it is clear. There is no other way out.
+
+    In mode `audit` they are handed out as they come; the text is judged all the same.
+    """
+
+    def __init__(
+        self, fields: FieldRouter, *, max_held_bytes: int, is_audit: bool = False, is_document: bool = False
+    ) -> None:
+        """Start with nothing that waits. In a document, a replacement stands for all of a choice."""
+        self._fields = fields
+        self._is_audit = is_audit
+        self._is_document = is_document
+        self._max_held_bytes = max_held_bytes
+        self._groups: dict[int, _ChoiceState] = {}
+        self._common: deque[_HeldChunk] = deque()
+        self._held = 0
+
+    def is_complete(self, num_choices: int) -> bool:
+        """Whether so many choices have ended or were stopped, and no other has begun."""
+        return len(self._groups) >= num_choices and all(
+            group.is_over or group.is_stopped for group in self._groups.values()
+        )
+
+    def is_cut(self, num_choices: int) -> bool:
+        """Whether nothing more can leave: each of so many choices has ended, and the guard has ended at least one."""
+        if _is_final(self._fields.decision_of(ENVELOPE)):
+            return True
+        cut = {index for index in self._groups if _is_final(self._fields.decision_of(index))}
+        over = {index for index, group in self._groups.items() if group.is_over}
+        return bool(cut) and len(cut | over) >= num_choices
+
+    def is_end(self, parcel: Chunk) -> bool:
+        """Whether a choice ends with this parcel, now that all of the answer is here."""
+        return parcel.group is not None and self._groups[parcel.group].end is parcel
+
+    async def take(self, parcels: Sequence[Chunk]) -> None:
+        """Take in what came; nothing is judged yet."""
+        for parcel in parcels:
+            group = None if parcel.group is None else self._groups.setdefault(parcel.group, _ChoiceState())
+            if group is not None and group.is_stopped:
+                continue
+            places = await self._fields.place_all(parcel.slots)
+            self._held += parcel.size
+            (self._common if group is None else group.waiting).append(_HeldChunk(parcel, places))
+            if parcel.ends_group and group is not None:
+                group.end = parcel
+
+    async def judge(self, *, is_end: bool = False) -> None:
+        """Judge all that was taken in, together; at the end of the answer, to its end."""
+        jobs = []
+        for readers in self._fields.readers.values():
+            for reader in readers:
+                if is_end and reader.is_open:
+                    jobs.append(reader.finish())
+                elif reader.is_waiting:
+                    jobs.append(reader.judge())
+        if len(jobs) == 1:
+            await jobs[0]
+        elif jobs:
+            await asyncio.gather(*jobs)
+        if self._held > self._max_held_bytes:
+            self._give_up()
+        for readers in self._fields.readers.values():
+            for reader in readers:
+                if reader.is_stopped and reader.is_open:
+                    await reader.finish()  # for the judgement
+
+    def release(self, *, is_last: bool = False) -> list[Chunk]:
+        """Return the parcels that may leave now, in order within each choice.
+
+        Args:
+            is_last: Whether ends of choices may leave too. They wait for the end of all, which is recorded first.
+        """
+        released: list[Chunk] = []
+        for index, group in self._groups.items():
+            while group.waiting and self._may_leave(group.waiting[0]):
+                if group.waiting[0].parcel is group.end:
+                    if not is_last or _is_final(self._fields.decision_of(index)):
+                        break
+                    group.has_left = True
+                released.append(self._release(group.waiting))
+        if not any(group.waiting for group in self._groups.values()):
+            while self._common and self._may_leave(self._common[0]):
+                released.append(self._release(self._common))
+        return released
+
+    def _may_leave(self, waiting: _HeldChunk) -> bool:
+        return self._is_audit or waiting.is_clear
+
+    def _release(self, queue: deque[_HeldChunk]) -> Chunk:
+        for place in queue[0].places:
+            if place is not None:
+                place.reader.note_shown(place.end)
+        return self._drop(queue)
+
+    def stops(self) -> list[Cutoff]:
+        """Return the choices stopped since the last time. What of them waits is dropped; an end that has left stays."""
+        stops = []
+        if not self._groups and _is_final(self._fields.decision_of(ENVELOPE)):
+            self._groups[0] = _ChoiceState()
+        for index, group in self._groups.items():
+            decision = self._fields.decision_of(index)
+            if group.is_stopped or group.has_left or not _is_final(decision):
+                continue
+            group.is_stopped = True
+            is_replaced = self._is_document and decision.message is not None
+            rest = None
+            if group.waiting and not is_replaced:
+                rest = _cut(group.waiting[0], shows_wholes=self._is_document)
+            while group.waiting:
+                self._drop(group.waiting)
+            stops.append(Cutoff(index, decision, rest))
+        return stops
+
+    def _drop(self, queue: deque[_HeldChunk]) -> Chunk:
+        parcel = queue.popleft().parcel
+        self._held -= parcel.size
+        return parcel
+
+    def _give_up(self) -> None:
+        """Too much waits for verdicts that do not come: the policy's `on_error` decides."""
+        error = OverloadedError(f"more than {self._max_held_bytes} bytes wait for the guard (max_held_bytes)")
+        for queue in [self._common, *(group.waiting for group in self._groups.values())]:
+            for place in (place for waiting in queue for place in waiting.places):
+                if place is not None and not place.is_clear:
+                    place.reader.fail(error)
+
+
+def _is_final(decision: Decision) -> bool:
+    return decision.action.severity >= Action.REPLACE.severity
+
+
+def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
+    """Return a parcel with as much of its text as is clear; None if nothing is left to say.
+
+    Args:
+        waiting: The parcel.
+        shows_wholes: Whether wholes are shown; in a stream their pieces were.
+    """
+    parcel, is_worth = waiting.parcel, False
+    for slot, place in zip(parcel.slots, waiting.places, strict=True):
+        if place is None:
+            continue
+        if slot.is_name:
+            if not place.is_clear and isinstance(slot.holder, dict):
+                slot.holder.pop(str(slot.key), None)
+            continue
+        text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
+        num_before = len(text) - (place.end - place.start)  # of a whole: what pieces said, which has left
+        num_clear = num_before + max(0, min(place.end, place.reader.limit) - place.start)
+        if num_clear < len(text):
+            text = text[:num_clear] if slot.shape.is_cuttable else ""
+            slot.holder[slot.key] = text  # type: ignore[index]  # as above
+        if text and slot.shape.is_cuttable:
+            is_worth = True
+            if shows_wholes or slot.kind is not Kind.WHOLE:
+                place.reader.note_shown(min(place.end, place.reader.limit))
+    return Chunk(deepcopy(parcel.body), group=parcel.group) if is_worth else None

@@ -1,0 +1,128 @@
+"""An upstream's stream, from bytes to parcels."""
+
+from collections.abc import Iterator, Sequence
+
+from streamward.errors import UpstreamError
+from streamward.gateway.release_buffer import Chunk
+from streamward.gateway.reported_errors import ErrorReport, ReportedError, find_report, read_report
+from streamward.gateway.sse import DONE, EventParser, ServerEvent
+from streamward.gateway.state_seal import StateSeal
+from streamward.gateway.strict_json import JsonObject, parse_answer
+from streamward.gateway.wire import WireFormat
+
+
+class StreamDecoder:
+    """Takes bytes in and knows when the stream is over: at its end marker, at its end, or where it breaks."""
+
+    def __init__(self, wire: WireFormat, *, seal: StateSeal, max_event_bytes: int, max_answer_bytes: int) -> None:
+        """Expect the beginning."""
+        self.is_done = False
+        """Whether the end marker has come."""
+        self.is_over = False
+        """Whether nothing more is read."""
+        self.error: UpstreamError | None = None
+        """What it broke with."""
+        self.has_comment = False
+        """Whether a comment came with the last bytes, or another event without content: a sign of life."""
+        self.has_content = False
+        """Whether anything was said at all."""
+        self._wire = wire
+        self._seal = seal
+        self._parser = EventParser(max_event_bytes)
+        self._max_answer_bytes = max_answer_bytes
+        self._size = 0
+
+    def take(self, batch: Sequence[bytes] | None) -> list[Chunk]:
+        """Return the parcels in what came; None is the end. Parcels before a break are good."""
+        parcels: list[Chunk] = []
+        self.has_comment = False
+        try:
+            for event in self._events(batch):
+                self._take_event(event, parcels)
+                if self.is_over:
+                    break
+        except UpstreamError as error:
+            self.fail(error)
+        return parcels
+
+    def fail(self, error: UpstreamError) -> None:
+        """End here."""
+        self.error = self.error or error
+        self.is_over = True
+
+    def _events(self, batch: Sequence[bytes] | None) -> Iterator[ServerEvent]:
+        if batch is None:
+            yield from self._parser.finish()
+            self.is_over = True
+            return
+        for data in batch:
+            self._size += len(data)
+            if self._size > self._max_answer_bytes:
+                raise UpstreamError(f"the upstream's answer is longer than {self._max_answer_bytes} bytes")
+            yield from self._parser.feed(data)
+
+    def _take_event(self, event: ServerEvent, parcels: list[Chunk]) -> None:
+        if event.data is None or not event.data.strip():
+            self.has_comment = True
+        elif event.data.strip() == DONE:
+            self.is_done = self.is_over = True
+        elif (body := _read(event)) is None:
+            self.has_comment = True
+        else:
+            self._seal.seal(body)
+            found = self._wire.read_event(body, len(event.data))
+            self.has_content |= any(
+                parcel.group is not None and (parcel.slots or parcel.ends_group) for parcel in found
+            )
+            parcels += found
+
+
+def read_document(data: bytes) -> JsonObject:
+    """Return the object that an answer of status 200 is.
+
+    Raises:
+        UpstreamError: It is none, or one that says what went wrong.
+    """
+    try:
+        body = parse_answer(data)
+    except ValueError as error:
+        raise UpstreamError("the upstream's answer is not valid JSON") from error
+    report = find_report(body)
+    if report is not None:
+        raise ReportedError(report)
+    if not isinstance(body, dict):
+        raise UpstreamError("the upstream's answer is no JSON object")
+    return body
+
+
+def read_error(data: bytes, media_type: str) -> ErrorReport:
+    """Return what the body of an error says; nothing if it is neither JSON nor plain text."""
+    try:
+        return read_report(parse_answer(data))
+    except ValueError:
+        return read_report(data.decode("utf-8", "replace") if media_type == "text/plain" else None)
+
+
+def _read(event: ServerEvent) -> JsonObject | None:
+    """Return the object in an event; None if there is nothing in it.
+
+    Raises:
+        UpstreamError: It is no object, or one that says what went wrong.
+    """
+    assert event.data is not None, "it is no comment"
+    try:
+        body = parse_answer(event.data)
+    except ValueError as error:
+        if event.name == "error":
+            raise ReportedError(read_report(event.data)) from error
+        if event.is_stray:
+            return None
+        raise UpstreamError("the upstream sent an event that is not valid JSON") from error
+    report = read_report(body) if event.name == "error" else find_report(body)
+    if report is not None:
+        raise ReportedError(report)
+    if body is None or event.is_stray:
+        return None
+    if not isinstance(body, dict):
+        raise UpstreamError("the upstream sent an event that is no object")
+    return body

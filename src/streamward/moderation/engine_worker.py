@@ -1,0 +1,393 @@
+"""Runs one engine for many threads: one of its own steps for all of them while they wait."""
+
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from streamward.engine.engine import Engine, StepOutput
+from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.guard_call import current_call
+from streamward.model.guard_config import GuardConfig
+from streamward.moderation.health import GuardHealth
+from streamward.moderation.token_scorer import Segment, TokenScorer
+from streamward.moderation.waiting import WaitingRead, fail, succeed
+from streamward.observability import defect
+from streamward.schema import Side
+
+logger = logging.getLogger(__name__)
+
+_MAX_FAILURES = 3  # in succession, before calls are refused
+_RETRY_S = 5.0  # until an engine that is refused is tried again
+_LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
+_JOIN_S = 0.2  # for a step to end when the driver is closed
+_GONE = "gone"
+_REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
+
+
+class EngineWorker(TokenScorer):
+    """Feeds an engine from any number of threads.
+
+    Calls are put in a queue. While one step runs others arrive, and the next step takes the tokens of all of them
+    together; what is ready is handed over after every step. Nobody waits for the engine's lock, and the thread that
+    steps sleeps while there is nothing to do.
+
+    Whatever is raised in that thread ends every call that waits, and it goes on with an engine put in order. Where it
+    fails several times in succession, calls are refused until the engine, tried now and then, works again.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take over an engine.
+
+        Args:
+            engine: Freed when the driver is closed.
+            clock: Seconds that only grow.
+        """
+        self._engine: Engine | None = engine
+        self._guard_config = engine.model.guard_config
+        self._max_stream_tokens = engine.max_stream_tokens
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._queue: list[WaitingRead] = []
+        self._waiting: set[WaitingRead] = set()  # whoever is not answered, wherever it is
+        self._streams: set[int] = set()  # that are open
+        self._opening: dict[int, str | None] = {}  # streams still to be opened, and their owners
+        self._lengths: dict[int, int] = {}  # what streams are still to be truncated to
+        self._closing: set[int] = set()  # streams still to be closed
+        self._is_running = False  # whether the thread is at work; it sleeps when everything is read
+        # One thread for all steps: torch keeps workers and compiled kernels for each thread that computes.
+        self._thread: threading.Thread | None = None
+        self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        weakref.finalize(self, self._wakeups.put, False)
+        self._active: dict[int, WaitingRead] = {}  # this and the next are the thread's own
+        self._later: list[WaitingRead] = []  # reads of streams that are busy with an earlier one
+        self._num_failures = 0  # since the last step that succeeded
+        self._failure: str | None = None  # why calls are refused
+        self._alive_at = clock()
+
+    @property
+    def engine(self) -> Engine:
+        """Where tokens are read.
+
+        Raises:
+            StreamClosedError: The driver was closed, and has let go of it.
+        """
+        engine = self._engine
+        if engine is None:
+            raise _closed()
+        return engine
+
+    @property
+    def guard_config(self) -> GuardConfig:
+        """Labels and lines of the guard."""
+        return self._guard_config
+
+    @property
+    def max_stream_tokens(self) -> int:
+        """Most tokens of one stream."""
+        return self._max_stream_tokens
+
+    def open(self) -> int:
+        """Open a stream for the owner of the current call. Waits for nothing.
+
+        Raises:
+            OverloadedError: Too many streams are open.
+            GuardFailedError: The engine does not work.
+            StreamClosedError: The driver was closed.
+        """
+        owner = current_call().owner
+        with self._lock:
+            self._check_open()
+            most = self.engine.config.max_streams
+            if len(self._streams) >= most:
+                raise OverloadedError(f"{most} streams are open, as many as max_streams allows; try later")
+            stream_id = self.engine.new_id()
+            if self._is_running:
+                self._opening[stream_id] = owner
+            else:
+                self.engine.open(owner=owner, stream_id=stream_id)
+            self._streams.add(stream_id)
+            return stream_id
+
+    def close_stream(self, stream_id: int) -> None:
+        """Close a stream. Waits for nothing; whoever waits for its tokens gets a StreamClosedError."""
+        with self._lock:
+            self._streams.discard(stream_id)
+            self._lengths.pop(stream_id, None)
+            self._opening.pop(stream_id, None)
+            if self._is_running:
+                self._closing.add(stream_id)
+            elif self._engine is not None:
+                self._engine.close(stream_id)
+
+    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+        """Add tokens to a stream and wait until they are read.
+
+        Args:
+            stream_id: From `open`.
+            token_ids: Any number of ids; they are queued in parts so that no queue grows without bound.
+            side: Whose heads judge these tokens; None if they are only context.
+
+        Returns:
+            The outputs of the judged tokens, in order; none for context.
+
+        Raises:
+            OverloadedError: The cache or the queue is full. The stream is as it was.
+            ContextLengthError: The stream would exceed the engine's limit.
+            InputError: An id is out of range.
+            StreamClosedError: The stream was closed, perhaps in the meantime.
+            CallCancelledError: The current call was cancelled. The stream is as it was, from the next step on.
+            GuardFailedError: The engine does not work.
+        """
+        return self.read_segments(stream_id, [(token_ids, side)])
+
+    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+        """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
+        read = WaitingRead(stream_id, [segment for segment in segments if segment[0]], self._clock())
+        return self._answer(read) if read.segments else []
+
+    def truncate(self, stream_id: int, length: int) -> None:
+        """Drop a stream's tokens from `length` on. While a step runs, this is left for after it; nothing waits."""
+        with self._lock:
+            if self._is_running:
+                self._lengths[stream_id] = min(length, self._lengths.get(stream_id, length))
+            else:
+                self.engine.truncate(stream_id, length)
+
+    def health(self) -> GuardHealth:
+        """Say whether reads make progress."""
+        now = self._clock()
+        with self._lock:
+            oldest = min((read.progressed_at for read in self._waiting), default=now)
+            return GuardHealth(self._failure, now - self._alive_at if self._is_running else 0.0, now - oldest)
+
+    def close(self) -> None:
+        """Close all streams, and free the engine once the step that runs is over. May be called again."""
+        with self._lock:
+            self._stopped.set()
+            self._fail_all(_closed())
+            if not self._is_running:
+                self._engine = None
+            thread = self._thread
+            self._wakeups.put(False)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_S)
+
+    def _check_open(self) -> None:
+        if self._stopped.is_set():
+            raise _closed()
+        if self._failure is not None:
+            raise GuardFailedError(self._failure)
+
+    def _answer(self, read: WaitingRead) -> list[StepOutput]:
+        """Queue a read and wait for it. Whatever ends the wait, nothing of it stays behind."""
+        call = current_call()
+        call.check()
+        with self._lock:
+            self._check_open()
+            self._wake()
+            self._queue.append(read)
+            self._waiting.add(read)
+        try:
+            with call.waking(lambda: fail(read.done, call.error or _cancelled())):
+                return self._result(read)
+        except BaseException:  # an interrupt too: nobody waits any more
+            fail(read.done, _cancelled())
+            raise
+        finally:
+            with self._lock:
+                self._waiting.discard(read)
+
+    def _result(self, read: WaitingRead) -> list[StepOutput]:
+        while True:
+            try:
+                return read.done.result(_LOOK_S)
+            except TimeoutError:
+                if read.done.done():
+                    return read.done.result()
+            with self._lock:
+                if read not in self._waiting or self._thread is None or not self._thread.is_alive():
+                    raise GuardFailedError("the guard's engine failed; try again later")
+
+    def _wake(self) -> None:
+        """Have the thread run; under the lock."""
+        is_alive = self._thread is not None and self._thread.is_alive()
+        if not is_alive:
+            arguments = (weakref.ref(self), self._wakeups)
+            self._thread = threading.Thread(target=_serve, args=arguments, name="streamward-engine", daemon=True)
+            self._thread.start()
+        if not self._is_running or not is_alive:
+            self._is_running = True
+            self._alive_at = self._clock()
+            self._wakeups.put(True)
+
+    def run(self) -> None:
+        """Step until nothing waits, or the driver is closed. For its own thread."""
+        is_busy = True
+        while is_busy:
+            try:
+                is_busy = self._turn()
+            except BaseException as error:  # whatever it is: nobody may wait for ever
+                try:
+                    self._survive(error)
+                except BaseException:  # not even that; the next turn tries again
+                    self._failure = _REFUSAL
+
+    def _turn(self) -> bool:
+        """Take what has arrived, and make one step; False if there is nothing to do."""
+        if self._failure is not None and not self._stopped.wait(_RETRY_S):
+            self._try_again()
+        with self._lock:
+            if self._stopped.is_set():
+                self._engine, self._active, self._later, self._is_running = None, {}, [], False
+                return False
+            arrived, self._queue, self._later = [*self._later, *self._queue], [], []
+            if not (arrived or self._active or self._closing or self._opening or self._lengths):
+                self._is_running = False
+                return False
+        self._alive_at = self._clock()
+        for read in [each for each in self._active.values() if each.done.done()]:
+            self._end(read)
+        self._tidy()
+        for read in arrived:
+            self._begin(read)
+        self._step()
+        return True
+
+    def _tidy(self) -> None:
+        """Close, open and truncate what was asked for meanwhile; a stream that is busy is truncated after its read."""
+        for stream_id in list(self._closing):
+            self.engine.close(stream_id)
+            self._closing.discard(stream_id)
+        for stream_id, owner in list(self._opening.items()):
+            self.engine.open(owner=owner, stream_id=stream_id)
+            with self._lock:
+                if self._opening.pop(stream_id, _GONE) is _GONE:  # closed in this very moment
+                    self._closing.add(stream_id)
+        with self._lock:
+            lengths = {stream_id: each for stream_id, each in self._lengths.items() if stream_id not in self._active}
+        for stream_id, length in lengths.items():
+            with suppress(StreamwardError):  # it was closed
+                self.engine.truncate(stream_id, length)
+            with self._lock:
+                if self._lengths.get(stream_id) == length:
+                    del self._lengths[stream_id]
+
+    def _begin(self, read: WaitingRead) -> None:
+        """Take a read in; later if its stream is busy with an earlier one."""
+        if read.done.done():
+            return
+        if read.stream_id in self._active:
+            self._later.append(read)
+        else:
+            self._active[read.stream_id] = read
+
+    def _step(self) -> None:
+        for read in list(self._active.values()):
+            try:
+                self._queue_part(read)
+            except StreamwardError as error:
+                self._end(read, error)
+        if not self._active:
+            return
+        for output in self.engine.step():
+            if output.stream_id in self._active:
+                self._active[output.stream_id].outputs.append(output)
+        for read in list(self._active.values()):
+            self._note_progress(read)
+        self._num_failures = 0
+
+    def _queue_part(self, read: WaitingRead) -> None:
+        """Give the engine as many of a read's tokens as one step takes, once it has read those before."""
+        if read.length is None:
+            read.length = self.engine.length(read.stream_id)
+        room = self.engine.config.max_batch_tokens if not self.engine.num_queued(read.stream_id) else 0
+        while room and read.segments:
+            token_ids, side = read.segments[0]
+            self.engine.extend(read.stream_id, token_ids[:room], read=side)
+            if len(token_ids) > room:
+                read.segments[0] = token_ids[room:], side
+            else:
+                del read.segments[0]
+            room -= min(room, len(token_ids))
+            read.num_left = self.engine.num_unread(read.stream_id)
+
+    def _note_progress(self, read: WaitingRead) -> None:
+        """Answer a read whose tokens are all read."""
+        try:
+            num_left = self.engine.num_unread(read.stream_id)
+        except StreamClosedError as error:
+            self._end(read, error)
+            return
+        if num_left < read.num_left:
+            read.num_left, read.progressed_at = num_left, self._clock()
+        if not num_left and not read.segments:
+            del self._active[read.stream_id]
+            succeed(read.done, read.outputs)
+
+    def _end(self, read: WaitingRead, error: StreamwardError | None = None) -> None:
+        """End a read without an answer; the stream is as it was before."""
+        del self._active[read.stream_id]
+        if read.length is not None:
+            with suppress(StreamClosedError):
+                self.engine.truncate(read.stream_id, read.length)
+        if error is not None:
+            fail(read.done, error)
+
+    def _survive(self, error: BaseException) -> None:
+        """End every call that waits, and put the engine in order."""
+        self._num_failures += 1
+        told = error if isinstance(error, Exception) else RuntimeError(f"the engine failed: {type(error).__name__}")
+        with self._lock:
+            if self._num_failures >= _MAX_FAILURES:
+                self._failure = _REFUSAL
+            for read in self._active.values():
+                if read.length is not None:
+                    self._lengths[read.stream_id] = min(read.length, self._lengths.get(read.stream_id, read.length))
+            self._fail_all(told)
+            self._active, self._later = {}, []
+        self.engine.recover(frozenset(self._streams))
+        logger.error("the guard's engine failed", extra={"num_failures": self._num_failures, **defect(error)})
+
+    def _try_again(self) -> None:
+        """See whether the engine works again, with a token of a stream of its own."""
+        self.engine.recover(frozenset(self._streams))
+        self._tidy()
+        stream_id = self.engine.open()
+        try:
+            self.engine.extend(stream_id, [0], read=None)
+            self.engine.step()
+        finally:
+            self.engine.close(stream_id)
+        self._num_failures, self._failure = 0, None
+        logger.info("the guard's engine works again")
+
+    def _fail_all(self, error: Exception) -> None:
+        """End every call that waits; under the lock. Whoever is not told finds himself left out."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._queue.clear()
+        for read in waiting:
+            fail(read.done, error)
+
+
+def _serve(driver: "weakref.ref[EngineWorker]", wakeups: "queue.SimpleQueue[bool]") -> None:
+    """Run a driver whenever it has work, until it is closed or nobody has it any more."""
+    while wakeups.get():
+        found = driver()
+        if found is None:
+            return
+        found.run()
+        del found
+
+
+def _closed() -> StreamClosedError:
+    return StreamClosedError("the moderator is closed; load the guard again")
+
+
+def _cancelled() -> CallCancelledError:
+    return CallCancelledError("the call was cancelled")
