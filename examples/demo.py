@@ -57,8 +57,8 @@ def stream_answer(guard: streamward.Moderator) -> None:
         for piece in pieces(STREAMED):
             fed += len(piece)
             events = stream.feed(piece)
-            console.print(STREAMED[shown : stream.checked_chars], end="", markup=False)
-            shown = max(shown, stream.checked_chars)
+            console.print(STREAMED[shown : stream.releasable_chars], end="", markup=False)
+            shown = max(shown, stream.releasable_chars)
             if stream.decision.action == "block":
                 console.print("[bold red] ■[/bold red]\n")
                 flagged = events[-1].verdict

@@ -28,8 +28,8 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
             piece = f"{word} "
             written += piece
             answer = post(client, f"{path}/append", {"text": piece})
-            print(written[shown : answer["checked_chars"]], end="", flush=True)
-            shown, decision = max(shown, answer["checked_chars"]), answer["decision"]
+            print(written[shown : answer["releasable_chars"]], end="", flush=True)
+            shown, decision = max(shown, answer["releasable_chars"]), answer["decision"]
         decision = post(client, f"{path}/close", {})["decision"]
     print(f"\n[{decision['action']}: {decision['risk_level']}, {decision['category']}]")
 

@@ -46,7 +46,7 @@ def test_replicas_that_die_at_random_do_not_change_verdicts(local, seed):
             found, expected = stream.feed(data[:size]), here.feed(data[:size])
             assert [event.decision for event in found] == [event.decision for event in expected]
             assert_same([event.verdict for event in found], [event.verdict for event in expected])
-            assert stream.checked_chars == here.checked_chars
+            assert stream.releasable_chars == here.releasable_chars
             data = data[size:]
             if rng.random() < 0.2:  # between two pieces
                 fleet.kill(rng.choice(sorted(fleet.replicas)))
@@ -103,11 +103,11 @@ def test_without_any_replica_nothing_is_judged_and_the_stream_can_go_on_later(lo
     fleet = LocalFleet(1)
     with remote_moderator(fleet) as moderator, moderator.stream(prompt=PROMPT) as stream:
         stream.feed("the ")
-        checked = stream.checked_chars
+        checked = stream.releasable_chars
         fleet.kill("replica-1")
         with pytest.raises(OverloadedError):
             stream.feed("thing about it")
-        assert stream.checked_chars == checked
+        assert stream.releasable_chars == checked
         fleet.start()
         stream.feed("")
         found = stream.finish()

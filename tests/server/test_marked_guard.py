@@ -28,4 +28,4 @@ def test_a_stream_is_cut_before_the_marks(guard):
         for character in "one ## two":
             stream.feed(character)
         assert stream.decision.action == "block"
-        assert stream.checked_chars == 4
+        assert stream.releasable_chars == 4

@@ -300,7 +300,7 @@ class BreakingStream:
     """Breaks when it is fed."""
 
     prompt = None
-    checked_chars = 0
+    releasable_chars = 0
 
     def __init__(self, decision):
         self.decision = decision
@@ -338,7 +338,7 @@ def test_a_guard_that_breaks_blocks_the_stream_and_is_counted(tmp_path, caplog):
         assert answer["is_failed"] is True
         assert answer["decision"]["action"] == "block"
         assert answer["decision"]["error"] == "guard_failed"
-        assert answer["checked_chars"] == 0
+        assert answer["releasable_chars"] == 0
         assert client.post(f"/v1/streams/{stream}/append", json={"text": "x"}).status_code == 409
         (row,) = rows(service)
         assert (row["action"], row["error"]) == ("block", "guard_failed")

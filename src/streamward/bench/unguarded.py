@@ -18,11 +18,11 @@ class _UnguardedStream:
     def __init__(self) -> None:
         self.prompt = None
         self.decision: Decision = ALLOWED
-        self.checked_chars = 0
+        self.releasable_chars = 0
 
     def feed(self, piece: str | bytes | Sequence[int]) -> list[Event]:
         """Count; nothing is judged."""
-        self.checked_chars += len(piece)
+        self.releasable_chars += len(piece)
         return []
 
     feed_reasoning = feed

@@ -92,7 +92,7 @@ class _Gate:
 
     def release(self) -> None:
         """Write what may be shown."""
-        count = max(0, self._stream.checked_chars - self._num_released)
+        count = max(0, self._stream.releasable_chars - self._num_released)
         text, self._held = self._held[:count], self._held[count:]
         self._num_released += len(text)
         sys.stdout.buffer.write(text.encode())

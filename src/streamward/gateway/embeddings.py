@@ -149,7 +149,7 @@ class EmbeddingsCall:
             ):
                 await stream.feed(message)
                 await stream.finish()
-                is_clear = stream.checked_chars >= len(message)
+                is_clear = stream.releasable_chars >= len(message)
         except Exception:  # whatever it is, text that was not judged must not leave
             is_clear = False
         return report if is_clear else ErrorReport(None, report.code, report.kind, report.param, report.status)

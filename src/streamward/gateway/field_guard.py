@@ -182,7 +182,7 @@ class FieldGuard:
             self.fail(error)
             return
         self.is_finished = True
-        self._said, self._clear = self._stream.decision, self._stream.checked_chars
+        self._said, self._clear = self._stream.decision, self._stream.releasable_chars
 
     async def _feed(self, text: str, *, is_reasoning: bool) -> list[Event]:
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
@@ -215,7 +215,7 @@ class FieldGuard:
             if self._hold_tokens:
                 del self._ends[position:]
                 self._ends.append(0 if span is None else span.end)
-        self._said, self._clear = self._stream.decision, self._stream.checked_chars
+        self._said, self._clear = self._stream.decision, self._stream.releasable_chars
         self._on_judged(self.name, text, events)
 
 

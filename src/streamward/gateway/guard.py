@@ -22,7 +22,7 @@ class JudgedStream(Protocol):
         ...
 
     @property
-    def checked_chars(self) -> int:
+    def releasable_chars(self) -> int:
         """Characters from the start that were judged and are not over the policy's line."""
         ...
 

@@ -118,7 +118,7 @@ class _UnopenedStream:
 
     prompt: SideResult | None = None
     decision = ALLOWED
-    checked_chars = 0
+    releasable_chars = 0
 
     async def feed(self, piece: str) -> list[Event]:
         raise AssertionError("nothing is fed to a reader that has failed")

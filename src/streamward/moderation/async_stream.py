@@ -84,9 +84,9 @@ class AsyncGuardStream:
         return self._stream.decision
 
     @property
-    def checked_chars(self) -> int:
+    def releasable_chars(self) -> int:
         """Characters from the start that were judged and are not over the policy's line."""
-        return self._stream.checked_chars
+        return self._stream.releasable_chars
 
     async def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece; see `GuardStream.feed`."""

@@ -45,7 +45,7 @@ class GuardStream:
     """Takes a response piece by piece and says after each what to do about it. From `Moderator.stream`.
 
     May be fed from several threads, one piece at a time. Close it, or use it in a `with` block: it holds cache. What
-    it says of itself (`decision`, `checked_chars`, `so_far`) is as of the last call that ended, and waits for none.
+    it says of itself (`decision`, `releasable_chars`, `so_far`) is as of the last call that ended, and waits for none.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GuardStream:
         self._verdicts: list[Verdict] = []
         self._num_valid = 0  # verdicts that belong to the text's present tokens
         self._result: Result | None = None
-        self._checked_chars = 0
+        self._releasable_chars = 0
         self._is_closed = False
         self._is_cancelled = False
         self._call: GuardCall | None = None  # the one that is being made
@@ -105,13 +105,13 @@ class GuardStream:
         return combine(self._prompt_decision, self._state.decision)
 
     @property
-    def checked_chars(self) -> int:
+    def releasable_chars(self) -> int:
         """Characters from the start that were judged and are not over the policy's line.
 
         Tokens that are over the line but too few for the policy to act are not counted until the next ones show them
         harmless or the text is finished.
         """
-        return self._checked_chars
+        return self._releasable_chars
 
     @property
     def response(self) -> SideResult:
@@ -246,7 +246,7 @@ class GuardStream:
             finally:
                 with self._ending:
                     self._call = None
-                self._checked_chars = self._clear_end()
+                self._releasable_chars = self._clear_end()
 
     def _check_open(self) -> None:
         if self._is_closed or self._result is not None:

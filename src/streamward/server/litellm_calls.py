@@ -102,7 +102,7 @@ class GrowingText:
             result = await stream.finish()
             await self.close()
             return TextDecision(result.decision, 0, result, events)
-        return TextDecision(stream.decision, len(text) - stream.checked_chars, events=events)
+        return TextDecision(stream.decision, len(text) - stream.releasable_chars, events=events)
 
     async def _open(self, moderator: Moderator) -> AsyncGuardStream | None:
         """Open a stream; None if the guard judges whole texts only."""

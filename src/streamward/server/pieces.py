@@ -35,14 +35,14 @@ class Appended:
         seq: Number of the piece, from 0.
         events: One for each newly judged token.
         decision: What to do by all that was seen so far.
-        checked_chars: Characters from the start that may be shown.
+        releasable_chars: Characters from the start that may be shown.
         is_failed: Whether the guard failed, which ended the stream.
     """
 
     seq: int
     events: tuple[Event, ...]
     decision: Decision
-    checked_chars: int
+    releasable_chars: int
     is_failed: bool = False
 
 

@@ -162,7 +162,7 @@ class StreamSession:
 
     def _take_in(self, said: str, events: Sequence[Event]) -> Appended:
         self._texts.append(said)
-        answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.checked_chars)
+        answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.releasable_chars)
         self._keep(answer)
         self._show(said, events)
         self.used_at = self._clock()

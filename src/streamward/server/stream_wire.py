@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, computed_field, model_validator
 
 from streamward.schema import Decision, Event, Result, SideResult
 from streamward.server.pieces import Appended, StreamPiece
@@ -87,10 +87,16 @@ class Events(Settings):
     """One for each newly judged token."""
     decision: Decision
     """What to do by all that was seen so far."""
-    checked_chars: int
+    releasable_chars: int
     """Characters from the start that may be shown."""
     is_failed: bool
     """Whether the guard failed; the stream is over then."""
+
+    @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]  # pydantic's way to put it
+    @property
+    def checked_chars(self) -> int:
+        """The former name of `releasable_chars`, for one release."""
+        return self.releasable_chars
 
     @classmethod
     def of(cls, session: StreamSession, answer: Appended) -> Self:
@@ -100,7 +106,7 @@ class Events(Settings):
             seq=answer.seq,
             events=answer.events,
             decision=answer.decision,
-            checked_chars=answer.checked_chars,
+            releasable_chars=answer.releasable_chars,
             is_failed=answer.is_failed,
         )
 
