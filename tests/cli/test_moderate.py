@@ -89,7 +89,7 @@ def test_a_threshold_stands_beside_every_probability(capsys, policies, monkeypat
     _, out, _ = run(capsys, "--prompt", "p", "--policy", policies["never"], "--json")
     assert json.loads(out)["thresholds"] == {"Unsafe": 1.0, "Controversial": 1.0}
     _, out, _ = run(capsys, "--prompt", "p")
-    assert "no thresholds: the most probable level counts" in out  # this guard states none, and nor does strict
+    assert "thresholds" not in out  # this guard states none, and nor does strict: the most probable level counts
 
 
 def test_verdicts_of_every_token_can_be_had(capsys, policies):

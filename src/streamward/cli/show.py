@@ -39,9 +39,9 @@ def describe_side(name: str, side: SideResult) -> Text:
 
 
 def describe_probabilities(side: SideResult) -> str:
-    """Say how probable each level is, and from where on it counts."""
+    """Say how probable each level is and, where thresholds decide, from which probability on it counts."""
     shares = ", ".join(f"{level} {value:.2f}" for level, value in side.probabilities.items())
-    return f"{shares}; {describe_thresholds(side.thresholds)}"
+    return f"{shares}; {describe_thresholds(side.thresholds)}" if side.thresholds else shares
 
 
 def describe_thresholds(thresholds: Mapping[RiskLevel, float]) -> str:
