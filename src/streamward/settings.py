@@ -50,6 +50,11 @@ def describe(error: ValidationError, kind: type[BaseModel]) -> str:
     return "; ".join(map(str, findings(error.errors(include_url=False), kind)))
 
 
+def describe_all(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """Say everything that is wrong with values for a model, one sentence each."""
+    return [str(each) for each in findings(error.errors(include_url=False), kind, most=None)]
+
+
 def read_toml(path: Path, *, what: str = "the file") -> dict[str, Any]:  # Any: TOML values
     """Read a TOML file.
 

@@ -88,6 +88,7 @@ def findings(
     names_keys: bool = True,
     table: Literal["a table", "an object"] = "a table",
     whole: str = "it",
+    most: int | None = _MOST_TOLD,
 ) -> list[Finding]:
     """Say what pydantic found.
 
@@ -97,6 +98,7 @@ def findings(
         names_keys: Whether unknown keys may be repeated; known ones near to them always are.
         table: What a mapping is called.
         whole: What the value itself is called.
+        most: At most so many; None for all.
     """
     placed = [_place(problem, root) for problem in problems]
     found = list(_settled([each for each in placed if not _follows(each, placed)]))
@@ -105,7 +107,7 @@ def findings(
         text = _text(each, root, names_keys=names_keys, table=table)
         is_unnamed = each.problem["type"] == "extra_forbidden" and not names_keys
         told.setdefault(_spelled(each.path[:-1] if is_unnamed else each.path), []).append(text)
-    return [Finding(path, _sentence(path or whole, _joined(texts))) for path, texts in told.items()][:_MOST_TOLD]
+    return [Finding(path, _sentence(path or whole, _joined(texts))) for path, texts in told.items()][:most]
 
 
 def _sentence(where: str, text: str) -> str:

@@ -243,6 +243,8 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path, capsys):
     for option in ("--policy", "--other-policy"):
         assert main(["keys", "create", "acme", option, "nosuch", *database]) == 2
         assert "there is no policy 'nosuch'; there are loose, strict" in capsys.readouterr().err
+    assert main(["keys", "create", "acme", "--upstream", "nosuch", *database]) == 2
+    assert "there is no upstream 'nosuch'; there are none" in capsys.readouterr().err
     (tmp_path / "mine.toml").write_text('name = "mine"\n')
     folder = ["--set", f"policies.folder={tmp_path}"]
     assert main(["keys", "create", "acme", "--policy", "mine", *database, *folder]) == 0

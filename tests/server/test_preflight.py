@@ -54,6 +54,13 @@ def test_every_problem_is_told_at_once(file, capsys, tmp_path, taken, monkeypatc
         tls_key = "{tmp_path}/key.pem"
         [limits]
         max_in_flight = 0
+        one = 1
+        two = 2
+        three = 3
+        four = 4
+        five = 5
+        [gateway]
+        state_key_env = "NOT_SET_ANYWHERE_EITHER"
         [auth]
         admin_key_env = "WEAK_KEY"
         [policies]
@@ -69,12 +76,18 @@ def test_every_problem_is_told_at_once(file, capsys, tmp_path, taken, monkeypatc
         [upstreams.two]
         base_url = "http://127.0.0.1:1/v1"
         ca_file = "{tmp_path}/ca.pem"
+        [upstreams.three]
+        base_url = "http://127.0.0.1:1/v1"
+        api_key = "spelled out"
     """
     assert main(["serve", file(settings), "--check"]) == 2
     told = capsys.readouterr().err
     for part in (
         "colour",
         "limits.max_in_flight",
+        "limits.five",
+        "NOT_SET_ANYWHERE_EITHER (gateway.state_key_env)",
+        "upstreams.three.api_key",
         "there is no guard 'stream-135'",
         f"port {taken} of 127.0.0.1 is taken",
         "chain.pem' cannot be read: No such file",

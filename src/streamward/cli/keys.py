@@ -82,9 +82,11 @@ def _store(arguments: argparse.Namespace) -> Iterator["KeyStore"]:
 
 def _create(arguments: argparse.Namespace) -> int:
     expires_at = None if arguments.days is None else datetime.now(UTC) + timedelta(days=arguments.days)
-    from streamward.server.policy_folder import check_names, read_policies
+    from streamward.server.policy_folder import check_names, check_upstreams, read_policies
 
-    check_names(read_policies(read_config(arguments).policies), [arguments.policy, *arguments.other_policy])
+    config = read_config(arguments)
+    check_names(read_policies(config.policies), [arguments.policy, *arguments.other_policy])
+    check_upstreams(config.upstreams, arguments.upstream)
     with _store(arguments) as keys:
         secret, key = keys.create(
             arguments.tenant,

@@ -13,7 +13,7 @@ from streamward.server.audit_reading import recent
 from streamward.server.auth import AdminCaller, CallerSeen
 from streamward.server.errors import ERRORS
 from streamward.server.keys import TENANT, ApiKey
-from streamward.server.policy_folder import LoadedPolicy, check_names
+from streamward.server.policy_folder import LoadedPolicy, check_names, check_upstreams
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import Name
 from streamward.settings import Settings
@@ -79,6 +79,7 @@ async def create_key(body: NewKey, request: Request, caller: AdminCaller) -> Mad
     del caller
     state = service_state(request)
     check_names(state.policies.all, [body.policy, *body.other_policies])
+    check_upstreams(state.config.upstreams, body.upstreams)
     facts = body.model_dump(exclude={"tenant", "expires_at"})
     expires_at = _utc(body.expires_at)
     secret, about = await asyncio.to_thread(state.keys.create, body.tenant, expires_at=expires_at, **facts)

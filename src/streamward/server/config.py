@@ -14,7 +14,7 @@ from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
-from streamward.settings import Settings, read_toml
+from streamward.settings import Settings, describe_all, read_toml
 from streamward.vllm.config import VllmConfig
 
 ENV_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
@@ -319,6 +319,9 @@ class Draft(NamedTuple):
     unknown: frozenset[str]
 
 
+_HELD_AGAINST_EACH_OTHER = {("auth",), ("listen",), ("engine",), ("vllm",)}
+
+
 def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:
     """Read settings like `ServeConfig.load`, and leave out the tables that are wrong.
 
@@ -328,20 +331,30 @@ def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:
     values = {} if path is None else _read_toml(path)
     for change in changes:
         _apply(values, change)
+    source = "settings" if path is None else str(path)
     problems: list[str] = []
     unknown: set[str] = set()
     while True:
         try:
-            config = ServeConfig.parse(values, source="settings" if path is None else str(path))
-        except ConfigError as error:
-            assert isinstance(error.__cause__, ValidationError)
-            problems.append(str(error))
-            wrong = {str(item["loc"][0]) for item in error.__cause__.errors() if item["loc"]}
-            for table in wrong or {"auth", "listen", "engine", "vllm"}:  # those that are held against each other
-                unknown.add(table)
-                values.pop(table, None)
+            config = ServeConfig.model_validate(values)
+        except ValidationError as error:
+            problems += [f"{source}: {each}" for each in describe_all(error, ServeConfig)]
+            places = {tuple(map(str, item["loc"][:2])) for item in error.errors() if item["loc"]}
+            for place in places or _HELD_AGAINST_EACH_OTHER:
+                unknown |= _without(values, place)
         else:
             return Draft(config, problems, frozenset(unknown))
+
+
+def _without(values: dict[str, Any], place: tuple[str, ...]) -> set[str]:  # Any: TOML values
+    """Take a wrong table out; of the upstreams, only the one that is wrong. Return the tables that are gone whole."""
+    table, *inner = place
+    upstreams = values.get(table)
+    if table == "upstreams" and inner and isinstance(upstreams, dict) and inner[0] in upstreams:
+        del upstreams[inner[0]]
+        return set()
+    values.pop(table, None)
+    return {table}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values

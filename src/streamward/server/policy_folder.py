@@ -91,6 +91,20 @@ def check_names(policies: Mapping[str, LoadedPolicy], names: Iterable[str | None
         )
 
 
+def check_upstreams(known: Iterable[str], names: Iterable[str] | None) -> None:
+    """Refuse names of upstreams that there are not; None stands for all of them.
+
+    Raises:
+        InputError: There is one.
+    """
+    there = sorted(known)
+    unknown = [name for name in names or () if name not in there]
+    if unknown:
+        raise InputError(
+            f"there is no upstream {', '.join(map(repr, unknown))}; there are {', '.join(there) or 'none'} (upstreams)"
+        )
+
+
 def digest(policy: Policy) -> str:
     """Return what tells this policy from every other: the start of a SHA-256 over all it says."""
     canonical = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)

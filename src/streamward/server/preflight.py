@@ -30,6 +30,7 @@ def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collectio
         "store": lambda: None if extras else _store(config),
         "audit": lambda: read_hash_key(config),
         "upstreams": lambda: _upstreams(config),
+        "gateway": config.gateway.state_key,
         "vllm": lambda: _vllm(config, is_on_ray=is_on_ray),
     }
     found = [problem for table, check in checks.items() if table not in unknown for problem in _told(check)]
