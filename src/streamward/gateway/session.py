@@ -219,9 +219,10 @@ class GatewaySession:
         begin = self._notes.of_prompts()
         if begin:
             yield self._format.note(None, begin)
+        ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
         while not reading.is_over:
             batch = await self._next(reading)
-            self._judges.deadline.begin(self._asked.came_at)
+            self._judges.deadline.begin(max(self._asked.came_at, ready_at))
             await ledger.take(reading.take(batch))
             ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
             if ahead:
