@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from streamward.decisions import ALLOWED, combine
 from streamward.gateway.field_guard import FieldGuard
-from streamward.gateway.opaque import UnknownOpaque, read_opaque
+from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.restated import RestatedText
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
 from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
 _COPIED_CHARS = 64  # of a string that is taken for a copy of another
-_MAX_ID_CHARS = 512
 _TEXT_NAMES = frozenset(
     {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
 )
@@ -217,8 +216,7 @@ class FieldRouter:
 def _is_named_text(slot: TextField) -> bool:
     """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
     name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
-    is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
-    return name in _TEXT_NAMES or is_reference
+    return name in _TEXT_NAMES or is_reference(name, slot.text)
 
 
 def _is_part(slot: TextField) -> bool:
