@@ -95,6 +95,10 @@ NO_ERRORS = [
     {"choices": [{"index": 0, "delta": {"content": "x"}}], "error": {"message": "", "code": None}},
     {"choices": [{"index": 0, "delta": {"content": "x"}, "error": {}}], "base_resp": {"status_code": 0}},
     {"code": 0, "message": "success"},
+    *[
+        {"choices": [{"index": 0, "delta": {"content": "x"}}], "base_resp": {"status_code": code}}
+        for code in ({}, [], {"a": 1}, [1], None)
+    ],
 ]  # fmt: skip
 
 
@@ -140,8 +144,36 @@ def test_the_sentence_of_an_error_leaves_only_if_the_guard_lets_it(is_stream):
     _, data = ask(gateway(script, observer=notebook), call(chat(stream=is_stream)))
     told = (events_in(data)[-1] if is_stream else json.loads(data))["error"]
     assert (told["message"], told["code"]) == ("The upstream reported an error.", "E7")
-    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
-    assert notebook.outcomes[0].decision.action is Action.BLOCK
+    (outcome,) = notebook.outcomes
+    assert (outcome.ending, outcome.decision.action) == (EndReason.UPSTREAM_FAILED, Action.ALLOW)
+    said, sentence = outcome.parts
+    assert (said.text, said.decision.action) == ("Bread " if is_stream else "", Action.ALLOW)
+    assert said.num_shown_chars == len(said.text)
+    assert (sentence.name, sentence.text) == ("error", "you said ## there")
+    assert sentence.decision.action is Action.BLOCK
+
+
+KINDS = {
+    "stream": ("chat/completions", True),
+    "document": ("chat/completions", False),
+    "numbers": ("embeddings", False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defect_is_not_told_as_a_client_that_has_gone(monkeypatch, kind):
+    def fail(body: object) -> None:
+        raise TypeError("unhashable type")
+
+    monkeypatch.setattr("streamward.gateway.stream_decoder.find_report", fail)
+    wire, is_stream = KINDS[kind]
+    script = Script(SAID, DONE) if is_stream else Script(raw({"a": 1}), content_type="application/json")
+    body = {"model": "m", "input": "hello"} if wire == "embeddings" else chat(stream=is_stream)
+    notebook = Notebook()
+    with pytest.raises(TypeError):
+        ask(gateway(script, observer=notebook), call(body, format=wire))
+    (outcome,) = notebook.outcomes
+    assert (outcome.ending, outcome.status, outcome.error) == (EndReason.INTERNAL, 200 if is_stream else 500, "internal")
 
 
 def test_the_sentence_of_an_error_does_not_leave_where_the_guard_fails():

@@ -101,7 +101,7 @@ def _is_error(body: JsonObject) -> bool:
     if kind in ("error", "response.failed") or body.get("object") == "error":
         return True
     status = body.get("base_resp")
-    if isinstance(status, dict) and _lowered(status).get("status_code", 0) not in _NO_CODES:
+    if isinstance(status, dict) and _is_error_code(_lowered(status).get("status_code")):
         return True
     response = body if body.get("object") == "response" else body.get("response")
     if isinstance(response, dict) and (_is_set(response.get("error")) or response.get("status") == "failed"):
@@ -115,10 +115,14 @@ def _is_bare_error(body: Mapping[str, object]) -> bool:
     """Whether an object that is no part of an answer says what went wrong."""
     if _is_set(body.get("detail")):
         return True
-    codes = [body[name] for name in _CODES if isinstance(body.get(name), str | int)]
+    codes = [body[name] for name in _CODES if isinstance(body.get(name), str | int | float)]
     if not any(isinstance(body.get(name), str) and body[name] for name in _MESSAGES):
         return False
-    return any(code not in _NO_CODES for code in codes) if codes else not body.get("type")
+    return any(map(_is_error_code, codes)) if codes else not body.get("type")
+
+
+def _is_error_code(value: object) -> bool:
+    return isinstance(value, str | int | float) and value not in _NO_CODES
 
 
 def _is_set(value: object) -> bool:
