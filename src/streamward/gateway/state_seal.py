@@ -90,19 +90,22 @@ class StateSeal:
             InputError: There is a value that was not sealed here, and that is refused.
         """
         turns = [body[name] for name in ("messages", "input") if isinstance(body.get(name), list)]
-        asides: list[Aside] = []
+        places = [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]
+        found = {value: self._open(value) for value in {_text_at(*place) for place in places}}
         num_dropped = 0
-        for holder, key in [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]:
-            value = str(holder[key])  # type: ignore[index]  # a key of this holder
-            if (opened := self._open(value)) is not None:
-                asides.append(_put_aside(holder, key, opened, _PLACEHOLDER))
-            elif _OPAQUE.fullmatch(value) is not None:
+        for holder, key in places:
+            value = _text_at(holder, key)
+            if found[value] is None and _OPAQUE.fullmatch(value) is not None:
                 _refuse(key, unsealed)
-                holder[key] = ""  # type: ignore[index]  # as above
+                holder[key] = ""  # type: ignore[index]  # a key of this holder
                 num_dropped += 1
+        if num_dropped:
+            _prune(turns)  # first of all: it moves what stands in lists
+        asides: list[Aside] = []
+        for holder, key in [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]:
+            if (opened := found[_text_at(holder, key)]) is not None:
+                asides.append(_put_aside(holder, key, opened, _PLACEHOLDER))
         for turn in turns:
-            if num_dropped:
-                _prune(turn)
             asides += _put_unread_aside(turn, unknown)
         return asides, num_dropped
 
@@ -148,10 +151,14 @@ def _put_unread_aside(turns: object, unknown: UnknownOpaque) -> Iterator[Aside]:
     References are never cut: results of tools would stand beside no call.
     """
     for holder, key, name in list(_unread(turns)):
-        text = str(holder[key])  # type: ignore[index]  # a key of this holder
+        text = _text_at(holder, key)
         how: UnknownOpaque = "judge" if unknown == "drop" and is_reference(name, text) else unknown
         if (found := read_opaque(text, how)) is not None:
             yield _put_aside(holder, key, found.shown, found.judged)
+
+
+def _text_at(holder: Holder, key: str | int) -> str:
+    return str(holder[key])  # type: ignore[index]  # a key of this holder
 
 
 def _put_aside(holder: Holder, key: str | int, value: str, shown: str) -> Aside:
