@@ -38,7 +38,14 @@ class FieldPosition:
     @property
     def is_clear(self) -> bool:
         """Whether all of it may be shown."""
-        return self.end <= self.reader.limit and (self.beside is None or self.beside.is_clear)
+        return not any(self.unclear_readers())
+
+    def unclear_readers(self) -> Iterator[FieldGuard]:
+        """Yield those who have not let all of it through."""
+        if self.end > self.reader.limit:
+            yield self.reader
+        if self.beside is not None:
+            yield from self.beside.unclear_readers()
 
 
 @dataclass(slots=True, eq=False)
