@@ -20,6 +20,7 @@ from tests.gateway.scripted import (
     chat,
     delta,
     event,
+    events_in,
     gateway,
     texts_in,
 )
@@ -123,11 +124,11 @@ def test_a_text_that_was_stopped_keeps_its_reason():
     assert part.judgement.first_flagged.char == 5
 
 
-def in_time(script: Script, guard: StallingGuard, loop: MovedLoop, *, between_s: float = 0.0) -> bytes:
+def in_time(script: Script, guard: StallingGuard, loop: MovedLoop, *, between_s: float = 0.0, **config) -> bytes:
     """What a client gets that takes so long between two parts, of a gateway whose guard has 10 s."""
 
     async def read() -> bytes:
-        gate = gateway(script, guard=guard, limits=GatewayLimits(guard_timeout_s=10.0))
+        gate = gateway(script, guard=guard, limits=GatewayLimits(guard_timeout_s=10.0), **config)
         parts = []
         async with gate.answer(call(chat())) as answer:
             assert answer.events is not None
@@ -204,6 +205,80 @@ def test_a_slow_client_does_not_make_the_guard_late():
 
     data = in_time(script, StallingGuard(before_feed=feed), loop, between_s=60)
     assert texts_in(data)[CONTENT] == "word " * 5
+    assert endings_in(data) == [(0, "stop")]
+
+
+@pytest.mark.parametrize("num_parts", [0, 1])
+def test_an_upstream_that_falls_silent_for_longer_than_the_guard_has_is_an_upstream_that_failed(num_parts):
+    loop, notebook = MovedLoop(), Notebook()
+    script = Script(*[delta(content="one two")] * num_parts, *END)
+    limits = GatewayLimits(guard_timeout_s=10, max_answer_s=900)
+    gate = gateway(script, guard=StallingGuard(before_finish=_others_run), limits=limits, observer=notebook)
+
+    async def silence() -> None:
+        await _others_run()
+        loop.skew_s += 1000
+
+    async def read() -> bytes:
+        script.gate, script.gate_at = asyncio.Event(), num_parts
+        parts = []
+        async with gate.answer(call(chat())) as answer:
+            assert answer.events is not None
+            if num_parts:
+                parts.append(await anext(answer.events))
+            waiting = asyncio.create_task(silence())
+            parts += [part async for part in answer.events]
+            await waiting
+        await gate.aclose()
+        return b"".join(parts)
+
+    data = loop.run(read())
+    assert texts_in(data).get(CONTENT, "") == "one two" * num_parts
+    assert events_in(data)[-1]["error"]["code"] == "upstream_failed"
+    assert endings_in(data) == []
+    (outcome,) = notebook.outcomes
+    assert (outcome.ending, outcome.decision.action) == (EndReason.UPSTREAM_FAILED, Action.ALLOW)
+
+
+def test_text_that_came_while_the_prompt_was_judged_has_not_waited_before_its_verdict():
+    loop = MovedLoop()
+
+    class SlowPrompt(StallingGuard):
+        def open(self, messages, policy):
+            return _OpensLate(super().open(messages, policy))
+
+    class _OpensLate:
+        def __init__(self, inner) -> None:
+            self._inner = inner
+
+        async def __aenter__(self):
+            await _others_run()  # the upstream answers meanwhile
+            loop.skew_s += 8
+            return await self._inner.__aenter__()
+
+        async def __aexit__(self, *error):
+            await self._inner.__aexit__(*error)
+
+    async def feed(piece: str) -> None:
+        loop.skew_s += 4
+        await _others_run()
+
+    script = Script(b"".join([delta(content="one two"), *END]))
+    guard = SlowPrompt(before_feed=feed)
+    data = in_time(script, guard, loop, prompt={"call_upstream": "at_once"})
+    assert texts_in(data)[CONTENT] == "one two"
+    assert endings_in(data) == [(0, "stop")]
+
+
+def test_a_client_that_is_slow_to_take_the_annotations_does_not_make_the_guard_late():
+    loop = MovedLoop()
+
+    async def feed(piece: str) -> None:
+        await _others_run()
+
+    script = Script(b"".join([delta(content="one two"), *END]))
+    data = in_time(script, StallingGuard(before_feed=feed), loop, between_s=60, annotations=True)
+    assert texts_in(data)[CONTENT] == "one two"
     assert endings_in(data) == [(0, "stop")]
 
 

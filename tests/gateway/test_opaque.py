@@ -130,6 +130,30 @@ def test_references_pass_however_they_look():
     assert blob(data) == {"response_id": reference}
 
 
+REFERENCES = [
+    {"tool_call_id": "call_1__thought__" + base64.b64encode(BYTES[:120]).decode()},
+    {"tool_call_id": "call_1__thought__" + base64.b64encode(BYTES[:360]).decode()},
+    {"id": "msg_" + BYTES[:100].hex()},
+    {"trace": {"request_ids": "see", "request_id": ["req_" + BYTES[:100].hex()]}},
+]
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=range(len(REFERENCES)))
+@pytest.mark.parametrize("how", ["drop", "judge", "pass"])
+def test_references_of_a_request_reach_the_upstream_however_they_look(reference, how):
+    script, turn = Script(delta(content="hi", reason="stop"), DONE), {"role": "tool", "content": "sunny", **reference}
+    messages = [{"role": "user", "content": "hello"}, turn]
+    ask(gateway(script, release={"opaque_strings": how}), call({**chat(), "messages": messages}))
+    assert json.loads(script.requests[0].content)["messages"][1] == turn
+
+
+def test_words_that_are_encoded_in_a_reference_of_a_request_are_judged():
+    hidden = base64.b64encode(b"put #prompt# in its food " * 5).decode()
+    messages = [{"role": "tool", "content": "sunny", "tool_call_id": hidden}]
+    answer, _ = ask(gateway(Script(delta(content="hi", reason="stop"), DONE)), call({**chat(), "messages": messages}))
+    assert answer.status == 400
+
+
 def test_text_of_the_answer_is_text_whatever_it_looks_like():
     parts = [delta(content=OPAQUE["base64"]), delta(content=[{"type": "text", "text": OPAQUE["hexadecimal"]}])]
     _, data = ask(gateway(Script(*parts, delta(reason="stop"), DONE)), call(chat()))

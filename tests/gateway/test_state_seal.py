@@ -146,6 +146,14 @@ def test_a_seal_is_for_one_tenant_and_whole(monkeypatch):
     assert opened(value, tenant="one") is None
 
 
+@pytest.mark.parametrize("num_strange", [1, 2])
+def test_what_is_dropped_beside_a_seal_does_not_move_it(num_strange):
+    strange = {"type": "reasoning", "encrypted_content": "junk"}
+    value = [*[strange] * num_strange, sealed(), "no state", sealed()]
+    kept = next_turn({"role": "assistant", "content": "Hi.", "signature": value})
+    assert kept["signature"] == ["abc/def==", "no state", "abc/def=="]
+
+
 def test_a_seal_is_for_one_upstream():
     seals, other = state_seals(b"k" * 32), state_seals(None)
     body: dict = {"signature": "abc"}

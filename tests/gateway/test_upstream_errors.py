@@ -95,6 +95,10 @@ NO_ERRORS = [
     {"choices": [{"index": 0, "delta": {"content": "x"}}], "error": {"message": "", "code": None}},
     {"choices": [{"index": 0, "delta": {"content": "x"}, "error": {}}], "base_resp": {"status_code": 0}},
     {"code": 0, "message": "success"},
+    *[
+        {"choices": [{"index": 0, "delta": {"content": "x"}}], "base_resp": {"status_code": code}}
+        for code in ({}, [], {"a": 1}, [1], None)
+    ],
 ]  # fmt: skip
 
 
@@ -140,8 +144,40 @@ def test_the_sentence_of_an_error_leaves_only_if_the_guard_lets_it(is_stream):
     _, data = ask(gateway(script, observer=notebook), call(chat(stream=is_stream)))
     told = (events_in(data)[-1] if is_stream else json.loads(data))["error"]
     assert (told["message"], told["code"]) == ("The upstream reported an error.", "E7")
-    assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
-    assert notebook.outcomes[0].decision.action is Action.BLOCK
+    (outcome,) = notebook.outcomes
+    assert (outcome.ending, outcome.decision.action) == (EndReason.UPSTREAM_FAILED, Action.ALLOW)
+    said, sentence = outcome.parts
+    assert (said.text, said.decision.action) == ("Bread " if is_stream else "", Action.ALLOW)
+    assert said.num_shown_chars == len(said.text)
+    assert (sentence.name, sentence.text) == ("error", "you said ## there")
+    assert sentence.decision.action is Action.BLOCK
+
+
+KINDS = {
+    "stream": ("chat/completions", True),
+    "document": ("chat/completions", False),
+    "numbers": ("embeddings", False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defect_is_not_told_as_a_client_that_has_gone(monkeypatch, kind):
+    def fail(body: object) -> None:
+        raise TypeError("unhashable type")
+
+    monkeypatch.setattr("streamward.gateway.stream_decoder.find_report", fail)
+    wire, is_stream = KINDS[kind]
+    script = Script(SAID, DONE) if is_stream else Script(raw({"a": 1}), content_type="application/json")
+    body = {"model": "m", "input": "hello"} if wire == "embeddings" else chat(stream=is_stream)
+    notebook = Notebook()
+    with pytest.raises(TypeError):
+        ask(gateway(script, observer=notebook), call(body, format=wire))
+    (outcome,) = notebook.outcomes
+    assert (outcome.ending, outcome.status, outcome.error) == (
+        EndReason.INTERNAL,
+        200 if is_stream else 500,
+        "internal",
+    )
 
 
 def test_the_sentence_of_an_error_does_not_leave_where_the_guard_fails():
@@ -228,14 +264,34 @@ def test_a_streamed_error_answers_a_request_that_was_not_to_be_streamed():
     assert (answer.status, json.loads(data)["error"]["message"]) == (429, "no room")
 
 
+WITH_KEY = {
+    "in the sentence": {"message": "header Authorization: Bearer sk-ours-0123456789", "code": "E7"},
+    "in the code": {"message": "no", "code": "sk-ours-0123456789"},
+    "in the type": {"message": "no", "type": "key.sk-ours-0123456789"},
+    "in the parameter": {"message": "no", "param": "sk-ours-0123456789"},
+    "where it is cut": {"message": "x" * 988 + " sk-ours-0123456789", "code": "E7"},
+    "elsewhere": {"message": "no", "code": "E7", "request": [{"headers": ["Bearer sk-ours-0123456789"]}]},
+}
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_a_sentence_with_our_key_in_it_is_not_told(monkeypatch, is_stream):
-    monkeypatch.setenv("UP_KEY", "sk-ours")
-    error = {"error": {"message": "header Authorization: Bearer sk-ours", "code": "E7"}}
+@pytest.mark.parametrize("name", WITH_KEY)
+def test_of_an_error_with_our_key_in_it_only_the_status_is_told(monkeypatch, name, is_stream):
+    monkeypatch.setenv("UP_KEY", "sk-ours-0123456789")
+    error = {"error": WITH_KEY[name]}
     script = Script(SAID + event(error)) if is_stream else Script(raw(error), status=400)
-    _, data = ask(gateway(script, api_key_env="UP_KEY"), call(chat(stream=is_stream)))
+    answer, data = ask(gateway(script, api_key_env="UP_KEY"), call(chat(stream=is_stream)))
+    assert answer.status == (200 if is_stream else 400)
     assert b"sk-ours" not in data
-    assert b'"E7"' in data
+    assert b'"E7"' not in data
+    assert b'"code":"upstream_failed"' in data
+
+
+def test_of_an_error_in_plain_text_our_key_is_not_told(monkeypatch):
+    monkeypatch.setenv("UP_KEY", "sk-ours-0123456789")
+    script = Script(b"x" * 990 + b" sk-ours-0123456789", status=503, content_type="text/plain")
+    _, data = ask(gateway(script, api_key_env="UP_KEY"), call(chat()))
+    assert b"sk-ours" not in data
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

@@ -59,6 +59,7 @@ class EndReason(StrEnum):
     UPSTREAM_FAILED = "upstream_failed"
     GUARD_FAILED = "guard_failed"
     NOT_RECORDED = "not_recorded"
+    INTERNAL = "internal"
     CLIENT_GONE = "client_gone"
 
 
@@ -68,7 +69,7 @@ class GuardedText:
 
     Attributes:
         name: The number of the choice; with a number behind it for text that was read apart from the rest, or
-            `envelope` for what belongs to no choice.
+            `envelope` for what belongs to no choice, or `error` for the sentence of an upstream's error.
         text: All of it, shown or not; the judgement's positions count in it.
         decision: What followed from it; of the first part of a choice, what was done to the choice, whatever text of it
             or beside it was the reason.

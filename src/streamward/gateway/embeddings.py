@@ -76,6 +76,9 @@ class EmbeddingsCall:
                 await self._tell(EndReason.PROMPT_BLOCKED, status=400)
                 return GatewayResponse(400, dump(blocked_error(self._judgement, self._decision)))
             return await self._ask()
+        except Exception:
+            await self._tell(EndReason.INTERNAL, status=500, error=StreamwardError.code)
+            raise
         finally:
             await self._tell(EndReason.CLIENT_GONE)
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from streamward.decisions import ALLOWED, combine
 from streamward.gateway.field_guard import FieldGuard
-from streamward.gateway.opaque import UnknownOpaque, read_opaque
+from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.restated import RestatedText
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
 from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
 _COPIED_CHARS = 64  # of a string that is taken for a copy of another
-_MAX_ID_CHARS = 512
 _TEXT_NAMES = frozenset(
     {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
 )
@@ -39,7 +38,14 @@ class FieldPosition:
     @property
     def is_clear(self) -> bool:
         """Whether all of it may be shown."""
-        return self.end <= self.reader.limit and (self.beside is None or self.beside.is_clear)
+        return not any(self.unclear_readers())
+
+    def unclear_readers(self) -> Iterator[FieldGuard]:
+        """Yield those who have not let all of it through."""
+        if self.end > self.reader.limit:
+            yield self.reader
+        if self.beside is not None:
+            yield from self.beside.unclear_readers()
 
 
 @dataclass(slots=True, eq=False)
@@ -217,8 +223,7 @@ class FieldRouter:
 def _is_named_text(slot: TextField) -> bool:
     """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
     name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
-    is_reference = (name == "id" or name.endswith("_id")) and len(slot.text) <= _MAX_ID_CHARS
-    return name in _TEXT_NAMES or is_reference
+    return name in _TEXT_NAMES or is_reference(name, slot.text)
 
 
 def _is_part(slot: TextField) -> bool:

@@ -11,12 +11,13 @@ from streamward.gateway.config import GatewayLimits, ReleaseConfig
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.field_guard import FieldGuard
 from streamward.gateway.guard import JudgedStream, OpenGuard
-from streamward.gateway.text_fields import ENVELOPE
+from streamward.gateway.text_fields import ENVELOPE, ERROR
 from streamward.gateway.wire import WireFormat
 from streamward.policy import Policy
 from streamward.schema import Event, Message, Result, SideResult
 
 _FIRST_WAIT_S = 0.05
+_NAMES = {ENVELOPE: "envelope", ERROR: "error"}
 
 
 class GuardStreamFactory:
@@ -101,7 +102,7 @@ class GuardStreamFactory:
         """Put a reader of a choice over a stream."""
         place = self._num_readers[group]
         self._num_readers[group] += 1
-        name = "envelope" if group == ENVELOPE else str(group)
+        name = _NAMES.get(group, str(group))
         return FieldGuard(
             stream,
             name=f"{name}.{place}" if place else name,

@@ -9,6 +9,7 @@ UnknownOpaque = Literal["drop", "judge", "pass"]
 """What happens to such runs in fields that are not known."""
 
 _MIN_CHARS = 100
+_MAX_REFERENCE_CHARS = 512
 _RUN = re.compile(r"[A-Za-z0-9+/=_-]{32,}(?:\r?\n[A-Za-z0-9+/=_-]{32,})*")  # may be wrapped into lines
 _WORD = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z]{4,}")
 _VOWELS = frozenset("aeiouAEIOU")
@@ -47,6 +48,11 @@ def read_opaque(text: str, how: UnknownOpaque) -> OpaqueText | None:
         start = end
     judged = "".join([*kept, text[start:]])
     return OpaqueText(judged if how == "drop" else text, judged)
+
+
+def is_reference(name: str, text: str) -> bool:
+    """Return whether a string is called what references are called: whoever gets it needs all of it."""
+    return (name == "id" or name.endswith("_id")) and len(text) <= _MAX_REFERENCE_CHARS
 
 
 def _says_nothing(run: str) -> bool:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from streamward.decisions import ALLOWED, combine, decide_error
 from streamward.errors import StreamwardError
-from streamward.gateway.field_guard import as_known
+from streamward.gateway.call_record import GuardedText
+from streamward.gateway.field_guard import FieldGuard, as_known
 from streamward.gateway.field_router import FieldRouter
 from streamward.gateway.guard_streams import GuardStreamFactory
 from streamward.gateway.reported_errors import ErrorReport
+from streamward.gateway.text_fields import ERROR
 from streamward.gateway.wire import Prompt, WireFormat
 from streamward.schema import Action, Decision, Side, SideResult
 
@@ -24,6 +26,7 @@ class PromptGuard:
         """Of the text that waits for the guard; begun here for each prompt."""
         self.error: StreamwardError | None = None
         """Why a prompt could not be judged."""
+        self._sentence: FieldGuard | None = None  # reads what the upstream says is wrong
         self._openings = openings
         self._wire = wire
         self._request = wire.request
@@ -65,18 +68,38 @@ class PromptGuard:
                 decision = combine(decision, place.reader.decision)
         return judgement, decision
 
-    async def let_through(self, report: ErrorReport, *, group: int) -> ErrorReport:
+    async def let_through(self, report: ErrorReport) -> ErrorReport:
         """Return what an upstream says is wrong, without its sentence if the guard does not let that through.
 
-        Args:
-            report: What it says.
-            group: Whose text the sentence is: a choice that nothing was said in, or `ENVELOPE`.
+        The sentence is a text of its own: what becomes of it changes nothing of what was decided about the answer.
         """
         if report.message is None:
             return report
-        place = await self.fields.append((group, "error"), report.message)
-        await place.reader.finish()
-        return report if place.is_clear else replace(report, message=None)
+        self.deadline.begin()
+        self._sentence = reader = await self._openings.reader(ERROR, messages=())
+        end = reader.add(report.message, is_reasoning=False) + len(report.message)
+        await reader.finish()
+        return report if reader.limit >= end else replace(report, message=None)
+
+    def texts(self) -> list[GuardedText]:
+        """Return all that was said, by the streams that read it."""
+        return [_text(reader, self._decision_of(reader, group)) for group, reader in self._readers()]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens judged in what was said."""
+        return sum(reader.num_tokens for _, reader in self._readers())
+
+    def _readers(self) -> list[tuple[int, FieldGuard]]:
+        found = [(group, reader) for group, readers in self.fields.readers.items() for reader in readers]
+        return found if self._sentence is None else [*found, (ERROR, self._sentence)]
+
+    def _decision_of(self, reader: FieldGuard, group: int) -> Decision:
+        """Return what followed from a text; of the first one of a choice, what was done to the choice."""
+        if group == ERROR or reader is not self.fields.readers[group][0]:
+            return reader.decision
+        done = self.fields.decision_of(group)
+        return done if done == reader.decision else replace(done, position=None)  # which counts in another text
 
     async def _with_earlier(
         self, prompt: Prompt, judgement: SideResult | None, decision: Decision
@@ -86,3 +109,14 @@ class PromptGuard:
             if earlier.decision.action.severity > decision.action.severity:
                 return earlier.prompt, earlier.decision
             return judgement, decision
+
+
+def _text(reader: FieldGuard, decision: Decision) -> GuardedText:
+    return GuardedText(
+        reader.name,
+        reader.text,
+        decision=decision,
+        judgement=reader.judgement,
+        num_judged_chars=reader.num_judged_chars,
+        num_shown_chars=reader.num_shown_chars,
+    )

@@ -194,8 +194,8 @@ class ReleaseBuffer:
         error = OverloadedError(f"more than {self._max_held_bytes} bytes wait for the guard (max_held_bytes)")
         for queue in [self._common, *(group.waiting for group in self._groups.values())]:
             for place in (place for waiting in queue for place in waiting.places):
-                if place is not None and not place.is_clear:
-                    place.reader.fail(error)
+                for reader in () if place is None else place.unclear_readers():
+                    reader.fail(error)
 
 
 def _is_final(decision: Decision) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from streamward.errors import UpstreamError
@@ -39,6 +39,7 @@ class ErrorReport:
         kind: Which kind of error.
         param: Which field of the request is wrong.
         status: HTTP status that it states.
+        source: The JSON or the words that this was read from, uncut.
     """
 
     message: str | None = None
@@ -46,6 +47,11 @@ class ErrorReport:
     kind: str | None = None
     param: str | None = None
     status: int | None = None
+    source: object = field(default=None, repr=False, compare=False)
+
+    def names(self, secret: str) -> bool:
+        """Return whether a secret stands anywhere in what this was read from, or in what became of it."""
+        return any(secret in said for said in _leaves([self.source, self.message, self.code, self.kind, self.param]))
 
 
 class ReportedError(UpstreamError):
@@ -76,7 +82,7 @@ def find_report(body: object) -> ErrorReport | None:
 def read_report(body: object) -> ErrorReport:
     """Return what an error says, wherever in it that stands."""
     if isinstance(body, str):
-        return ErrorReport(_sentence(body))
+        return ErrorReport(_sentence(body), source=body)
     layers = list(reversed(list(_layers(body, _MAX_NESTED))))
     code = _first(layers, _CODES, _code)
     report = ErrorReport(
@@ -85,6 +91,7 @@ def read_report(body: object) -> ErrorReport:
         kind=_first(layers, _KINDS, _kind),
         param=_first(layers, ("param",), lambda value: _matching(value, _PLACE)),
         status=_first(layers, ("status", "http_status", *_CODES), _status),
+        source=body,
     )
     name = _first(layers, ("error",), _kind)  # as OAuth has it: the name here, the sentence elsewhere
     if report.code is None and name != report.message:
@@ -101,7 +108,7 @@ def _is_error(body: JsonObject) -> bool:
     if kind in ("error", "response.failed") or body.get("object") == "error":
         return True
     status = body.get("base_resp")
-    if isinstance(status, dict) and _lowered(status).get("status_code", 0) not in _NO_CODES:
+    if isinstance(status, dict) and _is_error_code(_lowered(status).get("status_code")):
         return True
     response = body if body.get("object") == "response" else body.get("response")
     if isinstance(response, dict) and (_is_set(response.get("error")) or response.get("status") == "failed"):
@@ -115,10 +122,14 @@ def _is_bare_error(body: Mapping[str, object]) -> bool:
     """Whether an object that is no part of an answer says what went wrong."""
     if _is_set(body.get("detail")):
         return True
-    codes = [body[name] for name in _CODES if isinstance(body.get(name), str | int)]
+    codes = [body[name] for name in _CODES if isinstance(body.get(name), str | int | float)]
     if not any(isinstance(body.get(name), str) and body[name] for name in _MESSAGES):
         return False
-    return any(code not in _NO_CODES for code in codes) if codes else not body.get("type")
+    return any(map(_is_error_code, codes)) if codes else not body.get("type")
+
+
+def _is_error_code(value: object) -> bool:
+    return isinstance(value, str | int | float) and value not in _NO_CODES
 
 
 def _is_set(value: object) -> bool:
@@ -190,3 +201,11 @@ def _place(location: object) -> str:
 
 def _objects(value: object) -> list[JsonObject]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield str(value)

@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from streamward.decisions import ALLOWED, combine
 from streamward.errors import InputError, StreamwardError, UpstreamError
 from streamward.gateway.annotations import Annotations
-from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, GuardedText, Observer
+from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.config import GatewayLimits
-from streamward.gateway.field_guard import FieldGuard
-from streamward.gateway.field_router import FieldRouter
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
 from streamward.gateway.keep_alive import kept_alive
@@ -25,7 +23,6 @@ from streamward.gateway.sse import KEEP_ALIVE
 from streamward.gateway.state_seal import Aside, StateSeal, put_back
 from streamward.gateway.stream_decoder import StreamDecoder, read_document, read_error
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
-from streamward.gateway.text_fields import ENVELOPE
 from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
 from streamward.gateway.upstream_errors import answer_of_failure, answer_of_report, error_of_failure, error_of_report
 from streamward.gateway.upstream_reader import UpstreamHead, UpstreamReader
@@ -122,6 +119,20 @@ class GatewaySession:
         Raises:
             StreamwardError: The prompt could not be judged, and the policy blocks what it cannot judge.
         """
+        async with self._recording_defects():
+            return await self._answer()
+
+    @asynccontextmanager
+    async def _recording_defects(self) -> AsyncIterator[None]:
+        """Tell the observer of what the block raises: the client has not gone."""
+        try:
+            yield
+        except Exception:
+            status = 500 if self._events is None else 200
+            await self._report(EndReason.INTERNAL, status=status, error=StreamwardError.code)
+            raise
+
+    async def _answer(self) -> GatewayResponse:
         if self._upstream.config.prompt.call_upstream == "at_once":
             self._ask()
         self._decision = await self._judges.judge_prompts()
@@ -179,8 +190,7 @@ class GatewaySession:
 
     async def _fail_with(self, report: ErrorReport, head: UpstreamHead) -> GatewayResponse:
         """Answer with what the upstream says is wrong, as far as the guard lets it through."""
-        self._judges.deadline.begin()
-        report = await self._judges.let_through(self._upstream.redacted(report), group=0)
+        report = await self._judges.let_through(self._upstream.redacted(report))
         return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
     async def _read_all(self) -> bytes:
@@ -215,31 +225,33 @@ class GatewaySession:
     async def _stream(self) -> AsyncGenerator[bytes, None]:
         is_audit = self._upstream.config.release.mode == "audit"
         ledger = ReleaseBuffer(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
-        reading = self._reading()
-        begin = self._notes.of_prompts()
-        if begin:
-            yield self._format.note(None, begin)
-        while not reading.is_over:
-            batch = await self._next(reading)
-            self._judges.deadline.begin(self._asked.came_at)
-            await ledger.take(reading.take(batch))
-            ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
-            if ahead:
-                self._note_first_byte()
-                with self._judges.deadline.paused():
-                    yield b"".join(ahead)
-            await self._judge(ledger)
-            if self._is_over(ledger):
-                break
-            out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
-            if out or reading.has_comment:
-                with self._judges.deadline.paused():
-                    yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
-        self._is_fully_read = reading.is_done
-        await self._judge(ledger, is_end=True)
-        rest = self._release(ledger, is_audit=is_audit, is_last=True)
-        is_recorded, end = await self._last(ledger, reading)
-        yield b"".join([*rest, *end] if is_recorded else end)
+        async with self._recording_defects():
+            reading = self._reading()
+            begin = self._notes.of_prompts()
+            if begin:
+                yield self._format.note(None, begin)
+            ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
+            while not reading.is_over:
+                batch = await self._next(reading)
+                self._judges.deadline.begin(max(self._asked.came_at, ready_at))
+                await ledger.take(reading.take(batch))
+                ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
+                if ahead:
+                    self._note_first_byte()
+                    with self._judges.deadline.paused():
+                        yield b"".join(ahead)
+                await self._judge(ledger)
+                if self._is_over(ledger):
+                    break
+                out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
+                if out or reading.has_comment:
+                    with self._judges.deadline.paused():
+                        yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
+            self._is_fully_read = reading.is_done
+            await self._judge(ledger, is_end=True)
+            rest = self._release(ledger, is_audit=is_audit, is_last=True)
+            is_recorded, end = await self._last(ledger, reading)
+            yield b"".join([*rest, *end] if is_recorded else end)
 
     def _reading(self) -> StreamDecoder:
         limits = self._limits
@@ -290,9 +302,7 @@ class GatewaySession:
     async def _told(self, error: StreamwardError) -> JsonObject:
         """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
         if isinstance(error, ReportedError):
-            self._judges.deadline.begin()
-            report = self._upstream.redacted(error.report)
-            return error_of_report(await self._judges.let_through(report, group=ENVELOPE))
+            return error_of_report(await self._judges.let_through(self._upstream.redacted(error.report)))
         return error_of_failure(error)
 
     def _is_over(self, ledger: ReleaseBuffer) -> bool:
@@ -344,11 +354,9 @@ class GatewaySession:
         if self._is_told:
             return
         self._is_told = True
-        fields = self._judges.fields
         decision = self._decision
-        for group in fields.readers:
-            decision = combine(decision, fields.decision_of(group))
-        parts = [_part(reader, fields, group) for group, readers in fields.readers.items() for reader in readers]
+        for group in self._judges.fields.readers:
+            decision = combine(decision, self._judges.fields.decision_of(group))
         outcome = CallRecord(
             call=self._call,
             model=self._request.model,
@@ -358,29 +366,15 @@ class GatewaySession:
             decision=decision,
             messages=self._request.prompts[0].messages,
             prompt=self._judges.prompts[0][0] if self._judges.prompts else None,
-            parts=parts,
+            parts=self._judges.texts(),
             prompt_s=self._prompt_s,
             first_byte_s=self._first_byte_s,
             duration_s=self._clock() - self._started,
             guard_s=self._guard_s,
-            num_tokens=sum(reader.num_tokens for readers in fields.readers.values() for reader in readers),
+            num_tokens=self._judges.num_tokens,
             error=error,
         )
         await asyncio.shield(self._observer.finished(outcome))
-
-
-def _part(reader: FieldGuard, fields: FieldRouter, group: int) -> GuardedText:
-    decision = reader.decision
-    if reader is fields.readers[group][0] and (done := fields.decision_of(group)) != decision:
-        decision = replace(done, position=None)  # which counts in another text
-    return GuardedText(
-        reader.name,
-        reader.text,
-        decision=decision,
-        judgement=reader.judgement,
-        num_judged_chars=reader.num_judged_chars,
-        num_shown_chars=reader.num_shown_chars,
-    )
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from cryptography.fernet import Fernet, InvalidToken
 
 from streamward.errors import InputError
-from streamward.gateway.opaque import UnknownOpaque, read_opaque
+from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.strict_json import JsonObject
 
 _PREFIX = "sw1."
@@ -90,19 +90,22 @@ class StateSeal:
             InputError: There is a value that was not sealed here, and that is refused.
         """
         turns = [body[name] for name in ("messages", "input") if isinstance(body.get(name), list)]
-        asides: list[Aside] = []
+        places = [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]
+        found = {value: self._open(value) for value in {_text_at(*place) for place in places}}
         num_dropped = 0
-        for holder, key in [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]:
-            value = str(holder[key])  # type: ignore[index]  # a key of this holder
-            if (opened := self._open(value)) is not None:
-                asides.append(_put_aside(holder, key, opened, _PLACEHOLDER))
-            elif _OPAQUE.fullmatch(value) is not None:
+        for holder, key in places:
+            value = _text_at(holder, key)
+            if found[value] is None and _OPAQUE.fullmatch(value) is not None:
                 _refuse(key, unsealed)
-                holder[key] = ""  # type: ignore[index]  # as above
+                holder[key] = ""  # type: ignore[index]  # a key of this holder
                 num_dropped += 1
+        if num_dropped:
+            _prune(turns)  # first of all: it moves what stands in lists
+        asides: list[Aside] = []
+        for holder, key in [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]:
+            if (opened := found[_text_at(holder, key)]) is not None:
+                asides.append(_put_aside(holder, key, opened, _PLACEHOLDER))
         for turn in turns:
-            if num_dropped:
-                _prune(turn)
             asides += _put_unread_aside(turn, unknown)
         return asides, num_dropped
 
@@ -143,11 +146,19 @@ def _refuse(key: str | int, unsealed: Literal["drop", "refuse"]) -> None:
 
 
 def _put_unread_aside(turns: object, unknown: UnknownOpaque) -> Iterator[Aside]:
-    """Put aside the strings that say nothing, in fields of messages that no format knows."""
-    for holder, key in list(_unread(turns)):
-        text = str(holder[key])  # type: ignore[index]  # a key of this holder
-        if (found := read_opaque(text, unknown)) is not None:
+    """Put aside the strings that say nothing, in fields of messages that no format knows.
+
+    References are never cut: results of tools would stand beside no call.
+    """
+    for holder, key, name in list(_unread(turns)):
+        text = _text_at(holder, key)
+        how: UnknownOpaque = "judge" if unknown == "drop" and is_reference(name, text) else unknown
+        if (found := read_opaque(text, how)) is not None:
             yield _put_aside(holder, key, found.shown, found.judged)
+
+
+def _text_at(holder: Holder, key: str | int) -> str:
+    return str(holder[key])  # type: ignore[index]  # a key of this holder
 
 
 def _put_aside(holder: Holder, key: str | int, value: str, shown: str) -> Aside:
@@ -171,24 +182,24 @@ def _states(value: object, *, skipped: frozenset[str], name: str = "") -> Iterat
             yield value, key  # type: ignore[misc]  # an object or a list, as it has entries
 
 
-def _unread(turns: object) -> Iterator[tuple[Holder, str | int]]:
-    """Find the strings in fields of messages that no format knows."""
+def _unread(turns: object) -> Iterator[tuple[Holder, str | int, str]]:
+    """Find the strings in fields of messages that no format knows, each with the name it stands under."""
     for turn in turns if isinstance(turns, list) else []:
         if isinstance(turn, dict) and "role" in turn:
             yield from _strings({name: turn for name in turn if name not in _READ})
 
 
-def _strings(holders: dict[str, JsonObject]) -> Iterator[tuple[Holder, str | int]]:
-    waiting: list[tuple[Holder, str | int]] = [(holder, name) for name, holder in holders.items()]
+def _strings(holders: dict[str, JsonObject]) -> Iterator[tuple[Holder, str | int, str]]:
+    waiting: list[tuple[Holder, str | int, str]] = [(holder, name, name) for name, holder in holders.items()]
     while waiting:
-        holder, key = waiting.pop()
+        holder, key, name = waiting.pop()
         value = holder[key]  # type: ignore[index]  # a key of this holder
         if isinstance(value, str):
-            yield holder, key
+            yield holder, key, name
         elif isinstance(value, dict):
-            waiting += [(value, each) for each in value]
+            waiting += [(value, each, each) for each in value]
         elif isinstance(value, list):
-            waiting += [(value, each) for each in range(len(value))]
+            waiting += [(value, each, name) for each in range(len(value))]
 
 
 def _prune(value: object) -> None:

@@ -15,6 +15,8 @@ FieldKey = tuple[int | str, ...]
 """A field of the answer that grows: the choice it belongs to, then the path to it."""
 ENVELOPE = -1
 """Stands for the choice in fields that belong to none."""
+ERROR = -2
+"""Stands for the choice of a sentence in which an upstream says what is wrong."""
 
 Holder = JsonObject | list[object]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")

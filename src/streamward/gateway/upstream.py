@@ -4,7 +4,6 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from importlib.metadata import version
 
 import httpcore
@@ -73,10 +72,9 @@ class Upstream:
         )
 
     def redacted(self, report: ErrorReport) -> ErrorReport:
-        """Return what this server says is wrong, without its sentence if our key stands in it."""
-        key = self._key
-        is_told = key is not None and key.get_secret_value() in (report.message or "")
-        return replace(report, message=None) if is_told else report
+        """Return what this server says is wrong; if our key stands anywhere in it, nothing but the status."""
+        is_told = self._key is not None and report.names(self._key.get_secret_value())
+        return ErrorReport(status=report.status) if is_told else report
 
     async def models(self) -> list[JsonObject]:
         """Return the models that may be asked for, as OpenAI lists them: id, creation time and owner, nothing else.

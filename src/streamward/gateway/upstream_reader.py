@@ -48,7 +48,7 @@ class UpstreamReader:
     def __init__(self, upstream: Upstream, path: str, body: JsonObject, *, max_ahead_bytes: int) -> None:
         """Send the request; needs a running event loop."""
         self.came_at = 0.0
-        """When the first part of the last batch came, by the event loop's clock."""
+        """When the first part of the last batch came, by the event loop's clock; if none came, when the wait ended."""
         self._max_ahead_bytes = max_ahead_bytes
         self._waiting: deque[bytes] = deque()
         self._oldest_at = 0.0  # of what waits
@@ -75,9 +75,11 @@ class UpstreamReader:
         Raises:
             UpstreamError: It broke off or came too late.
         """
-        await self._has_more.wait()
+        try:
+            await self._has_more.wait()
+        finally:  # also where whoever asks waits no longer
+            self.came_at = self._oldest_at if self._waiting else asyncio.get_running_loop().time()
         batch = list(self._waiting)
-        self.came_at = self._oldest_at if batch else asyncio.get_running_loop().time()
         self._waiting.clear()
         self._size = 0
         self._has_room.set()
