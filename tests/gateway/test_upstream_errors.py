@@ -56,6 +56,11 @@ IN_BAND = {
     "errors": (event({"success": False, "errors": [{"code": 7, "message": "no room"}]}), "no room", 7),
     "a vendor's object": (event({"x_groq": {"error": "no room"}, "choices": [{"delta": {}}]}), "no room", None),
     "a list": (event([{"error": {"code": 503, "message": "no room", "status": "UNAVAILABLE"}}]), "no room", 503),
+    "a fault": (event({"fault": {"faultstring": "no room", "detail": {"errorcode": "E7"}}}), "no room", "E7"),
+    "not ok": (event({"ok": False, "reason": "no room"}), "no room", None),
+    "an exception": (event({"exception": "no room"}), "no room", None),
+    "under data": (event({"data": {"error": {"message": "no room"}}}), "no room", None),
+    "JSON in a string": (event({"error": raw({"message": "no room", "code": "E7"}).decode()}), "no room", "E7"),
     "raw JSON": (raw({"error": {"message": "no room"}}) + b"\n", "no room", None),
     "raw JSON without end": (raw({"error": {"message": "no room"}}), "no room", None),
     "raw JSON over lines": (json.dumps({"error": {"message": "no room"}}, indent=1).encode(), "no room", None),
@@ -248,6 +253,40 @@ def test_what_an_upstream_says_is_wrong_reaches_the_client(name):
     told = json.loads(data)["error"]
     assert answer.status == (502 if status in (401, 500) else status)
     assert (told["message"], told["type"], told["param"], told["code"]) == expected
+
+
+FRAMED = {
+    "events": ("text/event-stream", b"data: " + raw({"error": {"message": "too long", "code": "E7"}}) + b"\n\n"),
+    "lines": ("application/json", raw({"error": {"message": "too long", "code": "E7"}}) + b"\n{}\n"),
+    "a list of words": ("application/json", raw(["too long"])),
+    "words called JSON": ("application/json", b"too long\n"),
+}
+
+
+@pytest.mark.parametrize("name", FRAMED)
+def test_the_body_of_an_error_is_read_whatever_it_is_framed_as(name):
+    content_type, body = FRAMED[name]
+    answer, data = ask(gateway(Script(body, status=400, content_type=content_type)), call(chat()))
+    assert (answer.status, json.loads(data)["error"]["message"]) == (400, "too long")
+
+
+def test_an_error_without_content_beside_an_answer_is_left_out():
+    data = ask(
+        gateway(
+            Script(
+                event(
+                    {
+                        "error": {"code": None, "message": None},
+                        "choices": [{"index": 0, "delta": {"content": "Bread "}, "finish_reason": "stop"}],
+                    }
+                ),
+                DONE,
+            )
+        ),
+        call(chat()),
+    )[1]
+    assert texts_in(data)[CONTENT] == "Bread "
+    assert b'"error"' not in data
 
 
 @pytest.mark.parametrize(("content_type", "is_told"), [("text/plain", True), ("text/html", False)])

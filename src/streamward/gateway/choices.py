@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from streamward.errors import UpstreamError
 from streamward.gateway.release_buffer import Chunk, Cutoff
+from streamward.gateway.reported_errors import is_set
 from streamward.gateway.sse import encode, encode_done
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import ENVELOPE, Each, FieldKey, FieldScanner, Leaf, Shape, TextField
@@ -185,6 +186,8 @@ class ChoicesFormat:
 
     def _open(self, body: JsonObject) -> tuple[list[JsonObject], JsonObject]:
         rest = {name: value for name, value in body.items() if name != "choices"}
+        if "error" in rest and not is_set(rest["error"]):  # clients take any object here for an error
+            del rest["error"]
         for name in _KEPT:
             value = rest.get(name)
             if type(value) is int or (isinstance(value, str) and is_identifier(value)):

@@ -2,22 +2,23 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from streamward.errors import UpstreamError
-from streamward.gateway.strict_json import JsonObject
+from streamward.gateway.strict_json import JsonObject, parse_answer
 
 T = TypeVar("T")
 
 _MESSAGES = (
     "message", "msg", "detail", "error_message", "errormessage", "error_msg", "errormsg", "error_description",
-    "status_msg",
+    "status_msg", "faultstring", "exception",
 )  # fmt: skip
-_SENTENCES = (*_MESSAGES, "error", "title")
+_SENTENCES = (*_MESSAGES, "error", "title", "reason")
 _CODES = ("code", "error_code", "errorcode", "err_code", "status_code", "statuscode", "status")
 _KINDS = ("type", "error_type", "errortype", "err_type", "__type", "status")
-_NESTED = ("x_groq", "error", "errors", "message", "detail", "base_resp", "response")
+_NESTED = ("x_groq", "error", "errors", "fault", "data", "message", "detail", "base_resp", "response")
 _FAILED_REASONS = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 _NO_CODES = frozenset({0, 200, "0", "200", "ok", "success", ""})
 _SAYS_NOTHING = frozenset({"error", "errors", "fail", "failed", "failure"})
@@ -74,13 +75,15 @@ def find_report(body: object) -> ErrorReport | None:
     for choice in _objects(body.get("choices")):
         reason = choice.get("finish_reason")
         name = reason.get("type") if isinstance(reason, dict) else reason
-        if _is_set(choice.get("error")) or (isinstance(name, str) and name in _FAILED_REASONS):
+        if is_set(choice.get("error")) or (isinstance(name, str) and name in _FAILED_REASONS):
             return read_report(choice.get("error") or (reason if isinstance(reason, dict) else {"code": reason}))
     return None
 
 
 def read_report(body: object) -> ErrorReport:
     """Return what an error says, wherever in it that stands."""
+    if isinstance(body, list) and body and isinstance(body[0], str):
+        body = body[0]
     if isinstance(body, str):
         return ErrorReport(_sentence(body), source=body)
     layers = list(reversed(list(_layers(body, _MAX_NESTED))))
@@ -102,7 +105,7 @@ def read_report(body: object) -> ErrorReport:
 
 def _is_error(body: JsonObject) -> bool:
     vendor = body.get("x_groq")
-    if any(_is_set(holder.get(name)) for holder in (body, *_objects([vendor])) for name in ("error", "errors")):
+    if any(is_set(holder.get(name)) for holder in (body, *_objects([vendor])) for name in ("error", "errors")):
         return True
     kind = body.get("type")
     if kind in ("error", "response.failed") or body.get("object") == "error":
@@ -111,7 +114,7 @@ def _is_error(body: JsonObject) -> bool:
     if isinstance(status, dict) and _is_error_code(_lowered(status).get("status_code")):
         return True
     response = body if body.get("object") == "response" else body.get("response")
-    if isinstance(response, dict) and (_is_set(response.get("error")) or response.get("status") == "failed"):
+    if isinstance(response, dict) and (is_set(response.get("error")) or response.get("status") == "failed"):
         return True
     if body.get("choices") or body.get("object") or (isinstance(kind, str) and kind.startswith("response.")):
         return False
@@ -120,7 +123,12 @@ def _is_error(body: JsonObject) -> bool:
 
 def _is_bare_error(body: Mapping[str, object]) -> bool:
     """Whether an object that is no part of an answer says what went wrong."""
-    if _is_set(body.get("detail")):
+    data = body.get("data")
+    if any(is_set(body.get(name)) for name in ("detail", "fault", "exception")):
+        return True
+    if body.get("ok") is False or body.get("success") is False:
+        return True
+    if isinstance(data, dict) and is_set(data.get("error")):
         return True
     codes = [body[name] for name in _CODES if isinstance(body.get(name), str | int | float)]
     if not any(isinstance(body.get(name), str) and body[name] for name in _MESSAGES):
@@ -132,15 +140,18 @@ def _is_error_code(value: object) -> bool:
     return isinstance(value, str | int | float) and value not in _NO_CODES
 
 
-def _is_set(value: object) -> bool:
+def is_set(value: object) -> bool:
     """Whether something is said here: some servers send an error without any content beside every answer."""
-    return any(_is_set(item) for item in value.values()) if isinstance(value, dict) else bool(value)
+    return any(is_set(item) for item in value.values()) if isinstance(value, dict) else bool(value)
 
 
 def _layers(value: object, depth: int) -> Iterator[Mapping[str, object]]:
     """Yield the objects of an error, from the outermost to the innermost."""
     if isinstance(value, list) and value:
         value = value[0]
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # JSON within a string, as some proxies pass it on
+        with suppress(ValueError):
+            value = parse_answer(value.encode())
     if not isinstance(value, dict) or not depth:
         return
     layer = _lowered(value)
@@ -159,7 +170,7 @@ def _first(layers: list[Mapping[str, object]], names: tuple[str, ...], read: Cal
 
 
 def _sentence(value: object) -> str | None:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
         return None
     return _CONTROL.sub(" ", value).strip()[:_MAX_MESSAGE_CHARS] or None
 

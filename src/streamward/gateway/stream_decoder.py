@@ -10,6 +10,9 @@ from streamward.gateway.state_seal import StateSeal
 from streamward.gateway.strict_json import JsonObject, parse_answer
 from streamward.gateway.wire import WireFormat
 
+_MOST_ERROR_LINES = 20
+_WORDS = ("text/plain", "application/json", "text/event-stream")
+
 
 class StreamDecoder:
     """Takes bytes in and knows when the stream is over: at its end marker, at its end, or where it breaks."""
@@ -96,11 +99,17 @@ def read_document(data: bytes) -> JsonObject:
 
 
 def read_error(data: bytes, media_type: str) -> ErrorReport:
-    """Return what the body of an error says; nothing if it is neither JSON nor plain text."""
-    try:
-        return read_report(parse_answer(data))
-    except ValueError:
-        return read_report(data.decode("utf-8", "replace") if media_type == "text/plain" else None)
+    """Return what the body of an error says: JSON, a stream of events or lines with JSON in them, or plain text."""
+    text = data.decode("utf-8", "replace").strip()
+    for part in (text, *(line.removeprefix("data:").strip() for line in text.splitlines()[:_MOST_ERROR_LINES])):
+        try:
+            body = parse_answer(part.encode())
+        except ValueError:
+            continue
+        if isinstance(body, dict | list):
+            return read_report(body)
+    is_words = media_type in _WORDS and not text.startswith(("<", "{", "["))
+    return read_report(text if is_words else None)
 
 
 def _read(event: ServerEvent) -> JsonObject | None:
