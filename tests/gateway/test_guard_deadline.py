@@ -62,7 +62,7 @@ def test_an_answer_is_cut_at_the_last_judged_character(is_one):
     assert data.endswith(DONE)
     assert (part.num_judged_chars, part.num_shown_chars) == (len(shown), len(shown))
     assert (part.decision.action, part.decision.error) == (Action.BLOCK, "overloaded")
-    assert outcome.ending is EndReason.RESPONSE_BLOCKED
+    assert outcome.ending is EndReason.GUARD_FAILED
 
 
 def test_what_was_judged_of_a_long_text_before_the_deadline_leaves():

@@ -219,7 +219,7 @@ class GatewaySession:
         groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
         extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
         document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
-        await self._report(EndReason.RESPONSE_BLOCKED if self._stops else EndReason.COMPLETE)
+        await self._report(self._end_reason())
         return GatewayResponse(200, dump(document))
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
@@ -287,7 +287,7 @@ class GatewaySession:
         elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
         told = await self._told(error) if error is not None else None
-        ending = EndReason.RESPONSE_BLOCKED if self._stops else EndReason.COMPLETE
+        ending = self._end_reason()
         if error is not None:
             ending = EndReason.UPSTREAM_FAILED
         try:
@@ -322,6 +322,13 @@ class GatewaySession:
         if out:
             self._note_first_byte()
         return out
+
+    def _end_reason(self) -> EndReason:
+        """Say how an answer ended that the upstream gave whole: a guard that failed is not harm that was found."""
+        if not self._stops:
+            return EndReason.COMPLETE
+        has_failed = all(stop.decision.error is not None for stop in self._stops)
+        return EndReason.GUARD_FAILED if has_failed else EndReason.RESPONSE_BLOCKED
 
     def _note_first_byte(self) -> None:
         if self._first_byte_s is None:

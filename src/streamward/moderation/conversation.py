@@ -1,7 +1,7 @@
 """What a caller wants judged, checked and in one shape."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.messages import Turn, arrange, read_turn
@@ -37,7 +37,7 @@ class Conversation:
         judged = [turns[-1] for turns in (self.context, self.before_tools) if turns and turns[-1].role is Role.USER]
         if self.response is not None:
             judged.append(self.response)
-        return not any(turn.content.strip() or (turn.reasoning or "").strip() for turn in judged)
+        return all(map(_is_blank, judged))
 
 
 def read_conversation(
@@ -72,9 +72,17 @@ def read_conversation(
     if num_chars > max_chars:
         raise ContextLengthError(f"the text has {num_chars} characters; at most {max_chars} are accepted (max_chars)")
     conversation = _conversation(turns)
-    if conversation.is_blank and not may_be_blank:
+    if may_be_blank:
+        return conversation
+    if conversation.is_blank:
         raise InputError("there is nothing to judge: the text is empty or blank")
+    if conversation.response is not None and _is_blank(conversation.response):
+        return replace(conversation, response=None)  # nothing is said of a text that is not there
     return conversation
+
+
+def _is_blank(turn: Message) -> bool:
+    return not (turn.content.strip() or (turn.reasoning or "").strip())
 
 
 def _conversation(turns: Sequence[Turn]) -> Conversation:
