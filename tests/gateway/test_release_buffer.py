@@ -45,8 +45,8 @@ class OnePlace:
 @pytest.mark.parametrize(("limit", "beside"), [(3, 0), (0, 3), (0, 0)])
 def test_where_too_much_waits_every_guard_that_is_behind_gives_up_and_no_other(limit, beside):
     readers = [SlowReader(limit), SlowReader(beside)]
-    place = FieldPosition(readers[0], 0, 3, FieldPosition(readers[1], 0, 3))  # type: ignore[arg-type]  # as it is used
-    buffer = ReleaseBuffer(OnePlace(place), max_held_bytes=10)  # type: ignore[arg-type]  # as above
+    place = FieldPosition(readers[0], 0, 3, FieldPosition(readers[1], 0, 3))  # as it is used
+    buffer = ReleaseBuffer(OnePlace(place), max_held_bytes=10)  # as above
     body: dict[str, object] = {"text": "abc"}
     slot = TextField(body, "text", "abc", (0, "text"), Kind.UNKNOWN, Text())
 
