@@ -12,6 +12,7 @@ import pytest
 from streamward.errors import ConfigError, InputError
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.state_seal import state_seals
+from streamward.moderation.message_parts import strings_in
 from tests.gateway.scripted import (
     DONE,
     Script,
@@ -137,7 +138,7 @@ def test_a_seal_is_for_one_tenant_and_whole(monkeypatch):
     assert opened(value, tenant="one") == "abc/def=="
     assert opened(value, tenant="two") is None
     assert opened(value) is None
-    swapped = value[:-3] + ("A" if value[-3] != "A" else "B") + value[-2:]
+    swapped = value[:-9] + ("A" if value[-9] != "A" else "B") + value[-8:]  # the last digit has bits that say nothing
     assert opened(swapped, tenant="one") is None
     assert opened(value + "x", tenant="one") is None
     assert opened("sw1.", tenant="one") is None
@@ -152,6 +153,25 @@ def test_what_is_dropped_beside_a_seal_does_not_move_it(num_strange):
     value = [*[strange] * num_strange, sealed(), "no state", sealed()]
     kept = next_turn({"role": "assistant", "content": "Hi.", "signature": value})
     assert kept["signature"] == ["abc/def==", "no state", "abc/def=="]
+
+
+@pytest.mark.parametrize("name", ["input", "arguments", "parameters", "schema"])
+def test_what_a_client_names_as_state_is_named_is_read(name):
+    words = {"type": "note", name: [{"signature": "put-rat-poison-in-its-food-" * 8}]}
+    assert list(strings_in(words)) == ["note", "put-rat-poison-in-its-food-" * 8]
+    assert list(strings_in({"type": "note", "extra": [{"signature": "put-rat"}]})) == ["note"]
+
+
+def test_data_of_a_type_that_only_looks_sealed_does_not_pass_unread():
+    part = {"type": "my-redacted-note", "data": "put-rat-poison-in-its-food"}
+    with pytest.raises(InputError, match="is no text"):
+        ask(keyed(Script()), call(chat(content=[{"type": "text", "text": "hello"}, part])))
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_values_that_the_gateway_seals_are_those_that_no_guard_reads(name):
+    for value in ("sw1." + SIGNATURE, SIGNATURE):
+        assert value not in strings_in(MESSAGES[name](value))
 
 
 def test_a_seal_is_for_one_upstream():

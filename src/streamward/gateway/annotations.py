@@ -76,7 +76,7 @@ class Annotations:
         return moderation_of(judgements, error, describe=self._describe, is_list=not self._is_responses)
 
     def _judgement(self, group: int) -> SideResult | None:
-        """Return what the guard says of a choice: the worst of its readers; None if one of them failed."""
+        """Return what the guard says of a choice: the worst of its texts; None if one of them could not be judged."""
         worst, decision = None, ALLOWED
         for reader in self._judges.fields.readers.get(group, []):
             if reader.result is None or reader.result.response is None:

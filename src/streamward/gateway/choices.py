@@ -98,34 +98,34 @@ class ChoicesFormat:
         return (group, *self._layout.content(not self.request.is_stream))
 
     def read_event(self, body: JsonObject, size: int) -> list[Chunk]:
-        """Take an event apart: one parcel for each choice in it; see `WireFormat`."""
+        """Take an event apart: one chunk for each choice in it; see `WireFormat`."""
         choices, rest = self._open(body)
         if not choices:
             body = {**rest, "choices": []}
-            return [self._parcel(body, body, None, size=size)]
-        parcels = []
+            return [self._chunk(body, body, None, size=size)]
+        chunks = []
         for place, choice in enumerate(choices):
             self._number(choice, place)
             is_last = place == len(choices) - 1
             envelope = rest if is_last else {name: rest[name] for name in _KEPT if name in rest}
             event: JsonObject = {**envelope, "choices": [choice]}
-            parcels.append(self._parcel(event, event, choice, size=size // len(choices)))
-        return parcels
+            chunks.append(self._chunk(event, event, choice, size=size // len(choices)))
+        return chunks
 
     def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
-        """Take a whole answer apart: one parcel for each choice, and one for the rest; see `WireFormat`."""
+        """Take a whole answer apart: one chunk for each choice, and one for the rest; see `WireFormat`."""
         choices, rest = self._open(body)
         if not choices:
             raise UpstreamError("the upstream's answer has no choices")
         for place, choice in enumerate(choices):
             self._number(choice, place)
-        parcels = [self._parcel(choice, {}, choice, size=size, is_document=True) for choice in choices]
-        return [*parcels, self._parcel(rest, rest, None, size=0)]
+        chunks = [self._chunk(choice, {}, choice, size=size, is_document=True) for choice in choices]
+        return [*chunks, self._chunk(rest, rest, None, size=0)]
 
-    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, chunks: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Put the choices together again, by their index; see `WireFormat`."""
-        rest = next((parcel.body for parcel in parcels if parcel.group is None), None)
-        choices = {parcel.group: parcel.body for parcel in parcels if parcel.group is not None}
+        rest = next((chunk.body for chunk in chunks if chunk.group is None), None)
+        choices = {chunk.group: chunk.body for chunk in chunks if chunk.group is not None}
         for stop in stops:
             choices[stop.group] = self._stopped(stop)
         document: JsonObject = {**self._envelope, "object": self._layout.document_name} if rest is None else {**rest}
@@ -134,12 +134,12 @@ class ChoicesFormat:
         ]
         return document
 
-    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
-        """Return a parcel as an event; see `WireFormat`."""
-        if not extra or parcel.group is None:
-            return encode(parcel.body)
-        (choice,) = _objects(parcel.body["choices"])
-        return encode({**parcel.body, "choices": [{**choice, **extra}]})
+    def encode(self, chunk: Chunk, extra: JsonObject) -> bytes:
+        """Return a chunk as an event; see `WireFormat`."""
+        if not extra or chunk.group is None:
+            return encode(chunk.body)
+        (choice,) = _objects(chunk.body["choices"])
+        return encode({**chunk.body, "choices": [{**choice, **extra}]})
 
     def stop(self, stop: Cutoff, extra: JsonObject) -> list[bytes]:
         """Return the rest, the replacement if there is one, and the end of a choice; see `WireFormat`."""
@@ -205,7 +205,7 @@ class ChoicesFormat:
         if type(index) is not int or not 0 <= index < self.request.num_groups:
             raise UpstreamError("the upstream sent a choice that was not asked for")
 
-    def _parcel(
+    def _chunk(
         self,
         body: JsonObject,
         envelope: JsonObject,
@@ -255,5 +255,5 @@ class ChoicesFormat:
 
 
 def _objects(value: object) -> list[JsonObject]:
-    assert isinstance(value, list), "choices of a parcel are a list"
+    assert isinstance(value, list), "choices of a chunk are a list"
     return value

@@ -44,7 +44,7 @@ class FieldGuard:
 
         Args:
             stream: Of the guard.
-            name: Tells the readers of an answer apart.
+            name: Tells the guard streams of an answer apart.
             policy: Its `on_error` decides where the guard fails.
             hold_tokens: Clear tokens at the end that are kept back.
             overload_wait_s: Patience with a guard that has no room.

@@ -16,7 +16,7 @@ _TEXT_NAMES = frozenset(
     {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
 )
 OpenReader = Callable[[int], Awaitable[FieldGuard]]
-"""Opens a reader for a choice. It never fails: a guard that cannot be opened gives a reader that has failed."""
+"""Opens a field guard for a choice. It never fails: where no stream can be opened, the field guard has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class FieldPosition:
         return not any(self.unclear_readers())
 
     def unclear_readers(self) -> Iterator[FieldGuard]:
-        """Yield those who have not let all of it through."""
+        """Yield the field guards that have not let all of it through."""
         if self.end > self.reader.limit:
             yield self.reader
         if self.beside is not None:
@@ -75,7 +75,7 @@ class _Field:
         return clean_text(text[: len(text) - len(self.surrogate)])
 
     def beginning(self, length: int) -> FieldPosition | None:
-        """Return where its first characters are judged: a reader has all of a field, in one piece."""
+        """Return where its first characters are judged: a field guard has all of a field, in one piece."""
         if self.place is None:
             return None
         start = self.place.end - len(self.text())
@@ -85,17 +85,17 @@ class _Field:
 class FieldRouter:
     """Puts the text of slots into guard streams.
 
-    One reader follows a choice through its fields, as long as they come one after another; another follows what is not
-    known to be text, so that it does not mix with what is said. A field that goes on after another had its turn gets
-    a reader of its own, which reads it from its start: text split over fields that take turns is judged as whoever
-    puts a field together will read it.
+    One field guard follows a choice through its fields, as long as they come one after another; another follows what is
+    not known to be text, so that it does not mix with what is said. A field that goes on after another had its turn
+    gets one of its own, which reads it from its start: text split over fields that take turns is judged as whoever puts
+    a field together will read it.
     """
 
     def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque) -> None:
-        """Start with no field and no reader.
+        """Start with no field and no field guard.
 
         Args:
-            open_reader: Opens readers.
+            open_reader: Opens field guards.
             opaque: What happens to runs in unknown strings that say nothing.
         """
         self.readers: dict[int, list[FieldGuard]] = {}
@@ -113,7 +113,7 @@ class FieldRouter:
         return decision
 
     def start(self, group: int, reader: FieldGuard) -> None:
-        """Let a reader follow a choice."""
+        """Let a field guard follow a choice."""
         self._main[group, True] = reader
         self.readers.setdefault(group, []).append(reader)
 
@@ -132,7 +132,7 @@ class FieldRouter:
         """Queue the text of a slot, if it says anything new, and write it back as it is judged.
 
         Reasoning and answer are two fields also where an upstream gives both the same place: whoever puts them together
-        by kind would else read what no reader has read.
+        by kind would else read what no guard has read.
 
         Returns:
             Where it is judged; None if there is nothing to judge.

@@ -21,7 +21,7 @@ _NAMES = {ENVELOPE: "envelope", ERROR: "error"}
 
 
 class GuardStreamFactory:
-    """Opens guard streams under one policy, and readers over them.
+    """Opens guard streams under one policy, and field guards over them.
 
     It knows nobody who asks it to, so that a call that is over holds no circle of references: its verdicts are freed at
     once, not when the garbage collector comes by.
@@ -81,7 +81,7 @@ class GuardStreamFactory:
                 waited_s, wait_s = waited_s + wait_s, wait_s * 2
 
     async def reader(self, group: int, *, messages: Sequence[Message] | None = None) -> FieldGuard:
-        """Open a reader for a choice. It never fails: where no stream can be opened, the reader has failed.
+        """Open a field guard for a choice. It never fails: where no stream can be opened, it has failed.
 
         Args:
             group: The choice.
@@ -99,7 +99,7 @@ class GuardStreamFactory:
             return reader
 
     def reader_of(self, stream: JudgedStream, group: int) -> FieldGuard:
-        """Put a reader of a choice over a stream."""
+        """Put a field guard of a choice over a stream."""
         place = self._num_readers[group]
         self._num_readers[group] += 1
         name = _NAMES.get(group, str(group))
@@ -122,9 +122,9 @@ class _UnopenedStream:
     releasable_chars = 0
 
     async def feed(self, piece: str) -> list[Event]:
-        raise AssertionError("nothing is fed to a reader that has failed")
+        raise AssertionError("nothing is fed to a guard that has failed")
 
     feed_reasoning = feed
 
     async def finish(self) -> Result:
-        raise AssertionError("a reader that has failed is not finished")
+        raise AssertionError("a guard that has failed is not finished")

@@ -1,4 +1,4 @@
-"""What the guard says of one call: of its prompts, and through readers of its answer."""
+"""What the guard says of one call: of its prompts, and through field guards of its answer."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from streamward.schema import Action, Decision, Side, SideResult
 
 
 class PromptGuard:
-    """Judges the prompts under one policy, and keeps who reads the answer."""
+    """Judges the prompts under one policy, and keeps the field guards of the answer."""
 
     def __init__(self, openings: GuardStreamFactory, wire: WireFormat) -> None:
         """Open nothing yet."""

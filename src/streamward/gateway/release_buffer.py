@@ -39,7 +39,7 @@ class Cutoff:
     Attributes:
         group: The choice.
         decision: Why.
-        rest: The parcel in which it was cut, with as much of its text as may be shown; None if that is nothing.
+        rest: The chunk in which it was cut, with as much of its text as may be shown; None if that is nothing.
     """
 
     group: int
@@ -49,7 +49,7 @@ class Cutoff:
 
 @dataclass(frozen=True, slots=True)
 class _HeldChunk:
-    parcel: Chunk
+    chunk: Chunk
     places: Sequence[FieldPosition | None]
 
     @property
@@ -70,7 +70,7 @@ class _ChoiceState:
 
 
 class ReleaseBuffer:
-    """Takes parcels in, has their text judged, and hands them out when it is clear. There is no other way out.
+    """Takes chunks in, has their text judged, and hands them out when it is clear. There is no other way out.
 
     In mode `audit` they are handed out as they come; the text is judged all the same.
     """
@@ -101,21 +101,21 @@ class ReleaseBuffer:
         over = {index for index, group in self._groups.items() if group.is_over}
         return bool(cut) and len(cut | over) >= num_choices
 
-    def is_end(self, parcel: Chunk) -> bool:
-        """Whether a choice ends with this parcel, now that all of the answer is here."""
-        return parcel.group is not None and self._groups[parcel.group].end is parcel
+    def is_end(self, chunk: Chunk) -> bool:
+        """Whether a choice ends with this chunk, now that all of the answer is here."""
+        return chunk.group is not None and self._groups[chunk.group].end is chunk
 
-    async def take(self, parcels: Sequence[Chunk]) -> None:
+    async def take(self, chunks: Sequence[Chunk]) -> None:
         """Take in what came; nothing is judged yet."""
-        for parcel in parcels:
-            group = None if parcel.group is None else self._groups.setdefault(parcel.group, _ChoiceState())
+        for chunk in chunks:
+            group = None if chunk.group is None else self._groups.setdefault(chunk.group, _ChoiceState())
             if group is not None and group.is_stopped:
                 continue
-            places = await self._fields.place_all(parcel.slots)
-            self._held += parcel.size
-            (self._common if group is None else group.waiting).append(_HeldChunk(parcel, places))
-            if parcel.ends_group and group is not None:
-                group.end = parcel
+            places = await self._fields.place_all(chunk.slots)
+            self._held += chunk.size
+            (self._common if group is None else group.waiting).append(_HeldChunk(chunk, places))
+            if chunk.ends_group and group is not None:
+                group.end = chunk
 
     async def judge(self, *, is_end: bool = False) -> None:
         """Judge all that was taken in, together; at the end of the answer, to its end."""
@@ -138,7 +138,7 @@ class ReleaseBuffer:
                     await reader.finish()  # for the judgement
 
     def release(self, *, is_last: bool = False) -> list[Chunk]:
-        """Return the parcels that may leave now, in order within each choice.
+        """Return the chunks that may leave now, in order within each choice.
 
         Args:
             is_last: Whether ends of choices may leave too. They wait for the end of all, which is recorded first.
@@ -146,7 +146,7 @@ class ReleaseBuffer:
         released: list[Chunk] = []
         for index, group in self._groups.items():
             while group.waiting and self._may_leave(group.waiting[0]):
-                if group.waiting[0].parcel is group.end:
+                if group.waiting[0].chunk is group.end:
                     if not is_last or _is_final(self._fields.decision_of(index)):
                         break
                     group.has_left = True
@@ -185,9 +185,9 @@ class ReleaseBuffer:
         return stops
 
     def _drop(self, queue: deque[_HeldChunk]) -> Chunk:
-        parcel = queue.popleft().parcel
-        self._held -= parcel.size
-        return parcel
+        chunk = queue.popleft().chunk
+        self._held -= chunk.size
+        return chunk
 
     def _give_up(self) -> None:
         """Too much waits for verdicts that do not come: the policy's `on_error` decides."""
@@ -203,14 +203,14 @@ def _is_final(decision: Decision) -> bool:
 
 
 def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
-    """Return a parcel with as much of its text as is clear; None if nothing is left to say.
+    """Return a chunk with as much of its text as is clear; None if nothing is left to say.
 
     Args:
-        waiting: The parcel.
+        waiting: The chunk.
         shows_wholes: Whether wholes are shown; in a stream their pieces were.
     """
-    parcel, is_worth = waiting.parcel, False
-    for slot, place in zip(parcel.slots, waiting.places, strict=True):
+    chunk, is_worth = waiting.chunk, False
+    for slot, place in zip(chunk.slots, waiting.places, strict=True):
         if place is None:
             continue
         if slot.is_name:
@@ -227,4 +227,4 @@ def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
             is_worth = True
             if shows_wholes or slot.kind is not Kind.WHOLE:
                 place.reader.note_shown(min(place.end, place.reader.limit))
-    return Chunk(deepcopy(parcel.body), group=parcel.group) if is_worth else None
+    return Chunk(deepcopy(chunk.body), group=chunk.group) if is_worth else None

@@ -75,16 +75,16 @@ class ResponsesFormat:
         return [Chunk(body, slots, GROUP, ends_group=self._has_ended, size=size)]
 
     def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
-        """Take a whole answer, which is one parcel; see `WireFormat`."""
+        """Take a whole answer, which is one chunk; see `WireFormat`."""
         self._note_envelope(body)
         slots = scan_response(body, opaque=self._opaque, own=self._own)
         return [Chunk(body, slots, GROUP, ends_group=True, size=size)]
 
-    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, chunks: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Return the answer, or what is left of it; see `WireFormat`."""
         extra = extras.get(GROUP, {})
         if not stops:
-            return {**parcels[0].body, **extra}
+            return {**chunks[0].body, **extra}
         (stop,) = stops
         if stop.decision.message is not None:
             return self._incomplete(
@@ -95,9 +95,9 @@ class ResponsesFormat:
             self._shown.note_item(item, index)
         return self._incomplete(self._shown.items(), extra)
 
-    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
-        """Return a parcel as an event; see `WireFormat`."""
-        body = parcel.body
+    def encode(self, chunk: Chunk, extra: JsonObject) -> bytes:
+        """Return a chunk as an event; see `WireFormat`."""
+        body = chunk.body
         self._shown.note_event(body)
         if extra and isinstance(response := body.get("response"), dict):
             body = {**body, "response": {**response, **extra}}

@@ -235,7 +235,7 @@ class GatewaySession:
                 batch = await self._next(reading)
                 self._judges.deadline.begin(max(self._asked.came_at, ready_at))
                 await ledger.take(reading.take(batch))
-                ahead = [self._format.encode(parcel, {}) for parcel in ledger.release()] if is_audit else []
+                ahead = [self._format.encode(chunk, {}) for chunk in ledger.release()] if is_audit else []
                 if ahead:
                     self._note_first_byte()
                     with self._judges.deadline.paused():
@@ -312,11 +312,11 @@ class GatewaySession:
         )
 
     def _release(self, ledger: ReleaseBuffer, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
-        out = [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
+        out = [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
         for stop in ledger.stops():
             self._stops.append(stop)
             out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
-        out += [self._encode(parcel, ledger) for parcel in ledger.release(is_last=is_last)]
+        out += [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
         if out:
@@ -334,11 +334,11 @@ class GatewaySession:
         if self._first_byte_s is None:
             self._first_byte_s = self._clock() - self._started
 
-    def _encode(self, parcel: Chunk, ledger: ReleaseBuffer) -> bytes:
-        if parcel.group is None or not ledger.is_end(parcel):
-            return self._format.encode(parcel, {})
-        decision = self._judges.fields.decision_of(parcel.group)
-        return self._format.encode(parcel, self._notes.of_choice(decision, parcel.group))
+    def _encode(self, chunk: Chunk, ledger: ReleaseBuffer) -> bytes:
+        if chunk.group is None or not ledger.is_end(chunk):
+            return self._format.encode(chunk, {})
+        decision = self._judges.fields.decision_of(chunk.group)
+        return self._format.encode(chunk, self._notes.of_choice(decision, chunk.group))
 
     async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> None:
         started = self._clock()

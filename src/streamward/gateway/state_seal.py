@@ -13,25 +13,11 @@ from cryptography.fernet import Fernet, InvalidToken
 from streamward.errors import InputError
 from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.strict_json import JsonObject
+from streamward.moderation.sealed_fields import SEALED_DATA_TYPES, SPOKEN_NAMES, is_sealed_name, is_sealed_value
 
 _PREFIX = "sw1."
-_NAMES = frozenset(
-    {
-        "encrypted_content",
-        "signature",
-        "thought_signature",
-        "thoughtSignature",
-        "thought_signatures",
-        "thoughtSignatures",
-    }
-)
-_DATA_TYPES = ("reasoning.encrypted", "redacted_thinking")  # of objects whose `data` is one
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+={0,2}")
-_OPAQUE = re.compile(r"[A-Za-z0-9+/=_.:~|-]+")
-_SPOKEN = frozenset(
-    {"arguments", "input", "parameters", "schema"}
-)  # what the model or the client names there is its own
-_ECHOED = _SPOKEN | {"metadata", "tools", "instructions"}  # of a response: the client's own
+_ECHOED = SPOKEN_NAMES | {"metadata", "tools", "instructions"}  # of a response: the client's own
 _READ = frozenset({"content", "refusal", "tool_calls", "function_call", "reasoning", "reasoning_content", "summary"})
 _STRUCTURE = frozenset({"type", "id", "index", "format", "status"})
 _PLACEHOLDER = "sealed"  # a name: the guard reads none
@@ -70,7 +56,7 @@ class StateSeal:
         """Seal the known opaque values in what an upstream says."""
         for holder, key in list(_states(body, skipped=_ECHOED)):
             value = str(holder[key])  # type: ignore[index]  # a key of this holder
-            if _OPAQUE.fullmatch(value) is not None:
+            if is_sealed_value(value):
                 holder[key] = self._seal(value)  # type: ignore[index]  # as above
 
     def open(
@@ -90,19 +76,19 @@ class StateSeal:
             InputError: There is a value that was not sealed here, and that is refused.
         """
         turns = [body[name] for name in ("messages", "input") if isinstance(body.get(name), list)]
-        places = [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]
+        places = [place for turn in turns for place in _states(turn, skipped=SPOKEN_NAMES)]
         found = {value: self._open(value) for value in {_text_at(*place) for place in places}}
         num_dropped = 0
         for holder, key in places:
             value = _text_at(holder, key)
-            if found[value] is None and _OPAQUE.fullmatch(value) is not None:
+            if found[value] is None and is_sealed_value(value):
                 _refuse(key, unsealed)
                 holder[key] = ""  # type: ignore[index]  # a key of this holder
                 num_dropped += 1
         if num_dropped:
             _prune(turns)  # first of all: it moves what stands in lists
         asides: list[Aside] = []
-        for holder, key in [place for turn in turns for place in _states(turn, skipped=_SPOKEN)]:
+        for holder, key in [place for turn in turns for place in _states(turn, skipped=SPOKEN_NAMES)]:
             if (opened := found[_text_at(holder, key)]) is not None:
                 asides.append(_put_aside(holder, key, opened, _PLACEHOLDER))
         for turn in turns:
@@ -175,10 +161,9 @@ def _states(value: object, *, skipped: frozenset[str], name: str = "") -> Iterat
         entries = list(enumerate(value))
     for key, each in entries:
         named = key if isinstance(key, str) else name
-        is_data = named == "data" and isinstance(value, dict) and value.get("type") in _DATA_TYPES
         if not isinstance(each, str):
             yield from _states(each, skipped=skipped, name=named)
-        elif each and (named in _NAMES or is_data):
+        elif each and is_sealed_name(named, value if isinstance(value, dict) else {}):
             yield value, key  # type: ignore[misc]  # an object or a list, as it has entries
 
 
@@ -207,7 +192,7 @@ def _prune(value: object) -> None:
     if isinstance(value, dict):
         for name, each in list(value.items()):
             _prune(each)
-            if each == "" and (name in _NAMES or (name == "data" and value.get("type") in _DATA_TYPES)):
+            if each == "" and is_sealed_name(name, value):
                 del value[name]
     elif isinstance(value, list):
         for each in value:
@@ -216,6 +201,6 @@ def _prune(value: object) -> None:
 
 
 def _is_husk(value: object) -> bool:
-    if not isinstance(value, dict) or value.get("type") not in (*_DATA_TYPES, "reasoning", "compaction"):
+    if not isinstance(value, dict) or value.get("type") not in (*SEALED_DATA_TYPES, "reasoning", "compaction"):
         return False
     return not any(each for name, each in value.items() if name not in _STRUCTURE)

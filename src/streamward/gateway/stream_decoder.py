@@ -1,4 +1,4 @@
-"""An upstream's stream, from bytes to parcels."""
+"""An upstream's stream, from bytes to chunks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -36,17 +36,17 @@ class StreamDecoder:
         self._size = 0
 
     def take(self, batch: Sequence[bytes] | None) -> list[Chunk]:
-        """Return the parcels in what came; None is the end. Parcels before a break are good."""
-        parcels: list[Chunk] = []
+        """Return the chunks in what came; None is the end. Parcels before a break are good."""
+        chunks: list[Chunk] = []
         self.has_comment = False
         try:
             for event in self._events(batch):
-                self._take_event(event, parcels)
+                self._take_event(event, chunks)
                 if self.is_over:
                     break
         except UpstreamError as error:
             self.fail(error)
-        return parcels
+        return chunks
 
     def fail(self, error: UpstreamError) -> None:
         """End here."""
@@ -64,7 +64,7 @@ class StreamDecoder:
                 raise UpstreamError(f"the upstream's answer is longer than {self._max_answer_bytes} bytes")
             yield from self._parser.feed(data)
 
-    def _take_event(self, event: ServerEvent, parcels: list[Chunk]) -> None:
+    def _take_event(self, event: ServerEvent, chunks: list[Chunk]) -> None:
         if event.data is None or not event.data.strip():
             self.has_comment = True
         elif event.data.strip() == DONE:
@@ -74,10 +74,8 @@ class StreamDecoder:
         else:
             self._seal.seal(body)
             found = self._wire.read_event(body, len(event.data))
-            self.has_content |= any(
-                parcel.group is not None and (parcel.slots or parcel.ends_group) for parcel in found
-            )
-            parcels += found
+            self.has_content |= any(chunk.group is not None and (chunk.slots or chunk.ends_group) for chunk in found)
+            chunks += found
 
 
 def read_document(data: bytes) -> JsonObject:

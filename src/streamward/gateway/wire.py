@@ -83,12 +83,12 @@ class WireFormat(Protocol):
         """
         ...
 
-    def join(self, parcels: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
+    def join(self, chunks: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:
         """Put what is left of an answer together, with what the gateway adds to each choice."""
         ...
 
-    def encode(self, parcel: Chunk, extra: JsonObject) -> bytes:
-        """Return a parcel as an event, with what the gateway adds to it."""
+    def encode(self, chunk: Chunk, extra: JsonObject) -> bytes:
+        """Return a chunk as an event, with what the gateway adds to it."""
         ...
 
     def stop(self, stop: Cutoff, extra: JsonObject) -> list[bytes]:

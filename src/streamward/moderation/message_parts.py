@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from streamward.errors import InputError
+from streamward.moderation.sealed_fields import SPOKEN_NAMES, is_sealed_name, is_sealed_value
 
 JsonObject = dict[str, object]
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/@+~=-]{1,128}")
@@ -26,7 +27,6 @@ _MEDIA_KEYS = frozenset(
     {"audio", "data", "file", "file_data", "file_id", "file_url", "image", "input_audio", "source", "url", "video"}
     | {f"{kind}_url" for kind in _MEDIA}
 )
-_SEALED = frozenset({"signature", "thought_signature", "encrypted_content"})
 _ENCODED = re.compile("[A-Za-z0-9+/=_-]+")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _DATA_URL = re.compile(r"data:[^\s,]*,\S*")
@@ -92,16 +92,21 @@ def refuse_data(given: Mapping[str, object], *, where: str, refusal: str | None)
         raise InputError(f"{where} has data that is no text; {refusal}")
 
 
-def strings_in(value: object) -> Iterator[str]:
-    """Return all strings in a JSON value, names of entries and what a server has sealed left out."""
+def strings_in(value: object, *, is_spoken: bool = False) -> Iterator[str]:
+    """Return all strings in a JSON value, names of entries and what a server has sealed left out.
+
+    Args:
+        value: The value.
+        is_spoken: Whether its names are the speaker's own, so that nothing in it is sealed.
+    """
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for each in _unsealed(value).values():
-            yield from strings_in(each)
+        for name, each in (value if is_spoken else _unsealed(value)).items():
+            yield from strings_in(each, is_spoken=is_spoken or name in SPOKEN_NAMES)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from strings_in(each)
+            yield from strings_in(each, is_spoken=is_spoken)
 
 
 def words_in(value: object) -> list[str]:
@@ -193,13 +198,12 @@ def _has_media(value: object, name: str = "") -> bool:
 
 def _unsealed(value: Mapping[str, object]) -> JsonObject:
     """Return an object without what a server has sealed for itself, and nobody else reads."""
-    kind = str(value.get("type"))
-    names = {*_SEALED, "data"} if "encrypted" in kind or "redacted" in kind else _SEALED
-    return {
-        name: each
-        for name, each in value.items()
-        if not (name in names and isinstance(each, str) and _ENCODED.fullmatch(each))
-    }
+    return {name: each for name, each in value.items() if not (is_sealed_name(name, value) and _is_sealed(each))}
+
+
+def _is_sealed(value: object) -> bool:
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(each, str) and is_sealed_value(each) for each in values)
 
 
 def _is_data(text: str) -> bool:
