@@ -46,7 +46,7 @@ class CallCancelledError(StreamwardError):
 
 
 class GuardFailedError(StreamwardError):
-    """The guard's engine has failed again and again, and answers nothing at present."""
+    """The guard failed, or its engine has failed again and again and answers nothing at present."""
 
     code = "guard_failed"
 

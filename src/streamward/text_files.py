@@ -64,10 +64,14 @@ def raw_lines(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         yield from pieces
         return
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-    held = ""
+    parts: list[str] = []  # of the line that has not ended; pieces end within characters such as U+0A05 too
     for piece in pieces:
-        *lines, held = (held + decoder.decode(piece)).split("\n")
-        yield from (f"{line}\n".encode(encoding, "surrogatepass") for line in lines)
+        first, *others = decoder.decode(piece).split("\n")
+        parts.append(first)
+        for other in others:
+            yield f"{''.join(parts)}\n".encode(encoding, "surrogatepass")
+            parts = [other]
+    held = "".join(parts)
     half, _ = decoder.getstate()
     if held or half:
         yield held.encode(encoding, "surrogatepass") + half

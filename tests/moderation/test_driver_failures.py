@@ -142,6 +142,48 @@ def test_a_refused_engine_is_tried_again_and_serves_when_it_works() -> None:
         assert driver.health().failure is None
 
 
+def test_a_refused_engine_is_tried_again_though_as_many_streams_are_open_as_may_be() -> None:
+    with impatience(), driven(max_streams=2) as driver:
+        idle, stream = driver.open(), driver.open()
+        Saboteur(driver.engine, "step", at=set(range(1, 4)), error=MemoryError, is_after=False)
+        for _ in range(3):
+            with suppress(MemoryError, GuardFailedError):
+                driver.read(stream, IDS[:5], side=None)
+        eventually(lambda: driver.health().failure is None, until=True)
+        driver.read(idle, IDS[:5], side=None)
+        driver.read(stream, IDS[:5], side=None)
+        assert_right(driver.read(stream, IDS[5:20], side=Side.RESPONSE))
+
+
+def test_a_stream_opened_in_the_place_of_one_closed_meanwhile_fails_no_other_read() -> None:
+    with driven(max_streams=3) as driver:
+        first, second, other = driver.open(), driver.open(), driver.open()
+        is_stepping, may_go_on, step = threading.Event(), threading.Event(), driver.engine.step
+
+        def held() -> list[StepOutput]:
+            is_stepping.set()
+            assert may_go_on.wait(TIMEOUT_S)
+            return step()
+
+        driver.engine.step = held  # type: ignore[method-assign]
+        (read,) = in_threads([lambda: driver.read(other, IDS, side=None)])
+        assert is_stepping.wait(TIMEOUT_S)
+        driver.close_stream(first)
+        driver.open()
+        close = driver.engine.close
+
+        def close_and_let_another_in(stream_id: int) -> None:
+            close(stream_id)
+            driver.engine.close = close  # type: ignore[method-assign]
+            driver.close_stream(second)
+            driver.open()
+
+        driver.engine.close = close_and_let_another_in  # type: ignore[method-assign]
+        may_go_on.set()
+        read.result(TIMEOUT_S)
+        assert driver.health().failure is None
+
+
 def test_a_failure_leaves_open_streams_as_they_were() -> None:
     with driven() as driver:
         stream = driver.open()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from streamward.errors import AuditError
+from streamward.errors import AuditError, ConfigError
 from streamward.server.audit import AuditLog
+from streamward.server.reachability import Reachability
 from tests.moderation.guards import stream_guard
 from tests.moderation.test_cancellation import LONG, TIMEOUT_S
-from tests.server.services import Service, open_service, served
+from tests.server.services import Service, open_service, served, settings
 from tests.server.test_disconnects import slow_service, until
 
 
@@ -100,6 +101,19 @@ def test_an_upstream_that_takes_no_connections_is_a_warning_that_names_it(tmp_pa
             exposition = service.get("/metrics").text
             assert 'streamward_upstream_reachable{upstream="up"} 1.0' in exposition
             assert 'streamward_upstream_reachable{upstream="down"} 0.0' in exposition
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999/v1", "http://a..b/v1", "http://127.0.0.1:0/v1", "http://a:b/v1"]
+)
+def test_an_upstream_that_no_server_can_be_at_is_refused_before_the_start(tmp_path, url: str) -> None:
+    with pytest.raises(ConfigError, match="port"):
+        settings(tmp_path, upstreams={"up": {"base_url": url}})
+
+
+def test_an_address_that_no_server_can_have_is_unreachable() -> None:
+    reachability = Reachability({"port": "http://127.0.0.1:99999/v1", "name": "http://a..b/v1"})
+    assert asyncio.run(reachability.unreachable()) == ["port", "name"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

@@ -82,7 +82,7 @@ class _Placed:
 
 
 class RemoteDriver(TokenScorer):
-    """Does what an `EngineDriver` does, with the engines of a fleet. One read of a stream at a time.
+    """Does what an `EngineWorker` does, with the engines of a fleet. One read of a stream at a time.
 
     A stream stays with the replica that has its cache. When that one is drained or dies, the next read goes to another
     with all tokens before as context; it returns when the new tokens are judged, and not before.
@@ -160,7 +160,7 @@ class RemoteDriver(TokenScorer):
             self._leave(placed)
 
     def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
-        """Add tokens to a stream and wait until they are read; see `EngineDriver.read`.
+        """Add tokens to a stream and wait until they are read; see `EngineWorker.read`.
 
         Raises:
             OverloadedError: There is no room, or no replica answered in time. The stream is as it was.

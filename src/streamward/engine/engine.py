@@ -137,19 +137,20 @@ class Engine:
         return next(self._ids)
 
     @_locked
-    def open(self, *, owner: str | None = None, stream_id: int | None = None) -> int:
+    def open(self, *, owner: str | None = None, stream_id: int | None = None, is_extra: bool = False) -> int:
         """Open an empty stream and return its id.
 
         Args:
             owner: Whose it is. Steps are divided equally between owners that have work; None is an owner too.
             stream_id: From `new_id`; nothing happens if it is open. By default a new one.
+            is_extra: Whether it may be one more than `max_streams`.
 
         Raises:
             OverloadedError: `max_streams` are open.
         """
         if stream_id in self._streams:
             return stream_id
-        if len(self._streams) >= self.config.max_streams:
+        if not is_extra and len(self._streams) >= self.config.max_streams:
             raise OverloadedError(f"{len(self._streams)} streams are open, as many as max_streams allows; try later")
         number = self.new_id() if stream_id is None else stream_id
         self._streams[number] = TokenSequence(number, owner)

@@ -2,10 +2,12 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamward.errors import ConfigError
 from streamward.gateway.opaque import UnknownOpaque
@@ -86,6 +88,15 @@ class UpstreamConfig(Settings):
     """Between two parts of an answer: models that reason are silent for minutes."""
     max_connections: int = Field(default=256, gt=0)
     """Answers at the same time."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _has_a_host_and_a_port(cls, url: str) -> str:
+        with suppress(ValueError):  # of a port that is none, or a name with an empty or too long part
+            where = urlsplit(url)
+            if where.hostname and where.hostname.encode("idna") and where.port != 0:
+                return url
+        raise ValueError("the host must be a name or an address, the port a number from 1 to 65535")
 
     def secret(self) -> SecretStr | None:
         """Return the key of this server; None if it asks for none.

@@ -260,10 +260,12 @@ class EngineWorker(TokenScorer):
 
     def _tidy(self) -> None:
         """Close, open and truncate what was asked for meanwhile; a stream that is busy is truncated after its read."""
-        for stream_id in list(self._closing):
+        with self._lock:  # both at once: what is opened next may take the place of what was closed
+            closing, opening = list(self._closing), list(self._opening.items())
+        for stream_id in closing:
             self.engine.close(stream_id)
             self._closing.discard(stream_id)
-        for stream_id, owner in list(self._opening.items()):
+        for stream_id, owner in opening:
             self.engine.open(owner=owner, stream_id=stream_id)
             with self._lock:
                 if self._opening.pop(stream_id, _GONE) is _GONE:  # closed in this very moment
@@ -357,7 +359,7 @@ class EngineWorker(TokenScorer):
         """See whether the engine works again, with a token of a stream of its own."""
         self.engine.recover(frozenset(self._streams))
         self._tidy()
-        stream_id = self.engine.open()
+        stream_id = self.engine.open(is_extra=True)
         try:
             self.engine.extend(stream_id, [0], read=None)
             self.engine.step()

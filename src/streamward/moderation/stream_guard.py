@@ -42,7 +42,7 @@ class StreamGuard:
     """
 
     def __init__(self, tokenizer: GuardTokenizer, driver: TokenScorer) -> None:
-        """Take over a driver: `EngineDriver(engine)`, or one whose engines are elsewhere.
+        """Take over a driver: `EngineWorker(engine)`, or one whose engines are elsewhere.
 
         Raises:
             ConfigError: The guard's window does not hold its own template.

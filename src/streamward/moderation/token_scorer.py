@@ -16,7 +16,7 @@ Segment = tuple[Sequence[int], Side | None]
 class TokenScorer(Protocol):
     """Where a guard's streams of tokens are read: by an engine in this process, or elsewhere. Thread-safe.
 
-    The methods do what those of `EngineDriver` do, and raise what those raise.
+    The methods do what those of `EngineWorker` do, and raise what those raise.
     """
 
     @property

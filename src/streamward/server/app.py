@@ -10,7 +10,8 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from streamward.errors import ConfigError, StreamwardError
+from streamward.errors import ConfigError
+from streamward.observability import defect
 from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
@@ -132,8 +133,8 @@ async def _repeat(work: Callable[[], Awaitable[None]], *, every_s: float) -> Non
         await asyncio.sleep(every_s)
         try:
             await work()
-        except StreamwardError as error:
-            logger.error("background work failed", extra={"reason": str(error)})
+        except Exception as error:  # the next time it may succeed
+            logger.error("background work failed", extra=defect(error))
 
 
 async def _reload_policies(state: ServiceState) -> None:

@@ -76,10 +76,6 @@ class Caller:
         if self.upstreams is not None and name not in self.upstreams:
             raise ForbiddenError("this key may not reach that upstream")
 
-    def may_see(self, tenant: str) -> bool:
-        """Whether what belongs to a tenant may be shown."""
-        return self.is_admin or tenant == self.tenant
-
 
 async def identify(connection: HTTPConnection) -> Caller:
     """Return who calls, by the headers alone. What lasts asks again from time to time: keys end.
@@ -164,8 +160,10 @@ def count(connection: HTTPConnection, caller: Caller) -> None:
     Raises:
         RateLimitError: The key's limit is reached.
     """
-    rates = service_state(connection).rates
-    serve_owner(connection, key_id=None if _secret(connection) is None else caller.key_id)
+    state = service_state(connection)
+    rates = state.rates
+    key_id = None if _secret(connection) is None else caller.key_id
+    serve_owner(key_id=key_id, peer=state.peers.of(connection.scope))
     try:
         rates.take(caller.key_id, caller.limits)
     finally:

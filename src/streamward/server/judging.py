@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from streamward.decisions import combine, decide_error
-from streamward.errors import OverloadedError, StreamwardError
+from streamward.errors import GuardFailedError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.observability import defect
 from streamward.schema import Message, Result, Side
@@ -13,12 +13,6 @@ from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
-
-
-class DefectError(StreamwardError):
-    """The guard failed in a way it should not."""
-
-    code = "guard_failed"
 
 
 async def judge(
@@ -64,7 +58,7 @@ async def judge(
 def failed(job: ModerationContext, error: Exception, *, sides: Sequence[Side]) -> Result:
     """Return what follows from a guard that failed with an error it should not give. Its text is not logged."""
     logger.error("guard failed", extra={"request_id": job.request_id, **defect(error)})
-    told = error if isinstance(error, StreamwardError) else DefectError("the guard failed")
+    told = error if isinstance(error, StreamwardError) else GuardFailedError("the guard failed")
     policy = job.policy.policy
     prompt = decide_error(policy, Side.PROMPT, told) if Side.PROMPT in sides else None
     response = decide_error(policy, Side.RESPONSE, told) if Side.RESPONSE in sides else None

@@ -11,10 +11,11 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.decisions import ALLOWED, combine
-from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.errors import InputError, OverloadedError, StreamClosedError
 from streamward.gateway.prompts import to_prompt
 from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
+from streamward.observability import defect
 from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import CallerNow
 from streamward.server.judging import failed, judge
@@ -138,7 +139,14 @@ async def _judge_response(
     places += [(f"tool call {index}", text) for index, text in enumerate(_arguments(body.tool_calls or ()))]
     opinions = []
     for place, text in places:
-        opinion = await _opinion(call, state.with_policy(job.policy), job=job, place=place, text=text)
+        opinion = await _opinion(
+            call,
+            state.with_policy(job.policy),
+            job=job,
+            place=place,
+            text=text,
+            limit_s=state.config.limits.judge_timeout_s,
+        )
         _show(state, job, opinion, place=place, text=text)
         if opinion.result is not None:
             await state.record_decision(job, opinion.result, texts=call.spoken(text), details={"place": place})
@@ -170,12 +178,13 @@ def _show(state: ServiceState, job: ModerationContext, opinion: TextDecision, *,
 
 
 async def _opinion(
-    call: LiteLLMCall, moderator: Moderator, *, job: ModerationContext, place: str, text: str
+    call: LiteLLMCall, moderator: Moderator, *, job: ModerationContext, place: str, text: str, limit_s: float
 ) -> TextDecision:
     if not text.strip():  # nothing to judge yet
         return TextDecision(ALLOWED)
     try:
-        return await call.text(place).judge(text, moderator)
+        async with asyncio.timeout(limit_s):
+            return await call.text(place).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
         raise
     except Exception as error:  # the guard failed; the next call begins anew
@@ -229,12 +238,13 @@ async def _close_call(state: ServiceState, call: LiteLLMCall) -> None:
         for place, text in call.texts.items():
             try:
                 await _conclude(state, call, place=place, text=text)
-            except StreamwardError as error:
-                logger.error("the end of an answer was not logged", extra={"reason": str(error)})
+            except Exception as error:  # the next text must be ended all the same
+                logger.error("the end of an answer was not logged", extra=defect(error))
 
 
 async def _conclude(state: ServiceState, call: LiteLLMCall, *, place: str, text: GrowingText) -> None:
-    result = await text.finish()
+    async with asyncio.timeout(state.config.limits.judge_timeout_s):
+        result = await text.finish()
     if result is not None and call.job is not None:
         await state.record_decision(
             call.job, result, texts=call.spoken(text.text), details={"place": place, "ended": "idle"}

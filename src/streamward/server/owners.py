@@ -2,19 +2,16 @@
 
 from contextvars import ContextVar
 
-from starlette.requests import HTTPConnection
-
 _OWNER: ContextVar[str | None] = ContextVar("streamward_owner", default=None)
 
 
-def serve_owner(connection: HTTPConnection, *, key_id: str | None) -> None:
+def serve_owner(*, key_id: str | None, peer: str) -> None:
     """Note for whom this task works, and every task that it starts.
 
     Args:
-        connection: The request, or the WebSocket.
         key_id: Which key asks; None for callers without one, who are told apart by their address.
+        peer: From `Peers.of`.
     """
-    peer = "unknown" if connection.client is None else connection.client.host
     _OWNER.set(f"peer {peer}" if key_id is None else f"key {key_id}")
 
 

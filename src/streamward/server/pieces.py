@@ -58,3 +58,5 @@ async def with_grace(work: Coroutine[None, None, T]) -> T:
         task.cancel()
         await asyncio.wait([task])
         raise
+    finally:
+        task.cancel()  # where the wait for it was cancelled too

@@ -42,12 +42,12 @@ class Reachability:
 
 
 async def _takes_connections(url: str) -> bool:
-    where = urlsplit(url)
-    port = where.port or (443 if where.scheme == "https" else 80)
     try:
+        where = urlsplit(url)
+        port = where.port or (443 if where.scheme == "https" else 80)
         async with asyncio.timeout(_TIMEOUT_S):
             _, writer = await asyncio.open_connection(where.hostname, port)
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # the last: a name that no server can have
         return False
     writer.close()
     with suppress(OSError):

@@ -68,6 +68,7 @@ class StreamSession:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
         self._live = LiveText()
         self._result: Result | None = None
+        self._concluding: asyncio.Task[None] | None = None  # logs the result; stays once that was done
         self._has_unjudged = False  # whether a piece was taken in whose judgement was cancelled
         self._is_over = False
 
@@ -156,7 +157,7 @@ class StreamSession:
                 self._take_in(said, [])
             raise
         except Exception as error:
-            return await asyncio.shield(asyncio.ensure_future(self._fail(error, said)))
+            return await self._fail(error, said)
         self._has_unjudged = False
         return self._take_in(said, events)
 
@@ -169,6 +170,10 @@ class StreamSession:
         return answer
 
     async def _judge(self, piece: StreamPiece) -> list[Event]:
+        async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+            return await self._judge_patiently(piece)
+
+    async def _judge_patiently(self, piece: StreamPiece) -> list[Event]:
         try:
             if piece.kind == "reasoning":
                 return await self._stream.feed_reasoning(piece.content)
@@ -184,10 +189,10 @@ class StreamSession:
     async def _fail(self, error: Exception, said: str) -> Appended:
         """End the stream with what the policy says about a guard that failed."""
         self._texts.append(said)
-        result = self._failed(error)
-        answer = Appended(self.next_seq, (), result.decision, 0, is_failed=True)
+        self._result = self._failed(error)
+        answer = Appended(self.next_seq, (), self._result.decision, 0, is_failed=True)
         self._keep(answer)
-        await self._conclude(result, "failed")
+        await self._conclude(self._result, "failed")
         return answer
 
     def _failed(self, error: Exception) -> Result:
@@ -201,19 +206,20 @@ class StreamSession:
                 self._result = self._unjudged()
             else:
                 self._result = await self._judge_end()
-        await asyncio.shield(asyncio.ensure_future(self._conclude(self._result, ending)))
+        await self._conclude(self._result, ending)
         return self._result
 
     async def give_up(self, ending: Ending) -> None:
         """End the session without judging what is left; the decision is logged as of what was judged."""
         self._check_open()
-        if self._result is None:  # else it is being logged
+        if self._result is None:
             self._result = self._unjudged()
-            await self._conclude(self._result, ending)
+        await self._conclude(self._result, ending)
 
     async def _judge_end(self) -> Result:
         try:
-            return await self._stream.finish()
+            async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+                return await self._stream.finish()
         except Exception as error:  # the guard failed; what follows is the policy's to say
             return self._failed(error)
 
@@ -224,6 +230,17 @@ class StreamSession:
         return Result(combine(found.decision, unread), found.prompt, found.response)
 
     async def _conclude(self, result: Result, ending: Ending) -> None:
+        """Log the decision once: whoever comes while that is being done waits for it, and it goes on without him."""
+        if self._concluding is None:
+            self._concluding = asyncio.create_task(self._log_and_release(result, ending))
+            self._concluding.add_done_callback(self._note_concluded)
+        await asyncio.shield(self._concluding)
+
+    def _note_concluded(self, concluding: "asyncio.Task[None]") -> None:
+        if concluding.cancelled() or concluding.exception() is not None:
+            self._concluding = None  # the next one tries again
+
+    async def _log_and_release(self, result: Result, ending: Ending) -> None:
         texts = Texts(self._prompt_text, "".join(self._texts))
         try:
             await self._state.record_decision(self.job, result, texts=texts, details={"ended": ending})
@@ -315,7 +332,8 @@ class StreamRegistry:
                 raise OverloadedError(f"{self._config.max_open} streams are open; try again later")
             self._num_opening += 1
             undo.callback(self._opened)
-            stream = await held.enter_async_context(open_stream())
+            async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+                stream = await held.enter_async_context(open_stream())
             session = StreamSession(job, stream, held, state=self._state, prompt_text=prompt_text, clock=self._clock)
             undo.pop_all()
             self._opened()

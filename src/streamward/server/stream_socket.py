@@ -174,12 +174,15 @@ class Connection:
                 await self._websocket.send_text(text)
         except (TimeoutError, RuntimeError, WebSocketDisconnect, OSError):
             logger.info("client vanished", extra={"request_id": self._request_id})
-            with suppress(RuntimeError, OSError):
-                await self._websocket.close(answer_for(OverloadedError()).close_code)
+            await self._close(OverloadedError())
 
     async def _end(self, error: StreamwardError) -> None:
         await self._send(Failed(code=error.code, message=str(error)))
-        await self._websocket.close(answer_for(error).close_code)
+        await self._close(error)
+
+    async def _close(self, error: StreamwardError) -> None:
+        with suppress(RuntimeError, OSError, WebSocketDisconnect):  # it is closed already, or the client is gone
+            await self._websocket.close(answer_for(error).close_code)
 
     @property
     def _request_id(self) -> str:

@@ -6,12 +6,12 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Path, Query, Request
 from starlette.requests import HTTPConnection
 
-from streamward.errors import InputError, OverloadedError
+from streamward.errors import GuardFailedError, InputError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import read_conversation
 from streamward.schema import Side
 from streamward.server.auth import Caller, CallerNow
 from streamward.server.errors import ERRORS
-from streamward.server.judging import DefectError, failed
+from streamward.server.judging import failed
 from streamward.server.records import ModerationContext, Texts, new_id
 from streamward.server.sessions import StreamRegistry, StreamSession
 from streamward.server.state import service_state
@@ -58,7 +58,9 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
     except Exception as error:
         result = failed(job, error, sides=[Side.PROMPT])
         await state.record_decision(job, result, texts=Texts(prompt_text), details={"ended": "failed"})
-        raise DefectError("the guard failed to open the stream") from error
+        if isinstance(error, StreamwardError):
+            raise
+        raise GuardFailedError("the guard failed to open the stream") from error
 
 
 def _prompt_text(wanted: OpenStream, *, max_chars: int) -> str | None:
