@@ -115,10 +115,12 @@ def test_what_is_no_error_does_not_end_a_stream(body):
     assert notebook.outcomes[0].ending is EndReason.COMPLETE
 
 
-def test_an_error_behind_the_last_word_is_told_too():
+def test_an_error_behind_the_last_word_is_the_one_end():
     notebook = Notebook()
     script = Script(SAID + delta(reason="stop") + event({"error": {"message": "no room"}}) + DONE)
     _, data = ask(gateway(script, observer=notebook), call(chat()))
+    assert texts_in(data) == {CONTENT: "Bread "}
+    assert reasons_in(data) == {}
     assert events_in(data)[-1]["error"]["message"] == "no room"
     assert notebook.outcomes[0].ending is EndReason.UPSTREAM_FAILED
 

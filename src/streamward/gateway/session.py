@@ -249,7 +249,8 @@ class GatewaySession:
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
             await self._judge(ledger, is_end=True)
-            rest = self._release(ledger, is_audit=is_audit, is_last=True)
+            has_error = self._has_reported_error(ledger, reading)  # then that is how the choices end
+            rest = self._release(ledger, is_audit=is_audit, is_last=not has_error)
             is_recorded, end = await self._last(ledger, reading)
             yield b"".join([*rest, *end] if is_recorded else end)
 
@@ -282,7 +283,7 @@ class GatewaySession:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
         is_complete = self._is_over(ledger) or ledger.is_complete(self._request.num_groups)
         error: StreamwardError | None = None if is_complete else reading.error
-        if isinstance(reading.error, ReportedError) and not self._is_over(ledger):
+        if self._has_reported_error(ledger, reading):
             error = reading.error
         elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
@@ -304,6 +305,9 @@ class GatewaySession:
         if isinstance(error, ReportedError):
             return error_of_report(await self._judges.let_through(self._upstream.redacted(error.report)))
         return error_of_failure(error)
+
+    def _has_reported_error(self, ledger: ReleaseBuffer, reading: StreamDecoder) -> bool:
+        return isinstance(reading.error, ReportedError) and not self._is_over(ledger)
 
     def _is_over(self, ledger: ReleaseBuffer) -> bool:
         """Whether nothing more is to come, whatever the upstream still sends."""
