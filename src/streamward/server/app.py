@@ -20,7 +20,7 @@ from streamward.server.errors import ERRORS, describe, install_error_handlers
 from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
 from streamward.server.middleware import BodyLimits, HeadAsGet, RequestContext, TrustedHosts
-from streamward.server.sessions import StreamRegistry
+from streamward.server.session_registry import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
 logger = logging.getLogger(__name__)
