@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from streamward.server.sessions import StreamRegistry
+from streamward.server.session_registry import StreamRegistry
 from tests.moderation.guards import stream_guard
 from tests.server.services import open_service
 

@@ -75,7 +75,13 @@ class Admission:
     @property
     def left_s(self) -> float:
         """Seconds that work in flight still has; all of `drain_s` while the service is not stopping."""
-        return self._drain_s if self._stop_at is None else max(0.0, self._stop_at - self._clock())
+        return self.until(0.0)
+
+    def until(self, grace_s: float) -> float:
+        """Return the seconds until some time after `drain_s`. What follows one another in a stop shares this end."""
+        if self._stop_at is None:
+            return self._drain_s + grace_s
+        return max(0.0, self._stop_at + grace_s - self._clock())
 
     async def drain(self, *, grace_s: float = 0.0) -> bool:
         """Let no more work in, and wait for what is in flight.
@@ -88,7 +94,7 @@ class Admission:
         """
         self.close()
         try:
-            await asyncio.wait_for(self._is_idle.wait(), self.left_s + grace_s)
+            await asyncio.wait_for(self._is_idle.wait(), self.until(grace_s))
         except TimeoutError:
             return False
         return True

@@ -20,13 +20,15 @@ from streamward.server.errors import ERRORS, describe, install_error_handlers
 from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
 from streamward.server.middleware import BodyLimits, HeadAsGet, RequestContext, TrustedHosts
-from streamward.server.sessions import StreamRegistry
+from streamward.server.session_registry import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
-_GRACE_S = 0.2  # for what was cancelled to end
+_GRACE_S = 0.2  # after `limits.drain_s`: for what was cancelled to end
+_TASKS_S = 0.3  # likewise, for what runs beside the requests
+_STREAMS_S = 0.4  # likewise, for the streams
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -87,8 +89,8 @@ async def _running(state: ServiceState, registry: StreamRegistry) -> AsyncIterat
         await state.admission.drain(grace_s=_GRACE_S)
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=_GRACE_S)
-        await registry.close(timeout_s=state.admission.left_s + _GRACE_S)
+        await asyncio.wait(tasks, timeout=min(_GRACE_S, state.admission.until(_TASKS_S)))
+        await registry.close(timeout_s=state.admission.until(_STREAMS_S))
 
 
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:

@@ -65,7 +65,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         sweeping.cancel()
         with suppress(TimeoutError):  # the ends of answers that are not judged in time are not logged
-            async with asyncio.timeout(app.state.service.admission.left_s + _GRACE_S):
+            async with asyncio.timeout(app.state.service.admission.until(_GRACE_S)):
                 await _close(app.state.litellm_calls, app.state.service, every=True)
 
 

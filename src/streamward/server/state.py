@@ -34,7 +34,7 @@ from streamward.server.telemetry import Telemetry, open_telemetry
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_S = 0.2  # for the log of decisions, where a stop has used up its time
+_FLUSH_S = 0.7  # after `limits.drain_s`: for the log of decisions; before the process is ended (`cli.serve`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ class ServiceState:
 
     def close(self) -> None:
         """Write what is waiting to be logged, and free the guard and the database. Bounded, whatever hangs."""
-        if not self.audit.close(timeout_s=self.admission.left_s + _FLUSH_S):
+        if not self.audit.close(timeout_s=self.admission.until(_FLUSH_S)):
             logger.error("decisions were not logged", extra={"num_rows": self.audit.num_waiting})
         self.moderator.close()
         self.engine.dispose()

@@ -13,7 +13,8 @@ from streamward.server.auth import Caller, CallerNow
 from streamward.server.errors import ERRORS
 from streamward.server.judging import failed
 from streamward.server.records import ModerationContext, Texts, new_id
-from streamward.server.sessions import StreamRegistry, StreamSession
+from streamward.server.session_registry import StreamRegistry
+from streamward.server.sessions import StreamSession
 from streamward.server.state import service_state
 from streamward.server.stream_wire import AppendPiece, Closed, Events, Opened, OpenStream, Resumed
 
