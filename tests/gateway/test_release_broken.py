@@ -118,7 +118,7 @@ def assert_all_agree(made: Call, *, blocks: bool) -> None:
         if blocks:
             assert part.num_shown_chars <= part.num_judged_chars
         assert (part.judgement is None) <= (part.num_judged_chars <= 1)
-    if outcome.ending not in (EndReason.COMPLETE, EndReason.RESPONSE_BLOCKED):
+    if outcome.ending not in (EndReason.COMPLETE, EndReason.RESPONSE_BLOCKED, EndReason.GUARD_FAILED):
         return
     stopped = {part.name for part in outcome.parts if part.decision.action is Action.BLOCK}
     for index, reason in endings_in(made.data):

@@ -128,7 +128,7 @@ def test_a_guard_that_fails_lets_nothing_unjudged_through(error):
     assert texts_in(late) == {}
     assert reasons_in(late) == {0: "content_filter"}
     (outcome,) = notebook.outcomes
-    assert outcome.ending is EndReason.RESPONSE_BLOCKED
+    assert outcome.ending is EndReason.GUARD_FAILED
     assert outcome.decision.error == getattr(error, "code", "internal")
     assert guard.num_open == 0
 
