@@ -29,6 +29,7 @@ class HeldEngine:
         self._num_queued = num_queued
         self._step = self.engine.step
         self._is_stepping = threading.Event()
+        self._is_released = threading.Event()
         self.engine.step = self._held_step  # type: ignore[method-assign]
 
     def hold(self) -> None:
@@ -37,12 +38,15 @@ class HeldEngine:
         in_threads([lambda: self.driver.read(first, [1], side=None)])
         assert self._is_stepping.wait(TIMEOUT_S)
 
+    def release(self) -> None:
+        """End the first step whatever is queued: a thread that steps for ever keeps the process."""
+        self._is_released.set()
+
     def _held_step(self) -> list[StepOutput]:
         if not self._is_stepping.is_set():
             self._is_stepping.set()
-            poll = threading.Event()
-            while len(self.driver._queue) < self._num_queued:
-                poll.wait(0.001)
+            while len(self.driver._queue) < self._num_queued and not self._is_released.wait(0.001):
+                pass
             return self._step()
         if self.fails:
             raise MemoryError("no memory")
@@ -152,6 +156,7 @@ def test_too_many_streams_are_refused_while_steps_run() -> None:
     held.hold()
     with pytest.raises(OverloadedError, match="max_streams"):
         held.driver.open()
+    held.release()
 
 
 def test_nothing_runs_while_nothing_waits() -> None:
