@@ -90,6 +90,17 @@ def test_what_hangs_does_not_keep_the_process(tmp_path, what: str) -> None:
         assert seconds_to_stop(process) <= LIMIT_S
 
 
+def test_a_request_that_a_stop_cuts_short_is_told_so(tmp_path) -> None:
+    with running(tmp_path, "step") as (process, url), send(url, "/v1/guard", {"prompt": "hello"}) as client:
+        wait_for(process, "hanging")
+        seconds = seconds_to_stop(process)
+        client.settimeout(10)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b'"code":"overloaded"' in answer
+        assert seconds <= LIMIT_S
+
+
 def test_pages_and_websockets_that_are_open_do_not_keep_the_process(tmp_path) -> None:
     with (
         running(tmp_path, "nothing") as (process, url),

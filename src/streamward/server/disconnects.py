@@ -1,9 +1,12 @@
-"""Work for a client that has left is ended."""
+"""Work for a client that has left is ended, and work that a stop cut short is answered."""
 
 import asyncio
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamward.errors import OverloadedError
+from streamward.server.errors import error_response
 
 _CLIENT_LEFT = 499  # nobody receives it; logs and metrics show it
 
@@ -11,7 +14,8 @@ _CLIENT_LEFT = 499  # nobody receives it; logs and metrics show it
 class CancelOnDisconnect:
     """Cancels a handler whose client leaves before the answer has begun, unless it listens for that itself.
 
-    Frameworks cancel streaming answers only; a handler that judges a text would go on for nobody.
+    Frameworks cancel streaming answers only; a handler that judges a text would go on for nobody. A handler that is
+    cancelled because the service stops is answered as overloaded.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,9 +33,13 @@ class CancelOnDisconnect:
         try:
             await working
         except asyncio.CancelledError:
-            if not client.was_cancelled:
+            if client.was_cancelled:
+                await Response(status_code=_CLIENT_LEFT)(scope, receive, send)
+            elif scope["app"].state.service.admission.is_draining and not client.has_begun:
+                error = OverloadedError("the service is stopping; try another one")
+                await error_response(error)(scope, receive, send)
+            else:
                 raise
-            await Response(status_code=_CLIENT_LEFT)(scope, receive, send)
         finally:
             working.cancel()
             client.stop()
@@ -45,7 +53,7 @@ class _Client:
         self.was_cancelled = False
         self._receive = receive
         self._send = send
-        self._has_begun = False
+        self.has_begun = False
         self._num_listening = 0
         self._leaving: asyncio.Task[Message] | None = None
 
@@ -64,7 +72,7 @@ class _Client:
 
     async def send(self, message: Message) -> None:
         """Pass on what the handler answers."""
-        self._has_begun = True
+        self.has_begun = True
         await self._send(message)
 
     def stop(self) -> None:
@@ -75,7 +83,7 @@ class _Client:
     async def _leave(self) -> Message:
         while (message := await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._num_listening and not self._has_begun and self.working is not None:
+        if not self._num_listening and not self.has_begun and self.working is not None:
             self.was_cancelled = True
             self.working.cancel()
         return message
