@@ -44,7 +44,7 @@ def assert_nothing_leaves_past_the_flagged_token(moderator, text, *, pieces, siz
     shown = texts_in(data).get(CONTENT, "")
     judged = moderator.moderate(prompt=PROMPT, response=text).response
     assert text.startswith(shown)
-    if judged is None or judged.first_flagged is None:  # nothing is judged of a blank text
+    if judged.first_flagged is None:
         assert shown == text or reasons_in(data) == {0: "content_filter"}  # a word cut in two may look worse than whole
     else:
         assert reasons_in(data) == {0: "content_filter"}

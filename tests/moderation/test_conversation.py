@@ -167,8 +167,3 @@ def test_an_instruction_behind_the_user_does_not_hide_the_users_turn() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}]
     conversation = read_conversation(messages=messages, max_chars=100)
     assert conversation.context == (Message(Role.SYSTEM, "b"), Message(Role.USER, "a"))
-
-
-def test_an_empty_response_behind_a_prompt_is_not_judged() -> None:
-    for response in ("", " \n"):
-        assert read_conversation(prompt="hello", response=response, max_chars=100).response is None

@@ -1,7 +1,7 @@
 """What a caller wants judged, checked and in one shape."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.messages import Turn, arrange, read_turn
@@ -72,12 +72,8 @@ def read_conversation(
     if num_chars > max_chars:
         raise ContextLengthError(f"the text has {num_chars} characters; at most {max_chars} are accepted (max_chars)")
     conversation = _conversation(turns)
-    if may_be_blank:
-        return conversation
-    if conversation.is_blank:
+    if conversation.is_blank and not may_be_blank:
         raise InputError("there is nothing to judge: the text is empty or blank")
-    if conversation.response is not None and _is_blank(conversation.response):
-        return replace(conversation, response=None)  # nothing is said of a text that is not there
     return conversation
 
 
