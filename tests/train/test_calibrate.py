@@ -17,6 +17,7 @@ from streamward.schema import RiskLevel, Side
 from streamward.train import calibrate
 from streamward.train.calibrate import fit_temperature, run
 from streamward.train.gen import train as train_gen
+from streamward.train.headline import headline
 from streamward.train.stream import train
 from tests.train.tiny import CALM, RISKY, config
 
@@ -50,6 +51,8 @@ def test_an_overconfident_guard_gets_a_temperature_above_one() -> None:
 def test_a_calibrated_adapter_carries_offsets_and_temperature_and_no_thresholds(workplace: Path, trained: Path) -> None:
     output = run(calibrate_config(workplace, trained, workplace / "out"))
     report = json.loads((output / "calibration.json").read_text())
+    assert headline(output).startswith(f"prompts: F1 {report['prompt']['strict']['f1']:.3f}")
+    assert headline(output).endswith("calibration.json")
     guard_config = parse_guard_config(read_config(output))
     assert not guard_config.operating_points
     assert list(guard_config.risk_offsets[Side.PROMPT]) == list(report["prompt"]["risk_offsets"].values())

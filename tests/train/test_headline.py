@@ -7,7 +7,7 @@ from streamward.train.headline import headline
 
 ALL = {"rows": 120.0, "f1": 0.9123, "recall": 0.9, "false_positive_rate": 0.034}
 REPORTS = {
-    "report.json": {"held_back": {"prompt": {"all": ALL, "by_file": {}}, "response": {"all": {"rows": 3, "f1": 0.5}}}},
+    "report.json": {"held_out": {"prompt": {"all": ALL, "by_file": {}}, "response": {"all": {"rows": 3, "f1": 0.5}}}},
     "calibration.json": {"prompt": {"rows": 120, "temperature": 1.1, "strict": {**ALL, "line": 0.4}, "loose": ALL}},
 }
 
@@ -16,7 +16,7 @@ REPORTS = {
 def test_a_stage_ends_with_its_figures_and_the_place_of_its_report(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(json.dumps(REPORTS[name]))
     told = headline(tmp_path)
-    assert told.startswith("prompts: F1 0.912, 3.4 % false positives (120 held-back rows); ")
+    assert told.startswith("prompts: F1 0.912, 3.4 % false positives (120 held-out rows); ")
     assert told.endswith(f"report: {tmp_path / name}")
 
 

@@ -13,6 +13,7 @@ from streamward.data.jsonl import parse_row
 from streamward.errors import CheckpointError, ConfigError
 from streamward.schema import RiskLevel, Side
 from streamward.train.config import StreamTrainConfig
+from streamward.train.headline import headline
 from streamward.train.mixture import WeightedSample
 from streamward.train.stream import _encode, train
 from tests.train.tiny import CALM, RISKY, config, guard_tokenizer, row
@@ -22,6 +23,7 @@ def test_a_run_ends_in_a_guard_that_has_learnt(workplace: Path) -> None:
     folder = train(config(workplace, "tiny"))
     report = json.loads((folder / "report.json").read_text())
     assert report["held_out"]["prompt"]["all"]["f1"] > 0.9
+    assert headline(folder).startswith("prompts: F1 ")
     with streamward.load(folder) as guard:
         assert guard.moderate(prompt=f"500 {RISKY}").decision.action == "block"
         assert guard.moderate(prompt=f"501 {CALM}").decision.action == "allow"
