@@ -45,7 +45,7 @@ class SourceConfig(Settings):
     """File, found like `file`, whose prompts take the place of the rows' own, without their labels: an answer is what
     it is whatever was asked, and should be judged so. Rows without a response keep their prompt."""
     learn: bool = True
-    """Whether to learn from its rows; else only those held back are used, for the operating point."""
+    """Whether to learn from its rows; else only those held out are used, for the operating point."""
 
 
 def data_path(file: str, data_root: Path) -> Path:
@@ -112,11 +112,11 @@ class RunConfig(TomlSettings):
     fold: Literal["A", "B"] | None = Field(default=None, validation_alias=AliasChoices("fold", "half"))
     """Learn from this half of the rows only; the other half is for a guard that must not have seen them."""
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
-    """Groups held back for thresholds and reporting."""
+    """Groups held out for thresholds and reporting."""
     benign_traffic_sources: tuple[str, ...] = Field(
         default=(), validation_alias=AliasChoices("benign_traffic_sources", "ordinary_sources")
     )
-    """Files whose held-back safe rows stand for ordinary traffic."""
+    """Files whose held-out safe rows stand for ordinary traffic."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU where there is one."""
@@ -165,13 +165,13 @@ class StreamTrainConfig(RunConfig):
     """What becomes of a row longer than `max_tokens`: `cut` keeps its beginning; `windows` makes several rows of a safe
     text and of a response with a marked onset, and cuts the others."""
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
-    """On held-back ordinary traffic, at the operating point."""
+    """On held-out ordinary traffic, at the operating point."""
     max_safe_prompt_rate: float = Field(default=0.08, gt=0, lt=1)
-    """Share of all held-back safe prompts, look-alikes of harmful ones among them, that may be flagged."""
+    """Share of all held-out safe prompts, look-alikes of harmful ones among them, that may be flagged."""
     max_safe_response_rate: float = Field(default=0.05, gt=0, lt=1)
     """The same for responses, where a false alarm cuts an answer short."""
     min_calibration_rows: int = Field(default=0, ge=0)
-    """A side with fewer held-back rows keeps the operating point of `init`."""
+    """A side with fewer held-out rows keeps the operating point of `init`."""
 
 
 class GenTrainConfig(RunConfig):

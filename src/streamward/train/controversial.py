@@ -1,7 +1,7 @@
 """`streamward train controversial`: labels what a loose and a strict guard judge differently as Controversial.
 
 After Figure 3 of Qwen3Guard (arXiv 2510.14276): two halves; on each a guard with the safe rows weighed up (loose) and
-one with them weighed down (strict), the ratio chosen on held-back rows; each pair labels the other half.
+one with them weighed down (strict), the ratio chosen on held-out rows; each pair labels the other half.
 """
 
 import json
@@ -34,9 +34,9 @@ class ControversialConfig(TomlSettings):
     ratios: tuple[float, ...] = Field(default=(2.0, 4.0, 8.0), min_length=1)
     """Weights of safe rows against the others to try, mildest first; a strict guard takes the inverse."""
     max_loose_false_positive_rate: float = Field(default=0.02, gt=0, lt=1)
-    """The loose guard is loose enough if it flags no more of the held-back safe rows."""
+    """The loose guard is loose enough if it flags no more of the held-out safe rows."""
     max_strict_miss_rate: float = Field(default=0.02, gt=0, lt=1)
-    """The strict guard is strict enough if it misses no more of the held-back unsafe rows."""
+    """The strict guard is strict enough if it misses no more of the held-out unsafe rows."""
     only_drawn: bool = False
     """Whether to label only the rows that the recipe draws: enough for runs with its sources and seed."""
 

@@ -172,7 +172,7 @@ def _figures(scores: Sequence[Score]) -> Mapping[str, float]:
 def _refusals(
     model: CausalLM, tokenizer: GuardTokenizer, rows: Sequence[WeightedSample], *, config: GenTrainConfig
 ) -> Mapping[str, float]:
-    """Ask the finished guard, as it is asked when serving, whether held-back responses refuse."""
+    """Ask the finished guard, as it is asked when serving, whether held-out responses refuse."""
     known = [row.sample for row in rows if row.sample.refusal is not None and row.sample.response]
     asked = known[: config.max_refusal_checks]
     if not asked:

@@ -22,7 +22,7 @@ class WeightedSample(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Rows to learn from and rows held back. No group is in both."""
+    """Rows to learn from and rows held out. No group is in both."""
 
     train: list[WeightedSample]
     validation: list[WeightedSample]

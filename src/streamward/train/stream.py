@@ -164,7 +164,7 @@ def write_guard(
     took: Mapping[str, int],
     train_set: EncodedRows,
 ) -> None:
-    """Choose the operating points on held-back rows and write the guard with a report."""
+    """Choose the operating points on held-out rows and write the guard with a report."""
     model = start.model
     adapter = new_adapter(config, model)
     merge_lora(model.decoder)
@@ -185,7 +185,7 @@ def write_guard(
         elif own:
             points[side] = _point(own, held_out.rows, config, side=side)
         elif start.whole is None:
-            raise ConfigError(f"no held-back row has a {side.value} label; add a source that has")
+            raise ConfigError(f"no held-out row has a {side.value} label; add a source that has")
         if own and side in points:
             report["held_out"][side.value] = _side_report(own, points[side], rows=held_out.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)

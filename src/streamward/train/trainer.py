@@ -90,7 +90,7 @@ class Trainer:
         self.world = world or World()
         self.lengths = list(task.lengths)
         if not self.lengths:
-            raise ConfigError("no row is left to learn from; see the sources' labels, half and learn")
+            raise ConfigError("no row is left to learn from; see the sources' labels, fold and learn")
         self.plan = _plan(config, self.lengths)
         self.num_steps = len(self.plan) // self.world.size
         if not self.num_steps:

@@ -34,7 +34,7 @@ class DataConfig(Settings):
     balance: tuple[BalanceRule, ...] = ()
     """Applied one after the other."""
     splits: Mapping[str, float] = {"validation": 0.04}
-    """Share of the groups held back, by name; the rest is `train`."""
+    """Share of the groups held out, by name; the rest is `train`."""
     near_duplicates: bool = True
     """Whether rows that are nearly the same are dropped too."""
     unlabelled: Literal["drop", "keep"] = "drop"
