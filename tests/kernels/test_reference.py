@@ -1,5 +1,7 @@
 """The kernels give what the decoder in torch gives, up to the rounding of weights, activations and cache."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -18,15 +20,18 @@ from tests.kernels.harness import (
     read_in_random_cuts,
 )
 
+if TYPE_CHECKING:
+    from streamward.model.decoder import Decoder
+
 torch = pytest.importorskip("torch")
 
 LENGTHS = (5, 130, 64, 201)
 
 
-def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
-    """Run one full pass over each stream in float32: states of all tokens after the first layer, and at the end."""
+def reference_decoder(weights: RandomWeights) -> "Decoder":
+    """Make the decoder in torch, float32, of weights as they are packed."""
     from streamward.model.config import ModelConfig, SlidingWindow
-    from streamward.model.decoder import Decoder, dense_hidden
+    from streamward.model.decoder import Decoder
 
     shape = weights.shape
     config = ModelConfig(
@@ -65,6 +70,14 @@ def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
             norm = getattr(module, name)
             if norm is not None:
                 put(norm.weight, layer[name])
+    return decoder
+
+
+def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
+    """Run one full pass over each stream in float32: states of all tokens after the first layer, and at the end."""
+    from streamward.model.decoder import dense_hidden
+
+    decoder = reference_decoder(weights)
     first: list[Floats] = []
     decoder.layers[0].register_forward_hook(lambda _, __, out: first.append(out.numpy()))
     with torch.inference_mode():
