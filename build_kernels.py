@@ -100,7 +100,9 @@ def compile_kernels(
         commands, objects = [], []
         for name in BASELINE_SOURCES:
             objects.append(f"{folder}/{name}.o")
-            commands.append([*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]])
+            commands.append(
+                [*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]]
+            )
         if main is not None:
             objects.append(f"{folder}/main.o")
             commands.append([*FLAGS, SMALL, *extra_flags, f"-I{SOURCES}", "-c", str(main), "-o", objects[-1]])

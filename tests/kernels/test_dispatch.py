@@ -44,7 +44,9 @@ def test_a_unit_that_the_machine_cannot_run_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(library, "available_units", lambda: ("scalar",))
     unit = built_units()[-1]
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, unit)
-    with pytest.raises(ConfigError, match=rf"STREAMWARD_CPU is '{unit}', which this machine cannot run; it runs scalar"):
+    with pytest.raises(
+        ConfigError, match=rf"STREAMWARD_CPU is '{unit}', which this machine cannot run; it runs scalar"
+    ):
         load_kernels()
 
 

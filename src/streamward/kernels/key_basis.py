@@ -50,7 +50,9 @@ def key_tables(decoder: KernelDecoder, ids: Sequence[int]) -> KeyTables:
     queries = np.empty((num_layers, num_tokens, weights.num_heads, head_dim), np.float32)
     pages = range(-(-num_tokens // decoder.page_tokens))
     span = range(num_tokens)
-    decoder.decode(ids, positions=span, slots=span, parts=[SequenceSlice(num_tokens, num_tokens, pages)], queries=queries)
+    decoder.decode(
+        ids, positions=span, slots=span, parts=[SequenceSlice(num_tokens, num_tokens, pages)], queries=queries
+    )
     keys = np.concatenate([decoder.cached_keys(page) for page in pages], axis=2)[:, :, 1:num_tokens]
     rows = queries[:, 1:].reshape(num_layers, num_tokens - 1, num_kv_heads, -1, head_dim)
     rows = rows.transpose(0, 2, 1, 3, 4).reshape(num_layers, num_kv_heads, -1, head_dim)
