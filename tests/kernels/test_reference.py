@@ -1,6 +1,7 @@
 """The kernels give what the decoder in torch gives, up to the rounding of weights, activations and cache."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def reference_decoder(weights: RandomWeights) -> "Decoder":
     )
     decoder = Decoder(config).eval()
 
-    def put(parameter: "torch.nn.Parameter", value: Floats) -> None:
+    def put(parameter: Any, value: Floats) -> None:  # torch is not imported where there is none
         assert parameter.shape == value.shape
         parameter.data = torch.from_numpy(value.copy())
 
@@ -61,7 +62,8 @@ def reference_decoder(weights: RandomWeights) -> "Decoder":
     embeddings = from_bfloat16(to_bfloat16(weights.embeddings))
     put(decoder.embed.weight, dequantize(quantize(weights.embeddings)) if shape.is_gemma else embeddings)
     put(decoder.norm.weight, weights.norm)
-    for module, layer in zip(decoder.layers, weights.layers, strict=True):
+    modules: Iterable[Any] = decoder.layers  # nn.Module tells no attribute's type
+    for module, layer in zip(modules, weights.layers, strict=True):
         put(module.qkv.weight, rounded(layer, "q", "k", "v"))
         put(module.out.weight, rounded(layer, "out"))
         put(module.gate_up.weight, rounded(layer, "gate", "up"))
