@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from streamward.kernels.library import load_kernels, num_threads, set_num_threads
+from streamward.kernels.quantization import quantize
 from streamward.kernels.threads import usable_cores
+from streamward.kernels.weights import PackedWeight
 from tests.kernels.harness import SHAPES, Floats, Mode, RandomWeights, decoder_of, read_in_random_cuts
 
 LENGTHS = (70, 130)
@@ -103,3 +105,19 @@ def test_the_first_version_of_control_groups_has_quotas_too(tmp_path: Path, monk
 def test_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
     assert usable_cores(cgroup_root=tmp_path, own_cgroup=tmp_path / "none") == 3
+
+
+def test_a_caller_who_flushes_denormal_numbers_gets_the_same_bits() -> None:
+    torch = pytest.importorskip("torch")
+    weight = quantize(np.random.default_rng(1).standard_normal((64, 128), np.float32) * np.float32(1e-20))
+    x = np.random.default_rng(2).standard_normal((3, 128), np.float32) * np.float32(1e-20)
+    packed = PackedWeight.int8(weight, kernels=load_kernels())
+    expected = packed.matmul(x)
+    assert np.any(expected != 0)
+    assert np.abs(expected).max() < np.finfo(np.float32).tiny
+    torch.set_flush_denormal(True)
+    try:
+        found = packed.matmul(x)
+    finally:
+        torch.set_flush_denormal(False)
+    assert found.tobytes() == expected.tobytes()
