@@ -1,4 +1,4 @@
-"""A number that is not finite shows in everything that read it, and in no other stream: no unit hides a damaged guard."""
+"""A number that is not finite shows in all that read it, and in no other stream: no unit hides a damaged guard."""
 
 import numpy as np
 import pytest
