@@ -2,7 +2,8 @@
 
     python benchmarks/scaling.py [--json FILE] [--markdown FILE] [--quick]
 
-Needs the extras ray and serve; docs/how-to/scaling.md says how to read the result. Takes some minutes on a free machine.
+Needs the extras ray and serve; docs/how-to/scaling.md says how to read the result.
+Takes some minutes on a free machine.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[str]:
-    """The commands that a reader would type: lines behind `$ `, or lines of an indented block that begin with a program."""
+    """The commands that a reader would type: lines behind `$ `, or lines of a block that begin with a program."""
     text = block.text.replace("\\\n", " ")
     for line in text.splitlines():
         if not (line.startswith("$ ") if block.language == "console" else PROGRAMS.match(line)):
