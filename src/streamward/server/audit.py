@@ -258,11 +258,11 @@ def _row(record: AuditRecord) -> dict[str, Any]:  # Any: column values
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     for name, length in _MAX_LENGTHS.items():
         if isinstance(values[name], str):
-            values[name] = storable(values[name])[:length]
+            values[name] = sanitize_for_db(values[name])[:length]
     return values
 
 
-def storable(text: str) -> str:
+def sanitize_for_db(text: str) -> str:
     """Return a text as databases take it: lone surrogates and NUL become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 

@@ -186,9 +186,9 @@ async def admin_only(connection: HTTPConnection, documented: Documented) -> Call
     return caller
 
 
-CallerNow = Annotated[Caller, Depends(authenticate)]
+MeteredCaller = Annotated[Caller, Depends(authenticate)]
 """A caller that is counted: for routes that judge."""
-CallerSeen = Annotated[Caller, Depends(seen)]
+IdentifiedCaller = Annotated[Caller, Depends(seen)]
 """A caller that is not counted: for routes that only show something."""
 AdminCaller = Annotated[Caller, Depends(admin_only)]
 """An admin."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
 from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
@@ -225,10 +225,12 @@ class PageConfig(Settings):
     """Whether there is a page."""
     live_text: bool = False
     """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
-    max_watchers: int = Field(default=32, gt=0)
+    max_subscribers: int = Field(default=32, gt=0, validation_alias=AliasChoices("max_subscribers", "max_watchers"))
     """Subscribers at the same time; more are answered 503."""
-    max_watchers_per_tenant: int = Field(default=8, gt=0)
-    """Of one tenant; more are answered 429."""
+    max_subscribers_per_tenant: int = Field(
+        default=8, gt=0, validation_alias=AliasChoices("max_subscribers_per_tenant", "max_watchers_per_tenant")
+    )
+    """Subscribers of one tenant at the same time; more are answered 429."""
 
 
 class ServeConfig(Settings):

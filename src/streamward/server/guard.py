@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from streamward.server.auth import CallerNow
+from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -39,7 +39,7 @@ class GuardAnswer(SideWire):
 
 
 @router.post("/v1/guard", responses=ERRORS)
-async def guard(body: GuardRequest, request: Request, caller: CallerNow) -> GuardAnswer:
+async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> GuardAnswer:
     """Judge a prompt, a response or a conversation."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.policy)

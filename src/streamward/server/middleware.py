@@ -135,7 +135,7 @@ class TrustedHosts:
         await self._app(scope, receive, send)
 
 
-class _Gone(StreamwardError):
+class _ClientDisconnected(StreamwardError):
     """The client is gone; nobody is left to answer."""
 
 
@@ -164,7 +164,7 @@ class BodyLimits:
             problem = await self._problem(scope, receive, taken, caller.key_id)
             if problem is None:
                 await self._app(scope, _replay(bytes(taken), receive), send)
-            elif not isinstance(problem, _Gone):
+            elif not isinstance(problem, _ClientDisconnected):
                 await self._refuse(scope, receive, send, problem)
         finally:
             self._num_buffered -= len(taken)
@@ -195,7 +195,7 @@ class BodyLimits:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise _ClientDisconnected
             part = message.get("body", b"")
             self._check_size(len(taken) + len(part))
             self._check_room(len(taken), len(part), key_id)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.message_parts import joined, read_content
 from streamward.schema import Action, Category, Decision, Result, RiskLevel, Side, SideResult, Span
-from streamward.server.auth import CallerNow
+from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -54,7 +54,7 @@ Part = dict[str, Any]  # Any: JSON values; `streamward.moderation.messages` read
 _JUDGED_KEYS = frozenset(key for keys in OPENAI_KEYS.values() for key in keys)
 
 
-class Wishes(Settings):
+class ModerationOptions(Settings):
     """What a request may add to OpenAI's shape."""
 
     policy: Name | None = None
@@ -74,7 +74,7 @@ class ModerationRequest(Lenient):
     """A text; texts, each with a result of its own; or the parts of one text."""
     model: str | None = None
     """Ignored: the service has one guard."""
-    streamward: Wishes = Wishes()
+    streamward: ModerationOptions = ModerationOptions()
     """What OpenAI's shape has no place for."""
 
 
@@ -118,7 +118,7 @@ class Moderations(BaseModel):
 
 
 @router.post("/v1/moderations", responses=ERRORS)
-async def moderations(body: ModerationRequest, request: Request, caller: CallerNow) -> Moderations:
+async def moderations(body: ModerationRequest, request: Request, caller: MeteredCaller) -> Moderations:
     """Judge one or more texts."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.streamward.policy)
