@@ -39,5 +39,5 @@ def _lines(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
         elif record.k == 16:
             lines[f"{record.path} {record.dtype}"].append((record.context, record.ms))
             if (record.path, record.dtype) == ("append", "bfloat16"):
-                lines["floor"].append((record.context, record.floor_ms))
+                lines["roofline"].append((record.context, record.roofline_ms))
     return lines

@@ -1,4 +1,4 @@
-"""`streamward bench`: what new tokens cost on each path, and how far that is from the floor."""
+"""`streamward bench`: time per new token on each path, and its ratio to the roofline."""
 
 import json
 import platform
@@ -207,7 +207,7 @@ class _Bench:
         weight_bytes: int | None = None,
     ) -> Record:
         size = self._full_bytes if weight_bytes is None else weight_bytes
-        floor_s = roofline_step_s(
+        roofline_s = roofline_step_s(
             self._model,
             self._machine,
             weight_bytes=size,
@@ -225,7 +225,7 @@ class _Bench:
             streams,
             ms=round(seconds * 1e3, 3),
             tokens_per_s=round(k * streams / seconds, 1),
-            floor_ms=round(floor_s * 1e3, 3),
+            roofline_ms=round(roofline_s * 1e3, 3),
         )
 
     @property

@@ -98,7 +98,7 @@ class StreamwardGuard:
         self._weights = _folder_hash(folder)
         self._kind = "stream" if is_stream_checkpoint(read_config(folder)) else "gen"
         self._tokenizer = GuardTokenizer.from_folder(folder)
-        # Under the strict policy, which has no lines of its own: levels are those of the shipped operating point.
+        # Under the strict policy, which has no thresholds of its own: levels are those of the shipped operating point.
         self._moderator = Moderator(load_guard(folder), policy=STRICT, max_workers=_CONCURRENT)
 
     @property
@@ -205,8 +205,8 @@ def _streamed(
 def held_probabilities(verdicts: Sequence[Verdict], *, run: int) -> dict[RiskLevel, float]:
     """Return the risk of a whole streamed text: the highest that so many successive tokens all reach.
 
-    A text is flagged at a line exactly if this reaches the line, so that curves over lines are those of the debounced
-    guard; empty if there are no verdicts.
+    A text is flagged at a threshold exactly if this reaches it, so that curves over thresholds are those of the
+    debounced guard; empty if there are no verdicts.
     """
     if not verdicts:
         return {}

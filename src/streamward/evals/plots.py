@@ -147,7 +147,7 @@ def confusion(table: CategoryTable) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
-    """Draw recall against false stops over all lines, a curve a set."""
+    """Draw recall against false stops over all thresholds, a curve a set."""
     figure, axes = _new(8.6, 4.4)
     for index, (name, points) in enumerate(curves.items()):
         xs = [0.0, *(each.false_stop_rate for each in points)]

@@ -150,8 +150,8 @@ class SetResult:
         side: Which side was judged.
         rows: Labelled rows.
         predictions: One a row, in the same order.
-        disguise: Disguise under which the texts were judged; None for the texts as they are. Spans and `unsafe_start`
-            of disguised rows are gone.
+        perturbation: Perturbation under which the texts were judged; None for the original texts. Perturbed rows
+            have no spans and no `unsafe_start`.
         set_sha256: Of the rows judged, labels included.
         wall_s: Time the guard was busy with it.
         sampled_from: Rows of the whole set where only a sample was judged; None when all were.
@@ -161,7 +161,7 @@ class SetResult:
     side: Side
     rows: tuple[LabelledRow, ...]
     predictions: tuple[Prediction, ...]
-    disguise: str | None = None
+    perturbation: str | None = None
     set_sha256: str = ""
     wall_s: float = 0.0
     sampled_from: int | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from streamward.errors import ConfigError, InputError
 from streamward.evals.registry import Comparable, Kind
@@ -48,12 +48,12 @@ class Oracle(Settings):
     mode_f1: float
     """The better of strict and loose, as averages of the Qwen3Guard report take it."""
     mode: PointName
-    line_f1: float | None
-    """At the best line over the guard's probabilities; None without probabilities."""
+    threshold_f1: float | None = Field(validation_alias=AliasChoices("threshold_f1", "line_f1"))
+    """At the best threshold over the guard's probabilities; None without probabilities."""
 
 
 class Ranking(Settings):
-    """How well probabilities order the rows, whatever the line."""
+    """How well probabilities order the rows, at any threshold."""
 
     auroc: Estimate
     auprc: Estimate
@@ -122,9 +122,9 @@ class PublishedStream(Settings):
 
 
 class CurvePoint(Settings):
-    """One line over the risk of streams."""
+    """One point of the curve: a threshold over the risk of streams."""
 
-    line: float
+    threshold: float = Field(validation_alias=AliasChoices("threshold", "line"))
     recall: float
     false_stop_rate: float
 
@@ -165,7 +165,7 @@ class SetReport(Settings):
 
     name: str
     side: Side
-    disguise: str | None = None
+    perturbation: str | None = Field(default=None, validation_alias=AliasChoices("perturbation", "disguise"))
     rows: int
     errors: int
     sampled_from: int | None = None
@@ -188,7 +188,7 @@ class SetReport(Settings):
     @property
     def key(self) -> str:
         """Name in tables: unique within a report."""
-        return set_key(self.name, self.side) + (f" [{self.disguise}]" if self.disguise else "")
+        return set_key(self.name, self.side) + (f" [{self.perturbation}]" if self.perturbation else "")
 
 
 def set_key(name: str, side: Side) -> str:
@@ -216,7 +216,7 @@ class ColumnReport(Settings):
         return self.name.partition(" (")[0]
 
 
-class LeftOut(Settings):
+class ExcludedColumn(Settings):
     """A published column that this run forms no column with."""
 
     name: str
@@ -234,10 +234,10 @@ class CategoryTable(Settings):
     counts: tuple[tuple[int, ...], ...]
 
 
-class DisguiseDelta(Settings):
-    """What a disguise changes, over the same rows, at strict."""
+class PerturbationDelta(Settings):
+    """What a perturbation changes, over the same rows, at strict."""
 
-    disguise: str
+    perturbation: str = Field(validation_alias=AliasChoices("perturbation", "disguise"))
     set_name: str
     """`all` for all sets together."""
     rows: int
@@ -347,13 +347,15 @@ class GuardReport(Settings):
     cost: dict[str, Any]  # Any: JSON values
     sets: tuple[SetReport, ...]
     columns: tuple[ColumnReport, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    excluded: tuple[ExcludedColumn, ...] = Field(default=(), validation_alias=AliasChoices("excluded", "left_out"))
     categories: tuple[CategoryTable, ...] = ()
     calibration: Mapping[Side, Calibration] = {}
     """Over all sets of a side together."""
     languages: Mapping[str, Point] = {}
     """Over all sets together, at strict."""
-    disguises: tuple[DisguiseDelta, ...] = ()
+    perturbations: tuple[PerturbationDelta, ...] = Field(
+        default=(), validation_alias=AliasChoices("perturbations", "disguises")
+    )
     headlines: tuple[str, ...] = ()
     """What the suite was run for, in sentences."""
     everyday: tuple[EverydayReport, ...] = ()
@@ -371,8 +373,8 @@ class GuardReport(Settings):
 
     @property
     def plain_sets(self) -> Sequence[SetReport]:
-        """Sets without a disguise."""
-        return [each for each in self.sets if each.disguise is None]
+        """Sets without a perturbation."""
+        return [each for each in self.sets if each.perturbation is None]
 
 
 def read_report(path: Path) -> GuardReport:

@@ -102,7 +102,7 @@ class _Judge:
         """Judge the rows of a set that are not in the cache yet."""
         name = ".".join(
             [eval_set.name, eval_set.side.value]
-            + ([] if eval_set.disguise is None else [eval_set.disguise])
+            + ([] if eval_set.perturbation is None else [eval_set.perturbation])
             + ["tokens"] * eval_set.keeps_tokens
         )
         keys = [row_key(row) for row in eval_set.rows]
@@ -152,7 +152,7 @@ def _result(eval_set: EvalSet, keys: Sequence[str], found: Mapping[str, Predicti
         eval_set.side,
         eval_set.rows,
         tuple(predictions),
-        disguise=eval_set.disguise,
+        perturbation=eval_set.perturbation,
         set_sha256=eval_set.sha256(),
         wall_s=sum(each.cost_ms for each in predictions) / 1e3,
         sampled_from=eval_set.sampled_from,
@@ -171,7 +171,7 @@ def _total(results: Sequence[SetResult]) -> _Cost:
 
 def _alone(guard: GuardUnderTest, sets: Sequence[EvalSet], folder: Path) -> dict[str, Any]:  # Any: JSON values
     """Measure a fixed sample of rows one by one, as a user would wait for them; once a guard and sample."""
-    plain = [each for each in sets if each.disguise is None]
+    plain = [each for each in sets if each.perturbation is None]
     rows = [row for each in plain for row in each.sample(max(1, _ALONE_ROWS // len(plain))).rows][:_ALONE_ROWS]
     name = row_key(replace(rows[0], text="".join(map(row_key, rows)))) if rows else ""
     path = folder / _ALONE_FILE
