@@ -115,7 +115,7 @@ def test_a_growing_answer_is_blocked_when_the_bad_part_arrives_and_stays_blocked
     assert [row.action for row in rows(service, "grows")] == ["allow", "block"]
 
 
-def test_what_is_over_the_line_is_held_back_until_it_is_known(service):
+def test_what_is_over_the_threshold_is_held_back_until_it_is_known(service):
     def held(text, call_id):
         return ask(service, "response", [text], call_id=call_id).get("stream_holdback_chars")
 

@@ -23,7 +23,7 @@ class JudgedStream(Protocol):
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line."""
+        """Characters from the start that were judged and are not over the policy's threshold."""
         ...
 
     async def feed(self, piece: str) -> list[Event]:

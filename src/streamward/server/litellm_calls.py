@@ -116,7 +116,7 @@ class IncrementalText:
 
 
 def _held_chars(verdicts: Sequence[Verdict], rules: SidePolicy, *, num_chars: int) -> int:
-    """Return how many characters lie behind the last token that is not over the line, if any is over it."""
+    """Return how many characters lie behind the last token that is not over the threshold, if any is over it."""
     end = num_chars
     for verdict in reversed(verdicts):
         action = rules.action(rules.level(verdict), verdict.category)

@@ -114,7 +114,7 @@ def _measured(guard: Path, tests: Mapping[str, Sequence[Sample]], *, max_tokens:
 def _figures(scores: Sequence[Score], point: OperatingPoint) -> dict[str, float]:
     """Compare with both truths: Controversial counts as unsafe in strict mode, as safe in loose mode.
 
-    AUROC, which no line changes, is left out where all rows are of one kind.
+    AUROC, which no threshold changes, is left out where all rows are of one kind.
     """
     is_risky = [score.level is not RiskLevel.SAFE for score in scores]
     is_unsafe = [score.level is RiskLevel.UNSAFE for score in scores]
