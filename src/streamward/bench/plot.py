@@ -1,4 +1,4 @@
-"""A picture of the records: milliseconds a step over the context, one line a path."""
+"""Plot of the records: milliseconds per step over the context length, one curve per path."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ class Record:
     Attributes:
         path: `append` (ours), `append-torch` (ours without native kernels), `transformers-cache` (its DynamicCache),
             `reread` (our decoder, no cache), `reread-transformers` (the published behaviour).
-        dtype: Of weights and cache; `int8` for weights of 8 bits over a cache of bfloat16.
+        dtype: Data type of weights and cache; `int8` for weights of 8 bits over a cache of bfloat16.
         context: Tokens of each stream in the cache.
         k: New tokens of each stream.
         ms: Median time to judge them, milliseconds.

@@ -39,10 +39,10 @@ INT8_CACHE = "int8, cache int8"
 def main_bench(
     *, shapes: Sequence[str], quick: bool = False, json_path: Path | None = None, plot_path: Path | None = None
 ) -> None:
-    """Measure, print a table and ratios, and write one record a line if asked.
+    """Measure, print a table and ratios, and optionally write one record per line.
 
     Args:
-        shapes: Of `streamward.bench.shapes.SHAPES`.
+        shapes: Names out of `streamward.bench.shapes.SHAPES`.
         quick: One context, one stream, fewer repetitions.
         json_path: Where the records go, as JSON lines.
         plot_path: Where a picture goes.
@@ -81,7 +81,7 @@ def _embedded() -> Iterator[str]:
     yield f"the embedded guard is ready {ready_s(repeats=2):.2f} s after its process started"
     text = text_side(num_words=200)
     yield (
-        f"the embedded guard fed word by word: {text.feed_ms:.1f} ms a word, of which"
+        f"the embedded guard fed word by word: {text.feed_ms:.1f} ms per word, of which"
         f" {text.feed_ms - text.step_ms:.2f} ms outside the engine's steps"
     )
 

@@ -1,4 +1,4 @@
-"""Labelled rows: one JSON object a line, plain or gzipped."""
+"""Labelled rows: one JSON object per line, plain or gzipped."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -80,7 +80,7 @@ class TfidfGuard:
 
         Args:
             sources: Files, or folders of `.jsonl` and `.jsonl.gz`.
-            policy: Of the run.
+            policy: Policy of the run.
             held_out: Texts that will be judged: rows that hold one are left out.
 
         Raises:

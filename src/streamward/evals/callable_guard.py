@@ -41,7 +41,7 @@ class CallableGuard:
         Args:
             name: In tables.
             judge: Called once a row, one after the other.
-            policy: Of the run.
+            policy: Policy of the run.
             kind: In the report.
             source: Its code or version: predictions are kept as long as it stays the same.
         """

@@ -30,7 +30,7 @@ class GuardUnderTest(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Name in tables."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class GuardUnderTest(Protocol):
             keeps_tokens: Whether the tokens of responses are wanted, where the guard judges tokens.
 
         Returns:
-            One prediction a row, in the same order; with an error where the row could not be judged.
+            One prediction per row, in the same order; with an error where the row could not be judged.
         """
         ...
 
@@ -70,7 +70,7 @@ def labelled(row: LabelledRow, level: RiskLevel, *, policy: Policy, **facts: Any
     Args:
         row: What was judged.
         level: What the guard said.
-        policy: Of the run.
+        policy: Policy of the run.
         facts: Further fields of the prediction, such as `probabilities`, `category` and `latency_ms`.
     """
     probabilities: Mapping[RiskLevel, float] = facts.get("probabilities") or {

@@ -1,4 +1,8 @@
-"""How well scores order unsafe rows before safe ones: AUROC, average precision, the best F1, curves."""
+"""Ranking metrics of scores: AUROC, average precision, the best F1 and curves.
+
+Not scikit-learn's functions, because each of some hundred bootstrap resamples would sort the rows again: here they are
+sorted once and reweighted.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

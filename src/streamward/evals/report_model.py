@@ -1,4 +1,4 @@
-"""What a report holds: plain values, written as JSON and read back to compare or print it."""
+"""Schema of evaluation reports: plain values, written as JSON and read back to compare or print them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Estimate(Settings):
 
 
 class Point(Settings):
-    """How right one operating point is; a figure is None where the rows cannot tell."""
+    """Metrics at one operating point; a figure is None where the rows do not determine it."""
 
     true_positives: int
     false_positives: int
@@ -53,7 +53,7 @@ class Oracle(Settings):
 
 
 class Ranking(Settings):
-    """How well probabilities order the rows, at any threshold."""
+    """Threshold-free ranking metrics of the probabilities."""
 
     auroc: Estimate
     auprc: Estimate
@@ -70,7 +70,7 @@ class Bin(Settings):
 
 
 class Calibration(Settings):
-    """Whether a risk of 0.8 is right eight times in ten. Risk is P(Unsafe) + P(Controversial)."""
+    """Reliability of the risk P(Unsafe) + P(Controversial): expected calibration error and bins."""
 
     rows: int
     ece: float
@@ -78,7 +78,7 @@ class Calibration(Settings):
 
 
 class Refusal(Settings):
-    """How right the guard is about refusals."""
+    """Metrics of refusal detection."""
 
     point: Point
     silent_rows: int
@@ -86,7 +86,7 @@ class Refusal(Settings):
 
 
 class Onset(Settings):
-    """Where streams with a known harmful part were stopped; counts of streams.
+    """Positions at which streams with a known harmful part were stopped, as counts of streams.
 
     The harmful part is the first span or sentence that people marked. Positions are tokens of the guard.
     """
@@ -103,7 +103,7 @@ class Onset(Settings):
 
 
 class Leak(Settings):
-    """What of the harmful part reaches the user with so many tokens held back; streams stopped early leak nothing."""
+    """Harmful text that reaches the user at one hold-back; streams stopped early leak nothing."""
 
     hold_back: int
     mean_tokens: float
@@ -130,14 +130,14 @@ class CurvePoint(Settings):
 
 
 class StreamReport(Settings):
-    """How a set of responses fares when it is stopped at the first flag of the strict policy."""
+    """Streaming metrics of a set whose responses are stopped at the first flag of the strict policy."""
 
     unsafe_streams: int
     safe_streams: int
     recall: Estimate | None
     false_stop_rate: Estimate | None
     read_share: float | None
-    """Of unsafe streams that were stopped: mean share of the characters that was out."""
+    """Mean share of the characters that was released before the stop, over unsafe streams that were stopped."""
     read_tokens_median: float | None
     flicker_share: float | None
     """Share of all streams whose raw verdict turned back from flagged to not flagged."""
@@ -149,7 +149,7 @@ class StreamReport(Settings):
 
 
 class Decisions(Settings):
-    """One character a row, in the order of the set: what pairs of reports are compared on. No text.
+    """One character per row, in the order of the set, to compare pairs of reports; contains no text.
 
     Truth is `1` Unsafe, `0` Safe, `c` Controversial, `-` no label; a decision is `1` flagged, `0` not, `!` not judged.
     """
@@ -235,7 +235,7 @@ class CategoryTable(Settings):
 
 
 class PerturbationDelta(Settings):
-    """What a perturbation changes, over the same rows, at strict."""
+    """Change of the metrics under a perturbation, over the same rows, at strict."""
 
     perturbation: str = Field(validation_alias=AliasChoices("perturbation", "disguise"))
     set_name: str
@@ -248,7 +248,7 @@ class PerturbationDelta(Settings):
 
 
 class FlaggedSlice(Settings):
-    """How much of the harmless rows of one language, group or identity is flagged, at strict."""
+    """Flagged share of the harmless rows of one language, group or identity, at strict."""
 
     name: str
     rows: int
@@ -297,7 +297,7 @@ class CueVariant(Settings):
 
 
 class FlipReport(Settings):
-    """Whether decisions depend on surface cues."""
+    """Dependence of decisions on surface cues."""
 
     whole: FlipSlice
     cues: tuple[FlipSlice, ...]

@@ -1,4 +1,4 @@
-"""What a report on one guard says, section by section."""
+"""Sections of the report on one guard."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,8 +290,8 @@ def _cost(report: GuardReport) -> Section:
         "num_errors": "without a judgement",
         "num_tokens": "tokens judged",
         "wall_s": "seconds the guard was busy",
-        "rows_per_s": "rows a second, in batches",
-        "tokens_per_s": "tokens a second, in batches",
+        "rows_per_s": "rows per second, in batches",
+        "tokens_per_s": "tokens per second, in batches",
         "alone_rows": "rows judged one by one",
         "alone_ms_p50": "milliseconds of one row, median",
         "alone_ms_p95": "milliseconds of one row, 95th percentile",

@@ -95,7 +95,7 @@ class _Judge:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the guard failed too often in succession."""
+        """True if the guard failed too often in succession."""
         return self._num_failures >= MAX_FAILURES
 
     def judge_set(self, eval_set: EvalSet) -> SetResult:
@@ -125,7 +125,7 @@ class _Judge:
     def _judge_batch(self, batch: Mapping[str, LabelledRow], *, keeps_tokens: bool) -> dict[str, Prediction]:
         rows = [_unlabelled(row) for row in batch.values()]
         predictions = self._guard.judge(rows, keeps_tokens=keeps_tokens)
-        assert len(predictions) == len(rows), "a guard gives one prediction a row"
+        assert len(predictions) == len(rows), "a guard gives one prediction per row"
         for prediction in predictions:
             self._num_failures = 0 if prediction.error is None else self._num_failures + 1
         if self.is_gone:
@@ -202,7 +202,7 @@ def _percentiles(times_ms: Sequence[float]) -> dict[str, Any]:  # Any: JSON valu
 
 
 def is_failed(run: GuardRun) -> bool:
-    """Whether a guard judged no row at all."""
+    """Return True if a guard judged no row at all."""
     return bool(run.cost["num_errors"] == run.cost["num_rows"])
 
 

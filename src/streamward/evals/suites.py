@@ -21,7 +21,7 @@ ROBUSTNESS_ROWS = 100
 
 
 class Suite(StrEnum):
-    """What `--suite` names."""
+    """Suites that `--suite` names."""
 
     ALL = "all"
     PUBLISHED = "published"

@@ -1,4 +1,4 @@
-"""How right judgements of whole texts are: one set at a time, and all sets of a run together."""
+"""Metrics of whole-text judgements, per set and over all sets of a run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -18,7 +18,7 @@ class JudgedStream(Protocol):
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything seen so far."""
         ...
 
     @property

@@ -31,7 +31,7 @@ class NewKey(Settings):
 
     tenant: Tenant
     name: Annotated[str, Field(max_length=200)] = ""
-    """What it is for."""
+    """Purpose of the key."""
     policy: Name | None = None
     """Policy it is judged by; by default the service's."""
     other_policies: tuple[Name, ...] = ()
@@ -68,7 +68,7 @@ class KnownPolicy(BaseModel):
 
 
 class Reloaded(BaseModel):
-    """What came of reading policies again."""
+    """Result of reloading policies."""
 
     is_changed: bool
 

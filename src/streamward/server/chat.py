@@ -34,7 +34,7 @@ class GuardChatRequest(Lenient):
     n: int | None = None
     """A guard gives one answer."""
     streamward: ModerationOptions = ModerationOptions()
-    """What OpenAI's shape has no place for; `side` is told by the last turn's role."""
+    """Options beyond OpenAI's schema; the last turn's role decides `side`."""
 
 
 @router.post("/v1/chat/completions", responses=ERRORS, response_model=None)

@@ -33,7 +33,7 @@ _FIRST = "text 0"
 
 
 class GuardrailRequest(BaseModel):
-    """What LiteLLM sends. Its metadata and headers are not read."""
+    """Request of LiteLLM. Its metadata and headers are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,7 +47,7 @@ class GuardrailRequest(BaseModel):
 
 
 class GuardrailAnswer(BaseModel):
-    """What LiteLLM acts on."""
+    """Response that LiteLLM acts on."""
 
     action: Literal["BLOCKED", "NONE"]
     blocked_reason: str | None = None

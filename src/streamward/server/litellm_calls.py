@@ -18,7 +18,7 @@ from streamward.server.records import ModerationContext, Texts
 
 @dataclass(frozen=True, slots=True)
 class TextDecision:
-    """What is thought of one text of an answer.
+    """Decision on one text of an answer.
 
     Attributes:
         decision: What to do.
@@ -165,7 +165,7 @@ class Calls:
         self._let_go: list[LiteLLMCall] = []
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """Number of calls that are kept."""
         return len(self._calls)
 
     def get(self, tenant: str, call_id: str) -> LiteLLMCall:

@@ -17,7 +17,7 @@ _TAIL_CHARS = 4096
 
 
 class LiveKind(StrEnum):
-    """What happened."""
+    """Kind of event."""
 
     OPENED = "opened"
     TOKENS = "tokens"
@@ -77,7 +77,7 @@ class LiveEvent:
 
 
 class Subscriber:
-    """One subscriber's queue. A subscriber that is too slow loses the oldest events, never holds up the service."""
+    """Bounded event queue of one subscriber. A slow subscriber loses the oldest events and never delays the service."""
 
     def __init__(self, tenant: str | None) -> None:
         """Watch one tenant's events, or all."""
@@ -115,7 +115,7 @@ class LiveFeed:
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody looks; if not, there is no need to make events."""
+        """True if there is a subscriber; without one no events need to be made."""
         return bool(self._subscribers)
 
     def publish(self, event: LiveEvent) -> None:

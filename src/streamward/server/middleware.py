@@ -117,7 +117,10 @@ class HeadAsGet:
 
 
 class TrustedHosts:
-    """Refuses requests that call the service by a name that is not its own, as pages do that rebind DNS."""
+    """Refuses requests whose Host header names another host, as after DNS rebinding.
+
+    Starlette's TrustedHostMiddleware answers plain text instead of our error body and does not parse IPv6 literals.
+    """
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
         """Wrap an application."""
@@ -140,7 +143,10 @@ class _ClientDisconnected(StreamwardError):
 
 
 class BodyLimits:
-    """Reads each body whole before a route sees it: not too large, too deep or too slow, and not too many at once."""
+    """Reads each body before its route runs, with limits on size, depth, time and buffered bytes per key.
+
+    Starlette limits neither the nesting of a body, nor the time it takes, nor the buffered bytes per key.
+    """
 
     def __init__(self, app: ASGIApp, *, config: LimitsConfig, metrics: Metrics) -> None:
         """Wrap an application."""

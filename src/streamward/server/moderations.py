@@ -55,12 +55,12 @@ _JUDGED_KEYS = frozenset(key for keys in OPENAI_KEYS.values() for key in keys)
 
 
 class ModerationOptions(Settings):
-    """What a request may add to OpenAI's shape."""
+    """Options of a request beyond OpenAI's schema."""
 
     policy: Name | None = None
     """Name of a policy; by default the key's."""
     side: Side = Side.PROMPT
-    """Whether the texts are prompts or responses."""
+    """Side of the texts: prompt or response."""
 
 
 class ModerationRequest(Lenient):
@@ -75,11 +75,11 @@ class ModerationRequest(Lenient):
     model: str | None = None
     """Ignored: the service has one guard."""
     streamward: ModerationOptions = ModerationOptions()
-    """What OpenAI's shape has no place for."""
+    """Fields beyond OpenAI's schema."""
 
 
 class Extension(Settings):
-    """What OpenAI's shape has no place for."""
+    """Fields beyond OpenAI's schema."""
 
     risk_level: RiskLevel | None
     """None when the guard failed."""
@@ -99,7 +99,7 @@ class Moderation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     flagged: bool
-    """Whether the policy does anything but allow the text."""
+    """True unless the policy allows the text."""
     categories: Mapping[str, bool]
     category_scores: Mapping[str, float]
     category_applied_input_types: Mapping[str, tuple[Literal["text"], ...]]

@@ -48,14 +48,14 @@ _HEADERS: Mapping[str, str] = {
 
 
 class Overview(Settings):
-    """What the page shows besides the live view."""
+    """Values the page shows besides the live view."""
 
     guard: str
     tenant: str
     """Whose decisions they are; an admin sees everybody's."""
     is_admin: bool
     shows_text: bool
-    """Whether the live view has text, or only what is thought of it."""
+    """True if live events contain the text, not only its verdicts."""
     policies: tuple[str, ...]
     """Those that the caller may ask for, its own first."""
     upstreams: dict[str, tuple[str, ...]]

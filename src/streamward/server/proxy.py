@@ -47,7 +47,7 @@ class ModelList(BaseModel):
 
 
 class GuardedModels(NamedTuple):
-    """What the routes here work with; `app.state.gateway`, made by `guarded_models`."""
+    """State shared by the routes of this module; `app.state.gateway`, made by `guarded_models`."""
 
     gateway: Gateway
     metrics: GatewayMetrics

@@ -76,12 +76,12 @@ class StreamSession:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything seen so far."""
         return self._stream.decision
 
     @property
     def is_over(self) -> bool:
-        """Whether it was closed, in whatever way."""
+        """True if the stream was closed, for any reason."""
         return self._is_over
 
     @property

@@ -39,7 +39,7 @@ _FLUSH_S = 0.7  # after `limits.drain_s`: for the log of decisions; before the p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """What routes work with. From `open_state`, or made by a test; close it."""
+    """Shared state of the routes. Made by `open_state`, or by a test; close it."""
 
     config: ServeConfig
     moderator: Moderator

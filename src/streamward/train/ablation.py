@@ -78,7 +78,7 @@ def run(config_path: Path) -> Path:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Write figures by variant and file as a Markdown table: F1 and AUROC in strict / loose mode, and rows a second."""
+    """Write figures by variant and file as a Markdown table: F1 and AUROC in both modes, and rows per second."""
     files = list(dict.fromkeys(file for figures in results.values() for file in figures["tests"]))
     header = ["variant", *(f"{file}: F1 strict / loose, AUROC strict / loose" for file in files), "rows/s"]
     lines = [f"| {' | '.join(header)} |", f"| {' | '.join('---' for _ in header)} |"]

@@ -86,7 +86,7 @@ def make_example(
     """Turn a row into an example; None if it carries no label or nothing of it fits.
 
     Args:
-        tokenizer: Of the base.
+        tokenizer: Tokenizer of the base.
         sample: The row.
         weight: What it counts in the loss.
         max_tokens: Most tokens; a longer row keeps its beginning.

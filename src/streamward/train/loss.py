@@ -56,7 +56,7 @@ def joint_loss(
         model: Whose heads are read.
         hidden_TD: The batch's hidden states, flattened to B * S tokens.
         batch: Where `hidden_TD` comes from.
-        weights: Of the parts.
+        weights: Weights of the terms.
     """
     total = torch.zeros((), device=hidden_TD.device)
     parts: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What rows are made from: topics with paired requests, frames and answers, one set a language, as TOML."""
+"""Lexicons of synthesis: topics with contrastive pairs, frames and answers per language, as TOML."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple

@@ -50,7 +50,7 @@ def draw_request(lexicon: Lexicon, rng: Random, *, harmful: float = 0.5, with_ac
     """Draw a topic, a pair, a side and a frame.
 
     Args:
-        lexicon: Of the language.
+        lexicon: Lexicon of the language.
         rng: Source of randomness.
         harmful: How often the harmful side is taken.
         with_act: Draw only pairs of verb phrases.

@@ -67,7 +67,7 @@ class _Order:
     """One thing to ask for.
 
     Attributes:
-        way: Of `_WAYS`, or `pairs`.
+        way: One of `_WAYS`, or `pairs`.
     """
 
     lexicon: Lexicon
@@ -90,7 +90,7 @@ class ModelWriter:
         Args:
             model: Asked from several threads.
             config: How much, and how many at once.
-            cache: File of what the model wrote, one JSON object a line.
+            cache: File of what the model wrote, one JSON object per line.
         """
         self._model = model
         self._config = config
