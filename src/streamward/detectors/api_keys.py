@@ -65,6 +65,7 @@ _NAMED = (
 _KEY = rf"(?<![A-Za-z0-9_])(?:(?:{'|'.join(_KNOWN)})(?![A-Za-z0-9])|(?i:{_NAMED}))"
 _VALUE = re.compile(r"(?:=>|:=|[:=]| is)[ \t]{0,3}[\"'`]?(?=[^\"'`\s:=>]+={0,2}$)", re.IGNORECASE)
 _KNOWN_KEY = re.compile(rf"(?:{'|'.join(_KNOWN)})(?![A-Za-z0-9])")
+_CODE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")  # a name of a program, which holds no secret itself
 _MIN_ENTROPY = 3.0
 _MIN_NAMED_ENTROPY = 2.75
 
@@ -95,6 +96,8 @@ def _check_key(buffer: str, start: int, end: int) -> ScanHit | None:
     while stop > found.end() and buffer[stop - 1] in ".,!":
         stop -= 1
     value = buffer[found.end() : stop]
+    if _CODE.fullmatch(value):
+        return None
     is_mixed = any(char.isdigit() for char in value) and any(char.isalpha() for char in value)
     if len(value) < 8 or not is_mixed or entropy(value) < _MIN_NAMED_ENTROPY:
         return None

@@ -72,7 +72,7 @@ def _phone_check(regions: tuple[str, ...]) -> Check:
         if text.startswith("00"):
             found = valid_end("+" + text[2:], None, Leniency.VALID)
             return None if found is None else ScanHit(start, start + found + 1)
-        if _DATE.fullmatch(text):
+        if _NO_PHONE.fullmatch(text):
             return None
         is_named = _PHONE_WORDS.stand_before(buffer, start)
         is_plain = text.isdigit()
@@ -91,4 +91,6 @@ def _phone_check(regions: tuple[str, ...]) -> Check:
     return check
 
 
-_DATE = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{4} ?[-\u2013] ?\d{4})")
+_NO_PHONE = re.compile(  # dates, periods, decimal fractions
+    r"(?:\d+\.\d+|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{4} ?[-\u2013] ?\d{4})"
+)

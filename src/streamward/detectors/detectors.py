@@ -1,8 +1,9 @@
 """The detectors of a policy, ready to scan."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from streamward.detectors.api_keys import api_key_scanner
 from streamward.detectors.config import DetectorConfig
@@ -30,27 +31,14 @@ class CompiledDetector:
         scanner: Finds its spans.
         exceptions: Finds the phrases within which it finds nothing; None if there are none.
         exception_pattern: Matches what is no finding; None if there is none.
-        key: Of style hash.
+        replacement: Returns what stands in place of a text. Without a vault, reversible placeholders have no number.
     """
 
     config: DetectorConfig
     scanner: Scanner
     exceptions: Scanner | None
     exception_pattern: TextPattern | None
-    key: bytes
-
-    def replacement(self, text: str, vault: Vault | None) -> str:
-        """Return what stands in place of a text; without a vault, reversible placeholders are not numbered."""
-        label = self.config.shown_label
-        match self.config.style:
-            case "hash":
-                return keyed_hash(label, text, self.key)
-            case "last_four":
-                return last_four(text)
-            case "reversible" if vault is not None:
-                return vault.placeholder(label, text)
-            case _:
-                return f"[{label}]"
+    replacement: Callable[[str, Vault | None], str]
 
 
 class Detectors:
@@ -74,12 +62,35 @@ class Detectors:
         variables = os.environ if environ is None else environ
         return cls([_compile(config, variables) for config in configs])
 
+    def restoring(self, vault: Vault) -> "Detectors":
+        """Return these and one that finds the placeholders of a vault, which are replaced by what they stand for.
+
+        The placeholders are those the vault has now.
+        """
+        originals = {placeholder.lower(): original for placeholder, original in vault.originals.items()}
+        if not originals:
+            return self
+        restorer = CompiledDetector(
+            DetectorConfig(type="words", id="restored", words=tuple(originals)),
+            WordScanner(originals),
+            None,
+            None,
+            lambda text, _: originals[text.lower()],
+        )
+        return Detectors([restorer, *self.all])
+
     def for_target(self, target: DetectorTarget) -> "Detectors":
         """Return those that read a kind of text."""
         return Detectors([each for each in self.all if target in each.config.applies_to])
 
     def __bool__(self) -> bool:
         return bool(self.all)
+
+
+@lru_cache(maxsize=64)
+def compiled(configs: tuple[DetectorConfig, ...]) -> Detectors:
+    """Return the detectors of a policy, built once; see `Detectors.compile`."""
+    return Detectors.compile(configs)
 
 
 def _compile(config: DetectorConfig, environ: Mapping[str, str]) -> CompiledDetector:
@@ -96,8 +107,21 @@ def _compile(config: DetectorConfig, environ: Mapping[str, str]) -> CompiledDete
         _scanner(config),
         WordScanner(config.exceptions) if config.exceptions else None,
         full_matcher(config.exception_patterns) if config.exception_patterns else None,
-        key.encode("utf-8", "surrogateescape"),
+        _replacement(config, key.encode("utf-8", "surrogateescape")),
     )
+
+
+def _replacement(config: DetectorConfig, key: bytes) -> Callable[[str, Vault | None], str]:
+    label = config.shown_label
+    match config.style:
+        case "hash":
+            return lambda text, _: keyed_hash(label, text, key)
+        case "last_four":
+            return lambda text, _: last_four(text)
+        case "reversible":
+            return lambda text, vault: f"[{label}]" if vault is None else vault.placeholder(label, text)
+        case "placeholder":
+            return lambda _, __: f"[{label}]"
 
 
 def _scanner(config: DetectorConfig) -> Scanner:

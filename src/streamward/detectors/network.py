@@ -15,7 +15,8 @@ _URL = (
 
 
 def ip_scanner() -> PatternScanner:
-    """Find IPv4 and IPv6 addresses as `ipaddress` reads them; not the unspecified and loopback ones.
+    """Find IPv4 and IPv6 addresses as `ipaddress` reads them; not the unspecified
+    and loopback ones, and no net masks.
 
     At most 57 characters are held back, from the first digit or colon of a word on.
     """
@@ -28,7 +29,7 @@ def _check_ip(buffer: str, start: int, end: int) -> ScanHit | None:
         address = IPv6Address(text) if ":" in text else IPv4Address(text)
     except AddressValueError:
         return None
-    if address.is_unspecified or address.is_loopback:
+    if address.is_unspecified or address.is_loopback or text.startswith("255."):
         return None
     if ":" in text and not any(char.isdigit() for char in text):  # names of programs: `dead::beef`
         return None
