@@ -21,11 +21,17 @@ def expression_scanner(patterns: Sequence[str], *, max_chars: int, ignores_case:
         ConfigError: The package is not installed.
         ValueError: An expression is malformed, is not supported, or matches the empty text. Says which.
     """
-    for pattern in patterns:
-        _derived(pattern, ignores_case=ignores_case)
-    whole = "|".join(f"(?:{pattern})" for pattern in patterns) if len(patterns) > 1 else patterns[0]
-    found, open_start = _derived(whole, ignores_case=ignores_case)
-    return PatternScanner(found, open_start, max_chars=max_chars)
+    derived = [_derive(pattern) for pattern in patterns]
+    for pattern, each in zip(patterns, derived, strict=True):
+        if _compiled(each.pattern, ignores_case=ignores_case).match("") is not None:
+            raise ValueError(f"the expression {pattern!r} matches the empty text")
+    found = "|".join(f"(?:{each.pattern})" for each in derived)
+    open_start = "|".join(f"(?:{each.prefix})" for each in derived)
+    return PatternScanner(
+        _compiled(found, ignores_case=ignores_case),
+        _compiled(f"(?:{open_start})\\z", ignores_case=ignores_case),
+        max_chars=max_chars,
+    )
 
 
 def full_matcher(patterns: Sequence[str]) -> TextPattern:
@@ -36,14 +42,6 @@ def full_matcher(patterns: Sequence[str]) -> TextPattern:
         ValueError: An expression is malformed or not supported.
     """
     return _compiled(f"(?:{'|'.join(f'(?:{_derive(each).pattern})' for each in patterns)})\\z", ignores_case=True)
-
-
-def _derived(pattern: str, *, ignores_case: bool) -> tuple[TextPattern, TextPattern]:
-    derived = _derive(pattern)
-    found = _compiled(derived.pattern, ignores_case=ignores_case)
-    if found.match("") is not None:
-        raise ValueError(f"the expression {pattern!r} matches the empty text")
-    return found, _compiled(f"(?:{derived.prefix})\\z", ignores_case=ignores_case)
 
 
 def _derive(pattern: str) -> PrefixPattern:
