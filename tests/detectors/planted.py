@@ -33,7 +33,21 @@ PLANTED = {
     ),
 }
 ITEMS = tuple(item for items in PLANTED.values() for item in items)
-FILLERS = ("Hello", "as we said, the", "и ещё", "请看", "was", "Ça va ?", "(see above)", "end.", "a@", "-", "http://", "é", "--")
+FILLERS = (
+    "Hello",
+    "as we said, the",
+    "и ещё",
+    "请看",
+    "was",
+    "Ça va ?",
+    "(see above)",
+    "end.",
+    "a@",
+    "-",
+    "http://",
+    "é",
+    "--",
+)
 GLUE = (" ", "\n", ", ", "; ", " (", ") ", ": ", '"', " | ", "\t")
 
 

@@ -22,7 +22,9 @@ LISTS = Detectors.compile(
     [
         DetectorConfig(type="regex", patterns=(r"\bPRJ-\d+\b", r"secret \w+ end", r"(?i)ab+c?"), id="own"),
         DetectorConfig(type="regex", patterns=(r"x[xy]*z", r"q+"), max_chars=5, id="short", action="flag"),
-        DetectorConfig(type="words", words=("blue", "blue bird", "Zeus", "東京"), exceptions=("blue sky",), label="WORD"),
+        DetectorConfig(
+            type="words", words=("blue", "blue bird", "Zeus", "東京"), exceptions=("blue sky",), label="WORD"
+        ),
         DetectorConfig(type="words", words=("PRJ-7",), id="known", action="allow"),
         DetectorConfig(type="words", words=("bird", "zeus"), id="stop", action="block"),
     ]
@@ -61,7 +63,9 @@ def test_the_cut_changes_nothing_of_texts_in_which_items_touch(parts: list[str],
 @SEAMS
 @given(
     parts=st.lists(
-        st.sampled_from(["PRJ-7", "PRJ-", "12", "secret ", "a", "b", "c", "x", "y", "z", "q", " end", "blue", " ", "bird"])
+        st.sampled_from(
+            ["PRJ-7", "PRJ-", "12", "secret ", "a", "b", "c", "x", "y", "z", "q", " end", "blue", " ", "bird"]
+        )
         | st.sampled_from(["sky", "ZEUS", "東京", "都", "\n", "é", "_"]),
         max_size=20,
     ),
@@ -78,8 +82,10 @@ JSON = st.recursive(
     | st.sampled_from(ITEMS)
     | st.sampled_from([4111111111111111, 12, -1.5e3, 378282246310005])
     | st.text(alphabet='a1@."\\\n\té😀\ud800 +', max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["email", "ssn", "password", "x\n", *ITEMS[:6]]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["email", "ssn", "password", "x\n", *ITEMS[:6]]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -96,7 +102,9 @@ def test_masked_json_stays_json_and_the_cut_changes_nothing(value, sizes, is_asc
 
 @SEAMS
 @given(text=planted_texts(), sizes=SIZES, others=SIZES)
-def test_what_is_masked_reversibly_is_restored_whatever_the_cuts(text: str, sizes: list[int], others: list[int]) -> None:
+def test_what_is_masked_reversibly_is_restored_whatever_the_cuts(
+    text: str, sizes: list[int], others: list[int]
+) -> None:
     vault = Vault()
     masked = in_pieces(Masker(detectors(style="reversible"), vault=vault), cut(text, sizes))
     restorer = Restorer(vault)

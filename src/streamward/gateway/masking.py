@@ -2,37 +2,21 @@
 
 from collections.abc import Sequence
 
-from streamward.decisions import ALLOWED, combine
 from streamward.detectors.detectors import Detectors, compiled
-from streamward.detectors.finding import DetectorAction, DetectorFinding, DetectorTarget
+from streamward.detectors.finding import DetectorAction, DetectorTarget
 from streamward.detectors.json_stream import JsonFindingStream
-from streamward.detectors.masker import Masker, mask_text
+from streamward.detectors.masker import mask_text
 from streamward.detectors.stream import FindingStream, SpanEdit
 from streamward.detectors.vault import Vault
+from streamward.gateway.request_masking import RequestMasker
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import FieldKey
+from streamward.moderation.detection import finding_decision
 from streamward.policy import Policy
 from streamward.schema import Action, Decision, Side
 
-_ACTIONS = {DetectorAction.FLAG: Action.FLAG, DetectorAction.BLOCK: Action.BLOCK}
-_SAID = frozenset(
-    {"content", "text", "prompt", "suffix", "input", "instructions", "reasoning", "reasoning_content", "thinking"}
-    | {"refusal", "output", "output_text", "arguments", "summary"}
-)
-"""Keys of a request whose strings are text."""
-_GIVEN = frozenset({"messages", "prompt", "suffix", "input", "instructions"})
-_TOOL_RESULTS = frozenset({"tool", "function", "function_call_output", "custom_tool_call_output", "mcp_call"})
+_GIVEN = ("messages", "prompt", "suffix", "input", "instructions")
 _ARGUMENTS = frozenset({"arguments", "input"})
-
-
-def finding_decision(findings: Sequence[DetectorFinding | SpanEdit], side: Side) -> Decision:
-    """Return what follows from what detectors found: the first of the most severe counts; masking allows."""
-    decision = ALLOWED
-    for each in findings:
-        action = _ACTIONS.get(each.action)
-        if action is not None:
-            decision = combine(decision, Decision(action, side, risk_level=None, detector=each.id))
-    return decision
 
 
 class FieldMask:
@@ -108,15 +92,18 @@ class CallMasking:
             policy: Has the detectors.
             body: The request; its texts are changed.
         """
-        detectors = compiled(policy.detectors)
-        self._vault = Vault()
-        self._request = {target: detectors.for_target(target) for target in DetectorTarget}
-        self.decision = ALLOWED
+        detectors, vault = compiled(policy.detectors), Vault()
+        masker = RequestMasker(detectors, vault)
+        for name in _GIVEN if detectors else ():
+            if name in body:
+                body[name] = masker.mask(body[name], DetectorTarget.PROMPT, name, name)
+        self.decision = finding_decision([each.finding for each in masker.findings], Side.PROMPT)
         """What follows from what was found in the request."""
-        if detectors:
-            for name in _GIVEN & body.keys():
-                body[name] = self._value(body[name], DetectorTarget.PROMPT, name)
-        self._answer = {target: each.restoring(self._vault) for target, each in self._request.items()}
+        self._response = detectors.for_target(DetectorTarget.RESPONSE)
+        self._answer = {
+            target: detectors.for_target(target).restoring(vault)
+            for target in (DetectorTarget.RESPONSE, DetectorTarget.TOOL_ARGUMENTS)
+        }
 
     @property
     def is_blocked(self) -> bool:
@@ -134,28 +121,6 @@ class CallMasking:
         detectors = self._answer[DetectorTarget.RESPONSE]
         return mask_text(detectors, text).text if detectors else text
 
-    def _value(self, value: object, target: DetectorTarget, name: str) -> object:
-        if isinstance(value, str):
-            return self._text(value, target, is_json=name == "arguments") if name in _SAID else value
-        if isinstance(value, list):
-            return [self._value(each, target, name) for each in value]
-        if isinstance(value, dict):
-            if value.get("role") in _TOOL_RESULTS or value.get("type") in _TOOL_RESULTS:
-                target = DetectorTarget.TOOL_RESULT
-            return {key: self._value(each, _target(target, key, value), key) for key, each in value.items()}
-        return value
-
-    def _text(self, text: str, target: DetectorTarget, *, is_json: bool) -> str:
-        detectors = self._request[target]
-        if not detectors:
-            return text
-        masker = Masker(detectors, vault=self._vault, is_json=is_json)
-        first, rest = masker.feed(text), masker.finish()
-        self.decision = combine(self.decision, finding_decision(first.findings + rest.findings, Side.PROMPT))
-        return first.text + rest.text
-
-
-def _target(target: DetectorTarget, key: str, holder: JsonObject) -> DetectorTarget:
-    """Return what a value is: arguments are a call's, also where its result stands beside them."""
-    is_call = key == "arguments" or (key == "input" and "content" not in holder)
-    return DetectorTarget.TOOL_ARGUMENTS if is_call else target
+    def logged(self, text: str) -> str:
+        """Return a text of the answer as a log may keep it: masked, with nothing restored."""
+        return mask_text(self._response, text).text if self._response else text

@@ -85,7 +85,7 @@ class PromptGuard:
 
     def texts(self) -> list[GuardedText]:
         """Return all that was said, by the streams that read it."""
-        return [_text(reader, self._decision_of(reader, group)) for group, reader in self._readers()]
+        return [self._text(reader, self._decision_of(reader, group)) for group, reader in self._readers()]
 
     @property
     def num_tokens(self) -> int:
@@ -112,13 +112,12 @@ class PromptGuard:
                 return earlier.prompt, earlier.decision
             return judgement, decision
 
-
-def _text(reader: FieldGuard, decision: Decision) -> GuardedText:
-    return GuardedText(
-        reader.name,
-        reader.text,
-        decision=decision,
-        judgement=reader.judgement,
-        num_judged_chars=reader.num_judged_chars,
-        num_shown_chars=reader.num_shown_chars,
-    )
+    def _text(self, reader: FieldGuard, decision: Decision) -> GuardedText:
+        return GuardedText(
+            reader.name,
+            reader.text if self._masking is None else self._masking.logged(reader.text),
+            decision=decision,
+            judgement=reader.judgement,
+            num_judged_chars=reader.num_judged_chars,
+            num_shown_chars=reader.num_shown_chars,
+        )
