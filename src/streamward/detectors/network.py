@@ -24,6 +24,8 @@ def ip_scanner() -> PatternScanner:
 
 
 def _check_ip(buffer: str, start: int, end: int) -> ScanHit | None:
+    if buffer[end - 1] == ":" and buffer[end - 2] != ":":  # of the sentence
+        end -= 1
     text = buffer[start:end]
     try:
         address = IPv6Address(text) if ":" in text else IPv4Address(text)
