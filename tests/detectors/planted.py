@@ -58,7 +58,7 @@ def detectors(**changes: object) -> Detectors:
 
 @st.composite
 def planted_texts(draw: st.DrawFn) -> str:
-    """Return a text of words without digits and identifiers, in any order, never two identifiers without a word between."""
+    """Return a text of identifiers with words without digits between them."""
     parts = []
     for _ in range(draw(st.integers(1, 5))):
         parts += [draw(st.sampled_from(FILLERS)), draw(st.sampled_from(GLUE))]

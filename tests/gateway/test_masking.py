@@ -64,7 +64,7 @@ def sent(script: Script) -> dict:
 def test_no_digit_of_an_item_leaves_in_a_stream(text: str, sizes: list[int], cuts: list[int]) -> None:
     events = b"".join([*(delta(content=piece) for piece in in_pieces(text, sizes)), delta(reason="stop"), DONE])
     _, data = ask(gateway(Script(*cut(events, [20 * size for size in cuts]))), call(chat(), policy=policy()))
-    whole, body = ask(gateway(document(text)), call(chat(stream=False), policy=policy()))
+    _whole, body = ask(gateway(document(text)), call(chat(stream=False), policy=policy()))
     masked = texts_in(data)[CONTENT]
     assert not any(char.isdigit() for char in masked)
     assert masked == json.loads(body)["choices"][0]["message"]["content"]

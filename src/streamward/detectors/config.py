@@ -98,7 +98,8 @@ class DetectorConfig(Settings):
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
         for key, types in _KEYS_OF_TYPES.items():
-            if key in self.model_fields_set and self.type not in types:
+            is_given = getattr(self, key) != type(self).model_fields[key].default
+            if is_given and self.type not in types:
                 raise ValueError(f"`{key}` belongs to type {' or '.join(types)}; this detector is of type {self.type}")
         for key in ("patterns", "words"):
             if self.type in _KEYS_OF_TYPES[key] and not getattr(self, key):

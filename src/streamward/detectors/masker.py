@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamward.detectors.detectors import Detectors
-from streamward.detectors.finding import DetectorFinding
+from streamward.detectors.finding import DetectorAction, DetectorFinding
 from streamward.detectors.json_stream import JsonFindingStream
 from streamward.detectors.stream import FindingStream, SpanEdit
 from streamward.detectors.vault import Vault
@@ -32,10 +32,18 @@ class Masked:
     Attributes:
         text: The next part of the masked text.
         findings: What was found in it, in order of their starts within each part.
+        start: First character of the part in the masked text.
     """
 
     text: str
     findings: tuple[DetectorFinding, ...]
+    start: int = 0
+
+    @property
+    def before_block(self) -> str:
+        """The part up to the first finding whose action is block."""
+        starts = [each.masked_start for each in self.findings if each.action is DetectorAction.BLOCK]
+        return self.text[: min(starts) - self.start] if starts else self.text
 
 
 class Masker:
@@ -95,7 +103,7 @@ class Masker:
         self._held = self._held[end - start :]
         self._released = end
         self._masked += len(text)
-        return Masked(text, findings)
+        return Masked(text, findings, self._masked - len(text))
 
 
 @dataclass(frozen=True, slots=True)
