@@ -5,6 +5,7 @@ import json
 import pytest
 
 from streamward.errors import ConfigError
+from streamward.server.audit_reading import recent
 from tests.server.marked_guard import marked_guard
 from tests.server.services import open_service
 
@@ -86,13 +87,13 @@ def test_a_word_to_block_blocks_on_the_side_it_applies_to(service):
 
 def test_the_log_keeps_masked_texts(service):
     asked(service, prompt="I am jo@example.com", response="hi jo@example.com")
-    (row,) = service.get("/admin/decisions", headers=service.key("ops", is_admin=True)).json()
+    (row,) = recent(service.state.engine)
     assert (row["prompt_text"], row["response_text"]) == ("I am [EMAIL]", "hi [EMAIL]")
 
 
 def test_the_log_names_the_detector_that_decided(service):
     asked(service, prompt="I am Zeus")
-    (row,) = service.get("/admin/decisions", headers=service.key("ops", is_admin=True)).json()
+    (row,) = recent(service.state.engine)
     assert (row["action"], row["details"]) == ("block", {"detector": "names"})
 
 
