@@ -26,6 +26,7 @@ def masked(text: str, *tables: dict, vault: Vault | None = None, environ: dict[s
     [
         ("email", "write to jo.doe+x@mail.example.co.uk.", ["jo.doe+x@mail.example.co.uk"]),
         ("email", "info@münchen.de", ["info@münchen.de"]),
+        ("email", "EMAIL='user@example.com'", ["user@example.com"]),
         ("email", "a @ b, @name, x@localhost", []),
         ("phone", "+49 170 1234567 or 0044 20 7946 0958", ["+49 170 1234567", "0044 20 7946 0958"]),
         ("phone", "(415) 555-2671", ["(415) 555-2671"]),

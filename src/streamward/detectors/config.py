@@ -1,5 +1,6 @@
 """The `[[detectors]]` tables of a policy."""
 
+import re
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
@@ -53,7 +54,7 @@ class DetectorConfig(Settings):
     conversation and put back in the answer. hash: `[EMAIL:1f8a0c2b9d3e]`, keyed. last_four: all but the last four
     letters and digits become `*`."""
     label: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")] | None = None
-    """The word in the placeholder. None: the type in capitals."""
+    """The word in the placeholder. None: the id, or else the type, in capitals."""
     applies_to: tuple[DetectorTarget, ...] = Field(default=tuple(DetectorTarget), min_length=1)
     """Which texts are read."""
     exceptions: tuple[Entry, ...] = ()
@@ -131,4 +132,4 @@ class DetectorConfig(Settings):
     @property
     def shown_label(self) -> str:
         """The word in the placeholder."""
-        return self.label or self.type.upper()
+        return self.label or re.sub("[^A-Z0-9]", "_", self.name.upper())

@@ -9,7 +9,7 @@ from streamward.detectors.context import ContextWords
 from streamward.detectors.extras import import_extra
 from streamward.detectors.scanning import Check, PatternScanner, ScanHit, pattern_scanner
 
-_LOCAL = r"[A-Za-z0-9\u00c0-\u024f](?:[A-Za-z0-9\u00c0-\u024f.!#$%&'*+/=?^_`{|}~-]{0,63})"
+_LOCAL = r"[A-Za-z0-9\u00c0-\u024f](?:[A-Za-z0-9\u00c0-\u024f._%+~&-]{0,63})"
 _LABEL = r"[A-Za-z0-9\u00c0-\u024f](?:[A-Za-z0-9\u00c0-\u024f-]{0,62})"
 _EMAIL = (
     rf"(?<![A-Za-z0-9\u00c0-\u024f]){_LOCAL}(?:@|%40|&#64;){_LABEL}(?:\.{_LABEL}){{0,6}}\.(?:[A-Za-z]{{2,24}}|xn--[A-Za-z0-9-]{{2,59}})"
