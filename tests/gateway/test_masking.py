@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamward.gateway.config import GatewayLimits
 from streamward.policy import Policy
 from streamward.schema import Action
 from tests.detectors.planted import TYPES, planted_texts
@@ -29,6 +30,8 @@ from tests.gateway.test_release_chat import cut
 from tests.gateway.test_release_responses import message, request, response, spoken
 
 CONTENT = (0, "content")
+STEPWISE = GatewayLimits(max_ahead_bytes=1)
+"""The upstream waits for the judge, so that chunks leave one by one."""
 ARGUMENTS = (0, "tool_calls", 0, "function", "arguments")
 SEAMS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=5)
@@ -63,7 +66,8 @@ def sent(script: Script) -> dict:
 @given(text=planted_texts(), sizes=SIZES, cuts=SIZES)
 def test_no_digit_of_an_item_leaves_in_a_stream(text: str, sizes: list[int], cuts: list[int]) -> None:
     events = b"".join([*(delta(content=piece) for piece in in_pieces(text, sizes)), delta(reason="stop"), DONE])
-    _, data = ask(gateway(Script(*cut(events, [20 * size for size in cuts]))), call(chat(), policy=policy()))
+    script = Script(*cut(events, [20 * size for size in cuts]))
+    _, data = ask(gateway(script, limits=STEPWISE), call(chat(), policy=policy()))
     _whole, body = ask(gateway(document(text)), call(chat(stream=False), policy=policy()))
     masked = texts_in(data)[CONTENT]
     assert not any(char.isdigit() for char in masked)
@@ -76,7 +80,7 @@ def test_no_digit_of_an_item_leaves_in_a_stream(text: str, sizes: list[int], cut
 def test_no_digit_of_an_item_leaves_in_a_response(text: str, sizes: list[int]) -> None:
     numbered = [{**body, "sequence_number": number} for number, body in enumerate(spoken(text, sizes))]
     script = Script(*map(event, numbered))
-    _, data = ask(gateway(script), call(request(), format="responses", policy=policy()))
+    _, data = ask(gateway(script, limits=STEPWISE), call(request(), format="responses", policy=policy()))
     bodies = events_in(data)
     said = "".join(body["delta"] for body in bodies if body["type"] == "response.output_text.delta")
     assert not any(char.isdigit() for char in said)
@@ -151,6 +155,14 @@ def test_a_document_with_a_finding_to_block_ends_before_it() -> None:
     _, body = ask(gateway(document("The name is Zeus.")), call(chat(stream=False), policy=rules))
     choice = json.loads(body)["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("The name is ", "content_filter")
+
+
+def test_what_is_left_of_a_chunk_that_is_cut_is_masked() -> None:
+    rules = policy({"type": "words", "words": ["zeus"], "action": "block"}, types=("email",))
+    _, body = ask(gateway(document("Mail jo@example.com to Zeus.")), call(chat(stream=False), policy=rules))
+    assert json.loads(body)["choices"][0]["message"]["content"] == "Mail [EMAIL] to "
+    _, data = ask(gateway(streamed("Mail jo@example.com to Zeus.", [100])), call(chat(), policy=rules))
+    assert texts_in(data)[CONTENT] == "Mail [EMAIL] to "
 
 
 def test_a_request_is_masked_before_it_is_sent() -> None:
