@@ -18,6 +18,7 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"text_files", "validation"},
     {"settings"},
+    {"detectors"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream"},
