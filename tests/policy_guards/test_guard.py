@@ -69,7 +69,7 @@ def test_only_rules_that_apply_are_asked_about():
     assert [each.rule_id for each in guard.judge(RESPONSE, [*RULES, ON_PROMPTS]).opinions] == ["no-prices", "no_dosage"]
     assert [each.rule_id for each in guard.judge(PROMPT, [ON_PROMPTS]).opinions] == ["polite"]
     assert guard.judge(RESPONSE, [ON_PROMPTS]).opinions == ()
-    found = guard.judge(RESPONSE, [ON_PROMPTS, DOSAGE], target=RuleTarget.TOOL_ARGUMENTS)
+    found = guard.judge(RESPONSE, [ON_PROMPTS, DOSAGE], targets={RuleTarget.TOOL_ARGUMENTS})
     assert [each.rule_id for each in found.opinions] == ["no_dosage"]
     assert len(endpoint.requests) == 4
     guard.close()

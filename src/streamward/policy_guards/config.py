@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from streamward.generative.config import EndpointConfig
+from streamward.settings import Settings
 
 
 class GuardFormatName(StrEnum):
@@ -50,3 +51,57 @@ class PolicyGuardConfig(EndpointConfig):
     """None leaves it out, for models that refuse it."""
     categories: Mapping[str, str] = {}
     """Format qwen3guard, variant server: the name of each rule in the category list of the server's template."""
+
+
+class RuleConfig(Settings):
+    """One rule in words, which the guard of a `[second_opinion]` reads."""
+
+    id: str = Field(min_length=1, max_length=64)
+    """Names the rule in findings."""
+    text: str = Field(min_length=1)
+    """What is not allowed."""
+    severity: Literal["Unsafe", "Controversial"] = "Unsafe"
+    """Level of a text that violates it; the policy says what follows from the level."""
+    applies_to: tuple[Literal["prompt", "response", "tool_arguments", "tool_results"], ...] = (
+        "prompt",
+        "response",
+        "tool_arguments",
+        "tool_results",
+    )
+    """Texts it is about."""
+    examples: tuple[str, ...] = ()
+    """Texts that violate it."""
+    counter_examples: tuple[str, ...] = ()
+    """Texts that look alike and do not."""
+
+
+class SecondOpinionConfig(Settings):
+    """A slower guard that is asked where the fast one is unsure, or where a rule needs it."""
+
+    guard: PolicyGuardConfig
+    """Where it is, and how it is asked."""
+    band: tuple[float, float] | None = (0.2, 0.8)
+    """Probabilities of harm between which the fast guard is unsure: at or over the first, the second guard is asked;
+    the fast one flags by itself only at or over the second, or at a threshold that the policy states. None: the fast
+    guard decides about the built-in categories alone, and only rules are asked about."""
+    rules: tuple[RuleConfig, ...] = ()
+    """Rules that every text is judged by, whatever the fast guard says, besides those of the policy."""
+    hold: Literal["unsure", "sentence"] = "unsure"
+    """What waits for the second opinion: text from the first unsure token on, or every sentence from its beginning."""
+    min_chars: int = Field(default=40, ge=0)
+    """Shorter sentences wait for the next one, so that fewer calls are made."""
+    max_held_chars: int = Field(default=600, gt=0)
+    """Text without the end of a sentence is asked about when it is so long."""
+    max_calls: int = Field(default=32, ge=2)
+    """Questions about one response. From the half on, each next one waits for twice as much text; the last is kept for
+    the end."""
+    max_context_chars: int = Field(default=16_000, gt=0)
+    """Of the end of the conversation before the response, and of the end of the response: more is not sent."""
+
+    @model_validator(mode="after")
+    def _has_a_band_in_order(self) -> Self:
+        if self.band is not None and not 0.0 < self.band[0] < self.band[1] <= 1.0:
+            raise ValueError("band must be two probabilities, the first over 0 and under the second")
+        if self.band is None and not self.rules:
+            raise ValueError("there is no band and no rule, so the second guard would never be asked")
+        return self

@@ -14,7 +14,7 @@ import httpx
 from streamward.errors import StreamClosedError, UpstreamError
 from streamward.guard_call import current_call
 from streamward.policy_guards.config import PolicyGuardConfig
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest, read_answer
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest, read_answer
 from streamward.policy_guards.rules import CallUsage
 from streamward.reasons import reason_of
 
@@ -59,7 +59,7 @@ class GuardEndpoint:
         self._thread.start()
 
     def ask(
-        self, requests: Sequence[GuardRequest], *, deadline_s: float | None = None
+        self, requests: Sequence[FormatRequest], *, deadline_s: float | None = None
     ) -> tuple[list[EndpointAnswer], CallUsage]:
         """Send requests together and wait for all answers.
 
@@ -115,7 +115,7 @@ class GuardEndpoint:
         self._loop.stop()
 
     async def _ask_all(
-        self, requests: Sequence[GuardRequest], deadline_s: float
+        self, requests: Sequence[FormatRequest], deadline_s: float
     ) -> tuple[list[EndpointAnswer], CallUsage]:
         started = time.perf_counter()
         counter = _CallCounter()
@@ -138,7 +138,7 @@ class GuardEndpoint:
         )
         return answers, usage
 
-    async def _ask(self, request: GuardRequest, counter: "_CallCounter") -> EndpointAnswer:
+    async def _ask(self, request: FormatRequest, counter: "_CallCounter") -> EndpointAnswer:
         body = dict(request.body)
         body["model"] = self._config.model
         most = None if request.first_token_only else self._config.max_answer_tokens

@@ -12,7 +12,7 @@ JsonValue = Any  # JSON values
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRequest:
+class FormatRequest:
     """One request about one text.
 
     Attributes:
@@ -56,7 +56,7 @@ class EndpointAnswer:
 class GuardFormat(Protocol):
     """A published way of asking a guard about rules, and of reading its answers. Does no input or output."""
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return what to send so that every rule is asked about once.
 
         What is the same for every text comes first wherever the format allows it, so that the server's prefix cache
@@ -68,7 +68,7 @@ class GuardFormat(Protocol):
         """
         ...
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Return an opinion on each rule of a request. Nothing is guessed: what cannot be read is an error.
 
         Raises:
@@ -77,7 +77,7 @@ class GuardFormat(Protocol):
         ...
 
 
-def read_answer(body: JsonValue, request: GuardRequest) -> EndpointAnswer:
+def read_answer(body: JsonValue, request: FormatRequest) -> EndpointAnswer:
     """Read the body of a response.
 
     Raises:
@@ -104,7 +104,7 @@ def read_answer(body: JsonValue, request: GuardRequest) -> EndpointAnswer:
     )
 
 
-def _text_of(choice: JsonValue, request: GuardRequest) -> tuple[str, str | None]:
+def _text_of(choice: JsonValue, request: FormatRequest) -> tuple[str, str | None]:
     if request.path == "completions":
         text, reasoning = choice["text"], None
     else:

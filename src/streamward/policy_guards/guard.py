@@ -1,7 +1,7 @@
 """A guard that is given the policy's words: a format, and an endpoint that speaks it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import httpx
 
@@ -57,7 +57,7 @@ class PolicyGuard:
         messages: Sequence[Message],
         rules: Sequence[GuardRule],
         *,
-        target: RuleTarget | None = None,
+        targets: Collection[RuleTarget] | None = None,
         deadline_s: float | None = None,
     ) -> RuleReport:
         """Judge the last turn by the rules that apply to it. Nothing is asked if none does.
@@ -65,7 +65,8 @@ class PolicyGuard:
         Args:
             messages: A conversation that ends with the user's or the assistant's turn.
             rules: Of the policy.
-            target: What the last turn is; by default a prompt or a response, by its role.
+            targets: What the last turn is; by default a prompt or a response, by its role. A rule applies if it is
+                about one of them.
             deadline_s: For all answers; the setting counts if it is shorter.
 
         Raises:
@@ -77,8 +78,8 @@ class PolicyGuard:
         """
         check_rules(rules)
         role = judged_role(messages)
-        what = target or (RuleTarget.PROMPT if role is Role.USER else RuleTarget.RESPONSE)
-        applicable = [rule for rule in rules if what in rule.applies_to]
+        what = targets or {RuleTarget.PROMPT if role is Role.USER else RuleTarget.RESPONSE}
+        applicable = [rule for rule in rules if not rule.applies_to.isdisjoint(what)]
         if not applicable:
             return RuleReport(())
         requests = self._format.requests(messages, applicable)

@@ -1,11 +1,12 @@
 """Rules in words, what a guard that reads them says of a text, and what the answer cost."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from streamward.errors import ConfigError
-from streamward.schema import RiskLevel
+from streamward.schema import Message, RiskLevel
 
 MAX_RULES = 100
 MAX_RULE_CHARS = 32_000  # of all rules together, about 8,000 tokens
@@ -93,6 +94,30 @@ class RuleReport:
 
     opinions: tuple[RuleOpinion, ...]
     usage: CallUsage = CallUsage()
+
+
+class RuleGuard(Protocol):
+    """Judges a text by rules in words, as `streamward.policy_guards.guard.PolicyGuard` does."""
+
+    def judge(
+        self,
+        messages: Sequence[Message],
+        rules: Sequence[GuardRule],
+        *,
+        targets: Collection[RuleTarget] | None = None,
+        deadline_s: float | None = None,
+    ) -> RuleReport:
+        """Judge the last turn of a conversation by the rules that apply to it.
+
+        Raises:
+            UpstreamError: There is no answer that can be read.
+            CallCancelledError: The current call was cancelled.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the guard holds."""
+        ...
 
 
 def check_rules(rules: Sequence[GuardRule]) -> None:

@@ -14,6 +14,7 @@ from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
+from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.settings import Settings, describe_all, read_toml
 from streamward.vllm.config import VllmConfig
 
@@ -262,6 +263,8 @@ class ServeConfig(Settings):
     """Guarded models, by the name that stands in their path: `/NAME/v1/chat/completions`."""
     gateway: GatewayLimits = GatewayLimits()
     """Limits of guarded answers."""
+    second_opinion: SecondOpinionConfig | None = None
+    """A slower guard that reads policies, asked where the guard is unsure or a rule needs it."""
     ray: FleetConfig = FleetConfig()
     """Replicas of the guard, where it is served with `--ray`."""
 
@@ -319,7 +322,7 @@ class Draft(NamedTuple):
     unknown: frozenset[str]
 
 
-_HELD_AGAINST_EACH_OTHER = {("auth",), ("listen",), ("engine",), ("vllm",)}
+_HELD_AGAINST_EACH_OTHER = {("auth",), ("listen",), ("engine",), ("vllm",), ("second_opinion",)}
 
 
 def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from streamward.errors import UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, one_line, rule_words, transcript
 from streamward.policy_guards.reading import shortened, split_reasoning
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -62,7 +62,7 @@ class DynaGuardFormat:
         """Choose whether it reasons first."""
         self._thinking = thinking
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return a request for each rule; see `GuardFormat`."""
         role = judged_role(messages)
         who = "agent" if role is Role.ASSISTANT else "user"
@@ -78,10 +78,10 @@ class DynaGuardFormat:
                 "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}],
                 "chat_template_kwargs": {"enable_thinking": self._thinking},
             }
-            requests.append(GuardRequest("chat/completions", body, (rule,), role, most))
+            requests.append(FormatRequest("chat/completions", body, (rule,), role, most))
         return requests
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read PASS or FAIL; see `GuardFormat`."""
         reasoning, text = split_reasoning(answer.text)
         found = _ANSWER.fullmatch(text)

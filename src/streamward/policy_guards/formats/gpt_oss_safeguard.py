@@ -10,7 +10,7 @@ own, which servers return as `reasoning_content` or `reasoning`, or leave in the
 from collections.abc import Sequence
 
 from streamward.errors import UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import json_conversation, judged_role, rule_words
 from streamward.policy_guards.reading import final_channel, named_rules, opinions_of, read_object
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -32,7 +32,7 @@ class GptOssSafeguardFormat:
         """Choose how long it reasons: low effort, or medium."""
         self._effort = "medium" if thinking else "low"
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return one request; see `GuardFormat`."""
         role = judged_role(messages)
         body = {
@@ -41,9 +41,9 @@ class GptOssSafeguardFormat:
                 {"role": "user", "content": json_conversation(messages)},
             ]
         }
-        return [GuardRequest("chat/completions", body, tuple(rules), role, _MAX_TOKENS)]
+        return [FormatRequest("chat/completions", body, tuple(rules), role, _MAX_TOKENS)]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read the JSON object; see `GuardFormat`."""
         found = read_object(final_channel(answer.text))
         unknown = found.keys() - _KEYS

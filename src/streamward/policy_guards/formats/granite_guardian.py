@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from streamward.errors import ConfigError, UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, rule_words, spoken
 from streamward.policy_guards.reading import shortened, split_reasoning
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -50,16 +50,17 @@ class GraniteGuardianFormat:
         self._version = version
         self._thinking = thinking
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return a request for each rule; see `GuardFormat`."""
         role = judged_role(messages)
         turns = [{"role": message.role.value, "content": framed(spoken(message))} for message in messages]
         most = _MAX_THINKING_TOKENS if self._thinking else _MAX_TOKENS
         return [
-            GuardRequest("chat/completions", self._body(turns, role.value, rule), (rule,), role, most) for rule in rules
+            FormatRequest("chat/completions", self._body(turns, role.value, rule), (rule,), role, most)
+            for rule in rules
         ]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read the score; see `GuardFormat`."""
         reasoning, text = split_reasoning(answer.text)
         found = _SCORE.fullmatch(text)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamward.errors import UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import json_conversation, judged_role, rule_words
 from streamward.policy_guards.reading import read_object, shortened, split_reasoning
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -31,7 +31,7 @@ Rules:
 class JsonSchemaFormat:
     """Asks about all rules at once."""
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return one request; see `GuardFormat`."""
         role = judged_role(messages)
         words = "\n\n".join(f"[{rule.id}] {rule_words(rule)}" for rule in rules)
@@ -45,9 +45,9 @@ class JsonSchemaFormat:
                 "json_schema": {"name": "rule_findings", "strict": True, "schema": _schema(rules)},
             },
         }
-        return [GuardRequest("chat/completions", body, tuple(rules), role, 64 + _TOKENS_PER_RULE * len(rules))]
+        return [FormatRequest("chat/completions", body, tuple(rules), role, 64 + _TOKENS_PER_RULE * len(rules))]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read the JSON object; see `GuardFormat`."""
         _, text = split_reasoning(answer.text)
         found = read_object(text)

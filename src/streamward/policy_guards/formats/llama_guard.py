@@ -12,7 +12,7 @@ categories, so a server would judge by those without saying so. The server adds 
 from collections.abc import Sequence
 
 from streamward.errors import ConfigError, UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, rule_words, transcript
 from streamward.policy_guards.reading import named_rules, opinions_of
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -46,7 +46,7 @@ class LlamaGuardFormat:
             raise ConfigError(f"variant is {version!r}; for llama-guard it must be one of {', '.join(_HEADERS)}")
         self._version = version
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return one request; see `GuardFormat`. Turns of the system are left out: the format has none."""
         role = judged_role(messages)
         who = "User" if role is Role.USER else "Agent"
@@ -69,9 +69,9 @@ class LlamaGuardFormat:
             f"{stop}{start}assistant{end}\n\n"
         )
         body = {"prompt": prompt, "stop": [stop]}
-        return [GuardRequest("completions", body, tuple(rules), role, _MAX_TOKENS + _TOKENS_PER_RULE * len(rules))]
+        return [FormatRequest("completions", body, tuple(rules), role, _MAX_TOKENS + _TOKENS_PER_RULE * len(rules))]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read one or two lines; see `GuardFormat`."""
         verdict, *others = [line.strip() for line in answer.text.splitlines() if line.strip()]
         if verdict.lower() == "safe" and not others:

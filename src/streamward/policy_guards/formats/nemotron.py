@@ -19,7 +19,7 @@ built-in categories; where it then names one of those, that is an error here, bu
 from collections.abc import Sequence
 
 from streamward.errors import ConfigError, UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, one_line, rule_words, spoken
 from streamward.policy_guards.reading import named_rules, opinions_of, read_lines, shortened, split_reasoning
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -48,14 +48,14 @@ class NemotronFormat:
         self._variant = variant
         self._thinking = thinking
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return the requests; see `GuardFormat`."""
         role = judged_role(messages)
         groups = [tuple(rules)] if self._variant == "custom-taxonomy" else [(rule,) for rule in rules]
         most = _MAX_THINKING_TOKENS if self._thinking else _MAX_TOKENS
-        return [GuardRequest("chat/completions", self._body(messages, group), group, role, most) for group in groups]
+        return [FormatRequest("chat/completions", self._body(messages, group), group, role, most) for group in groups]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read the lines; see `GuardFormat`."""
         reasoning, text = split_reasoning(answer.text)
         explanation = shortened(reasoning or answer.reasoning)

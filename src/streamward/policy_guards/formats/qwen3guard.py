@@ -8,13 +8,15 @@ built-in names, which the models were not trained for.
 
 Variant `rendered` sends the prompt, rendered here, to `/completions`: the checkpoint's own chat template has a fixed
 list. Variant `server` sends the conversation to `/chat/completions` and leaves the prompt to the server's template,
-whose list has been edited there; the setting `categories` says what each rule is called in it.
+whose list may have been edited there; the setting `categories` says what each rule is called in it. The built-in rules
+go by the published names, so an unmodified Qwen3Guard-Gen can be asked about them.
 """
 
 from collections.abc import Mapping, Sequence
 
 from streamward.errors import ConfigError, UpstreamError
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.built_in import CATEGORY_OF
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, one_line, rule_words, spoken, transcript
 from streamward.policy_guards.reading import named_rules, opinions_of, read_lines, split_reasoning
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -57,19 +59,20 @@ class Qwen3GuardFormat:
 
         Args:
             variant: `rendered` or `server`.
-            categories: For `server`: what each rule is called in the list of the server's template, by rule id.
+            categories: For `server`: what each rule is called in the list of the server's template, by rule id;
+                besides the built-in rules, which go by the published names.
 
         Raises:
             ConfigError: There is no such variant, or `categories` does not go with it.
         """
         if variant not in _VARIANTS:
             raise ConfigError(f"variant is {variant!r}; for qwen3guard it must be one of {', '.join(_VARIANTS)}")
-        if bool(categories) != (variant == "server"):
-            raise ConfigError("categories goes with the variant server, which needs it")
+        if categories and variant != "server":
+            raise ConfigError("categories goes with the variant server")
         self._variant = variant
-        self._categories = dict(categories or {})
+        self._categories = {**CATEGORY_OF, **(categories or {})}
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return one request; see `GuardFormat`.
 
         Raises:
@@ -82,11 +85,11 @@ class Qwen3GuardFormat:
             if missing:
                 raise ConfigError(f"categories says nothing about the rules {', '.join(missing)}")
             turns = [{"role": message.role.value, "content": spoken(message)} for message in messages]
-            return [GuardRequest("chat/completions", {"messages": turns}, tuple(rules), role, most)]
+            return [FormatRequest("chat/completions", {"messages": turns}, tuple(rules), role, most)]
         body = {"prompt": _rendered(messages, rules, is_prompt=role is Role.USER), "stop": ["<|im_end|>"]}
-        return [GuardRequest("completions", body, tuple(rules), role, most)]
+        return [FormatRequest("completions", body, tuple(rules), role, most)]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Read the lines; see `GuardFormat`."""
         _, text = split_reasoning(answer.text)
         lines = read_lines(text, ("Safety", "Categories", "Refusal"))

@@ -11,7 +11,7 @@ the calls about one text share their prefix, not the calls about one rule.
 
 from collections.abc import Sequence
 
-from streamward.policy_guards.exchange import EndpointAnswer, GuardRequest
+from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest
 from streamward.policy_guards.framing import framed, judged_role, rule_words, spoken
 from streamward.policy_guards.reading import yes_probability
 from streamward.policy_guards.rules import GuardRule, RuleOpinion
@@ -25,15 +25,15 @@ _NUM_ALTERNATIVES = 20
 class ShieldGemmaFormat:
     """Asks about each rule by itself. The format has one prompt and one response: earlier turns are left out."""
 
-    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[GuardRequest]:
+    def requests(self, messages: Sequence[Message], rules: Sequence[GuardRule]) -> list[FormatRequest]:
         """Return a request for each rule; see `GuardFormat`."""
         role = judged_role(messages)
         is_prompt = role is Role.USER
         start = self._start(messages, is_prompt=is_prompt)
         bodies = [(rule, self._body(start, rule, is_prompt=is_prompt)) for rule in rules]
-        return [GuardRequest("completions", body, (rule,), role, 1, first_token_only=True) for rule, body in bodies]
+        return [FormatRequest("completions", body, (rule,), role, 1, first_token_only=True) for rule, body in bodies]
 
-    def read(self, answer: EndpointAnswer, request: GuardRequest) -> list[RuleOpinion]:
+    def read(self, answer: EndpointAnswer, request: FormatRequest) -> list[RuleOpinion]:
         """Compare the probabilities of yes and no; see `GuardFormat`."""
         score = yes_probability(answer.first_logprobs, yes=("yes",), no=("no",))
         return [RuleOpinion(request.rules[0].id, score >= _THRESHOLD, score=score)]
