@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 
-from streamward.decisions import combine
+from streamward.decisions import SideState, combine
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
@@ -19,7 +19,7 @@ from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.policy_guards.guard import PolicyGuard, guard_format
 from streamward.policy_guards.rules import RuleTarget
-from streamward.schema import Action, Decision, Message, Result, RiskLevel, Side, SideResult
+from streamward.schema import Action, Decision, Message, Result, Side, SideResult
 
 
 class CascadeGuard:
@@ -107,13 +107,10 @@ class CascadeGuard:
         if decision.action.severity >= Action.REPLACE.severity or not (last.content + (last.reasoning or "")).strip():
             return None
         self._second.counter.add(judged=1)
-        rules = policy.side(side)
         is_unsure = _highest_risk(policy, side, result) >= self._second.lower
         if not is_unsure and not self._second.rules(policy, targets):
             return None
-        is_flagged = any(
-            rules.action(rules.level(verdict), verdict.category) is not Action.ALLOW for verdict in result.verdicts
-        ) or (not result.verdicts and result.risk_level is not RiskLevel.SAFE)
+        is_flagged = _is_flagged(policy, side, result)
         return self._second.ask(
             messages, policy=policy, side=side, targets=targets, is_unsure=is_unsure, is_flagged=is_flagged
         )
@@ -144,6 +141,14 @@ def with_second_opinion(
     """
     check_second_opinion(config)
     return lambda first: CascadeGuard(first, SecondGuard(PolicyGuard(config.guard, transport=transport), config))
+
+
+def _is_flagged(policy: Policy, side: Side, result: SideResult) -> bool:
+    """Whether the first guard alone would have flagged a text."""
+    state = SideState(policy, side)
+    for verdict in result.verdicts:
+        state.observe(verdict)
+    return state.finish().action is not Action.ALLOW
 
 
 def _highest_risk(policy: Policy, side: Side, result: SideResult) -> float:

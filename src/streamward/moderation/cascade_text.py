@@ -56,6 +56,7 @@ class CascadeText:
         self.num_parts = 0
         """Sentences that were cleared, and questions that were, for the count."""
         self._side = policy.side(Side.RESPONSE)
+        self._consecutive_tokens = policy.consecutive_tokens(Side.RESPONSE)
         self._config = config
         self._lower = lower
         self._has_rules = has_rules
@@ -116,7 +117,7 @@ class CascadeText:
             return None
         self._num_questions += 1
         tokens = [token for token in self._unsure if token.end > self.cleared and token.start < end]
-        return Question(end, bool(tokens), any(token.is_flagged for token in tokens))
+        return Question(end, bool(tokens), _longest_run(tokens) >= self._consecutive_tokens)
 
     def clear(self, question: Question) -> None:
         """Let the text of a question be shown."""
@@ -156,3 +157,13 @@ class CascadeText:
 
     def _is_flagged(self, verdict: Verdict) -> bool:
         return self._side.action(self._side.level(verdict), verdict.category) is not Action.ALLOW
+
+
+def _longest_run(tokens: Sequence[_UnsureToken]) -> int:
+    """Return how many successive tokens are flagged at most."""
+    longest = run = 0
+    last = None
+    for token in tokens:
+        run = (run + 1 if last == token.position - 1 else 1) if token.is_flagged else 0
+        longest, last = max(longest, run), token.position
+    return longest

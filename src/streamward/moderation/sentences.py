@@ -4,8 +4,7 @@ import re
 
 _END = re.compile(
     r"[.!?\u2026\u061f\u06d4\u0964\u0965]+[\"'\u201d\u2019)\]\u00bb*_]*(?=\s)"  # with white space behind
-    r"|[\u3002\uff01\uff1f\uff0e\uff61]+[\"'\u201d\u2019\u300d\u300f\uff09]*"  # Chinese and Japanese: without
-    r"|\n+"
+    r"|[\u3002\uff01\uff1f\uff0e\uff61\n]"  # Chinese and Japanese, and line breaks: without
 )
 
 
