@@ -139,8 +139,14 @@ def config(**changes: Any) -> SecondOpinionConfig:
     return SecondOpinionConfig.parse({"guard": guard, "min_chars": 0, **changes}, source="test")
 
 
-def cascade(second: TestSecondGuard, *, first: MarkGuard | None = None, **changes: Any) -> CascadeGuard:
-    return CascadeGuard(first or MarkGuard(), SecondGuard(second, config(**changes)))
+def cascade(
+    second: TestSecondGuard,
+    *,
+    first: MarkGuard | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+    **changes: Any,
+) -> CascadeGuard:
+    return CascadeGuard(first or MarkGuard(), SecondGuard(second, config(**changes), clock=clock))
 
 
 def conversation(prompt: str | None = "q", response: str | None = None) -> Conversation:

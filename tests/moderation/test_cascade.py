@@ -266,6 +266,22 @@ def test_the_number_of_questions_is_bounded_and_the_last_is_kept_for_the_end():
     assert stream.releasable_chars == len(sentence) * 300
 
 
+def test_a_slow_second_guard_is_asked_about_more_text_at_a_time():
+    second, now = TestSecondGuard(), [0.0]
+
+    def take_two_seconds(text: str) -> None:
+        now[0] += 2.0
+
+    second.on_asked = take_two_seconds
+    stream, guard = opened(second, rules=[RULE], prompt=None, clock=lambda: now[0])
+    for _ in range(9):
+        stream.feed("So it is. ")
+        now[0] += 0.5
+    assert [len(text) for text in second.texts] == [9, 49, 89]  # at 0 s, 4 s and 8 s
+    assert stream.finish().decision.action is Action.ALLOW
+    assert guard.statistics().seconds == 6.0
+
+
 def test_the_middle_of_a_long_text_is_left_out_of_questions():
     second = TestSecondGuard()
     stream, _ = opened(second, rules=[RULE], max_context_chars=50, prompt="a long question " * 20)

@@ -24,7 +24,8 @@ class CascadeStream:
     """A `ResponseStream` over a guard stream and a second guard. May be fed from several threads, one piece at a time.
 
     `feed` returns once the second guard has answered, if it was asked. Meanwhile the text it is asked about, and what
-    comes behind, is not releasable; the text that arrived in between is asked about together.
+    comes behind, is not releasable; the text that arrived in between is asked about together. The next question waits
+    for as long as the last one took, so that a slow guard is asked about more text at a time, and does not fall behind.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class CascadeStream:
         first.listen(self._text.append)
         self._findings: list[SecondOpinion] = []
         self._events: list[Event] = []  # of a call that was cancelled while it asked
+        self._ask_again_at = 0.0  # so that at most half of the time is spent waiting, and a slow guard is asked less
         self._releasable_chars = 0
         self._result: Result | None = None
         self._is_closed = False
@@ -201,7 +203,8 @@ class CascadeStream:
         """Ask about what needs it, until there is nothing to ask now or nothing more may leave."""
         judged = self._first.releasable_chars
         while not self._is_stopped_by(self._findings):
-            question = self._text.next_question(judged, is_final=is_final)
+            may_ask = is_final or self._second.clock() >= self._ask_again_at
+            question = self._text.next_question(judged, is_final=is_final, may_ask=may_ask)
             self._releasable_chars = min(self._text.cleared, judged)
             if question is None:
                 break
@@ -216,6 +219,7 @@ class CascadeStream:
 
     def _ask(self, question: Question) -> bool:
         """Ask about a part of the response, and say whether it may be shown."""
+        started = self._second.clock()
         try:
             opinion = self._second.ask(
                 [*self._context, self._text.message(question.end)],
@@ -229,6 +233,8 @@ class CascadeStream:
         except BaseException:
             self._text.withdraw()
             raise
+        now = self._second.clock()
+        self._ask_again_at = now + (now - started)
         self._findings.append(opinion)
         return opinion.decision.action.severity < Action.REPLACE.severity
 

@@ -94,12 +94,13 @@ class CascadeText:
         text = "".join(self._before) + self._held[: end - self.cleared]
         return Message(Role.ASSISTANT, text[self.reasoning_end :], text[: self.reasoning_end] or None)
 
-    def next_question(self, judged: int, *, is_final: bool) -> Question | None:
+    def next_question(self, judged: int, *, is_final: bool, may_ask: bool = True) -> Question | None:
         """Clear what needs no second opinion, and return what to ask next; None if there is nothing to ask now.
 
         Args:
             judged: Characters that the first guard has let through.
             is_final: Whether no more text will come.
+            may_ask: Whether a question would be asked now; if not, only what needs none is cleared.
         """
         start = next((token.start for token in self._unsure if token.end > self.cleared), judged)
         first = None if start >= judged else max(start, self.cleared)
@@ -113,7 +114,7 @@ class CascadeText:
                 self._clear_to(judged)
             return None
         end = judged if is_final else self._end_of_question(judged, first, ends)
-        if end is None:
+        if end is None or not may_ask:
             return None
         self._num_questions += 1
         tokens = [token for token in self._unsure if token.end > self.cleared and token.start < end]

@@ -58,8 +58,9 @@ class SecondGuard:
         """Take over a guard. Its rules have been checked by `check_config_rules`."""
         self.config = config
         self.counter = CascadeCounter()
+        self.clock = clock
+        """Seconds that only grow."""
         self._guard = guard
-        self._clock = clock
         self._rules = tuple(map(_rule, config.rules))
 
     @property
@@ -108,7 +109,7 @@ class SecondGuard:
         if is_unsure:
             rules += [rule for rule in BUILT_IN_RULES if not rule.applies_to.isdisjoint(targets)]
         self.counter.add(asked_unsure=int(is_unsure), asked_rules=int(not is_unsure))
-        started = self._clock()
+        started = self.clock()
         try:
             report = self._judge(_trimmed(messages, self.config.max_context_chars), rules, targets)
         except (CallCancelledError, StreamClosedError):
@@ -119,7 +120,7 @@ class SecondGuard:
             logger.warning("no second opinion", extra={"guard_error": known.code, **defect(error)})
             return SecondOpinion(decide_error(policy, side, known), None)
         finally:
-            self.counter.add(seconds=self._clock() - started)
+            self.counter.add(seconds=self.clock() - started)
         violated = [rule for rule in rules if any(_is_violated(each, rule) for each in report.opinions)]
         self.counter.answered(report.usage, first=is_flagged, second=bool(violated), is_unsure=is_unsure)
         return _concluded(violated, report.opinions, policy, side, position)
