@@ -136,7 +136,7 @@ def fails(text: str) -> Collection[str]:
 def config(**changes: Any) -> SecondOpinionConfig:
     """Settings that ask at every sentence, however short."""
     guard = {"base_url": "http://second/v1", "model": "second", "format": "json-schema"}
-    return SecondOpinionConfig.parse({"guard": guard, "min_chars": 0, **changes}, source="test")
+    return SecondOpinionConfig.parse({"guard": guard, "band": [0.2, 0.8], "min_chars": 0, **changes}, source="test")
 
 
 def cascade(

@@ -80,7 +80,7 @@ class SecondOpinionConfig(Settings):
 
     guard: PolicyGuardConfig
     """Where it is, and how it is asked."""
-    band: tuple[float, float] | None = (0.2, 0.8)
+    band: tuple[float, float] | None = (0.3, 0.8)
     """Probabilities of harm between which the fast guard is unsure: at or over the first, the second guard is asked;
     the fast one flags by itself only at or over the second, or at a threshold that the policy states. None: the fast
     guard decides about the built-in categories alone, and only rules are asked about."""
