@@ -22,6 +22,7 @@ LAYERS = (
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream"},
+    {"policy_guards"},
     {"moderation", "hub"},
     {"vllm"},
     {"loading"},

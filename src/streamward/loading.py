@@ -1,7 +1,9 @@
 """`streamward.load`: from a name to a moderator."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +18,13 @@ from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
+from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
+from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.suggestions import suggest
 from streamward.tokenizer import GuardTokenizer
 from streamward.vllm.config import VllmConfig
@@ -37,6 +41,7 @@ def load(
     dtype: torch.dtype | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
     max_workers: int = DEFAULT_MAX_WORKERS,
+    second_opinion: SecondOpinionConfig | Mapping[str, Any] | None = None,  # Any: TOML or JSON values
 ) -> Moderator:
     """Load a guard and put it under a policy.
 
@@ -50,13 +55,17 @@ def load(
         dtype: Data type of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
+        second_opinion: A slower guard that reads policies, and when it is asked: the table `[second_opinion]` of the
+            service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-        ConfigError: There is no such policy, the hub's package is not installed, or vLLM cannot serve the guard.
+        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not
+            installed, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
+    wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
     how = VllmConfig.of(engine) if isinstance(engine, str) else engine
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
@@ -66,7 +75,18 @@ def load(
         guard = _vllm_guard(find_checkpoint(name), how, dtype)
     else:
         guard = load_guard(find_checkpoint(name), engine=how, dtype=dtype)
-    return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
+    moderator = Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
+    if wrap is not None:
+        moderator.wrap_guard(wrap)
+    return moderator
+
+
+def _read_second_opinion(
+    values: SecondOpinionConfig | Mapping[str, Any],  # Any: as for `load`
+) -> SecondOpinionConfig:
+    if isinstance(values, SecondOpinionConfig):
+        return values
+    return SecondOpinionConfig.parse(values, source="second_opinion")
 
 
 def _endpoint(name: str) -> Guard:
