@@ -154,6 +154,11 @@ class SideResult:
             former = FirstFlagged(self.first_flagged_token, self.first_flagged_char)
             object.__setattr__(self, "first_flagged", former)  # the class is frozen
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that were judged on this side."""
+        return len(self.verdicts)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

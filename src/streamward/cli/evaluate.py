@@ -45,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "evaluate",
         help="measure guards on benchmark sets",
-        description="Judges benchmark sets with guards and reports how right they are. See docs/evaluation.md.",
+        description="Judges benchmark sets with guards and reports their quality. See docs/reference/evaluation.md.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,7 +97,7 @@ def _add_guard_options(parser: argparse.ArgumentParser) -> None:
     )
     endpoints = parser.add_argument_group("guards behind an endpoint")
     endpoints.add_argument(
-        "--format", default="qwen3guard", metavar="F", help="what they answer; see docs/evaluation.md"
+        "--format", default="qwen3guard", metavar="F", help="what they answer; see docs/reference/evaluation.md"
     )
     endpoints.add_argument("--endpoint-key-env", metavar="NAME", help="environment variable that holds the key")
     endpoints.add_argument("--concurrency", type=int, default=16, metavar="N", help="requests at a time (%(default)s)")

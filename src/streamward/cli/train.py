@@ -70,7 +70,7 @@ _EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command and its stages."""
     parser = commands.add_parser(
-        "train", help="train a guard", description="Trains guards. See docs/training.md.", epilog=_EXAMPLE
+        "train", help="train a guard", description="Trains guards. See docs/how-to/training.md.", epilog=_EXAMPLE
     )
     stages = parser.add_subparsers(metavar="STAGE", required=True)
     for stage in STAGES:

@@ -80,7 +80,7 @@ class CalibrateConfig(TomlSettings):
     """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
     rounded_weights: bool = False
-    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/speed.md)."""
+    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/explanation/speed.md)."""
 
 
 class Sides(NamedTuple):
