@@ -35,8 +35,8 @@ def expected(service):
         return [event for piece in PIECES for event in stream.feed(piece)], stream.finish()
 
 
-def read(url: str, pieces: list[str] = PIECES, **options: float) -> tuple[list[Event], streamward.Result]:
-    with streamward.connect(url, **options) as client, client.stream(prompt="hello") as stream:
+def read(url: str, pieces: list[str] = PIECES) -> tuple[list[Event], streamward.Result]:
+    with streamward.connect(url) as client, client.stream(prompt="hello") as stream:
         return [event for piece in pieces for event in stream.feed(piece)], stream.finish()
 
 
