@@ -25,7 +25,7 @@ LAYERS = (
     {"vllm"},
     {"loading"},
     {ROOT},
-    {"gateway", "evals", "bench", "assistant", "distributed"},
+    {"gateway", "evals", "bench", "assistant", "distributed", "integrations"},
     {"server", "train"},
     {"cli"},
     {"__main__"},

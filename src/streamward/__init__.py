@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         Span,
         Verdict,
     )
-    from streamward.text_release import BlockedError, arelease, release
+    from streamward.text_release import BlockedError, arelease, raise_if_blocked, release
     from streamward.vllm.config import VllmConfig
 
     __version__: str
@@ -85,7 +85,7 @@ _HOMES = {
     "moderation.health": ("GuardHealth",),
     "moderation.moderator": ("Moderator",),
     "policy": ("CategoryPolicy", "FailurePolicy", "Policy", "SidePolicy", "TextRetention", "Thresholds"),
-    "text_release": ("BlockedError", "arelease", "release"),
+    "text_release": ("BlockedError", "arelease", "raise_if_blocked", "release"),
     "schema": (
         "Action",
         "Category",
@@ -159,6 +159,7 @@ __all__ = [
     "arelease",
     "connect",
     "load",
+    "raise_if_blocked",
     "release",
 ]
 

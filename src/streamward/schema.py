@@ -182,6 +182,11 @@ class Decision:
     message: str | None = None
     error: str | None = None
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing more of the text may be shown: the action is replace or block."""
+        return self.action.severity >= Action.REPLACE.severity
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

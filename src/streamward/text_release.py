@@ -72,11 +72,6 @@ class _HeldText:
         return released
 
 
-def is_stopped(decision: Decision) -> bool:
-    """Whether nothing more of a text may be passed on."""
-    return decision.action.severity >= Action.REPLACE.severity
-
-
 def _replacement(decision: Decision) -> str:
     """Return what to say instead of the text that was stopped.
 
@@ -86,6 +81,16 @@ def _replacement(decision: Decision) -> str:
     if decision.action is Action.REPLACE and decision.message is not None:
         return decision.message
     raise BlockedError(decision)
+
+
+def raise_if_blocked(decision: Decision) -> None:
+    """Raise what stands for a decision on a whole text.
+
+    Raises:
+        BlockedError: The text must not be shown; for `replace`, `decision.message` says what to show instead.
+    """
+    if decision.is_blocked:
+        raise BlockedError(decision)
 
 
 def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
@@ -103,7 +108,7 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
         StreamwardError: The guard failed in the middle; what it had not judged is not yielded.
     """
     held = _HeldText()
-    if is_stopped(stream.decision):
+    if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return
     is_failed = False
@@ -112,7 +117,7 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
         if not is_failed:
             stream.feed(piece)
             is_failed = stream.decision.error is not None
-        stopped = is_stopped(stream.decision)
+        stopped = stream.decision.is_blocked
         text = held.rest() if is_failed and not stopped else held.up_to(stream.releasable_chars)
         if text:
             yield text
@@ -120,16 +125,16 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
             yield _replacement(stream.decision)
             return
     decision = stream.finish().decision
-    if text := held.up_to(stream.releasable_chars) if is_stopped(decision) else held.rest():
+    if text := held.up_to(stream.releasable_chars) if decision.is_blocked else held.rest():
         yield text
-    if is_stopped(decision):
+    if decision.is_blocked:
         yield _replacement(decision)
 
 
 async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIterator[str]:
     """Like `release`, for asyncio."""
     held = _HeldText()
-    if is_stopped(stream.decision):
+    if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return
     is_failed = False
@@ -138,7 +143,7 @@ async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIter
         if not is_failed:
             await stream.feed(piece)
             is_failed = stream.decision.error is not None
-        stopped = is_stopped(stream.decision)
+        stopped = stream.decision.is_blocked
         text = held.rest() if is_failed and not stopped else held.up_to(stream.releasable_chars)
         if text:
             yield text
@@ -146,7 +151,7 @@ async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIter
             yield _replacement(stream.decision)
             return
     decision = (await stream.finish()).decision
-    if text := held.up_to(stream.releasable_chars) if is_stopped(decision) else held.rest():
+    if text := held.up_to(stream.releasable_chars) if decision.is_blocked else held.rest():
         yield text
-    if is_stopped(decision):
+    if decision.is_blocked:
         yield _replacement(decision)
