@@ -8,10 +8,10 @@ RAY_VENV := .venv-ray
 RAY_STAMP := $(RAY_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
+.PHONY: help setup demo docs test test-integrations test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## Install everything into .venv
 
@@ -74,5 +74,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,5 @@
 """The examples of `--help` do what they say: each that needs no network, no training and no terminal is run."""
 
-import io
 import json
 import re
 import shlex
@@ -33,17 +32,6 @@ RUN = [
 ]
 
 
-class Input(io.StringIO):
-    """Standard input with bytes beneath, as commands read it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("hello")
-        self.buffer = path.open("rb")
-
-    def fileno(self) -> int:
-        return self.buffer.fileno()
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with what the examples name."""
@@ -60,10 +48,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common, "DEFAULT_GUARD", str(guard))
     monkeypatch.setattr(doctor, "DEFAULT_GUARD", str(guard))
-    standard_input = Input(tmp_path / "stdin")
-    monkeypatch.setattr("sys.stdin", standard_input)
-    yield tmp_path
-    standard_input.buffer.close()
+    with (tmp_path / "stdin").open(encoding="utf-8") as standard_input:
+        monkeypatch.setattr("sys.stdin", standard_input)
+        yield tmp_path
 
 
 def test_most_commands_have_an_example_that_is_run():

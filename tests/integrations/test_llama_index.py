@@ -24,14 +24,11 @@ QUESTION = [ChatMessage(role="user", content="hello")]
 class Scripted(MockLLM):
     """An LLM that says one text, letter by letter."""
 
-    says: str
+    says: str = ""
 
     def __init__(self, says: str) -> None:
         super().__init__(is_chat_model=True)
-        object.__setattr__(self, "says", says)
-
-    def __setattr__(self, name, value):
-        object.__setattr__(self, name, value)
+        self.says = says
 
     def stream_chat(self, messages, **kwargs):
         for letter in self.says:

@@ -39,7 +39,7 @@ class GuardedChatModel(BaseChatModel):
         """Bind tools to the model; it stays behind the guard."""
         if not isinstance(self.model, BaseChatModel):
             raise NotImplementedError("the model has no bind_tools; bind them before it is guarded")
-        return self.model_copy(update={"model": self.model.bind_tools(tools, **kwargs)})
+        return GuardedChatModel(self.model.bind_tools(tools, **kwargs), self.guard)
 
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
