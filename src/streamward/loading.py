@@ -51,7 +51,7 @@ def load(
             next release, with a DeprecationWarning.
         vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
             server (`http://host:port`), or a `VllmConfig`.
-        dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
+        dtype: Data type of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
 

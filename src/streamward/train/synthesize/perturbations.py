@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-_LOOKALIKES = str.maketrans(
+_HOMOGLYPHS = str.maketrans(
     "aceopxyiAEOPCTXBHKM",
     "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0410\u0415\u041e\u0420\u0421\u0422\u0425\u0412\u041d\u041a\u041c",
 )
@@ -15,7 +15,7 @@ _ACCENTS = ("\u0301", "\u0308", "\u0302", "\u0323")
 
 def homoglyphs(text: str, rng: Random) -> str:
     """Swap some Latin letters for Cyrillic ones that look alike."""
-    return "".join(letter.translate(_LOOKALIKES) if rng.random() < 0.6 else letter for letter in text)
+    return "".join(letter.translate(_HOMOGLYPHS) if rng.random() < 0.6 else letter for letter in text)
 
 
 def digits(text: str, rng: Random) -> str:
@@ -59,7 +59,7 @@ def line_breaks(text: str, rng: Random) -> str:
     return "".join("\n" if letter == " " and rng.random() < 0.6 else letter for letter in text)
 
 
-DISGUISES: tuple[Callable[[str, Random], str], ...] = (
+PERTURBATIONS: tuple[Callable[[str, Random], str], ...] = (
     homoglyphs,
     digits,
     split_words,

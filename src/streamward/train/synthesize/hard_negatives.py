@@ -11,9 +11,9 @@ from streamward.train.synthesize.rows import SyntheticResponse, SyntheticRow, so
 _WORD_ANSWERED, _TERM_ANSWERED = 0.4, 0.15
 
 
-def lookalike(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
+def hard_negative(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Draw a word with an object, a term of knowledge, or a whole question."""
-    words = lexicon.lookalikes
+    words = lexicon.hard_negatives
     if not words.frames_verb:
         return None
     kind = rng.choices(("word", "term", "question"), (6, 3, 2))[0]
@@ -25,14 +25,14 @@ def lookalike(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     else:
         term = prompt = rng.choice(words.questions)
         answers = words.question_answer
-    row = _row(lexicon, prompt, twin=term, topic=kind)
+    row = _row(lexicon, prompt, pair=term, topic=kind)
     if rng.random() >= _TERM_ANSWERED:
         return row
     return row.answered(SyntheticResponse(" ".join(some(rng, answers, most=2)), RiskLevel.SAFE))
 
 
 def _word(lexicon: Lexicon, rng: Random) -> SyntheticRow:
-    words = lexicon.lookalikes
+    words = lexicon.hard_negatives
     is_verb = rng.random() < 0.85
     word = rng.choice(words.verbs if is_verb else words.nouns)
     is_harmful = rng.random() < 0.35
@@ -40,7 +40,7 @@ def _word(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     frame = rng.choice(words.frames_verb if is_verb else words.frames_noun)
     prompt = frame.format(verb=word.word, object=thing)
     level, categories = (RiskLevel.UNSAFE, (word.category,)) if is_harmful else (RiskLevel.SAFE, ())
-    row = SyntheticRow(lexicon.language, "lookalike", "word", word.word, prompt, level, categories)
+    row = SyntheticRow(lexicon.language, "hard_negative", "word", word.word, prompt, level, categories)
     if rng.random() >= _WORD_ANSWERED or not (is_verb and has_replies(lexicon)):
         return row
     topic = Topic(name="word", category=word.category)
@@ -48,5 +48,5 @@ def _word(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     return row.answered(long_answer(lexicon, asked, rng))
 
 
-def _row(lexicon: Lexicon, prompt: str, *, twin: str, topic: str) -> SyntheticRow:
-    return SyntheticRow(lexicon.language, "lookalike", topic, twin, prompt, RiskLevel.SAFE)
+def _row(lexicon: Lexicon, prompt: str, *, pair: str, topic: str) -> SyntheticRow:
+    return SyntheticRow(lexicon.language, "hard_negative", topic, pair, prompt, RiskLevel.SAFE)
