@@ -11,7 +11,7 @@ pytest.importorskip("haystack", reason="haystack-ai is not installed; make test-
 from haystack import Pipeline, component
 from haystack.dataclasses import ChatMessage
 
-from streamward.integrations.haystack import StreamwardGuard
+from streamward.integrations.haystack import ReplyGuard
 
 pytestmark = pytest.mark.integrations
 
@@ -31,7 +31,7 @@ class Scripted:
 def run(guard, *says: str, prompt: str = "bread?") -> dict:
     pipeline = Pipeline()
     pipeline.add_component("model", Scripted(*says))
-    pipeline.add_component("guard", StreamwardGuard(guard))
+    pipeline.add_component("guard", ReplyGuard(guard))
     pipeline.connect("model.replies", "guard.replies")
     return pipeline.run({"model": {"prompt": prompt}, "guard": {"prompt": prompt}})["guard"]
 

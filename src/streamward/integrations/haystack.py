@@ -9,7 +9,7 @@ from streamward import Client, Moderator
 
 
 @component
-class StreamwardGuard:
+class ReplyGuard:
     """Judges a prompt and the replies to it; connects behind a chat generator."""
 
     def __init__(self, guard: Moderator | Client) -> None:
