@@ -76,3 +76,12 @@ def test_importing_streamward_imports_next_to_nothing():
 @pytest.mark.parametrize("name", ["connect", "Policy", "EngineConfig", "Result", "StreamwardError", "release"])
 def test_what_needs_no_model_loads_no_torch(name):
     run(f"import sys; sys.modules['torch'] = None; import streamward; streamward.{name}")
+
+
+EXTRAS = ("alembic", "cryptography", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn", "transformers", "sklearn")
+"""Modules of the extras."""
+
+
+def test_everything_public_needs_no_extra():
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in EXTRAS)
+    run(f"import sys; {blocked}import streamward; [getattr(streamward, name) for name in streamward.__all__]")

@@ -3,9 +3,7 @@
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,13 +13,6 @@ from streamward.schema import Decision
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _NONE = "none"
-
-
-def defect(error: BaseException) -> dict[str, str]:
-    """Return what may be logged of an error of ours: its class and where it was raised, not its text."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f"{Path(frame[0].filename).name}:{frame[0].lineno}" if frame else "unknown"
-    return {"error_class": type(error).__name__, "where": where}
 
 
 class JsonFormatter(logging.Formatter):

@@ -129,8 +129,9 @@ class SideResult:
         refusal: Whether the response declines to help; None where the guard does not say.
         windows: Number of overlapping windows the text was judged in; 1 unless it exceeds the context.
         verdicts: One per judged token: all of a response, the closing one of each window of a prompt.
-        first_flagged_char: Index of the first character (code point) of the first flagged token in the caller's text;
-            None if no token was flagged, or the text was judged as a whole.
+        first_flagged_char: Index of the first character (code point) of the first flagged token in the caller's text. A
+            token is flagged when it completes as many successive tokens over the threshold as the policy asks. None if
+            no token was flagged, or the text was judged as a whole.
         first_flagged_token: Index of that token among the tokens judged on this side, 0-based; None likewise.
         thresholds: What P(Unsafe) must reach to be Unsafe, and P(Unsafe) + P(Controversial) to be Controversial, for
             the kind of harm at that point; a level without a threshold counts where it is the most probable.

@@ -78,7 +78,7 @@ def test_moderations_come_in_openais_words(url):
         assert flagged.category_scores["violence"] > 0.9
         assert flagged.category_applied_input_types["violence"] == ("text",)
         details = flagged.streamward
-        assert (details.risk_level, details.span) == (RiskLevel.UNSAFE, (1, 2))
+        assert (details.risk_level, details.first_flagged_char, details.span) == (RiskLevel.UNSAFE, 1, (1, 2))
         assert details.categories[Category.VIOLENT]
         assert details.decision.side is Side.RESPONSE
         assert not client.moderations("hello").results[0].flagged

@@ -61,7 +61,8 @@ class ModerationDetails:
         categories: Whether the guard names each of its nine categories.
         probabilities: Probability of each level; None if the guard failed.
         refusal: Whether a response declines to help; None where the guard does not say.
-        span: Characters of the first flagged token; None if no token was flagged.
+        first_flagged_char: Index of the first character of the first flagged token; None if no token was flagged.
+        span: Characters of that token; None likewise.
         decision: The policy's conclusion.
         policy: The policy that decided.
     """
@@ -70,6 +71,7 @@ class ModerationDetails:
     categories: Mapping[Category, bool]
     probabilities: Mapping[RiskLevel, float] | None
     refusal: bool | None
+    first_flagged_char: int | None
     span: Span | None
     decision: Decision
     policy: PolicyReference
