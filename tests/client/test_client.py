@@ -91,6 +91,10 @@ def test_a_policy_is_asked_for_by_name(url):
         assert client.moderations("hello").results[0].streamward.policy.name == "loose"
         with pytest.raises(streamward.InputError, match="policy"):
             client.moderate("hello", policy="unheard-of")
+        with pytest.raises(streamward.InputError, match="valid Unicode"):
+            client.moderate("half a pair: \ud800")
+        with pytest.raises(streamward.InputError), client.stream(prompt="half a pair: \ud800"):
+            pass
         with pytest.raises(streamward.InputError), client.stream(policy="unheard-of"):
             pass
 

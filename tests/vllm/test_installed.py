@@ -202,7 +202,9 @@ def test_the_gateway_lets_nothing_past_the_flagged_token(moderators, start, leng
 
 def test_the_guard_finds_something_and_lets_something_through(moderators):
     there, _ = moderators
-    found = {there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged is None for n in range(60)}
+    found = {
+        there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged_char is None for n in range(60)
+    }
     assert found == {True, False}
 
 

@@ -1,6 +1,7 @@
 """`streamward.connect`: a client of a running service, with the methods of a `Moderator`."""
 
 import asyncio
+import json
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from streamward.client.replies import JsonObject, ModerationList, ServiceResult,
 from streamward.client.sockets import AsyncSocket, BlockingSocket, Endpoint
 from streamward.client.stream_protocol import StreamProtocol
 from streamward.client.streams import AsyncRemoteStream, RemoteStream
-from streamward.errors import ConfigError, UpstreamError
+from streamward.errors import ConfigError, InputError, UpstreamError
 from streamward.reasons import reason_of
 from streamward.schema import Message, Side
 
@@ -26,6 +27,7 @@ API_KEY_ENV = "STREAMWARD_API_KEY"
 """Environment variable with the key of a service or an endpoint."""
 MessageLike = Message | Mapping[str, Any]  # Any: JSON values
 T = TypeVar("T")
+_JSON = {"Content-Type": "application/json"}
 _SOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 _GUARD: TypeAdapter[ServiceResult] = TypeAdapter(ServiceResult)
 _MODERATIONS: TypeAdapter[ModerationList] = TypeAdapter(ModerationList)
@@ -205,19 +207,20 @@ class Client:
             await client.aclose()
 
     def _post(self, path: str, body: JsonObject) -> bytes:
+        data = _encoded(body)
         try:
-            response = self._http.post(path, json=body)
+            response = self._http.post(path, content=data, headers=_JSON)
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
         return _content(response)
 
     async def _apost(self, path: str, body: JsonObject) -> bytes:
-        loop = asyncio.get_running_loop()
+        data, loop = _encoded(body), asyncio.get_running_loop()
         client = self._async.get(loop)
         if client is None:
             client = self._async[loop] = self._open_async()
         try:
-            response = await client.post(path, json=body)
+            response = await client.post(path, content=data, headers=_JSON)
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
         return _content(response)
@@ -252,6 +255,13 @@ def _addresses(url: str) -> tuple[str, str]:
         raise ConfigError("the address of a service is a URL such as http://127.0.0.1:8000")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return f"{parts.scheme}://{parts.netloc}{path}", f"{_SOCKET_SCHEMES[parts.scheme]}://{parts.netloc}{path}"
+
+
+def _encoded(body: JsonObject) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:  # half a surrogate pair, or a value of another kind
+        raise InputError("the texts cannot be sent: they must be valid Unicode, and messages JSON values") from error
 
 
 def _content(response: httpx.Response) -> bytes:

@@ -15,7 +15,6 @@ from streamward.errors import (
     OverloadedError,
     RateLimitError,
     StreamClosedError,
-    StreamwardError,
     UpstreamError,
 )
 from streamward.schema import Decision, Event, Result, SideResult
@@ -178,7 +177,9 @@ class StreamProtocol:
                 yield Step(Do.DROP)
                 lost_at = self._clock() if lost_at is None else lost_at
                 if self.id is None or self._clock() - lost_at + wait_s > self._resume_s:
-                    raise _told(error) from error
+                    if isinstance(error, ConnectionLostError):
+                        raise UpstreamError(f"the service cannot be reached: {error}") from error
+                    raise
                 yield Step(Do.WAIT, seconds=wait_s)
                 wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
@@ -222,10 +223,6 @@ class StreamProtocol:
             self.is_over = True
         else:
             self.releasable_chars = int(reply["releasable_chars"])
-
-
-def _told(error: Exception) -> StreamwardError:
-    return error if isinstance(error, StreamwardError) else UpstreamError(f"the service cannot be reached: {error}")
 
 
 def kind_of(piece: object) -> Kind:

@@ -15,9 +15,8 @@ from streamward import Client, Moderator, arelease, raise_if_blocked, release
 class GuardedChatModel(BaseChatModel):
     """A chat model behind a guard, for chains and agents alike, streamed or not.
 
-    Text is released token by token as the guard judges it. Tool calls are held until the whole turn is judged. Other
-    content (reasoning, images) does not pass. A block raises BlockedError; the message of a policy with `replace` is
-    said instead of the rest.
+    Text is released as the guard judges it, tool calls when the whole turn is judged; other content (reasoning, images)
+    does not pass. A block raises BlockedError; the message of a policy with `replace` is said instead of the rest.
 
     Attributes:
         model: The model, or one with tools bound.
@@ -39,7 +38,8 @@ class GuardedChatModel(BaseChatModel):
         """Bind tools to the model; it stays behind the guard."""
         if not isinstance(self.model, BaseChatModel):
             raise NotImplementedError("the model has no bind_tools; bind them before it is guarded")
-        return GuardedChatModel(self.model.bind_tools(tools, **kwargs), self.guard)
+        bound: GuardedChatModel = self.model_copy(update={"model": self.model.bind_tools(tools, **kwargs)})
+        return bound
 
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
