@@ -14,6 +14,7 @@ PLACES = [
     ("moderate --j", "--json", "--prompt"),
     ("moderate --policy ", "loose", "--json"),
     ("moderate --policy lo", "loose", "strict"),
+    ("watch --guard stream", "stream-135m-small", "--policy"),
     ("keys create acme --max", "--max-concurrent", "--admin"),
     ("completion ", "fish", "moderate"),
     ("--v", "--version", "moderate"),

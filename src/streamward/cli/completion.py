@@ -16,7 +16,6 @@ examples:
   streamward completion fish > ~/.config/fish/completions/streamward.fish
 """
 _FILE_METAVARS = {"FILE", "FOLDER", "IN", "OUT", "PATH"}
-_POLICIES = ("strict", "loose")
 _SCRIPTS: Mapping[str, Callable[[list[shells.CommandWords]], str]] = {
     "bash": shells.bash,
     "zsh": shells.zsh,
@@ -39,7 +38,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the script."""
-    print(_SCRIPTS[arguments.shell](list(command_words(arguments.parser))), end="")
+    from streamward.bundled.embedded import embedded_guards  # not for --help
+
+    values = {"policy": ("strict", "loose"), "guard": tuple(embedded_guards())}
+    print(_SCRIPTS[arguments.shell](list(command_words(arguments.parser, values=values))), end="")
     return 0
 
 
@@ -49,8 +51,15 @@ class _Named(NamedTuple):
     parser: argparse.ArgumentParser
 
 
-def command_words(parser: argparse.ArgumentParser) -> Iterator[shells.CommandWords]:
-    """Yield what can follow each command, the whole command line first."""
+def command_words(
+    parser: argparse.ArgumentParser, *, values: Mapping[str, tuple[str, ...]]
+) -> Iterator[shells.CommandWords]:
+    """Yield what can follow each command, the whole command line first.
+
+    Args:
+        parser: Parser of the whole command line.
+        values: Values to offer for options by their destination, beside files.
+    """
     waiting = [_Named("", "", parser)]
     while waiting:
         named = waiting.pop(0)
@@ -60,7 +69,7 @@ def command_words(parser: argparse.ArgumentParser) -> Iterator[shells.CommandWor
         yield shells.CommandWords(
             path=named.path,
             subcommands={each.path.rpartition("/")[2]: each.help for each in inner},
-            options=tuple(_option(action) for action in actions if action.option_strings),
+            options=tuple(_option(action, values) for action in actions if action.option_strings),
             values=tuple(
                 str(choice) for action in actions if not action.option_strings for choice in action.choices or ()
             ),
@@ -78,15 +87,15 @@ def _subcommands(named: _Named) -> list[_Named]:
     return found
 
 
-def _option(action: argparse.Action) -> shells.OptionWords:
+def _option(action: argparse.Action, values: Mapping[str, tuple[str, ...]]) -> shells.OptionWords:
     metavar = action.metavar[0] if isinstance(action.metavar, tuple) else action.metavar
     choices = tuple(map(str, action.choices or ()))
-    if action.dest == "policy":
-        choices = _POLICIES
+    if action.dest in values:
+        choices = values[action.dest]
     return shells.OptionWords(
         flags=tuple(action.option_strings),
         help=(action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%"),
         takes_value=action.nargs != 0,
         choices=choices,
-        takes_file=metavar in _FILE_METAVARS or action.dest == "policy",
+        takes_file=metavar in _FILE_METAVARS or action.dest in values,
     )

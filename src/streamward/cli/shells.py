@@ -139,5 +139,5 @@ def _places(command: CommandWords, option: OptionWords) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text in single quotes, for all three shells."""
-    return "'" + " ".join(text.replace("'", "").split()) + "'"
+    """Return a text in single quotes, as both zsh and fish read it."""
+    return "'" + " ".join(text.replace("'", "'\\''").split()) + "'"
