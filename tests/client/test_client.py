@@ -3,8 +3,16 @@
 import asyncio
 import json
 import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 
 import streamward
@@ -177,3 +185,32 @@ def test_an_error_without_a_known_code_is_told_by_its_status():
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(streamward.ConfigError):
         streamward.connect(address)
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    signed = built.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    (folder / "cert.pem").write_bytes(signed.public_bytes(pem))
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_a_certificate_is_checked_for_calls_and_streams(service, tmp_path):
+    cert, key = certificate(tmp_path)
+    with served(service.app, ssl_certfile=cert, ssl_keyfile=key) as url:
+        address = url.replace("http://", "https://")
+        with streamward.connect(address, ssl_context=ssl.create_default_context(cafile=cert)) as client:
+            assert client.moderate("hello").decision.action is Action.ALLOW
+            with client.stream() as stream:
+                assert stream.feed("hello")
+        with streamward.connect(address) as client:
+            with pytest.raises(streamward.UpstreamError):
+                client.moderate("hello")
+            with pytest.raises(streamward.UpstreamError), client.stream():
+                pass
