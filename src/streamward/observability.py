@@ -8,6 +8,7 @@ from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from streamward.reasons import defect as defect  # the server logs with it; whoever needs no metrics imports it there
 from streamward.schema import Decision
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}

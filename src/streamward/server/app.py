@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError
-from streamward.reasons import defect
+from streamward.observability import defect
 from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streamward.decisions import combine, decide_error
 from streamward.errors import GuardFailedError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
-from streamward.reasons import defect
+from streamward.observability import defect
 from streamward.schema import Message, Result, Side
 from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState

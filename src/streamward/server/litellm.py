@@ -15,7 +15,7 @@ from streamward.errors import InputError, OverloadedError, StreamClosedError
 from streamward.gateway.prompts import to_prompt
 from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
-from streamward.reasons import defect
+from streamward.observability import defect
 from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import MeteredCaller
 from streamward.server.judging import failed, judge

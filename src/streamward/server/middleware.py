@@ -16,8 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamward.errors import InputError, OverloadedError, RateLimitError, RequestTooLargeError, StreamwardError
-from streamward.observability import Metrics
-from streamward.reasons import defect
+from streamward.observability import Metrics, defect
 from streamward.server.config import LimitsConfig
 from streamward.server.errors import answer_for, error_response
 from streamward.server.records import new_id

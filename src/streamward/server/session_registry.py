@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from streamward.errors import OverloadedError, StreamClosedError, StreamwardError
 from streamward.moderation.async_stream import AsyncGuardStream
-from streamward.reasons import defect
+from streamward.observability import defect
 from streamward.server.live import LiveEvent, LiveKind
 from streamward.server.pieces import Ending
 from streamward.server.records import ModerationContext

@@ -9,7 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from streamward.errors import InputError, OverloadedError, StreamClosedError, StreamwardError
-from streamward.reasons import defect
+from streamward.observability import defect
 from streamward.server.auth import SUBPROTOCOL, Caller, caller_of, count, identify
 from streamward.server.errors import answer_for
 from streamward.server.middleware import refuse
