@@ -1,6 +1,7 @@
 """The client against the real application: results, errors, addresses and keys."""
 
 import asyncio
+import inspect
 import json
 import socket
 import ssl
@@ -214,3 +215,23 @@ def test_a_certificate_is_checked_for_calls_and_streams(service, tmp_path):
                 client.moderate("hello")
             with pytest.raises(streamward.UpstreamError), client.stream():
                 pass
+
+
+@pytest.mark.parametrize("method", ["moderate", "amoderate", "stream", "astream"])
+def test_a_client_takes_what_a_moderator_takes(method):
+    own = list(inspect.signature(getattr(streamward.Client, method)).parameters)
+    moderators = list(inspect.signature(getattr(streamward.Moderator, method)).parameters)
+    assert own[: len(moderators)] == moderators
+
+
+def test_a_stream_of_a_client_has_the_methods_of_a_moderators():
+    for kind in (streamward.GuardStream, streamward.RemoteStream):
+        assert {"decision", "releasable_chars", "close"} <= set(dir(kind))
+    for method in ("feed", "feed_reasoning", "finish"):
+        for local, remote in (
+            (streamward.GuardStream, streamward.RemoteStream),
+            (streamward.AsyncGuardStream, streamward.AsyncRemoteStream),
+        ):
+            assert list(inspect.signature(getattr(local, method)).parameters) == list(
+                inspect.signature(getattr(remote, method)).parameters
+            )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from tests.server.services import open_service, served
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "integrations"
+PAGE = ROOT / "docs" / "how-to" / "integrate.md"
+ADDRESS = "http://127.0.0.1:8000"
+"""Of the service, in the examples."""
 MODULES = Path(os.environ.get("STREAMWARD_NODE_MODULES", ROOT / ".venv-integrations" / "node_modules"))
 
 pytestmark = [
@@ -55,19 +59,19 @@ def scripted(*pieces: str) -> FastAPI:
 def run(tmp_path):
     """Run an example: its question and what the model says give what is shown."""
 
-    def shown(example: str, question: str, *pieces: str) -> str:
-        shutil.copy(EXAMPLES / example, tmp_path)
+    def shown(example: str, question: str, *pieces: str, code: str | None = None) -> str:
+        written = code or (EXAMPLES / example).read_text("utf-8")
         if MODULES.exists() and not (tmp_path / "node_modules").exists():
             (tmp_path / "node_modules").symlink_to(MODULES)
-        with (
-            loopback.served(scripted(*pieces)) as upstream,
-            open_service(
-                tmp_path, guard=marked_guard(), upstreams={"model": {"base_url": f"{upstream}/v1"}}
-            ) as service,
-            served(service.app) as url,
-        ):
-            command = ["node", str(tmp_path / example), question, f"{url}/model/v1"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        with loopback.served(scripted(*pieces)) as upstream:
+            upstreams = {"assistant": {"base_url": f"{upstream}/v1"}}
+            with (
+                open_service(tmp_path, guard=marked_guard(), upstreams=upstreams) as service,
+                served(service.app) as url,
+            ):
+                (tmp_path / example).write_text(written.replace(ADDRESS, url))
+                command = ["node", str(tmp_path / example), question]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
@@ -99,3 +103,9 @@ def test_the_ai_sdk_shows_where_the_guard_cuts(run):
 @needs_the_sdk
 def test_the_ai_sdk_shows_that_a_prompt_is_refused(run):
     assert run("ai-sdk.mjs", "# please", "fine").splitlines()[0] == "[refused with 400: content_filter]"
+
+
+@needs_the_sdk
+def test_the_code_of_the_page_runs(run):
+    (code,) = re.findall(r"^```javascript\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    assert run("page.mjs", "", "Take ", "flour.", code=code) == "Take flour."
