@@ -1,7 +1,11 @@
 """`streamward.load`: from a name to a moderator."""
 
 import os
+<<<<<<< HEAD
 from collections.abc import Mapping
+=======
+import warnings
+>>>>>>> api
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,7 @@ def load(
     *,
     policy: str | Path | Policy = "strict",
     engine: EngineConfig | VllmConfig | str | None = None,
+    vllm: VllmConfig | str | None = None,
     dtype: torch.dtype | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
     max_workers: int = DEFAULT_MAX_WORKERS,
@@ -50,8 +55,10 @@ def load(
             (`modelscope:org/name`), or a Gen guard behind an OpenAI-compatible endpoint (`http://host/v1#model`; its
             key, if it needs one, is taken from the environment variable STREAMWARD_API_KEY).
         policy: `strict`, `loose`, a TOML file or a policy.
-        engine: Limits of our engine; the defaults suit one machine. Or what reads the tokens of a Stream guard instead:
-            `vllm` in this process, the address of a vLLM server (`http://host:port`), or a `VllmConfig`.
+        engine: Limits of the engine; the defaults suit one machine. A value for `vllm` is accepted here too until the
+            next release, with a DeprecationWarning.
+        vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
+            server (`http://host:port`), or a `VllmConfig`.
         dtype: Data type of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
@@ -59,17 +66,26 @@ def load(
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
+<<<<<<< HEAD
         ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not
             installed, or vLLM cannot serve the guard.
+=======
+        ConfigError: There is no such policy, the hub's package is not installed, `engine` and `vllm` are both given, or
+            vLLM cannot serve the guard.
+>>>>>>> api
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
+<<<<<<< HEAD
     wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
     how = VllmConfig.of(engine) if isinstance(engine, str) else engine
+=======
+    how = _backend(engine, vllm)
+>>>>>>> api
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
-            raise ConfigError("a guard behind an endpoint has its own engine; leave engine out")
+            raise ConfigError("a guard behind an endpoint has its own engine; leave vllm out")
         guard = _endpoint(name)
     elif isinstance(how, VllmConfig):
         guard = _vllm_guard(find_checkpoint(name), how, dtype)
@@ -87,6 +103,20 @@ def _read_second_opinion(
     if isinstance(values, SecondOpinionConfig):
         return values
     return SecondOpinionConfig.parse(values, source="second_opinion")
+
+
+def _backend(
+    engine: EngineConfig | VllmConfig | str | None, vllm: VllmConfig | str | None
+) -> EngineConfig | VllmConfig | None:
+    """Return what runs the guard: the engine's limits, or vLLM."""
+    if isinstance(engine, VllmConfig | str):
+        warnings.warn(
+            "load(engine=...) takes an EngineConfig; give vllm=... for vLLM", DeprecationWarning, stacklevel=3
+        )
+        engine, vllm = None, engine if vllm is None else vllm
+    if engine is not None and vllm is not None:
+        raise ConfigError("engine and vllm are both given; a guard runs with one of them")
+    return engine if vllm is None else (VllmConfig.of(vllm) if isinstance(vllm, str) else vllm)
 
 
 def _endpoint(name: str) -> Guard:

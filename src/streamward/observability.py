@@ -3,16 +3,19 @@
 import json
 import logging
 import sys
+<<<<<<< HEAD
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+=======
+>>>>>>> api
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from streamward.reasons import defect as defect  # the server logs with it; whoever needs no metrics imports it there
 from streamward.schema import Decision
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -27,13 +30,6 @@ _OUTCOMES = (
     "rules_violated",
     "failed",
 )
-
-
-def defect(error: BaseException) -> dict[str, str]:
-    """Return what may be logged of an error of ours: its class and where it was raised, not its text."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f"{Path(frame[0].filename).name}:{frame[0].lineno}" if frame else "unknown"
-    return {"error_class": type(error).__name__, "where": where}
 
 
 class JsonFormatter(logging.Formatter):

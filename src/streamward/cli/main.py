@@ -11,6 +11,8 @@ from streamward.cli import (
     audit,
     bench,
     bench_serve,
+    completion,
+    doctor,
     evaluate,
     keys,
     mask,
@@ -51,6 +53,8 @@ _COMMANDS = (
     bench,
     bench_serve,
     assistant,
+    doctor,
+    completion,
 )
 
 
@@ -62,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     given = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
+    arguments = parser.parse_args(
+        given, argparse.Namespace(given=given, parser=parser)
+    )  # reports say how they were made
     try:
         return int(arguments.run(arguments))
     except (InputError, ConfigError) as error:

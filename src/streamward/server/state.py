@@ -161,7 +161,8 @@ def load_here(config: ServeConfig, policy: Policy) -> Moderator:
     return load(
         config.guard,
         policy=policy,
-        engine=config.vllm or config.engine,
+        engine=None if config.vllm else config.engine,
+        vllm=config.vllm,
         max_chars=config.limits.max_chars,
         max_workers=config.limits.max_in_flight,
     )
