@@ -21,12 +21,8 @@ LAYERS = (
     {"detectors"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
-<<<<<<< HEAD
-    {"engine", "data", "generative", "bundled", "text_stream"},
-    {"policy_guards"},
-=======
     {"engine", "data", "generative", "bundled", "text_stream", "client", "text_release"},
->>>>>>> api
+    {"policy_guards"},
     {"moderation", "hub"},
     {"vllm"},
     {"loading"},

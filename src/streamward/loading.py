@@ -1,11 +1,8 @@
 """`streamward.load`: from a name to a moderator."""
 
 import os
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
 import warnings
->>>>>>> api
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +63,14 @@ def load(
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-<<<<<<< HEAD
-        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not
-            installed, or vLLM cannot serve the guard.
-=======
-        ConfigError: There is no such policy, the hub's package is not installed, `engine` and `vllm` are both given, or
-            vLLM cannot serve the guard.
->>>>>>> api
+    ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not installed,
+        `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
-<<<<<<< HEAD
     wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
-    how = VllmConfig.of(engine) if isinstance(engine, str) else engine
-=======
     how = _backend(engine, vllm)
->>>>>>> api
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
             raise ConfigError("a guard behind an endpoint has its own engine; leave vllm out")

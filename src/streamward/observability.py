@@ -3,11 +3,7 @@
 import json
 import logging
 import sys
-<<<<<<< HEAD
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-=======
->>>>>>> api
 from datetime import UTC, datetime
 from typing import TextIO
 

@@ -9,7 +9,6 @@ from streamward.decisions import ALLOWED, decide_error
 from streamward.errors import CallCancelledError, GuardFailedError, StreamClosedError, StreamwardError
 from streamward.moderation.cascade_statistics import CascadeCounter
 from streamward.moderation.uncertainty import first_guard_policy
-from streamward.observability import defect
 from streamward.policy import Policy
 from streamward.policy_guards.built_in import BUILT_IN_RULES, CATEGORY_OF
 from streamward.policy_guards.config import RuleConfig, SecondOpinionConfig
@@ -22,6 +21,7 @@ from streamward.policy_guards.rules import (
     RuleTarget,
     check_rules,
 )
+from streamward.reasons import defect
 from streamward.schema import Action, Category, Decision, Message, RiskLevel, Side, SideResult
 
 logger = logging.getLogger(__name__)
