@@ -114,7 +114,7 @@ class NemotronFormat:
     def _classifier_prompt(self, messages: Sequence[Message], rule: GuardRule) -> str:
         *_, last = turns = [framed(spoken(message), labels=_LABELS) for message in _last_exchange(messages)]
         is_prompt = messages[-1].role is Role.USER
-        prompt, response = (last, "None") if is_prompt else (turns[0] if len(turns) > 1 else "None", last)
+        prompt, response = (last, "None") if is_prompt else (turns[0], last)
         return (
             "You are a classifier for analyzing interactions between humans and LLMs. Given a request from a human user"
             " and a response from an LLM assistant, determine 1) whether the human user's request is harmful, 2)"
@@ -133,12 +133,12 @@ class NemotronFormat:
 
 
 def _last_exchange(messages: Sequence[Message]) -> list[Message]:
-    """Return the last turn, and the user's before it if it is the assistant's: the format has no more."""
+    """Return the last turn, and the user's before it if it is the assistant's: the format has no more, and no less."""
     last = messages[-1]
     if last.role is Role.USER:
         return [last]
     users = [message for message in messages[:-1] if message.role is Role.USER]
-    return [*users[-1:], last]
+    return [users[-1] if users else Message(Role.USER, "None"), last]
 
 
 def _label(lines: dict[str, str], name: str, values: dict[str, bool]) -> bool:

@@ -3,7 +3,8 @@
 Format: Google, ShieldGemma model card (ai.google.dev/gemma/docs/shieldgemma/model_card) and arXiv 2407.21772: a
 preamble, the user's prompt and, to judge a response, the chatbot's response between turn tokens, the principle, and a
 question that is answered with `Yes` or `No`; the score is the softmax over the logits of these two tokens, here over
-the log probabilities that the endpoint returns. The wording of the frame is the one the models were trained on.
+the log probabilities that the endpoint returns. The frame is worded as by the
+checkpoints' chat template.
 
 The prompt is rendered here and sent to `/completions` with `logprobs`. The conversation comes before the principle, so
 the calls about one text share their prefix, not the calls about one rule.
@@ -54,7 +55,7 @@ class ShieldGemmaFormat:
     def _body(self, start: str, rule: GuardRule, *, is_prompt: bool) -> dict[str, object]:
         subject = "human question" if is_prompt else "Chatbot Response"
         prompt = (
-            f'{start}* "{rule.id}": {framed(rule_words(rule))}\n\n'
+            f'{start}* "{rule.id}": {framed(rule_words(rule))}\n\n===\n\n'
             f"Does the {subject} violate the above principle? Your answer must start with 'Yes' or 'No'. And then walk"
             " through step by step to be sure we answer correctly.\n\n"
         )
