@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.errors import CheckpointError
-from streamward.kernels.bfloat16 import to_bfloat16
+from streamward.kernels.bfloat16 import from_bfloat16, to_bfloat16
 from streamward.kernels.quantization import QuantizedWeight, dequantize
 from streamward.model.checkpoint_files import open_checkpoint
 from streamward.model.config import ModelConfig, parse_model_config
@@ -110,6 +110,13 @@ def module_shapes(mappings: Iterable[ParamMapping]) -> dict[str, tuple[int, ...]
         rows = shapes.get(mapping.module, (0,))[0]
         shapes[mapping.module] = (rows + mapping.shape[0], *mapping.shape[1:])
     return shapes
+
+
+def embedding_scale(config: ModelConfig) -> float:
+    """Return what embeddings are multiplied with: Gemma's sqrt(hidden size), rounded to bfloat16 as in its training."""
+    if not config.is_gemma:
+        return 1.0
+    return float(from_bfloat16(to_bfloat16(np.array([config.hidden_size**0.5], np.float32)))[0])
 
 
 def check_finite(parameters: ModelParameters) -> None:

@@ -23,7 +23,7 @@ from streamward.errors import ConfigError
 from streamward.kernels.bfloat16 import from_bfloat16, to_bfloat16
 from streamward.kernels.quantization import GROUP, QuantizedWeight, dequantize, hadamard_transform, quantize
 from streamward.model.config import ModelConfig
-from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, check_finite
+from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, check_finite, embedding_scale
 from streamward.model.reference_decoder import Floats, ReferenceDecoder, rms_norm
 
 _NUM_TOKENS = 128
@@ -112,7 +112,7 @@ def smooth(
         ranges[name] = np.abs(x_TI[1:]).max(axis=0)  # without the first token, which is unlike the others
         return x_TI @ linears[name].T.astype(np.float64)
 
-    ReferenceDecoder(parameters.config, vectors=vectors, linear=linear, embed=_embedding(parameters))(ids_T)
+    ReferenceDecoder(parameters.config, vectors=vectors, linear=linear, embed=_Embedding(parameters))(ids_T)
     for name in linears:
         layer, _, kind = name.rpartition(".")
         if kind in _NORM_BEFORE:
@@ -149,7 +149,7 @@ def sensitive_layers(
         ids_T: Token ids to try them with.
     """
     config, found = parameters.config, set[str]()
-    stream = _Accumulated(_embedding(parameters)(ids_T) * (config.hidden_size**0.5 if config.is_gemma else 1.0))
+    stream = _Accumulated(_Embedding(parameters)(ids_T))
 
     def linear(name: str, x_TI: Floats) -> Floats:
         exact_TO: Floats = x_TI @ exact[name].T.astype(np.float64)
@@ -164,7 +164,7 @@ def sensitive_layers(
                 found.add(name)
         return exact_TO
 
-    ReferenceDecoder(config, vectors=parameters.vectors, linear=linear, embed=_embedding(parameters))(ids_T)
+    ReferenceDecoder(config, vectors=parameters.vectors, linear=linear, embed=_Embedding(parameters))(ids_T)
     return found
 
 
@@ -188,18 +188,15 @@ def _fake_quantize(x_TI: Floats) -> Floats:
     return hadamard_transform((integers * scales).reshape(x_TI.shape).astype(np.float32)).astype(np.float64)
 
 
-def _embedding(parameters: ModelParameters) -> "_Embedding":
-    return _Embedding(parameters)
-
-
 class _Embedding:
-    """Looks up the embeddings of token ids."""
+    """Looks up the scaled embeddings of token ids."""
 
     def __init__(self, parameters: ModelParameters) -> None:
         self._table = parameters.bfloat16(EMBEDDING)
+        self._scale = embedding_scale(parameters.config)
 
     def __call__(self, ids_T: NDArray[np.int64]) -> Floats:
-        return from_bfloat16(self._table[ids_T]).astype(np.float64)
+        return from_bfloat16(self._table[ids_T]).astype(np.float64) * self._scale
 
 
 def _float32(parameters: ModelParameters, name: str) -> NDArray[np.float32]:

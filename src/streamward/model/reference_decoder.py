@@ -26,7 +26,7 @@ class ReferenceDecoder:
             config: Shape.
             vectors: Weights of norms by name, as they multiply.
             linear: Applies a matrix of the decoder.
-            embed: Returns the embeddings [T, D] of token ids.
+            embed: Returns the scaled embeddings [T, D] of token ids.
         """
         self._config = config
         self._vectors = vectors
@@ -44,8 +44,6 @@ class ReferenceDecoder:
         """
         config = self._config
         hidden_TD = self._embed(ids_T)
-        if config.is_gemma:
-            hidden_TD = hidden_TD * config.hidden_size**0.5
         for layer in range(config.num_layers):
             name = f"decoder.layers.{layer}."
             attended = self._attention(layer, self._norm(name + "input_norm", hidden_TD))

@@ -8,18 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open, serialize_file
+from safetensors import SafetensorError, safe_open
 
 from streamward.errors import CheckpointError
 from streamward.kernels.bfloat16 import from_bfloat16, to_bfloat16
 
-_STORED: Mapping[str, tuple[str, str]] = {  # safetensors' name -> numpy's name, the name that `serialize_file` takes
-    "BF16": ("<u2", "bfloat16"),
-    "F16": ("<f2", "float16"),
-    "F32": ("<f4", "float32"),
-    "F64": ("<f8", "float64"),
-    "I8": ("<i1", "int8"),
-}
+_STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "<i1"}  # by safetensors' name
+_ALIGNMENT = 64  # bytes: where the first tensor begins
 FLOATS = ("BF16", "F16", "F32", "F64")
 _OF_ARRAY = {"uint16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8"}
 Array = NDArray[Any]  # Any: of the dtypes above
@@ -74,7 +69,7 @@ class TensorFile:
         if self.dtype(name) not in _STORED:
             raise CheckpointError(f"{self.path}: {name} is of {self.dtype(name)}; expected one of {', '.join(_STORED)}")
         begin, end = (self._first + offset for offset in self._entries[name]["data_offsets"])
-        flat = np.frombuffer(self._bytes[begin:end], dtype=_STORED[self.dtype(name)][0])
+        flat = np.frombuffer(self._bytes[begin:end], dtype=_STORED[self.dtype(name)])
         return flat.reshape(self.shape(name))
 
     def floats(self, name: str) -> NDArray[np.float32]:
@@ -95,9 +90,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, metadata: Mapping[
         tensors: Of uint16, float16, float32, float64 or int8.
         metadata: Texts stored in the header.
     """
-    content = {}
-    for name, array in tensors.items():
-        stored = _OF_ARRAY[array.dtype.name]
-        data = np.ascontiguousarray(array, dtype=_STORED[stored][0]).tobytes()
-        content[name] = {"dtype": _STORED[stored][1], "shape": list(array.shape), "data": data}
-    serialize_file(content, str(path), dict(metadata) if metadata else None)
+    arrays = {name: np.ascontiguousarray(array).astype(_STORED[_OF_ARRAY[array.dtype.name]], copy=False) for name, array in tensors.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # every tensor is aligned to its dtype
+    end = 0
+    for name in names:
+        begin, end = end, end + arrays[name].nbytes
+        stored = _OF_ARRAY[tensors[name].dtype.name]
+        header[name] = {"dtype": stored, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-(len(encoded) + 8) % _ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            file.write(arrays[name].data)
