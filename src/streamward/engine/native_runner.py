@@ -11,10 +11,11 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.model_runner import HeadProbs, ModelInput, ModelOutput
 from streamward.engine.probes import FINAL
 from streamward.errors import ConfigError
-from streamward.kernels.decoder import KernelDecoder, SequenceSlice, decoder_page_bytes
+from streamward.kernels.cache import SequenceSlice, decoder_page_bytes
+from streamward.kernels.decoder import KernelDecoder
 from streamward.kernels.heads import softmax
-from streamward.kernels.library import Kernels, load_kernels
-from streamward.kernels.threads import set_num_threads
+from streamward.kernels.library import Kernels, load_kernels, set_num_threads
+
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import GuardConfig
 from streamward.model.kernel_model import has_int8_weights, pack_decoder, pack_heads, why_unsupported
@@ -111,7 +112,9 @@ class NativeModelRunner:
         risk_nR = np.ascontiguousarray(logits[:, :num_levels])
         if offsets is not None:
             risk_nR += np.asarray(offsets, np.float32)
-        return HeadProbs(softmax(risk_nR), softmax(np.ascontiguousarray(logits[:, num_levels:num_labels])))
+        return HeadProbs(
+            softmax(risk_nR, kernels=self._kernels), softmax(logits[:, num_levels:num_labels], kernels=self._kernels)
+        )
 
 
 def _rows(hidden_TD: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:

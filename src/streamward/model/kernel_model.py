@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.kernels.arena import Arena
-from streamward.kernels.decoder import DecoderWeights, KernelDecoder, LayerWeights, is_supported, key_basis
-from streamward.kernels.heads import KernelHeads, pad_outputs
+from streamward.kernels.arena import WeightArena
+from streamward.kernels.cache import is_supported
+from streamward.kernels.decoder import DecoderWeights, LayerWeights
+from streamward.kernels.heads import HeadKernel, pad_outputs
 from streamward.kernels.library import Kernels
 from streamward.kernels.quantization import QuantizedWeight
 from streamward.kernels.weights import PackedWeight
 from streamward.model.config import ModelConfig
-from streamward.model.parameters import EMBEDDING, LM_HEAD, KeyBasis, ModelParameters, Weight, embedding_scale
-from streamward.model.preparation import calibration_ids
+from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, embedding_scale
+from streamward.model.key_statistics import measure_key_basis
 from streamward.schema import Side
 
 _SIZE_STEP = 64  # inputs and outputs of a matrix are multiples of it
@@ -52,9 +53,9 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
     """
     config, window = parameters.config, parameters.config.sliding_window
     thetas = [config.rope_theta] if window is None else [config.rope_theta, window.rope_theta]
-    basis = _basis(parameters, kernels) if int8_cache else None
+    basis = (parameters.key_basis or measure_key_basis(parameters)) if int8_cache else None
     is_fast = not has_int8_weights(parameters)  # prepared guards compute the same on every CPU
-    arena = Arena(sum(_packed_nbytes(parameters, name) for name in _linear_names(config)))
+    arena = WeightArena(sum(_packed_nbytes(parameters, name) for name in _linear_names(config)))
     layers = []
     for index in range(config.num_layers):
         name = f"decoder.layers.{index}."
@@ -100,17 +101,16 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
     )
 
 
-def pack_heads(parameters: ModelParameters, side: Side, kernels: Kernels) -> KernelHeads:
+def pack_heads(parameters: ModelParameters, side: Side, kernels: Kernels) -> HeadKernel:
     """Pack one side's heads: their logits are those of the risk levels, then those of the categories, then padding."""
     name = _HEADS[side]
     rows = [parameters.bfloat16(f"{name}.{kind}.weight") for kind in ("risk", "category")]
     pre, norm = parameters.bfloat16(f"{name}.pre.weight"), parameters.vectors[f"{name}.norm.weight"]
-    return KernelHeads(
+    return HeadKernel(
         PackedWeight.bfloat16(pre, kernels=kernels),
         norm,
         PackedWeight.bfloat16(pad_outputs(np.concatenate(rows)), kernels=kernels),
         eps=parameters.config.rms_norm_eps,
-        kernels=kernels,
     )
 
 
@@ -126,7 +126,7 @@ def pack(
     *,
     is_gated: bool = False,
     is_fast: bool = False,
-    arena: Arena | None = None,
+    arena: WeightArena | None = None,
 ) -> PackedWeight:
     """Pack one matrix, whose blocks are all of 8 bits or all bfloat16."""
     if all(isinstance(block, QuantizedWeight) for block in blocks):
@@ -137,24 +137,6 @@ def pack(
 def has_int8_weights(parameters: ModelParameters) -> bool:
     """Whether any matrix of the decoder has 8 bits."""
     return any(isinstance(block, QuantizedWeight) for blocks in parameters.weights.values() for block in blocks)
-
-
-def measure_key_basis(parameters: ModelParameters, kernels: Kernels) -> KeyBasis:
-    """Return the statistics of keys and queries [L, K, d] that an 8-bit cache needs, by reading a few tokens."""
-    ids = calibration_ids(parameters.config).tolist()
-    page_tokens = 64
-    decoder = KernelDecoder(
-        kernels,
-        pack_decoder(parameters, kernels, int8_cache=False),
-        num_pages=-(-len(ids) // page_tokens),
-        page_tokens=page_tokens,
-        max_rows=len(ids),
-    )
-    return KeyBasis(*key_basis(decoder, ids))
-
-
-def _basis(parameters: ModelParameters, kernels: Kernels) -> KeyBasis:
-    return parameters.key_basis or measure_key_basis(parameters, kernels)
 
 
 def _linear_names(config: ModelConfig) -> list[str]:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from streamward.errors import ConfigError
 from streamward.kernels.bfloat16 import from_bfloat16, to_bfloat16
 from streamward.kernels.quantization import GROUP, QuantizedWeight, dequantize, hadamard_transform, quantize
+from streamward.model.calibration import Embedding, calibration_ids
 from streamward.model.config import ModelConfig
-from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, check_finite, embedding_scale
+from streamward.model.key_statistics import KeyStatistics
+from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, check_finite
 from streamward.model.reference_decoder import Floats, ReferenceDecoder, rms_norm
 
-_NUM_TOKENS = 128
 _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9 left larger errors
 _SMALLEST = 1e-5
 _MIN_GAIN = 1.0  # octaves
@@ -61,7 +62,8 @@ def prepare(parameters: ModelParameters, *, keeps_exact_layers: bool = False) ->
     smooth(parameters, linears, vectors, ids_T)
     rounded: dict[str, QuantizedWeight] = {name: quantize(weight) for name, weight in linears.items()}
     exact = dict(linears) if keeps_exact_layers else {name: dequantize(each) for name, each in rounded.items()}
-    sensitive = sensitive_layers(replace(parameters, vectors=vectors), exact, rounded, ids_T)
+    statistics = KeyStatistics()
+    sensitive = sensitive_layers(replace(parameters, vectors=vectors), exact, rounded, ids_T, statistics)
     weights: dict[str, tuple[Weight, ...]] = {}
     for name in parameters.weights:
         layer = name.removesuffix(".weight")
@@ -71,17 +73,7 @@ def prepare(parameters: ModelParameters, *, keeps_exact_layers: bool = False) ->
             weights[name] = (quantize(parameters.bfloat16(name)),)
         else:
             weights[name] = (parameters.bfloat16(name),)
-    return ModelParameters(parameters.config, parameters.guard, weights, vectors, parameters.key_basis)
-
-
-def calibration_ids(config: ModelConfig) -> NDArray[np.int64]:
-    """Return token ids [T], the same everywhere: which channels are large depends little on the text."""
-    num_tokens = min(_NUM_TOKENS, config.max_positions)
-    state, ids = 1, []
-    for _ in range(num_tokens):  # the multiplier of MINSTD: no library's generator, whose sequence may change
-        state = state * 48271 % (2**31 - 1)
-        ids.append(state % config.vocab_size)
-    return np.array(ids, dtype=np.int64)
+    return ModelParameters(parameters.config, parameters.guard, weights, vectors, statistics.basis())
 
 
 def linear_names(config: ModelConfig) -> list[str]:
@@ -112,7 +104,7 @@ def smooth(
         ranges[name] = np.abs(x_TI[1:]).max(axis=0)  # without the first token, which is unlike the others
         return x_TI @ linears[name].T.astype(np.float64)
 
-    ReferenceDecoder(parameters.config, vectors=vectors, linear=linear, embed=_Embedding(parameters))(ids_T)
+    ReferenceDecoder(parameters.config, vectors=vectors, linear=linear, embed=Embedding(parameters))(ids_T)
     for name in linears:
         layer, _, kind = name.rpartition(".")
         if kind in _NORM_BEFORE:
@@ -138,7 +130,11 @@ def _factors(range_I: Floats, weight: NDArray[np.float32]) -> NDArray[np.float32
 
 
 def sensitive_layers(
-    parameters: ModelParameters, exact: Matrices, rounded: Mapping[str, QuantizedWeight], ids_T: NDArray[np.int64]
+    parameters: ModelParameters,
+    exact: Matrices,
+    rounded: Mapping[str, QuantizedWeight],
+    ids_T: NDArray[np.int64],
+    statistics: KeyStatistics,
 ) -> set[str]:
     """Return the matrices whose rounding disturbs the residual stream too much.
 
@@ -147,9 +143,10 @@ def sensitive_layers(
         exact: Smoothed matrices by name.
         rounded: The same in 8 bits.
         ids_T: Token ids to try them with.
+        statistics: Is given the keys and queries of the same pass.
     """
     config, found = parameters.config, set[str]()
-    stream = _Accumulated(_Embedding(parameters)(ids_T))
+    stream = _Accumulated(Embedding(parameters)(ids_T))
 
     def linear(name: str, x_TI: Floats) -> Floats:
         exact_TO: Floats = x_TI @ exact[name].T.astype(np.float64)
@@ -164,7 +161,8 @@ def sensitive_layers(
                 found.add(name)
         return exact_TO
 
-    ReferenceDecoder(config, vectors=parameters.vectors, linear=linear, embed=_Embedding(parameters))(ids_T)
+    decoder = ReferenceDecoder(config, vectors=parameters.vectors, linear=linear, embed=Embedding(parameters))
+    decoder(ids_T, at_attention=statistics.note)
     return found
 
 
@@ -186,17 +184,6 @@ def _fake_quantize(x_TI: Floats) -> Floats:
     scales = np.abs(groups).max(axis=-1, keepdims=True) / 127
     integers = np.round(groups / np.where(scales > 0, scales, 1.0))
     return hadamard_transform((integers * scales).reshape(x_TI.shape).astype(np.float32)).astype(np.float64)
-
-
-class _Embedding:
-    """Looks up the scaled embeddings of token ids."""
-
-    def __init__(self, parameters: ModelParameters) -> None:
-        self._table = parameters.bfloat16(EMBEDDING)
-        self._scale = embedding_scale(parameters.config)
-
-    def __call__(self, ids_T: NDArray[np.int64]) -> Floats:
-        return from_bfloat16(self._table[ids_T]).astype(np.float64) * self._scale
 
 
 def _float32(parameters: ModelParameters, name: str) -> NDArray[np.float32]:

@@ -34,19 +34,24 @@ class ReferenceDecoder:
         self._embed = embed
 
     def __call__(
-        self, ids_T: NDArray[np.int64], *, after_layer: Callable[[int, Floats], None] | None = None
+        self,
+        ids_T: NDArray[np.int64],
+        *,
+        after_layer: Callable[[int, Floats], None] | None = None,
+        at_attention: Callable[[int, Floats, Floats], None] | None = None,
     ) -> Floats:
         """Return the hidden states after the final norm, [T, D].
 
         Args:
             ids_T: Token ids of one text.
             after_layer: Is given the residual stream [T, D] after each layer.
+            at_attention: Is given the rotated queries [T, H, d] and keys [T, K, d] of each layer.
         """
         config = self._config
         hidden_TD = self._embed(ids_T)
         for layer in range(config.num_layers):
             name = f"decoder.layers.{layer}."
-            attended = self._attention(layer, self._norm(name + "input_norm", hidden_TD))
+            attended = self._attention(layer, self._norm(name + "input_norm", hidden_TD), at_attention)
             hidden_TD = hidden_TD + self._norm(name + "attention_out_norm", attended)
             gate_TF, up_TF = np.split(
                 self._linear(name + "gate_up", self._norm(name + "post_norm", hidden_TD)), 2, axis=-1
@@ -57,7 +62,9 @@ class ReferenceDecoder:
                 after_layer(layer, hidden_TD)
         return self._norm("decoder.norm", hidden_TD)
 
-    def _attention(self, layer: int, x_TD: Floats) -> Floats:
+    def _attention(
+        self, layer: int, x_TD: Floats, note: Callable[[int, Floats, Floats], None] | None
+    ) -> Floats:
         config, name = self._config, f"decoder.layers.{layer}."
         num_tokens, group = len(x_TD), config.num_heads // config.num_kv_heads
         qkv = self._linear(name + "qkv", x_TD).reshape(num_tokens, -1, config.head_dim)
@@ -70,15 +77,17 @@ class ReferenceDecoder:
         cos_Tr, sin_Tr = _rotation(num_tokens, config.head_dim, theta)
         q_THd = _rotate(self._norm(name + "q_norm", q_THd), cos_Tr, sin_Tr)
         k_TKd = _rotate(self._norm(name + "k_norm", k_TKd), cos_Tr, sin_Tr)
+        if note is not None:
+            note(layer, q_THd, k_TKd)
         distance_TT = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
         is_hidden_TT = (distance_TT < 0) | (distance_TT >= (window or num_tokens))
-        out = np.empty_like(q_THd)
-        for head in range(config.num_heads):
-            scores_TT = q_THd[:, head] @ k_TKd[:, head // group].T * config.head_dim**-0.5
-            scores_TT[is_hidden_TT] = -np.inf
-            weights_TT = np.exp(scores_TT - scores_TT.max(axis=1, keepdims=True))
-            out[:, head] = weights_TT / weights_TT.sum(axis=1, keepdims=True) @ v_TKd[:, head // group]
-        return self._linear(name + "out", out.reshape(num_tokens, -1))
+        k_THd, v_THd = (np.repeat(each, group, axis=1) for each in (k_TKd, v_TKd))
+        scores_HTT = q_THd.swapaxes(0, 1) @ k_THd.transpose(1, 2, 0) * config.head_dim**-0.5
+        scores_HTT[:, is_hidden_TT] = -np.inf
+        weights_HTT = np.exp(scores_HTT - scores_HTT.max(axis=-1, keepdims=True))
+        weights_HTT /= weights_HTT.sum(axis=-1, keepdims=True)
+        out_THd = (weights_HTT @ v_THd.swapaxes(0, 1)).swapaxes(0, 1)
+        return self._linear(name + "out", out_THd.reshape(num_tokens, -1))
 
     def _norm(self, name: str, x: Floats) -> Floats:
         """Apply an RMSNorm over the last dimension; a family that has no norm of this name has none to apply."""

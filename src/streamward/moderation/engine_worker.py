@@ -48,7 +48,7 @@ class EngineWorker(TokenScorer):
             clock: Seconds that only grow.
         """
         self._engine: Engine | None = engine
-        self._guard_config = engine.model.guard_config
+        self._guard_config = engine.guard_config
         self._max_stream_tokens = engine.max_stream_tokens
         self._clock = clock
         self._lock = threading.Lock()
