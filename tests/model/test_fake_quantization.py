@@ -4,17 +4,17 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-
-from streamward.bundled.embedded import prepare_guard
-from streamward.errors import ConfigError
 from streamward.model.calibration_pass import calibration_ids
-from streamward.model.checkpoint import load_stream
-from streamward.model.decoder import Decoder, dense_hidden
 from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.native_linear import fake_quantize
 from streamward.model.smoothquant import apply_smoothquant
 from tests.model.test_native_linear import relative_error, small_decoder
+from torch import nn
+
+from streamward.bundled.embedded import prepare_guard
+from streamward.errors import ConfigError
+from streamward.model.checkpoint import load_stream
+from streamward.model.decoder import Decoder, dense_hidden
 
 IDS = torch.arange(30)
 OF_BFLOAT16 = 0.0025  # the error of rounding to it, relative to all weights; that of 8 bits is 0.006

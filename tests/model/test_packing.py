@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from streamward.model.native.library import kernels
+from streamward.model.native_heads import NativeHeads
 
 from streamward.model.guard_config import SideLabels
 from streamward.model.heads import SideHeads
-from streamward.model.native.library import kernels
-from streamward.model.native_heads import NativeHeads
 from streamward.model.packing import pack_linears
 from streamward.schema import Category, RiskLevel
 
