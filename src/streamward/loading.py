@@ -54,8 +54,8 @@ def load(
         policy: `strict`, `loose`, a TOML file or a policy.
         engine: Limits of our engine; the defaults suit one machine. Or what reads the tokens of a Stream guard instead:
             `vllm` in this process, the address of a vLLM server (`http://host:port`), or a `VllmConfig`.
-        dtype: Of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards have 8-bit
-            weights and others bfloat16; where torch runs the model and the CPU is slow with bfloat16, float32.
+        dtype: Data type of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards
+            have 8-bit weights and others bfloat16; where torch runs the model and the CPU is slow with bfloat16, float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
 
