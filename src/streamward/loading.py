@@ -16,7 +16,7 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.engine.runner_choice import load_runner
 from streamward.errors import CheckpointError, ConfigError
-from streamward.generative.language_model import load_language_model
+from streamward.generative.lm_loading import load_language_model
 from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.config_file import read_config

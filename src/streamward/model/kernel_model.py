@@ -59,8 +59,8 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
     layers = []
     for index in range(config.num_layers):
         name = f"decoder.layers.{index}."
-        packed = [
-            pack(
+        packed = {
+            kind: pack(
                 parameters.weights[f"{name}{kind}.weight"],
                 kernels,
                 is_gated=kind == "gate_up",
@@ -68,10 +68,13 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
                 arena=arena,
             )
             for kind in ("qkv", "out", "gate_up", "down")
-        ]
+        }
         layers.append(
             LayerWeights(
-                *packed,
+                qkv=packed["qkv"],
+                out=packed["out"],
+                gate_up=packed["gate_up"],
+                down=packed["down"],
                 input_norm=parameters.vectors[f"{name}input_norm.weight"],
                 post_norm=parameters.vectors[f"{name}post_norm.weight"],
                 q_norm=parameters.vectors.get(f"{name}q_norm.weight"),
