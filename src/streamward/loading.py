@@ -71,8 +71,8 @@ def load(
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is missing, `engine`
-            and `vllm` are both given, or vLLM cannot serve the guard.
+        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is missing,
+            `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
