@@ -1,11 +1,11 @@
-# The service on CPUs. Build: docker build -t streamward .   Run: see compose.yaml and docs/deploy.md
+# The service on CPUs. Build: docker build -t streamward .   Run: see compose.yaml and docs/how-to/deploy.md
 FROM python:3.12-slim
 
 # A C compiler is for the optional kernels; without it the service runs on torch's own.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgomp1 && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/streamward
-ARG EXTRAS=serve,postgres,parquet,otel
+ARG EXTRAS=serve,postgres,parquet,otel,pii
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src src
 RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]" \

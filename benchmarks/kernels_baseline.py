@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import torch
+from streamward.model.native.library import kernels
+from streamward.model.native_linear import NativeLinear
 
 from streamward.engine.native_runner import NativeModelRunner, SequenceMetadata
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import Decoder
 from streamward.model.layers import RMSNorm
-from streamward.model.native.library import kernels
-from streamward.model.native_linear import NativeLinear
 
 PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 

@@ -10,7 +10,7 @@ from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.examples import Example, TokenTarget
 from streamward.train.lora import add_lora
 from streamward.train.stream_task import StreamTask
-from streamward.train.trainer import Trainer, trained_tensors
+from streamward.train.trainer import STATE_FILE, Loss, Trainer, trained_tensors
 from tests.train.tiny import tiny_guard
 
 
@@ -51,25 +51,26 @@ def trainer(settings: StreamTrainConfig, folder: Path) -> Trainer:
 
 def test_training_learns_what_separates_the_rows(tmp_path: Path) -> None:
     run, rows = trainer(config(), tmp_path), range(len(examples()))
-    first = run._optimise(rows)["loss"]
+    first = run.task.loss(rows).total.item()
     run.run()
-    assert run._optimise(rows)["loss"] < first / 4
+    assert run.task.loss(rows).total.item() < first / 4
 
 
 def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer(config(), tmp_path / "whole")
     whole.run()
     interrupted = trainer(config(), tmp_path / "cut")
-    optimise = interrupted._optimise
+    loss = StreamTask.loss
 
-    def fail_at_step_16(indices: Sequence[int]) -> dict[str, float]:
+    def fail_at_step_16(task: StreamTask, indices: Sequence[int]) -> Loss:
         if interrupted.step == 16:
             raise KeyboardInterrupt
-        return optimise(indices)
+        return loss(task, indices)
 
-    monkeypatch.setattr(interrupted, "_optimise", fail_at_step_16)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamTask, "loss", fail_at_step_16)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.run()
     second = trainer(config(), tmp_path / "cut")
     second.run()
     expected = trained_tensors(whole.task.model)
@@ -80,9 +81,22 @@ def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: 
 def test_changed_settings_start_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer(config(), tmp_path).save()
     changed = trainer(config(lr=0.02), tmp_path)
-    changed._resume()
-    assert changed.step == 0
+    changed.run()
+    assert changed.step == changed.num_steps
     assert "settings changed" in caplog.text
+
+
+@pytest.mark.parametrize(("weight", "starts_afresh"), [(0.0, False), (0.5, True)])
+def test_a_state_with_a_setting_that_no_longer_exists_goes_on_if_it_changed_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, weight: float, starts_afresh: bool
+) -> None:
+    trainer(config(), tmp_path).save()
+    path = tmp_path / STATE_FILE
+    state = torch.load(path, weights_only=True)
+    state["config"] |= {"mil_loss_weight": weight, "prefix_fraction": 0.0, "long_rows": "cut"}
+    torch.save(state, path)
+    trainer(config(), tmp_path).run()
+    assert ("settings changed" in caplog.text) is starts_afresh
 
 
 @pytest.mark.parametrize(("warmup_steps", "is_told"), [(0, False), (3, True), (50, True)])

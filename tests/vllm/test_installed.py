@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import streamward
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.errors import ConfigError, UpstreamError
 from streamward.model.guard_model import GuardModel
 from streamward.moderation.engine_worker import EngineWorker
@@ -95,14 +96,15 @@ def moderators(server) -> Iterator[tuple[Moderator, Moderator]]:
     """Over the server, and over our engine."""
     _, setup = server
     with (
-        streamward.load(setup.folder, policy=POLICY, engine=setup.config) as there,
+        streamward.load(setup.folder, policy=POLICY, vllm=setup.config) as there,
         streamward.load(setup.folder, policy=POLICY, dtype=torch.float32) as here,
     ):
         yield there, here
 
 
 def our_driver(guard: GuardModel) -> EngineWorker:
-    return EngineWorker(Engine(EngineConfig(kv_cache_bytes=2**26), model=guard))
+    config = EngineConfig(kv_cache_bytes=2**26)
+    return EngineWorker(Engine(config, TorchModelRunner(guard, config)))
 
 
 def conversation(draw: random.Random) -> list[tuple[int, Side | None]]:
@@ -117,7 +119,7 @@ def segments(part: list[tuple[int, Side | None]]) -> list[Segment]:
 
 
 def opinions(driver: TokenScorer, stream: int, part: list[tuple[int, Side | None]]) -> dict[int, Opinion]:
-    found = opinions_of(driver.read_segments(stream, segments(part)))
+    found = opinions_of(driver.score_segments(stream, segments(part)))
     return {position: opinion for _, position, opinion in found}
 
 
@@ -202,7 +204,9 @@ def test_the_gateway_lets_nothing_past_the_flagged_token(moderators, start, leng
 
 def test_the_guard_finds_something_and_lets_something_through(moderators):
     there, _ = moderators
-    found = {there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged is None for n in range(60)}
+    found = {
+        there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged_char is None for n in range(60)
+    }
     assert found == {True, False}
 
 
@@ -243,7 +247,7 @@ def test_bad_requests_to_the_plugin_are_refused_and_harm_nothing(server, data):
 def test_another_guard_than_the_servers_is_refused(server, tmp_path):
     _, setup = server
     with pytest.raises(ConfigError, match="another guard"):
-        streamward.load(write_guard(tmp_path / "other", random_guard(has_qk_norm=True)), engine=setup.config)
+        streamward.load(write_guard(tmp_path / "other", random_guard(has_qk_norm=True)), vllm=setup.config)
 
 
 def test_a_stream_outlives_a_server_that_is_killed_and_started_again(server):
@@ -255,7 +259,7 @@ def test_a_stream_outlives_a_server_that_is_killed_and_started_again(server):
     found = opinions(driver, stream, text[:half])
     started.kill()
     with pytest.raises(UpstreamError, match="cannot be reached"):
-        driver.read_segments(stream, segments(text[half:]))
+        driver.score_segments(stream, segments(text[half:]))
     started.start()
     found |= opinions(driver, stream, text[half:])
     with ours.temporary_stream() as other:
@@ -271,13 +275,13 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_stream_is_an_error_and_not_
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     driver = vllm_driver(setup.folder, setup.config, dtype=torch.float32)
     stream = driver.open()
-    driver.read(stream, [1, 2, 3], side=Side.RESPONSE)
+    driver.score(stream, [1, 2, 3], head=Side.RESPONSE)
     for child in psutil.Process().children(recursive=True):
         if child.pid not in before:
             child.kill()
     for _ in range(2):
         with pytest.raises(UpstreamError):
-            driver.read(stream, [4], side=Side.RESPONSE)
+            driver.score(stream, [4], head=Side.RESPONSE)
     driver.close_stream(stream)
     driver.close()
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from streamward.decisions import SideState, decide
 from streamward.errors import StreamwardError
 from streamward.evals.predictions import Flag, LabelledRow, Prediction, TokenRisk
-from streamward.loading import find_checkpoint, load_guard
+from streamward.loading import find_served, load_guard
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.moderator import Moderator
@@ -30,7 +30,7 @@ class GuardUnderTest(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Name in tables."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class GuardUnderTest(Protocol):
             keeps_tokens: Whether the tokens of responses are wanted, where the guard judges tokens.
 
         Returns:
-            One prediction a row, in the same order; with an error where the row could not be judged.
+            One prediction per row, in the same order; with an error where the row could not be judged.
         """
         ...
 
@@ -70,7 +70,7 @@ def labelled(row: LabelledRow, level: RiskLevel, *, policy: Policy, **facts: Any
     Args:
         row: What was judged.
         level: What the guard said.
-        policy: Of the run.
+        policy: Policy of the run.
         facts: Further fields of the prediction, such as `probabilities`, `category` and `latency_ms`.
     """
     probabilities: Mapping[RiskLevel, float] = facts.get("probabilities") or {
@@ -92,13 +92,13 @@ class StreamwardGuard:
             CheckpointError: There is no such guard, or its files are damaged.
             ConfigError: A package that fetches it is not installed.
         """
-        folder = find_checkpoint(name)
+        folder = find_served(name)
         self._name = name
         self._policy = policy
         self._weights = _folder_hash(folder)
         self._kind = "stream" if is_stream_checkpoint(read_config(folder)) else "gen"
         self._tokenizer = GuardTokenizer.from_folder(folder)
-        # Under the strict policy, which has no lines of its own: levels are those of the shipped operating point.
+        # Under the strict policy, which has no thresholds of its own: levels are those of the shipped operating point.
         self._moderator = Moderator(load_guard(folder), policy=STRICT, max_workers=_CONCURRENT)
 
     @property
@@ -205,8 +205,8 @@ def _streamed(
 def held_probabilities(verdicts: Sequence[Verdict], *, run: int) -> dict[RiskLevel, float]:
     """Return the risk of a whole streamed text: the highest that so many successive tokens all reach.
 
-    A text is flagged at a line exactly if this reaches the line, so that curves over lines are those of the debounced
-    guard; empty if there are no verdicts.
+    A text is flagged at a threshold exactly if this reaches it, so that curves over thresholds are those of the
+    debounced guard; empty if there are no verdicts.
     """
     if not verdicts:
         return {}

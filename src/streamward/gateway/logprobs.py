@@ -11,7 +11,7 @@ LEAST = -9999.0
 
 
 def keep_spelled(entries: object, text: object, *, opaque: Opaque) -> list[object] | None:
-    """Return the entries of a text, one a token, as far as they spell it; None if they are no entries.
+    """Return the entries of a text, one per token, as far as they spell it; None if they are not entries.
 
     Of the alternatives only the token said is left, unless what cannot be judged passes.
     """
@@ -105,3 +105,16 @@ def _finite(value: object) -> object:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def drop_logprobs(value: object) -> None:
+    """Take out all log probabilities within a JSON value: what they spell is not what it says any more."""
+    if isinstance(value, list):
+        for each in value:
+            drop_logprobs(each)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "logprobs" and inner is not None:
+                value[name] = [] if isinstance(inner, list) else None
+            else:
+                drop_logprobs(inner)

@@ -20,7 +20,6 @@ from streamward.evals.metrics import Counts
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config_file import read_config
-from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.guard_config import guard_config_keys
 from streamward.model.guard_model import GuardModel
 from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
@@ -29,6 +28,7 @@ from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
+from streamward.train.fake_quantization import fake_quantize_weights
 from streamward.train.initialization import copy_tokenizer_files, guard_source, is_adapter, is_stream_folder
 from streamward.train.mixture import held_out_rows
 from streamward.train.operating_point import Aim
@@ -40,7 +40,7 @@ _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
 
 
 class ModeConfig(Settings):
-    """How often one way of reading the guard may be wrong about harmless text."""
+    """Permitted false-positive rates of one mode (strict or loose)."""
 
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """Share of ordinary traffic that may be flagged; of all safe rows where no file is ordinary."""
@@ -80,11 +80,11 @@ class CalibrateConfig(TomlSettings):
     """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
     rounded_weights: bool = False
-    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/speed.md)."""
+    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/explanation/speed.md)."""
 
 
 class Sides(NamedTuple):
-    """What was found for each side."""
+    """Result of the calibration of each side."""
 
     temperatures: dict[Side, float]
     report: dict[str, Any]
