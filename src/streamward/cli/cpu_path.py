@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from streamward.errors import ConfigError
+
 
 class CpuPath(NamedTuple):
     """How a guard is computed here."""
@@ -9,17 +11,17 @@ class CpuPath(NamedTuple):
     kernels: str
     threads: int
     is_native: bool
-    """Whether the compiled kernels are used, as opposed to torch's slower operations."""
+    """Whether the compiled kernels run, as opposed to torch's slower operations or nothing."""
 
 
 def cpu_path() -> CpuPath:
-    """Return the path in use; the only place that asks the kernels."""
-    import torch
+    """Return the unit of the kernels in use, and which others this machine could run."""
+    from streamward.kernels.library import available_units, load_kernels, num_threads
 
-    from streamward.model.native.library import kernels
-    from streamward.model.packing import serving_dtype
-
-    is_native = kernels() is not None
-    dtype = str(serving_dtype()).removeprefix("torch.")
-    name = f"native AVX512-BF16 kernels, {dtype}" if is_native else f"torch operations, {dtype} (no native kernels)"
-    return CpuPath(name, torch.get_num_threads(), is_native)
+    try:
+        unit = load_kernels().unit
+        others = [each for each in available_units() if each != unit]
+    except ConfigError as error:
+        return CpuPath(f"no native kernels: {error}", 1, is_native=False)
+    name = f"native kernels, unit {unit}" + (f" (also {', '.join(others)})" if others else "")
+    return CpuPath(name, num_threads(), is_native=True)
