@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable
 
 import httpx
+import numpy as np
 import pytest
-import torch
 
 from streamward.errors import ConfigError, OverloadedError, UpstreamError
 from streamward.schema import Side
@@ -53,7 +53,7 @@ class Upstream:
 
 
 def encoded(rows: Rows) -> str:
-    return base64.b64encode(rows.probs.numpy().astype("<f4").tobytes()).decode()
+    return base64.b64encode(rows.probs.astype("<f4").tobytes()).decode()
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_an_empty_answer_gives_no_rows(upstream):
 def test_a_cache_that_cannot_be_is_no_verdict(upstream, num_cached):
     driver = VllmTokenScorer(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
     stream = driver.open()
-    rows = Rows(torch.zeros(2, NUM_LABELS), num_cached)
+    rows = Rows(np.zeros((2, NUM_LABELS), np.float32), num_cached)
     answer = {"guard": FINGERPRINT, "num_cached": num_cached, "probabilities": encoded(rows)}
     upstream.answers = [httpx.Response(200, json={"data": answer})] * 9
     with pytest.raises((OverloadedError, UpstreamError)):
