@@ -19,8 +19,6 @@ class BuildKernels(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         """Return the library's file, below the folder of packages."""
-        if fullname.rpartition(".")[2] != "_kernels" or "native" in fullname:
-            return str(super().get_ext_filename(fullname))
         return str(Path(*fullname.split(".")[:-1], library_name(sys.platform)))
 
     def build_extension(self, extension: Extension) -> None:

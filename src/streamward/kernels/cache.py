@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 MAX_ROWS = 64
 """Query rows of one item of attention: new tokens times the query heads that share a key head."""
-_MAX_HEAD_DIM, _CACHE_BLOCK, _PART, _GROUP = 256, 16, 32, 64
+CACHE_BLOCK = 16
+"""Tokens that lie side by side; pages are multiples of it."""
+_MAX_HEAD_DIM, _PART, _GROUP = 256, 32, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,7 @@ def cache_token_bytes(*, num_kv_heads: int, head_dim: int, is_int8: bool) -> int
     return num_kv_heads * (2 * head_dim + exact if is_int8 else 4 * head_dim)
 
 
-def decoder_page_bytes(
-    *, num_layers: int, num_kv_heads: int, head_dim: int, page_tokens: int, is_int8: bool
-) -> int:
+def decoder_page_bytes(*, num_layers: int, num_kv_heads: int, head_dim: int, page_tokens: int, is_int8: bool) -> int:
     """Return what a page of the cache takes, of all layers."""
     token_bytes = cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=is_int8)
     return num_layers * page_tokens * token_bytes
@@ -54,7 +54,7 @@ def is_supported(*, head_dim: int, group: int, page_tokens: int) -> bool:
         group: Query heads that share a key head.
         page_tokens: Of the cache.
     """
-    has_whole_blocks = page_tokens % _CACHE_BLOCK == 0
+    has_whole_blocks = page_tokens % CACHE_BLOCK == 0
     return has_whole_blocks and head_dim % _GROUP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.kernels.arena import lazy_zeros
-from streamward.kernels.cache import cache_token_bytes, items_of
+from streamward.kernels.bfloat16 import from_bfloat16
+from streamward.kernels.cache import CACHE_BLOCK, cache_token_bytes, items_of
 from streamward.kernels.cache import SequenceSlice as SequenceSlice
 from streamward.kernels.library import Kernels, rope_table_into
 from streamward.kernels.quantization import QuantizedWeight
@@ -126,12 +127,13 @@ class KernelDecoder:
                 them. Then results are the same only within a unit; else on all units.
         """
         self._kernels, self._weights = kernels, weights
-        self._max_rows = max_rows
+        self.page_tokens = page_tokens
+        """Tokens of one page."""
+        self.max_rows = max_rows
+        """Tokens of one step at most."""
         num_kv_heads, head_dim, num_layers = weights.num_kv_heads, weights.head_dim, len(weights.layers)
         hidden_size = len(weights.norm)
-        layer_bytes = page_tokens * cache_token_bytes(
-            num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache
-        )
+        layer_bytes = page_tokens * cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache)
         self._cache: NDArray[np.uint8] = lazy_zeros((num_pages, num_layers, layer_bytes), np.uint8, huge_pages=True)
         self.page_bytes = num_layers * layer_bytes
         """What a page takes."""
@@ -167,6 +169,11 @@ class KernelDecoder:
         self._operand = OperandBuffer(max_rows, max(heads_size, inner, hidden_size))
         self._final = np.empty((max_rows, hidden_size), np.float32)
 
+    @property
+    def weights(self) -> DecoderWeights:
+        """What it was made of."""
+        return self._weights
+
     def decode(
         self,
         ids: Sequence[int],
@@ -189,16 +196,14 @@ class KernelDecoder:
         """
         num_rows, weights = len(ids), self._weights
         where = np.array([ids, positions, slots], dtype=np.int64)
-        assert 0 < num_rows <= self._max_rows
+        assert 0 < num_rows <= self.max_rows
         assert where[:2].min() >= 0 and where[0].max() < self._vocab_size and where[1].max() < weights.max_positions
         items, pages = items_of(parts, group=weights.num_heads // weights.num_kv_heads)
         tap_layers = np.array(taps, dtype=np.int32)
         tapped = np.empty((len(taps), num_rows, self._hidden.shape[1]), np.float32)
         assert list(taps) == sorted(taps) and all(0 <= tap < len(weights.layers) for tap in taps)
         ids_at, positions_at, slots_at = (row.ctypes.data for row in where)
-        step = StepArgs(
-            num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data
-        )
+        step = StepArgs(num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data)
         buffers = BufferArgs(
             *(array.ctypes.data for array in (self._hidden, self._branch, self._wide, self._q)),
             self._operand.args,
@@ -215,6 +220,14 @@ class KernelDecoder:
         """Copy a page of the cache."""
         self._cache[target] = self._cache[source]
 
+    def cached_keys(self, page: int) -> Floats:
+        """Return the rotated keys of a page of a cache of 16 bits, float32 [L, K, page_tokens, d]."""
+        assert not self._args.cache.is_int8
+        num_kv_heads, head_dim = self._weights.num_kv_heads, self._weights.head_dim
+        halves = self._cache[page].view(np.uint16).reshape(len(self._weights.layers), num_kv_heads, 2, -1)
+        blocks = halves[:, :, 0].reshape(*halves.shape[:2], -1, head_dim // 2, CACHE_BLOCK, 2)
+        return from_bfloat16(blocks.swapaxes(-3, -2).reshape(*halves.shape[:2], -1, head_dim))
+
     def _keep(self, array: NDArray[Any]) -> int:
         """Return the address of an array that stays alive."""
         self._kept.append(np.ascontiguousarray(array))
@@ -226,9 +239,7 @@ class KernelDecoder:
     def _rope_table(self, theta: float) -> tuple[int, int]:
         shape = (self._weights.max_positions, self._weights.head_dim // 2)
         cosines, sines = (self._keep(lazy_zeros(shape, np.float32)) for _ in range(2))
-        rope_table_into(
-            theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines
-        )
+        rope_table_into(theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines)
         return cosines, sines
 
     def _layer(self, layer: LayerWeights, table: tuple[int, int], index: int) -> LayerArgs:
