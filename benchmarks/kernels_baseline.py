@@ -1,4 +1,4 @@
-"""The other side of kernels.py: the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
+"""The other side of kernels.py: runs the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
 
 import json
 import sys
@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import torch
+from streamward.model.native.library import kernels
+from streamward.model.native_linear import NativeLinear
 
 from streamward.engine.native_runner import NativeModelRunner, SequenceMetadata
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import Decoder
 from streamward.model.layers import RMSNorm
-from streamward.model.native.library import kernels
-from streamward.model.native_linear import NativeLinear
 
 PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from streamward.errors import ConfigError
-
 
 class CpuPath(NamedTuple):
     """How a guard is computed here."""
@@ -11,17 +9,17 @@ class CpuPath(NamedTuple):
     kernels: str
     threads: int
     is_native: bool
-    """Whether the compiled kernels run, as opposed to torch's slower operations or nothing."""
+    """Whether vector instructions of this machine are used, as opposed to the scalar kernels."""
 
 
 def cpu_path() -> CpuPath:
-    """Return the unit of the kernels in use, and which others this machine could run."""
+    """Return the path in use; the only place that asks the kernels.
+
+    Raises:
+        ConfigError: The kernels were not built, or `STREAMWARD_CPU` names a unit that this machine lacks.
+    """
     from streamward.kernels.library import available_units, load_kernels, num_threads
 
-    try:
-        unit = load_kernels().unit
-        others = [each for each in available_units() if each != unit]
-    except ConfigError as error:
-        return CpuPath(f"no native kernels: {error}", 1, is_native=False)
-    name = f"native kernels, unit {unit}" + (f" (also {', '.join(others)})" if others else "")
-    return CpuPath(name, num_threads(), is_native=True)
+    unit = load_kernels().unit
+    name = f"native kernels {unit} (available: {', '.join(available_units())})"
+    return CpuPath(name, num_threads(), unit != "scalar")

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.kernels.arena import lazy_zeros
-from streamward.kernels.bfloat16 import from_bfloat16
-from streamward.kernels.cache import CACHE_BLOCK, cache_token_bytes, items_of
 from streamward.kernels.cache import SequenceSlice as SequenceSlice
+from streamward.kernels.cache import cache_token_bytes, items_of
 from streamward.kernels.library import Kernels, rope_table_into
 from streamward.kernels.quantization import QuantizedWeight
 from streamward.kernels.structs import BufferArgs, CacheArgs, DecoderArgs, LayerArgs, StepArgs
@@ -127,10 +126,7 @@ class KernelDecoder:
                 them. Then results are the same only within a unit; else on all units.
         """
         self._kernels, self._weights = kernels, weights
-        self.page_tokens = page_tokens
-        """Tokens of one page."""
-        self.max_rows = max_rows
-        """Tokens of one step at most."""
+        self._max_rows = max_rows
         num_kv_heads, head_dim, num_layers = weights.num_kv_heads, weights.head_dim, len(weights.layers)
         hidden_size = len(weights.norm)
         layer_bytes = page_tokens * cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache)
@@ -169,11 +165,6 @@ class KernelDecoder:
         self._operand = OperandBuffer(max_rows, max(heads_size, inner, hidden_size))
         self._final = np.empty((max_rows, hidden_size), np.float32)
 
-    @property
-    def weights(self) -> DecoderWeights:
-        """What it was made of."""
-        return self._weights
-
     def decode(
         self,
         ids: Sequence[int],
@@ -196,7 +187,7 @@ class KernelDecoder:
         """
         num_rows, weights = len(ids), self._weights
         where = np.array([ids, positions, slots], dtype=np.int64)
-        assert 0 < num_rows <= self.max_rows
+        assert 0 < num_rows <= self._max_rows
         assert where[:2].min() >= 0 and where[0].max() < self._vocab_size and where[1].max() < weights.max_positions
         items, pages = items_of(parts, group=weights.num_heads // weights.num_kv_heads)
         tap_layers = np.array(taps, dtype=np.int32)
@@ -219,14 +210,6 @@ class KernelDecoder:
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of the cache."""
         self._cache[target] = self._cache[source]
-
-    def cached_keys(self, page: int) -> Floats:
-        """Return the rotated keys of a page of a cache of 16 bits, float32 [L, K, page_tokens, d]."""
-        assert not self._args.cache.is_int8
-        num_kv_heads, head_dim = self._weights.num_kv_heads, self._weights.head_dim
-        halves = self._cache[page].view(np.uint16).reshape(len(self._weights.layers), num_kv_heads, 2, -1)
-        blocks = halves[:, :, 0].reshape(*halves.shape[:2], -1, head_dim // 2, CACHE_BLOCK, 2)
-        return from_bfloat16(blocks.swapaxes(-3, -2).reshape(*halves.shape[:2], -1, head_dim))
 
     def _keep(self, array: NDArray[Any]) -> int:
         """Return the address of an array that stays alive."""
