@@ -123,9 +123,9 @@ def _endpoint(name: str) -> Guard:
 
 
 def _vllm_guard(folder: Path, config: VllmConfig, dtype: str | None) -> Guard:
-    from streamward.vllm.guard import vllm_driver  # not for those who do without
+    from streamward.vllm.guard import vllm_token_scorer  # not for those who do without
 
-    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_driver(folder, config, dtype=dtype))
+    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_token_scorer(folder, config, dtype=dtype))
 
 
 def find_served(name: str | Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Path:

@@ -112,8 +112,8 @@ class GuardStream:
     def releasable_chars(self) -> int:
         """Characters from the start that were judged and are not over the policy's threshold.
 
-        Tokens that are over the threshold but too few for the policy to act are not counted until the next ones show them
-        harmless or the text is finished.
+        Tokens that are over the threshold but too few for the policy to act are not counted until the next ones show
+        them harmless or the text is finished.
         """
         return self._releasable_chars
 
