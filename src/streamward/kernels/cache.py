@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 MAX_ROWS = 64
 """Query rows of one item of attention: new tokens times the query heads that share a key head."""
-CACHE_BLOCK = 16
-"""Tokens that lie side by side; pages are multiples of it."""
-_MAX_HEAD_DIM, _PART, _GROUP = 256, 32, 64
+_MAX_HEAD_DIM, _CACHE_BLOCK, _PART, _GROUP = 256, 16, 32, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def is_supported(*, head_dim: int, group: int, page_tokens: int) -> bool:
         group: Query heads that share a key head.
         page_tokens: Of the cache.
     """
-    has_whole_blocks = page_tokens % CACHE_BLOCK == 0
+    has_whole_blocks = page_tokens % _CACHE_BLOCK == 0
     return has_whole_blocks and head_dim % _GROUP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS
 
 
