@@ -18,11 +18,12 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"text_files", "validation"},
     {"settings"},
+    {"ladder"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream"},
     {"moderation", "hub"},
-    {"vllm"},
+    {"intervene", "vllm"},
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant", "distributed"},
@@ -34,7 +35,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy", "decisions"}
+TORCH_FREE = FOUNDATION | {"ladder", "policy", "decisions"}
 
 
 def module_name(path: Path) -> str:
