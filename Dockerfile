@@ -1,4 +1,4 @@
-# The service on CPUs. Build: docker build -t streamward .   Run: see compose.yaml and docs/deploy.md
+# The service on CPUs. Build: docker build -t streamward .   Run: see compose.yaml and docs/how-to/deploy.md
 FROM python:3.12-slim
 
 # A C compiler is for the optional kernels; without it the service runs on torch's own.

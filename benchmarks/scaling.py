@@ -2,7 +2,8 @@
 
     python benchmarks/scaling.py [--json FILE] [--markdown FILE] [--quick]
 
-Needs the extras ray and serve; docs/scaling.md says how to read the result. Takes some minutes on a free machine.
+Needs the extras ray and serve; docs/how-to/scaling.md says how to read the result.
+Takes some minutes on a free machine.
 """
 
 import argparse
@@ -292,7 +293,7 @@ def ray_ms_a_word(loads: Sequence[Spread]) -> float:
 
 
 def sizes(tokens_per_s: float, cache_bytes: int, *, ray_ms: float) -> Iterator[Size]:
-    """Follow docs/scaling.md: cores of the guard, of the service and of Ray, memory of the caches."""
+    """Follow docs/how-to/scaling.md: cores of the guard, of the service and of Ray, memory of the caches."""
     for streams in (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000):
         words_per_s = streams * WORDS_PER_S
         yield Size(

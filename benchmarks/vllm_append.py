@@ -1,4 +1,4 @@
-"""What an append costs through vLLM, beside our engine, in one run on the same machine. See docs/vllm.md.
+"""What an append costs through vLLM, beside our engine, in one run on the same machine. See docs/how-to/vllm.md.
 
 Random weights in the shape of a guard: speed does not depend on what they say. Streams grow from their context by
 appends of k random tokens; the two take turns, so that what else the machine does hits both.

@@ -196,7 +196,7 @@ def test_safe_is_always_allowed() -> None:
         ("CUC", 1, CONTROVERSIAL),
     ],
 )
-def test_a_response_is_flagged_at_the_second_token_over_the_line(
+def test_a_response_is_flagged_at_the_second_token_over_the_threshold(
     letters: str, flagged: int | None, level: RiskLevel
 ) -> None:
     state = fed(STRICT, verdicts_of(letters))

@@ -53,7 +53,7 @@ _HOMES = {
         "Decision",
         "Event",
         "FirstFlagged",
-        "Judgement",
+        "SideResult",
         "Message",
         "Result",
         "RiskLevel",

@@ -8,7 +8,7 @@ from streamward.policy import Policy, total_risk
 from streamward.schema import Action, Category, Decision, FirstFlagged, RiskLevel, Side, SideResult, Verdict
 
 ALLOWED = Decision(Action.ALLOW)
-"""The decision when nothing crossed the policy's line."""
+"""The decision when nothing crossed the policy's threshold."""
 
 
 class _Snapshot(NamedTuple):

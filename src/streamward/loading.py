@@ -47,7 +47,7 @@ def load(
         policy: `strict`, `loose`, a TOML file or a policy.
         engine: Limits of our engine; the defaults suit one machine. Or what reads the tokens of a Stream guard instead:
             `vllm` in this process, the address of a vLLM server (`http://host:port`), or a `VllmConfig`.
-        dtype: Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
+        dtype: Data type of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
 

@@ -1,4 +1,4 @@
-"""Logs of one JSON object a line, and metrics for Prometheus. Neither ever holds moderated text, keys or headers."""
+"""JSON logs and Prometheus metrics. Neither contains moderated text, keys or headers."""
 
 import json
 import logging
@@ -25,9 +25,10 @@ def defect(error: BaseException) -> dict[str, str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, and the facts given as `extra`.
+    """One JSON object per line: time, level, logger, message, and the facts given as `extra`.
 
-    Of an exception only the classes are told: its text, and the frames' lines, could hold what is being judged.
+    Only the class of an exception is logged: its message and traceback could contain moderated text. That is why
+    this is not python-json-logger, which writes both.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for people."""
+    """Human-readable log lines with the same facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

@@ -14,7 +14,7 @@ from streamward.suggestions import suggest
 
 RESPONSE_CONSECUTIVE_TOKENS = 2
 _CONSECUTIVE_TOKENS: Mapping[Side, int] = {Side.PROMPT: 1, Side.RESPONSE: RESPONSE_CONSECUTIVE_TOKENS}
-"""Where a policy states none: one token of a response over the line is often noise, two seldom are."""
+"""Defaults: a single response token over the threshold is often noise, two in a row seldom are."""
 
 
 def _possible_without_verdict(action: Action) -> Action:
@@ -28,7 +28,7 @@ ErrorAction = Annotated[Action, AfterValidator(_possible_without_verdict)]
 
 
 class Thresholds(Settings):
-    """Where the line runs between the risk levels."""
+    """Thresholds between the risk levels."""
 
     unsafe: Probability | None = None
     """Unsafe when P(Unsafe) reaches this. None: when the guard's own operating point says Unsafe."""
@@ -44,7 +44,7 @@ class CategoryPolicy(Settings):
     controversial: Action | None = None
     """Action when text of this category is Controversial."""
     thresholds: Thresholds = Thresholds()
-    """Lines for this category. They apply where the guard names it: text the guard calls Safe has no category."""
+    """Thresholds for this category. They apply where the guard names it: text the guard calls Safe has no category."""
 
 
 _NO_OVERRIDE = CategoryPolicy()
@@ -54,13 +54,13 @@ class SidePolicy(Settings):
     """What happens to one side of the conversation."""
 
     consecutive_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    """Successive tokens that must be over the line. None: 1 for prompts, 2 for responses."""
+    """Successive tokens that must be over the threshold. None: 1 for prompts, 2 for responses."""
     unsafe: Action = Action.BLOCK
     """Action when the text is Unsafe."""
     controversial: Action = Action.BLOCK
     """Action when the text is Controversial: block in strict, allow in loose."""
     thresholds: Thresholds = Thresholds()
-    """Lines for all categories; by default the operating point the guard ships with."""
+    """Thresholds for all categories; by default the operating point the guard ships with."""
     categories: Mapping[Category, CategoryPolicy] = {}
     """Exceptions, by category name."""
 
@@ -83,12 +83,12 @@ class SidePolicy(Settings):
             category: The kind of harm that the guard names.
             own: Thresholds of the guard, which count where this policy states none.
         """
-        lines = {**own}
+        thresholds = {**own}
         for stated in (self.thresholds, self._override(category).thresholds):
             for level, value in ((RiskLevel.UNSAFE, stated.unsafe), (RiskLevel.CONTROVERSIAL, stated.controversial)):
                 if value is not None:
-                    lines[level] = value
-        return lines
+                    thresholds[level] = value
+        return thresholds
 
     def action(self, level: RiskLevel, category: Category | None) -> Action:
         """Return what to do about text of this level and category; Safe is always allowed."""
@@ -195,7 +195,7 @@ class Policy(Settings):
         return self.prompt if side is Side.PROMPT else self.response
 
     def consecutive_tokens(self, side: Side) -> int:
-        """Return how many successive tokens of a side must be over the line."""
+        """Return how many successive tokens of a side must be over the threshold."""
         return self.side(side).consecutive_tokens or _CONSECUTIVE_TOKENS[side]
 
 

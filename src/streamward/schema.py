@@ -110,7 +110,7 @@ class Verdict:
 
 
 class FirstFlagged(NamedTuple):
-    """Where a text first crossed the policy's line."""
+    """Where a text first crossed the policy's threshold."""
 
     position: int
     """Index of the token, 0-based."""
@@ -129,7 +129,7 @@ class SideResult:
         refusal: Whether the response declines to help; None where the guard does not say.
         windows: Number of overlapping windows the text was judged in; 1 unless it exceeds the context.
         verdicts: One per judged token: all of a response, the closing one of each window of a prompt.
-        first_flagged: Where the policy's line was first crossed; None if it never was, or has no place.
+        first_flagged: Where the policy's threshold was first crossed; None if it never was, or has no place.
         thresholds: What P(Unsafe) must reach to be Unsafe, and P(Unsafe) + P(Controversial) to be Controversial, for
             the kind of harm at that point; a level without a threshold counts where it is the most probable.
     """

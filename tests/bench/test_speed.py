@@ -1,4 +1,4 @@
-"""`streamward bench` on a tiny shape: every path is measured, and records, ratios and floors say what they should."""
+"""`streamward bench` on a tiny shape: every path is measured; records, ratios and rooflines are right."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def test_every_path_is_measured_and_written(shape: str, tmp_path: Path, capsys: 
     for record in records:
         assert record.ms > 0
         assert record.tokens_per_s == pytest.approx(record.k * record.streams / record.ms * 1e3, rel=0.1)
-        assert record.floor_ms > 0
+        assert record.roofline_ms > 0
     out = capsys.readouterr().out
     assert "reread-transformers" in out
     assert "16 tokens one by one" in out
@@ -82,7 +82,7 @@ def test_an_unknown_shape_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_floor_is_the_longer_of_reading_and_multiplying() -> None:
+def test_the_roofline_is_the_longer_of_reading_and_multiplying() -> None:
     model = random_guard("tiny", dtype=torch.bfloat16)
     weights = decoder_weights(model)
     assert weights == 2 * (64 * 256 + 128 * 64 + 3 * 64 * 128)
@@ -99,7 +99,7 @@ def test_the_better_of_two_measurements_of_a_machine_counts() -> None:
 
 
 def test_ratios_compare_with_our_chunk_of_the_same_shape_and_context() -> None:
-    ours = Record("append", "s", "bfloat16", 512, 16, 1, ms=10.0, tokens_per_s=1600.0, floor_ms=5.0)
+    ours = Record("append", "s", "bfloat16", 512, 16, 1, ms=10.0, tokens_per_s=1600.0, roofline_ms=5.0)
     cheaper = dataclasses.replace(ours, dtype="int8", ms=5.0)
     reread = dataclasses.replace(ours, path="reread", k=1, ms=100.0)
     elsewhere = dataclasses.replace(reread, context=2048)

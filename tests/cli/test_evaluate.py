@@ -77,7 +77,7 @@ def test_sets_and_rows_can_be_chosen(capsys, bench, tmp_path):
     assert {each["name"] for each in sets} == {"traffic"}
     assert [each["rows"] for each in sets] == [4] * 11
     assert sets[0]["sampled_from"] == 12
-    assert len(report(out)["disguises"]) == 20
+    assert len(report(out)["perturbations"]) == 20
 
 
 def test_reports_are_compared_and_tabled(capsys, bench, tmp_path):
@@ -86,7 +86,7 @@ def test_reports_are_compared_and_tabled(capsys, bench, tmp_path):
     code, _, _ = run(capsys, "evaluate", "compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "both")
     assert code == 0
     assert (tmp_path / "both" / "report.html").exists()
-    code, printed, _ = run(capsys, "evaluate", "table", tmp_path / "a", "--floor", tmp_path / "b")
+    code, printed, _ = run(capsys, "evaluate", "table", tmp_path / "a", "--baseline-report", tmp_path / "b")
     assert code == 0
     assert "| traffic (prompt) | 12 | 100.0 | 100.0 | 0.0 | 100.0 | - | 100.0 |" in printed
 

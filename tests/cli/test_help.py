@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamward.cli.main import _parser
+from streamward.cli.main import build_parser
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -21,7 +21,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def examples() -> Iterator[str]:
     """Yield each command line that a help text shows."""
-    for parser in parsers(_parser()):
+    for parser in parsers(build_parser()):
         text = re.sub(r"\\\n\s*", "", f"{parser.description or ''}\n{parser.epilog or ''}")
         for line in text.splitlines():
             for part in re.split(r"(?<!\|)\|(?!\|)", line):
@@ -40,7 +40,7 @@ def test_there_are_examples_of_most_commands():
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_one_that_the_parser_takes(example):
     line = re.sub(r"\s*(\([^)]*\)|>\s*\S+)\s*$", "", example)  # what goes to the shell, or is said of it
-    found = _parser().parse_args(shlex.split(line)[1:])
+    found = build_parser().parse_args(shlex.split(line)[1:])
     assert callable(found.run)
 
 

@@ -78,7 +78,7 @@ def test_a_flagged_stream_is_cut_before_the_flagged_tokens(run, size):
     assert "thresholds: Unsafe 0.90" in err
 
 
-def test_a_prompt_over_the_line_stops_before_anything_is_read(run):
+def test_a_prompt_over_the_threshold_stops_before_anything_is_read(run):
     policy = Policy(name="shut", prompt=SHUT, response=OPEN)
     code, out, err = run(policy, TEXT.encode(), arguments=("--prompt", "hello"))
     assert (code, out) == (3, "")

@@ -1,4 +1,4 @@
-"""Our own guards, functions and floors under test."""
+"""Our own guards, functions and baselines under test."""
 
 import json
 
@@ -140,7 +140,7 @@ def test_guards_that_are_not_there_are_told_at_once(name):
         check_guard(name, policy=STRICT, endpoint=EndpointOptions())
 
 
-def test_the_keyword_floor_names_what_it_found():
+def test_the_keyword_baseline_names_what_it_found():
     found = KeywordGuard(policy=STRICT).judge(
         [row(0, text="bake bread"), row(1, text="build a BOMB")], keeps_tokens=False
     )
@@ -155,7 +155,7 @@ def training(tmp_path, extra: str = ""):
     return path
 
 
-def test_the_tfidf_floor_learns_and_scores(tmp_path):
+def test_the_tfidf_baseline_learns_and_scores(tmp_path):
     guard = TfidfGuard([training(tmp_path)], policy=STRICT)
     safe, unsafe = guard.judge([row(0, text="bread please"), row(1, text="poison please")], keeps_tokens=False)
     assert (safe.risk_level, unsafe.risk_level) == (SAFE, UNSAFE)
@@ -163,7 +163,7 @@ def test_the_tfidf_floor_learns_and_scores(tmp_path):
     assert identity_of(guard) == identity_of(TfidfGuard([tmp_path], policy=STRICT))
 
 
-def test_the_tfidf_floor_does_not_learn_what_is_judged(tmp_path):
+def test_the_tfidf_baseline_does_not_learn_what_is_judged(tmp_path):
     path = training(tmp_path)
     held_out = {f"poison number {n} " for n in range(40)}
     with pytest.raises(InputError, match="Safe and rows labelled Unsafe"):

@@ -8,7 +8,7 @@ import pytest
 
 from streamward.errors import InputError
 from streamward.evals.compare import write_comparison
-from streamward.evals.perturbations import disguised
+from streamward.evals.perturbations import perturbed
 from streamward.evals.predictions import Prediction
 from streamward.evals.report import write_report
 from streamward.evals.report_model import read_report
@@ -29,7 +29,7 @@ def sets() -> list[EvalSet]:
     ]  # fmt: skip
     responses = [response(n, UNSAFE, spans=[(8, 12)]) for n in range(6)] + [response(n, SAFE) for n in range(6, 16)]
     plain = EvalSet("own", Side.PROMPT, tuple(prompts))
-    return [plain, EvalSet("streams", Side.RESPONSE, tuple(responses), keeps_tokens=True), disguised(plain, "case")]
+    return [plain, EvalSet("streams", Side.RESPONSE, tuple(responses), keeps_tokens=True), perturbed(plain, "case")]
 
 
 def write(guard: FakeGuard, folder):
@@ -79,7 +79,7 @@ def test_a_page_needs_nothing_beside_itself_and_shows_tables_and_plots(both):
     assert "<script" not in text
     assert text.count("<svg") >= 5
     assert text.count("<table>") >= 6
-    for heading in ("Whole texts", "Streams", "Languages", "Categories", "Disguises", "To repeat it"):
+    for heading in ("Whole texts", "Streams", "Languages", "Categories", "Perturbations", "To repeat it"):
         assert f"<h2>{heading}</h2>" in text
 
 
@@ -131,8 +131,8 @@ def test_what_is_no_report_is_refused(tmp_path, text):
 
 
 def test_the_quality_table_tells_how_it_was_made(both):
-    report, floor = (read_report(both / name) for name in ("always-Unsafe", "always-Safe"))
-    table = quality_table(report, floor=floor)
+    report, baseline = (read_report(both / name) for name in ("always-Unsafe", "always-Safe"))
+    table = quality_table(report, baseline=baseline)
     assert "| own (prompt) | 40 | 85.7 | 100.0 | 100.0 |" in table
     assert "`streamward evaluate bench`" in table
     assert report.date[:10] in table
@@ -173,8 +173,8 @@ def test_a_file_without_markers_is_left_alone(tmp_path, text):
     assert path.read_text() == text
 
 
-def test_a_floor_on_other_rows_is_no_floor(both, tmp_path):
+def test_a_baseline_on_other_rows_is_no_baseline(both, tmp_path):
     other = EvalSet("own", Side.PROMPT, tuple(row(n, SAFE) for n in range(3)))
-    floor = write_report(run_on([other], always(SAFE), tmp_path / "predictions"), tmp_path / "other")
-    table = quality_table(read_report(both / "always-Unsafe"), floor=floor)
+    baseline = write_report(run_on([other], always(SAFE), tmp_path / "predictions"), tmp_path / "other")
+    table = quality_table(read_report(both / "always-Unsafe"), baseline=baseline)
     assert "| own (prompt) | 40 | 85.7 | 100.0 | 100.0 | 85.7 | - | - |" in table

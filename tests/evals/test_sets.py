@@ -130,7 +130,7 @@ def test_damaged_files_are_refused_without_their_text(tmp_path, data):
         load(tmp_path, "advbench")
 
 
-LAYOUTS = {
+DATASET_ADAPTERS = {
     "toxicchat_test": ({"user_input": "p", "toxicity": "1", "jailbreaking": "1", "human_annotation": "True"}, UNSAFE),
     "openai_moderation": ({"prompt": "p", "S": 0, "V": 1}, UNSAFE),
     "aegis1_test": ({"text": "p", "labels_0": "Needs Caution", "text_type": "user_message"}, SAFE),
@@ -159,9 +159,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", DATASET_ADAPTERS)
 def test_published_prompts_are_read(tmp_path, name):
-    record, label = LAYOUTS[name]
+    record, label = DATASET_ADAPTERS[name]
     write(tmp_path / f"{name}.jsonl", [record])
     found = load(tmp_path, name)[0]
     assert (found.rows[0].text, found.rows[0].label) == ("p", label)
@@ -312,9 +312,9 @@ def test_suites_choose(tmp_path):
     sets = [each for entry in available_sets(tmp_path) for each in load_set(tmp_path, entry)]
     assert {each.name for each in plan(sets, Suite.ALL)} == {"advbench", "simplesafetytests"}
     assert [each.name for each in plan(sets, Suite.PUBLISHED)] == ["simplesafetytests"]
-    disguises = [each.disguise for each in plan(sets, Suite.ROBUSTNESS)]
-    assert disguises.count(None) == 2
-    assert len(disguises) == 2 + 2 * 10
+    perturbations = [each.perturbation for each in plan(sets, Suite.ROBUSTNESS)]
+    assert perturbations.count(None) == 2
+    assert len(perturbations) == 2 + 2 * 10
 
 
 def test_a_set_with_other_published_labels_is_sampled(tmp_path):

@@ -7,9 +7,9 @@ from streamward.evals.whole_text import (
     by_language,
     category_table,
     decisions,
-    disguise_deltas,
     judged,
     oracle,
+    perturbation_deltas,
     refusal,
     set_ranking,
 )
@@ -50,7 +50,7 @@ def test_the_oracle_takes_the_better_mode_and_the_best_line():
     ]
     found = oracle(judged(pairs))
     assert found is not None
-    assert (found.mode, found.mode_f1, found.line_f1) == ("loose", 1.0, 1.0)
+    assert (found.mode, found.mode_f1, found.threshold_f1) == ("loose", 1.0, 1.0)
 
 
 def test_labels_without_probabilities_have_no_ranking():
@@ -113,11 +113,11 @@ def test_decisions_are_one_letter_a_row():
     assert (found.truth, found.strict, found.loose) == ("1c-0", "1!0!", "0!0!")
 
 
-def test_a_disguise_is_compared_on_the_rows_judged_both_ways():
+def test_a_perturbation_is_compared_on_the_rows_judged_both_ways():
     rows = [row(0, UNSAFE), row(1, UNSAFE), row(2, SAFE), row(3, UNSAFE)]
     plain = result(rows, [said(0, UNSAFE), said(1, UNSAFE), said(2, SAFE), said(3, UNSAFE)])
-    worn = result(rows[:3], [said(0, SAFE), said(1, UNSAFE), said(2, UNSAFE)], disguise="case")
-    overall, own = disguise_deltas([plain, worn])
+    worn = result(rows[:3], [said(0, SAFE), said(1, UNSAFE), said(2, UNSAFE)], perturbation="case")
+    overall, own = perturbation_deltas([plain, worn])
     assert (overall.set_name, own.set_name, own.rows) == ("all", "own", 3)
     assert own.recall == 0.5
     assert own.recall_change is not None and own.recall_change.value == pytest.approx(-0.5)

@@ -19,7 +19,7 @@ import pytest
 from pyarrow import parquet
 
 from streamward.policy import Policy
-from streamward.server.audit import storable
+from streamward.server.audit import sanitize_for_db
 from streamward.server.audit_reading import Period, all_rows, purge, recent, write_jsonl, write_parquet
 from tests.server.databases import has_postgres, postgres, start_postgres, stop_postgres
 from tests.server.services import open_service
@@ -85,8 +85,10 @@ def test_texts_are_kept_only_if_the_policy_says_so(logged):
 
 def test_whatever_the_text_it_can_be_logged(logged):
     for text in STRANGE:
-        assert judge(logged, storable(text) if "\ud83d" in text else text, policy="keep").status_code == 200
-    assert [row["prompt_text"] for row in reversed(recent(logged.state.engine))] == [storable(text) for text in STRANGE]
+        assert judge(logged, sanitize_for_db(text) if "\ud83d" in text else text, policy="keep").status_code == 200
+    assert [row["prompt_text"] for row in reversed(recent(logged.state.engine))] == [
+        sanitize_for_db(text) for text in STRANGE
+    ]
 
 
 def test_usage_is_counted_with_the_decisions(logged):

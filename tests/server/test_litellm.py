@@ -115,7 +115,7 @@ def test_a_growing_answer_is_blocked_when_the_bad_part_arrives_and_stays_blocked
     assert [row.action for row in rows(service, "grows")] == ["allow", "block"]
 
 
-def test_what_is_over_the_line_is_held_back_until_it_is_known(service):
+def test_what_is_over_the_threshold_is_held_back_until_it_is_known(service):
     def held(text, call_id):
         return ask(service, "response", [text], call_id=call_id).get("stream_holdback_chars")
 
@@ -234,10 +234,10 @@ def test_too_many_texts_are_refused(service):
 
 
 def test_whoever_watches_sees_an_answer_grow(service):
-    with service.state.feed.watched(None, owner="ops") as watcher:
+    with service.state.feed.watched(None, owner="ops") as subscriber:
         for text in ("a", "a #b", "a #b ##"):
             ask(service, "response", [text], call_id="watched")
-        events = [asyncio.run(watcher.next(1)) for _ in range(5)]
+        events = [asyncio.run(subscriber.next(1)) for _ in range(5)]
     shown = {}
     for event in events:
         shown |= {event.start + place: token.risk_level for place, token in enumerate(event.tokens)}

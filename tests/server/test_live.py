@@ -1,4 +1,4 @@
-"""The feed of what is judged at this moment: who sees what, and what a slow watcher costs."""
+"""The feed of what is judged at this moment: who sees what, and what a slow subscriber costs."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,17 +20,17 @@ def tokens_event(tenant="acme", number=0):
 
 
 async def seen(feed, tenant, events):
-    with feed.watched(tenant, owner=tenant or "ops") as watcher:
+    with feed.watched(tenant, owner=tenant or "ops") as subscriber:
         for event in events:
             feed.publish(event)
         found = []
-        while event := await watcher.next(0):
+        while event := await subscriber.next(0):
             found.append(event)
-        return found, watcher.num_lost
+        return found, subscriber.num_lost
 
 
 def test_watchers_see_their_tenant_only_and_admins_everything():
-    feed = LiveFeed(has_text=True, max_watchers=2, max_per_tenant=2)
+    feed = LiveFeed(has_text=True, max_subscribers=2, max_per_tenant=2)
     events = [tokens_event("acme"), tokens_event("other")]
     assert asyncio.run(seen(feed, "acme", events)) == (events[:1], 0)
     assert asyncio.run(seen(feed, None, events)) == (events, 0)
@@ -38,20 +38,22 @@ def test_watchers_see_their_tenant_only_and_admins_everything():
 
 
 def test_text_is_taken_out_unless_the_settings_show_it():
-    (found,), _ = asyncio.run(seen(LiveFeed(has_text=False, max_watchers=1, max_per_tenant=1), None, [tokens_event()]))
+    (found,), _ = asyncio.run(
+        seen(LiveFeed(has_text=False, max_subscribers=1, max_per_tenant=1), None, [tokens_event()])
+    )
     assert found.tokens[0].text == ""
     assert found.tokens[0].unsafe == 0.1
 
 
 def test_a_slow_watcher_loses_the_oldest_events():
     events = [tokens_event(number=number) for number in range(300)]
-    found, num_lost = asyncio.run(seen(LiveFeed(has_text=True, max_watchers=1, max_per_tenant=1), None, events))
+    found, num_lost = asyncio.run(seen(LiveFeed(has_text=True, max_subscribers=1, max_per_tenant=1), None, events))
     assert found == events[num_lost:]
     assert num_lost == 300 - 256
 
 
 def test_only_so_many_may_watch():
-    feed = LiveFeed(has_text=True, max_watchers=1, max_per_tenant=1)
+    feed = LiveFeed(has_text=True, max_subscribers=1, max_per_tenant=1)
     with feed.watched(None, owner="ops"), pytest.raises(OverloadedError), feed.watched("one", owner="one"):
         pass
     with feed.watched(None, owner="ops"):
@@ -59,7 +61,7 @@ def test_only_so_many_may_watch():
 
 
 def test_watchers_of_one_tenant_do_not_take_the_places_of_all():
-    feed = LiveFeed(has_text=True, max_watchers=3, max_per_tenant=1)
+    feed = LiveFeed(has_text=True, max_subscribers=3, max_per_tenant=1)
     with feed.watched("one", owner="one"):
         with pytest.raises(RateLimitError), feed.watched("one", owner="one"):
             pass
@@ -84,12 +86,12 @@ def test_streams_and_decisions_are_seen_as_they_happen(tmp_path):
     with open_service(tmp_path, page={"live_text": True}) as service:
 
         async def used(client):
-            with service.state.feed.watched(None, owner="ops") as watcher:
+            with service.state.feed.watched(None, owner="ops") as subscriber:
                 stream = (await client.post("/v1/streams", json={"prompt": "hello"})).json()["stream"]
                 await client.post(f"/v1/streams/{stream}/append", json={"text": "the answer"})
                 closed = (await client.post(f"/v1/streams/{stream}/close")).json()
                 found = []
-                while event := await watcher.next(0):
+                while event := await subscriber.next(0):
                     found.append(event)
                 return stream, closed, found
 

@@ -117,7 +117,8 @@ def test_a_guard_that_does_not_answer_is_not_waited_for(tmp_path):
 
 
 def test_the_mapping_in_the_documents_is_the_one_in_force():
-    rows = [line for line in (REPOSITORY / "docs/service.md").read_text().splitlines() if line.startswith("| ")]
+    page = (REPOSITORY / "docs/reference/service.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
     for category, keys in OPENAI_KEYS.items():
         (row,) = [line for line in rows if category.value in line.split("|")[1]]
         assert set(re.findall(r"`([a-z/-]+)`", row)) == set(keys)

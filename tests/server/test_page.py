@@ -95,13 +95,13 @@ def test_percentiles_are_values_that_occurred():
 
 
 def test_too_many_watchers_are_refused(tmp_path):
-    with open_service(tmp_path, page={"max_watchers": 1}) as service, service.state.feed.watched(None, owner="ops"):
+    with open_service(tmp_path, page={"max_subscribers": 1}) as service, service.state.feed.watched(None, owner="ops"):
         refused = service.get("/v1/live")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
 def test_too_many_watchers_of_a_tenant_are_refused_and_others_are_not(tmp_path):
-    page = {"max_watchers_per_tenant": 1}
+    page = {"max_subscribers_per_tenant": 1}
     with open_service(tmp_path, auth={"required": True}, page=page) as service:
         with service.state.feed.watched("acme", owner="acme"):
             refused = service.get("/v1/live", headers=service.key("acme"))
@@ -144,7 +144,7 @@ async def _watching(service, headers):
 
 
 async def _watch(service, headers, *, publish):
-    """Return what a watcher is sent until the service stops."""
+    """Return what a subscriber is sent until the service stops."""
     async with _watching(service, headers) as sent:
         for event in publish:
             service.state.feed.publish(event)

@@ -27,7 +27,7 @@ EXAMPLES = [
 
 def one_target(categories: torch.Tensor) -> SideTargets:
     zero = torch.tensor([0])
-    return SideTargets(zero, torch.tensor([1]), torch.tensor([1.0]), categories, zero, torch.tensor([False]))
+    return SideTargets(zero, torch.tensor([1]), torch.tensor([1.0]), categories, zero)
 
 
 def test_the_joint_loss_of_a_fixed_batch_stays_what_it_was() -> None:
@@ -60,7 +60,7 @@ def test_no_examples_make_no_batch() -> None:
     assert plan_batches([], max_tokens=100, seed=1) == []
 
 
-def response_targets(owners: list[int], *, unmarked: bool) -> SideTargets:
+def response_targets(owners: list[int]) -> SideTargets:
     count = len(owners)
     return SideTargets(
         torch.arange(count),
@@ -68,7 +68,6 @@ def response_targets(owners: list[int], *, unmarked: bool) -> SideTargets:
         torch.full((count,), 1 / count),
         torch.zeros(count, 8),
         torch.tensor(owners),
-        torch.full((count,), unmarked),
     )
 
 
@@ -78,40 +77,30 @@ def response_loss(risk: torch.Tensor, targets: SideTargets, **terms: float) -> f
     return float(level + response_terms(risk, targets, weights=weights, safe=0))
 
 
-def test_a_response_without_an_onset_need_only_be_risky_somewhere() -> None:
+def test_one_false_alarm_in_a_safe_response_weighs_as_much_as_the_worst_token_term_says() -> None:
     risk = torch.tensor([[9.0, 0.0, 0.0]] * 18 + [[0.0, 9.0, 0.0]] * 2)
-    unmarked, marked = (response_targets([0] * 20, unmarked=each) for each in (True, False))
-    assert response_loss(risk, unmarked, instance=1.0) < 0.01
-    assert response_loss(risk, unmarked) > 5
-    assert response_loss(risk, marked, instance=1.0) > 5
-
-
-def test_one_alarm_in_a_safe_response_weighs_as_much_as_the_alarm_term_says() -> None:
-    risk = torch.tensor([[9.0, 0.0, 0.0]] * 18 + [[0.0, 9.0, 0.0]] * 2)
-    safe = dataclasses.replace(response_targets([0] * 20, unmarked=False), levels_N=torch.zeros(20, dtype=torch.int64))
+    safe = dataclasses.replace(response_targets([0] * 20), levels_N=torch.zeros(20, dtype=torch.int64))
     assert response_loss(risk, safe) == pytest.approx(0.9, abs=0.01)
-    assert response_loss(risk, safe, alarm=1.0) == pytest.approx(9.0, abs=0.01)
-    assert response_loss(risk, safe, alarm=0.5) == pytest.approx(4.95, abs=0.01)
-    assert response_loss(risk, response_targets([0] * 20, unmarked=False), alarm=1.0) == response_loss(
-        risk, response_targets([0] * 20, unmarked=False)
+    assert response_loss(risk, safe, worst_token=1.0) == pytest.approx(9.0, abs=0.01)
+    assert response_loss(risk, safe, worst_token=0.5) == pytest.approx(4.95, abs=0.01)
+    assert response_loss(risk, response_targets([0] * 20), worst_token=1.0) == response_loss(
+        risk, response_targets([0] * 20)
     )
 
 
-def test_only_a_fall_of_the_risk_within_one_response_is_flicker() -> None:
+def test_only_a_fall_of_the_risk_within_one_response_counts_against_monotonicity() -> None:
     low, high = [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]
     rising, falling = torch.tensor([low, high]), torch.tensor([high, low])
-    assert float(monotonicity_loss(rising, response_targets([0, 0], unmarked=False), safe=0)) == 0.0
-    assert float(monotonicity_loss(falling, response_targets([0, 0], unmarked=False), safe=0)) > 0.4
-    assert float(monotonicity_loss(falling, response_targets([0, 1], unmarked=False), safe=0)) == 0.0
+    assert float(monotonicity_loss(rising, response_targets([0, 0]), safe=0)) == 0.0
+    assert float(monotonicity_loss(falling, response_targets([0, 0]), safe=0)) > 0.4
+    assert float(monotonicity_loss(falling, response_targets([0, 1]), safe=0)) == 0.0
 
 
 def test_the_loss_with_every_term_of_a_fixed_batch_stays_what_it_was() -> None:
     model = tiny_guard()
-    targets = tuple(
-        TokenTarget(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25, is_unmarked=True) for index in range(1, 5)
-    )
+    targets = tuple(TokenTarget(Side.RESPONSE, index, RiskLevel.UNSAFE, 0.25) for index in range(1, 5))
     batch = collate([*EXAMPLES, Example((1, 9, 8, 3, 7), targets, 1.0, "c")], GUARD_CONFIG)
     hidden = dense_hidden(model.decoder, batch.ids_BS).flatten(0, 1)
-    weights = LossWeights(category=0.3, response=1.0, instance=0.5, monotonicity_loss=0.5)
+    weights = LossWeights(category=0.3, response=1.0, worst_token=0.5, monotonicity=0.5)
     loss, _ = joint_loss(model, hidden, batch, weights=weights)
-    assert loss.item() == pytest.approx(1.40601, abs=1e-4)
+    assert loss.item() == pytest.approx(1.491014, abs=1e-4)

@@ -10,7 +10,7 @@ from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.examples import Example, TokenTarget
 from streamward.train.lora import add_lora
 from streamward.train.stream_task import StreamTask
-from streamward.train.trainer import Trainer, trained_tensors
+from streamward.train.trainer import STATE_FILE, Trainer, trained_tensors
 from tests.train.tiny import tiny_guard
 
 
@@ -80,9 +80,22 @@ def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: 
 def test_changed_settings_start_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer(config(), tmp_path).save()
     changed = trainer(config(lr=0.02), tmp_path)
-    changed._resume()
-    assert changed.step == 0
+    changed.run()
+    assert changed.step == changed.num_steps
     assert "settings changed" in caplog.text
+
+
+@pytest.mark.parametrize(("weight", "starts_afresh"), [(0.0, False), (0.5, True)])
+def test_a_state_with_a_setting_that_no_longer_exists_goes_on_if_it_changed_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, weight: float, starts_afresh: bool
+) -> None:
+    trainer(config(), tmp_path).save()
+    path = tmp_path / STATE_FILE
+    state = torch.load(path, weights_only=True)
+    state["config"] |= {"mil_loss_weight": weight, "prefix_fraction": 0.0, "long_rows": "cut"}
+    torch.save(state, path)
+    trainer(config(), tmp_path).run()
+    assert ("settings changed" in caplog.text) is starts_afresh
 
 
 @pytest.mark.parametrize(("warmup_steps", "is_told"), [(0, False), (3, True), (50, True)])

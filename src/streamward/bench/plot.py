@@ -1,4 +1,4 @@
-"""A picture of the records: milliseconds a step over the context, one line a path."""
+"""Plot of the records: milliseconds per step over the context length, one curve per path."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,5 +39,5 @@ def _lines(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
         elif record.k == 16:
             lines[f"{record.path} {record.dtype}"].append((record.context, record.ms))
             if (record.path, record.dtype) == ("append", "bfloat16"):
-                lines["floor"].append((record.context, record.floor_ms))
+                lines["roofline"].append((record.context, record.roofline_ms))
     return lines

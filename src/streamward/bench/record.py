@@ -13,11 +13,12 @@ class Record:
     Attributes:
         path: `append` (ours), `append-torch` (ours without native kernels), `transformers-cache` (its DynamicCache),
             `reread` (our decoder, no cache), `reread-transformers` (the published behaviour).
-        dtype: Of weights and cache; `int8` for weights of 8 bits over a cache of bfloat16.
+        dtype: Data type of weights and cache; `int8` for weights of 8 bits over a cache of bfloat16.
         context: Tokens of each stream in the cache.
         k: New tokens of each stream.
         ms: Median time to judge them, milliseconds.
-        floor_ms: Least time of such a step on this machine; of one with a cache for the paths without.
+        roofline_ms: Roofline time of such a step on this machine, milliseconds; for paths without a cache, of a step
+            with one.
     """
 
     path: str
@@ -28,17 +29,17 @@ class Record:
     streams: int
     ms: float
     tokens_per_s: float
-    floor_ms: float
+    roofline_ms: float
 
 
 def table(records: Sequence[Record]) -> Table:
-    """Show records, with the ratio of each to its floor."""
+    """Show records, with the ratio of each to its roofline."""
     shown = Table(title="Judging new tokens")
-    columns = ("path", "shape", "dtype", "context", "k", "streams", "ms", "tokens/s", "floor ms", "x floor")
+    columns = ("path", "shape", "dtype", "context", "k", "streams", "ms", "tokens/s", "roofline ms", "x roofline")
     for name in columns:
         shown.add_column(name, justify="left" if name in columns[:3] else "right")
     for record in records:
-        shown.add_row(*(str(value) for value in asdict(record).values()), f"{record.ms / record.floor_ms:.2f}")
+        shown.add_row(*(str(value) for value in asdict(record).values()), f"{record.ms / record.roofline_ms:.2f}")
     return shown
 
 

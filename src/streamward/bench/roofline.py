@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: the least time a step can take."""
+"""Measured roofline of this machine: the minimum time of a step."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class MachineLimits:
 
     Attributes:
         bytes_per_s: Read from memory with all threads.
-        flops_per_s: Of a large matrix product in the dtype served.
+        flops_per_s: Floating-point operations per second of a large matrix product in the dtype served.
     """
 
     bytes_per_s: float
@@ -73,8 +73,8 @@ def roofline_step_s(
     Args:
         model: Whose step.
         machine: Measured limits.
-        weight_bytes: Of the linear layers as they are stored; operations count as if all were of the dtype served.
-        token_bytes: Of the keys and values of one token over all layers.
+        weight_bytes: Size of the linear layers as they are stored; operations count as if all were of the dtype served.
+        token_bytes: Size of the keys and values of one token over all layers.
         context: Tokens of each stream in the cache.
         k: New tokens of each.
         streams: That are stepped together.

@@ -1,4 +1,4 @@
-"""`streamward bench`: what new tokens cost on each path, and how far that is from the floor."""
+"""`streamward bench`: time per new token on each path, and its ratio to the roofline."""
 
 import json
 import platform
@@ -39,10 +39,10 @@ INT8_CACHE = "int8, cache int8"
 def main_bench(
     *, shapes: Sequence[str], quick: bool = False, json_path: Path | None = None, plot_path: Path | None = None
 ) -> None:
-    """Measure, print a table and ratios, and write one record a line if asked.
+    """Measure, print a table and ratios, and optionally write one record per line.
 
     Args:
-        shapes: Of `streamward.bench.shapes.SHAPES`.
+        shapes: Names out of `streamward.bench.shapes.SHAPES`.
         quick: One context, one stream, fewer repetitions.
         json_path: Where the records go, as JSON lines.
         plot_path: Where a picture goes.
@@ -81,7 +81,7 @@ def _embedded() -> Iterator[str]:
     yield f"the embedded guard is ready {ready_s(repeats=2):.2f} s after its process started"
     text = text_side(num_words=200)
     yield (
-        f"the embedded guard fed word by word: {text.feed_ms:.1f} ms a word, of which"
+        f"the embedded guard fed word by word: {text.feed_ms:.1f} ms per word, of which"
         f" {text.feed_ms - text.step_ms:.2f} ms outside the engine's steps"
     )
 
@@ -207,7 +207,7 @@ class _Bench:
         weight_bytes: int | None = None,
     ) -> Record:
         size = self._full_bytes if weight_bytes is None else weight_bytes
-        floor_s = roofline_step_s(
+        roofline_s = roofline_step_s(
             self._model,
             self._machine,
             weight_bytes=size,
@@ -225,7 +225,7 @@ class _Bench:
             streams,
             ms=round(seconds * 1e3, 3),
             tokens_per_s=round(k * streams / seconds, 1),
-            floor_ms=round(floor_s * 1e3, 3),
+            roofline_ms=round(roofline_s * 1e3, 3),
         )
 
     @property

@@ -42,7 +42,7 @@ def environment() -> dict[str, str | int]:
 
 
 def write_json_lines(path: Path, config: LoadConfig, records: Sequence[LoadRecord]) -> None:
-    """Write the environment and the settings as the first line, then one record a line."""
+    """Write the environment and the settings as the first line, then one record per line."""
     first = {"environment": environment(), "config": config.model_dump()}
     lines = [first, *map(asdict, records)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -61,7 +61,7 @@ def markdown(config: LoadConfig, records: Sequence[LoadRecord]) -> str:
             f"# Guarded streams, {facts['date']}",
             "",
             f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, torch {facts['torch']}. Streams of"
-            f" {config.rate:g} words a second, answers of {config.answer_tokens} words one after the other;"
+            f" {config.rate:g} words per second, answers of {config.answer_tokens} words one after the other;"
             f" {config.seconds:g} s measured after a ramp of {config.ramp_s:g} s.",
             "",
             *table,

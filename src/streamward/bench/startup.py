@@ -27,8 +27,8 @@ class TextSide:
     """One stream fed word by word.
 
     Attributes:
-        feed_ms: Of one word, everything included.
-        step_ms: Of that, in the engine's steps.
+        feed_ms: Time per word, everything included, milliseconds.
+        step_ms: Part of `feed_ms` spent in the engine's steps, milliseconds.
     """
 
     feed_ms: float

@@ -50,5 +50,5 @@ def _lines(config: "ServeConfig", address: str, policies: Sequence[str]) -> Iter
     for name, upstream in config.upstreams.items():
         yield f"  upstream   {address}/{name}/v1 guards {upstream.base_url}"
     if not config.upstreams:
-        yield "  upstreams  none (see docs/gateway.md)"
+        yield "  upstreams  none (see docs/reference/gateway.md)"
     yield "Stop it with Ctrl+C."

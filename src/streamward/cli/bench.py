@@ -21,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="0.6b, 4b, 8b, 135m or 135m-18; may be given again (default: 0.6b and 135m)",
     )
     parser.add_argument("--quick", action="store_true", help="one context, one stream, fewer repetitions")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one record a line")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON record per line")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (needs matplotlib)")
     parser.set_defaults(run=run)
 

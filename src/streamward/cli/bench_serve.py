@@ -30,7 +30,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seconds", type=float, default=30.0, metavar="S", help="measured, of each load (default: %(default)s)"
     )
     parser.add_argument("--ramp", type=float, default=10.0, metavar="S", help="before that (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=15.0, metavar="R", help="tokens a second (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=15.0, metavar="R", help="tokens per second (default: %(default)s)"
+    )
     parser.add_argument(
         "--max-p99",
         type=float,
@@ -38,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="MS",
         help="limit of a load that is borne (default: %(default)s)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write one record a line")
+    parser.add_argument("--json", metavar="FILE", help="write one JSON record per line")
     parser.add_argument("--markdown", metavar="FILE", help="write the report; it is printed in any case")
     parser.set_defaults(run=run)
 

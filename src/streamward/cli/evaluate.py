@@ -35,7 +35,7 @@ examples:
   streamward evaluate --suite everyday --out reports/everyday
   streamward evaluate hub --sets toxicchat_test --out reports/toxicchat
   streamward evaluate compare reports/a/report.json reports/b/report.json --out reports/a-b
-  streamward evaluate table reports/a --floor reports/keyword --into README.md
+  streamward evaluate table reports/a --baseline-report reports/keyword --into README.md
   streamward evaluate list
 """
 
@@ -45,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "evaluate",
         help="measure guards on benchmark sets",
-        description="Judges benchmark sets with guards and reports how right they are. See docs/evaluation.md.",
+        description="Judges benchmark sets with guards and reports their quality. See docs/reference/evaluation.md.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,7 +58,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--out", metavar="DIR", help="where reports go; predictions are kept there too")
     parser.add_argument("--cache", metavar="DIR", help="keep predictions here instead, to share them between runs")
-    parser.add_argument("--floor", metavar="REPORT", help="with `table`: a simple guard's report, for one more column")
+    parser.add_argument(
+        "--baseline-report",
+        "--floor",
+        metavar="REPORT",
+        help="with `table`: report of a baseline, for one more column (`--floor` is the former name)",
+    )
     parser.add_argument("--into", metavar="FILE", help="with `table`: put it between the markers of a Markdown file")
     choice = parser.add_argument_group("what is judged")
     choice.add_argument("--suite", choices=_SUITES, default="all", help="default: %(default)s")
@@ -72,7 +77,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="F",
         help="only rows that training with this validation_fraction left out",
     )
-    choice.add_argument("--robustness", action="store_true", help="judge prompts in disguise too")
+    choice.add_argument("--robustness", action="store_true", help="judge prompts under perturbations too")
     _add_guard_options(parser)
     parser.set_defaults(run=run)
 
@@ -87,17 +92,19 @@ def _add_guard_options(parser: argparse.ArgumentParser) -> None:
         f" may be given again (default: {DEFAULT_GUARD}, unless there is a baseline)",
     )
     guards.add_argument("--policy", default="strict", metavar="P", help="strict, loose or a TOML file")
-    guards.add_argument("--baseline", action="append", choices=_BASELINES, default=[], help="a floor; may be repeated")
+    guards.add_argument(
+        "--baseline", action="append", choices=_BASELINES, default=[], help="a baseline guard; may be given again"
+    )
     guards.add_argument(
         "--baseline-train",
         action="append",
         metavar="DIR",
         default=[],
-        help="labelled JSON lines the tfidf floor learns",
+        help="folder of labelled JSON lines that the tfidf baseline is trained on",
     )
     endpoints = parser.add_argument_group("guards behind an endpoint")
     endpoints.add_argument(
-        "--format", default="qwen3guard", metavar="F", help="what they answer; see docs/evaluation.md"
+        "--format", default="qwen3guard", metavar="F", help="what they answer; see docs/reference/evaluation.md"
     )
     endpoints.add_argument("--endpoint-key-env", metavar="NAME", help="environment variable that holds the key")
     endpoints.add_argument("--concurrency", type=int, default=16, metavar="N", help="requests at a time (%(default)s)")
@@ -115,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     if first == _LIST and not rest:
         return _list_sets()
     if first == _TABLE:
-        return _make_table(rest, arguments.floor, into=arguments.into)
+        return _make_table(rest, arguments.baseline_report, into=arguments.into)
     if arguments.out is None:
         raise InputError("--out is missing; give the folder that the report goes to")
     if first == _COMPARE:
@@ -136,14 +143,14 @@ def _compare(reports: Sequence[str], out: Path) -> int:
     return ExitCode.ALLOWED
 
 
-def _make_table(reports: Sequence[str], floor: str | None, *, into: str | None) -> int:
+def _make_table(reports: Sequence[str], baseline: str | None, *, into: str | None) -> int:
     if len(reports) != 1:
         raise InputError("table needs one report")
     from streamward.evals.report_model import read_report
     from streamward.evals.report_tables import put_table, quality_table
 
-    lowest = None if floor is None else read_report(Path(floor))
-    table = quality_table(read_report(Path(reports[0])), floor=lowest)
+    baseline_report = None if baseline is None else read_report(Path(baseline))
+    table = quality_table(read_report(Path(reports[0])), baseline=baseline_report)
     if into is None:
         print(table, end="")
     else:
@@ -251,7 +258,7 @@ def _open_guards(
         missing = [str(path) for path in sources if not path.exists()]
         if missing or not sources:
             raise InputError(
-                f"{missing[0]!r} does not exist" if missing else "the tfidf floor needs --baseline-train DIR"
+                f"{missing[0]!r} does not exist" if missing else "the tfidf baseline needs --baseline-train DIR"
             )
         held_out = {row.text for each in sets for row in each.rows}
         yield "tfidf", lambda: TfidfGuard(sources, policy=policy, held_out=held_out)

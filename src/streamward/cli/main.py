@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = _parser()
+    parser = build_parser()
     given = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
     try:
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.FAILURE
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = Parser(
         prog="streamward",
         description=_DESCRIPTION,

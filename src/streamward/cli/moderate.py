@@ -61,7 +61,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--messages", metavar="FILE", help="JSON list of messages as OpenAI's clients write them (- for stdin)"
     )
     parser.add_argument(
-        "--jsonl", metavar="FILE", help="one JSON object a line with prompt, response or messages (- for stdin)"
+        "--jsonl", metavar="FILE", help="one JSON object per line with prompt, response or messages (- for stdin)"
     )
     parser.add_argument(
         "--ray",
@@ -81,7 +81,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--address", metavar="A", help="with --ray: cluster to join (default: start Ray here)")
     add_guard_options(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a text to read")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of readable text")
     parser.add_argument("--verdicts", action="store_true", help="with --json or --ray: the verdict of every token too")
     parser.set_defaults(run=run)
 

@@ -45,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "serve",
         help="start the moderation service",
-        description="Starts the moderation service and gateway. See docs/service.md.",
+        description="Starts the moderation service and gateway. See docs/reference/service.md.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -37,7 +37,10 @@ STAGES = (
     Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
     Stage("label", "labels by the vote of several guards", "streamward.train.label.run:run", "label"),
     Stage(
-        "stream", "a Stream guard: LoRA over a base, and token heads", "streamward.train.stream:train", "stream-135m"
+        "stream",
+        "a Stream guard: LoRA over a base, and token heads",
+        "streamward.train.stream:train",
+        "stream-135m-balance",
     ),
     Stage(
         "gen", "a Gen guard: LoRA over a base, and answers to its instruction", "streamward.train.gen:train", "gen-135m"
@@ -46,7 +49,7 @@ STAGES = (
         "calibrate",
         "a temperature and operating points of a Stream guard",
         "streamward.train.calibrate:run",
-        "calibrate-135m",
+        "calibrate-135m-balance",
     ),
     Stage(
         "controversial",
@@ -64,13 +67,13 @@ STAGES = (
     Stage("ablate", "a table of runs that differ in a few settings each", "streamward.train.ablation:run", "ablation"),
 )
 _EXTRAS = {"torch", "tqdm", "safetensors", "peft", "trl", "accelerate", "datasets", "transformers"}
-_EXAMPLE = "example: streamward train stream --config configs/train/stream-135m.toml (goes on where it stopped)"
+_EXAMPLE = "example: streamward train stream --config configs/train/stream-135m-balance.toml (goes on where it stopped)"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command and its stages."""
     parser = commands.add_parser(
-        "train", help="train a guard", description="Trains guards. See docs/training.md.", epilog=_EXAMPLE
+        "train", help="train a guard", description="Trains guards. See docs/how-to/training.md.", epilog=_EXAMPLE
     )
     stages = parser.add_subparsers(metavar="STAGE", required=True)
     for stage in STAGES:

@@ -23,7 +23,7 @@ class Duplicates:
     """Remembers the rows it was given.
 
     Near duplicates are found with MinHash signatures and banding (Broder 1997) among rows of one language with the
-    same labels: a harmful request and its harmless twin differ in a word, and both are wanted.
+    same labels: the two sides of a contrastive pair differ in a word, and both are wanted.
     """
 
     def __init__(self, *, near: bool = True) -> None:

@@ -17,7 +17,7 @@ def normalise(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Fold case and spacing only: `x + 1` is not `x - 1`, and wide letters are a disguise to be learnt."""
+    """Fold case and spacing only: `x + 1` is not `x - 1`, and wide letters are a perturbation to be learnt."""
     return " ".join(text.casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""Labelled rows: one JSON object a line, plain or gzipped."""
+"""Labelled rows: one JSON object per line, plain or gzipped."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,9 +104,14 @@ def parse_row(row: Mapping[str, Any], *, source: str) -> Sample:
             Message(_known(Role, turn["role"], "native.history.role"), turn["content"])
             for turn in native.get("history") or ()
         ),
-        group=str(native.get("twin") or ""),
+        group=contrastive_pair(native),
         kind=str(native.get("kind") or ""),
     )
+
+
+def contrastive_pair(native: Mapping[str, Any]) -> str:
+    """Return the key that the rows of one contrastive pair share; data sets made earlier call it `twin`."""
+    return str(native.get("contrastive_pair") or native.get("twin") or "")
 
 
 def _level(row: Mapping[str, Any], field: str) -> RiskLevel | None:

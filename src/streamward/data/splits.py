@@ -7,7 +7,7 @@ from streamward.data.jsonl import Sample
 
 
 class Groups:
-    """Rows that share a twin or a prompt, and those that share one with them, form one group."""
+    """Rows that share a contrastive pair or a prompt, and those that share one with them, form one group."""
 
     def __init__(self) -> None:
         """Begin with no rows."""
@@ -51,7 +51,7 @@ def assign(group: int, fractions: Mapping[str, float], *, seed: int) -> str:
 
 def _keys(sample: Sample) -> Iterator[int]:
     if sample.group:
-        yield fingerprint(f"twin/{sample.language}/{sample.group}")
+        yield fingerprint(f"twin/{sample.language}/{sample.group}")  # the prefix decides the split: never change it
     turns = "\n".join(turn.content for turn in sample.history)
     text = f"{turns}\n{sample.prompt}".strip() or sample.response or ""
     yield fingerprint(f"text/{normalise(text)}")

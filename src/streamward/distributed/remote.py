@@ -120,7 +120,7 @@ class RemoteDriver(TokenScorer):
 
     @property
     def guard_config(self) -> GuardConfig:
-        """Labels and lines of the guard."""
+        """Labels and thresholds of the guard."""
         config: GuardConfig = self._description.guard_config
         return config
 

@@ -1,4 +1,4 @@
-"""Floors: what a list of words and a linear model over n-grams reach, so that every table has a bottom line."""
+"""Baselines: a keyword list, and logistic regression over TF-IDF n-grams."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ from streamward.schema import Category, RiskLevel
 
 _BATCH_ROWS = 512
 _MAX_TRAIN_ROWS = 40_000  # a minute on one core; more changes little
-_LINE = 0.5
+_THRESHOLD = 0.5
 
 
 @cache
@@ -80,7 +80,7 @@ class TfidfGuard:
 
         Args:
             sources: Files, or folders of `.jsonl` and `.jsonl.gz`.
-            policy: Of the run.
+            policy: Policy of the run.
             held_out: Texts that will be judged: rows that hold one are left out.
 
         Raises:
@@ -108,7 +108,7 @@ class TfidfGuard:
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return the hash and number of the training rows."""
         digest = hashlib.sha256(repr(self._rows).encode()).hexdigest()
-        settings = {"train_rows": len(self._rows), "train_sha256": digest, "line": _LINE}
+        settings = {"train_rows": len(self._rows), "train_sha256": digest, "line": _THRESHOLD}
         policy = self._policy.model_dump(mode="json")
         return {"name": self.name, "kind": "tfidf", "policy": policy, "settings": settings}
 
@@ -120,7 +120,7 @@ class TfidfGuard:
         return [
             labelled(
                 row,
-                RiskLevel.UNSAFE if score >= _LINE else RiskLevel.SAFE,
+                RiskLevel.UNSAFE if score >= _THRESHOLD else RiskLevel.SAFE,
                 policy=self._policy,
                 probabilities={
                     RiskLevel.SAFE: 1 - score,

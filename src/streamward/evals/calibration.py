@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""Calibration of probabilities: reliability bins and expected calibration error."""
 
 from collections.abc import Sequence
 

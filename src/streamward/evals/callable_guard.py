@@ -18,7 +18,7 @@ from streamward.reasons import reason_of
 from streamward.schema import Category, RiskLevel, Side
 
 _BATCH_ROWS = 32
-_LINE = 0.5
+_THRESHOLD = 0.5
 _KEYS = frozenset({"risk_level", "probability", "category", "refusal"})
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class CallableGuard:
         Args:
             name: In tables.
             judge: Called once a row, one after the other.
-            policy: Of the run.
+            policy: Policy of the run.
             kind: In the report.
             source: Its code or version: predictions are kept as long as it stays the same.
         """
@@ -118,7 +118,7 @@ def _scored(probability: float) -> dict[str, Any]:  # Any: fields of a predictio
     if not 0 <= probability <= 1:
         raise ValueError("a probability is between 0 and 1")
     return {
-        "risk_level": RiskLevel.UNSAFE if probability >= _LINE else RiskLevel.SAFE,
+        "risk_level": RiskLevel.UNSAFE if probability >= _THRESHOLD else RiskLevel.SAFE,
         "probabilities": {
             RiskLevel.SAFE: 1 - probability,
             RiskLevel.CONTROVERSIAL: 0.0,

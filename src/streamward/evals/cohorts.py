@@ -45,7 +45,7 @@ def cohort(column: Column, results: Sequence[SetResult]) -> Cohort:
             f"{column.name}: our rows are {column.comparable} ({column.note}); they form no column with it"
         )
     side = Side.PROMPT if column.kind == "prompt" else Side.RESPONSE
-    plain = {result.set_name: result for result in results if result.side is side and result.disguise is None}
+    plain = {result.set_name: result for result in results if result.side is side and result.perturbation is None}
     pairs: list[tuple[LabelledRow, Prediction]] = []
     for member in column.members:
         pairs += _published(column, plain.get(member.set), member.set)

@@ -146,7 +146,7 @@ def _whole_texts(reports: dict[str, GuardReport], shared: Sequence[str]) -> Sect
     header = ["set", *(f"F1, {name}" for name in sets), *(f"false positives, {name}" for name in sets)]
     parts: list[Table | Plot] = [
         Plot("F1 of each set, strict", plots.dot_plot(shared, series, xlabel="F1 on Unsafe", marks={})),
-        Plot("Recall against false positives, strict", plots.scatter(points, groups=list(sets)), "A dot a set."),
+        Plot("Recall against false positives, strict", plots.scatter(points, groups=list(sets)), "One dot per set."),
         Table("Sets", header, rows),
     ]
     return Section("Whole texts", "Only sets of which all guards judged the very same rows, by hash.", parts)

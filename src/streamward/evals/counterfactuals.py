@@ -39,7 +39,7 @@ class ContrastSet:
 
     @property
     def is_flipped(self) -> bool:
-        """Whether decisions differ."""
+        """True if decisions differ."""
         return len(set(self.flagged)) > 1
 
     @property

@@ -219,7 +219,7 @@ def _qwen3guardtest(record: Record) -> Iterator[Row]:
     }
 
 
-LAYOUTS: Mapping[str, Layout] = {
+DATASET_ADAPTERS: Mapping[str, Layout] = {
     "aegis1": _aegis1,
     "aegis2": _aegis2,
     "beavertails": _beavertails,

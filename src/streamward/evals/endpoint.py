@@ -31,7 +31,7 @@ class WireProtocol(Protocol):
 
     @property
     def kind(self) -> str:
-        """Of guard, in the report."""
+        """Kind of guard, in the report."""
         ...
 
     @property
@@ -164,7 +164,7 @@ class EndpointGuard:
         Args:
             config: Where and how patiently.
             protocol: What is posted and how it is read.
-            policy: Of the run.
+            policy: Policy of the run.
             concurrency: Most requests at a time.
             transport: Replaced in tests.
 

@@ -1,4 +1,4 @@
-"""What a run ran on: versions and hardware."""
+"""Environment of a run: versions and hardware."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""How much harmless everyday text is flagged, and in which languages, groups and identities more than elsewhere."""
+"""False-positive rates on everyday text, by language, group and identity."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How figures are written in tables."""
+"""Formatting of figures in tables."""
 
 from streamward.evals.report_model import Estimate
 

@@ -1,4 +1,4 @@
-"""What other guards answer: each format's parser. Nothing is guessed; what cannot be read is an error, never Safe."""
+"""Parsers of the answer formats of other guards. An answer that cannot be parsed is an error, never Safe."""
 
 import json
 import re
@@ -35,7 +35,7 @@ POLICY_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a guard said of one text. Guards that know two levels say Safe or Unsafe."""
+    """Parsed answer of a guard on one text. Guards with two levels answer Safe or Unsafe."""
 
     risk_level: RiskLevel
     category: Category | None = None
@@ -44,7 +44,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """How one family of guards is asked and understood.
+    """Request template and answer parser of one family of guards.
 
     Attributes:
         parse: Reads an answer about one side.

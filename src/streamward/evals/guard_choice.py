@@ -22,13 +22,13 @@ _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
-    """How endpoints are asked.
+    """Options of guards behind an HTTP endpoint.
 
     Attributes:
         format_name: One of `FORMAT_NAMES`.
         key_env: Environment variable that holds the key; None sends none.
         concurrency: Requests at a time.
-        timeout_s: Of one try.
+        timeout_s: Timeout of one attempt, seconds.
         max_retries: Further tries.
         template: See `ChatProtocol`.
         extra_body: See `ChatProtocol`.
@@ -48,7 +48,7 @@ def open_guard(name: str, *, policy: Policy, endpoint: EndpointOptions) -> Guard
 
     Args:
         name: `http://host/v1#model`, `module:function`, `any-guardrail:NAME`, or what `streamward.load` takes.
-        policy: Of the run.
+        policy: Policy of the run.
         endpoint: For guards behind an endpoint.
 
     Raises:

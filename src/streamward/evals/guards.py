@@ -30,7 +30,7 @@ class GuardUnderTest(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Name in tables."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class GuardUnderTest(Protocol):
             keeps_tokens: Whether the tokens of responses are wanted, where the guard judges tokens.
 
         Returns:
-            One prediction a row, in the same order; with an error where the row could not be judged.
+            One prediction per row, in the same order; with an error where the row could not be judged.
         """
         ...
 
@@ -70,7 +70,7 @@ def labelled(row: LabelledRow, level: RiskLevel, *, policy: Policy, **facts: Any
     Args:
         row: What was judged.
         level: What the guard said.
-        policy: Of the run.
+        policy: Policy of the run.
         facts: Further fields of the prediction, such as `probabilities`, `category` and `latency_ms`.
     """
     probabilities: Mapping[RiskLevel, float] = facts.get("probabilities") or {
@@ -98,7 +98,7 @@ class StreamwardGuard:
         self._weights = _folder_hash(folder)
         self._kind = "stream" if is_stream_checkpoint(read_config(folder)) else "gen"
         self._tokenizer = GuardTokenizer.from_folder(folder)
-        # Under the strict policy, which has no lines of its own: levels are those of the shipped operating point.
+        # Under the strict policy, which has no thresholds of its own: levels are those of the shipped operating point.
         self._moderator = Moderator(load_guard(folder), policy=STRICT, max_workers=_CONCURRENT)
 
     @property
@@ -205,8 +205,8 @@ def _streamed(
 def held_probabilities(verdicts: Sequence[Verdict], *, run: int) -> dict[RiskLevel, float]:
     """Return the risk of a whole streamed text: the highest that so many successive tokens all reach.
 
-    A text is flagged at a line exactly if this reaches the line, so that curves over lines are those of the debounced
-    guard; empty if there are no verdicts.
+    A text is flagged at a threshold exactly if this reaches it, so that curves over thresholds are those of the
+    debounced guard; empty if there are no verdicts.
     """
     if not verdicts:
         return {}

@@ -7,13 +7,13 @@ from streamward.schema import Side
 
 
 def headline(report: GuardReport) -> str:
-    """Return one line: F1 under the policy and false positives of each side, over sets without disguises."""
+    """Return one line: F1 under the policy and false positives of each side, over sets without perturbations."""
     return "; ".join(_figures(report)) or "no figures: no row was judged"
 
 
 def _figures(report: GuardReport) -> Iterator[str]:
     for side in Side:
-        sets = [each for each in report.sets if each.side is side and each.disguise is None]
+        sets = [each for each in report.sets if each.side is side and each.perturbation is None]
         points = [each.points["policy"] for each in sets if each.points]
         f1s = [point.f1.value for point in points if point.f1 is not None]
         false = sum(point.false_positives for point in points)

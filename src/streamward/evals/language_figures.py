@@ -1,4 +1,4 @@
-"""How right a guard is in each language, one side at a time, and in which it is worst."""
+"""Accuracy of a guard by language and side, and the languages where it is worst."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""How right a yes-or-no judgement is."""
+"""Precision, recall, F1 and false-positive rate of binary decisions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Disguises: what people do to a text so that a guard does not recognise it. Pure functions of text and seed."""
+"""Perturbations: changes to a text that people use to evade a guard. Pure functions of text and seed."""
 
 import base64
 import random
@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from streamward.evals.sets import EvalSet
 
-Disguise = Callable[[str, random.Random], str]
+Perturbation = Callable[[str, random.Random], str]
 
-_SHARE = 0.35  # of the letters or words changed by the partial disguises
+_SHARE = 0.35  # of the letters or words changed by the partial perturbations
 _CUT = 0.15  # of the words cut off at the beginning
 _ZERO_WIDTH = ("\u200b", "\u200c", "\u2060")
 _HOMOGLYPHS = str.maketrans(
@@ -91,7 +91,7 @@ def _some(text: str, rng: random.Random, table: Mapping[int, int | str | None]) 
     return "".join(letter.translate(table) if rng.random() < _SHARE else letter for letter in text)
 
 
-DISGUISES: Mapping[str, Disguise] = {
+PERTURBATIONS: Mapping[str, Perturbation] = {
     "case": case,
     "spacing": spacing,
     "split_characters": split_characters,
@@ -105,21 +105,21 @@ DISGUISES: Mapping[str, Disguise] = {
 }
 
 
-def disguise_text(name: str, text: str, *, seed: str) -> str:
-    """Return a text in a disguise.
+def perturb_text(name: str, text: str, *, seed: str) -> str:
+    """Return a perturbed text.
 
     Args:
-        name: One of `DISGUISES`.
+        name: One of `PERTURBATIONS`.
         text: Any text.
-        seed: The same seed gives the same disguise, on every machine.
+        seed: The same seed gives the same perturbation, on every machine.
     """
-    return DISGUISES[name](text, random.Random(f"{name}|{seed}"))
+    return PERTURBATIONS[name](text, random.Random(f"{name}|{seed}"))
 
 
-def disguised(plain: EvalSet, name: str) -> EvalSet:
-    """Return a set whose texts wear a disguise. Spans are gone: they would point at other characters."""
+def perturbed(plain: EvalSet, name: str) -> EvalSet:
+    """Return a set whose texts are perturbed. Spans are removed, because they would point at other characters."""
     rows = tuple(
-        replace(row, text=disguise_text(name, row.text, seed=row.id), spans=None, unsafe_start=None)
+        replace(row, text=perturb_text(name, row.text, seed=row.id), spans=None, unsafe_start=None)
         for row in plain.rows
     )
-    return replace(plain, rows=rows, disguise=name, keeps_tokens=False)
+    return replace(plain, rows=rows, perturbation=name, keeps_tokens=False)

@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {  # Any: matplotlib lists every key it knows as a lite
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of one guard or operating point, one a label; None where there is none."""
+    """Values of one guard or operating point, one per label; None where there is none."""
 
     name: str
     values: Sequence[Estimate | None]
@@ -49,7 +49,7 @@ class Series:
 
 @matplotlib.rc_context(_STYLE)
 def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, marks: Mapping[str, float]) -> str:
-    """Draw values with their intervals, one line a label.
+    """Draw values with their intervals, one row per label.
 
     Args:
         labels: From top to bottom.
@@ -147,7 +147,7 @@ def confusion(table: CategoryTable) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
-    """Draw recall against false stops over all lines, a curve a set."""
+    """Draw recall against false stops over all thresholds, one curve per set."""
     figure, axes = _new(8.6, 4.4)
     for index, (name, points) in enumerate(curves.items()):
         xs = [0.0, *(each.false_stop_rate for each in points)]

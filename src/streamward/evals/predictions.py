@@ -1,4 +1,4 @@
-"""What a benchmark run is made of: labelled rows, predictions, results of sets, and their files.
+"""Data of a benchmark run: labelled rows, predictions, results of sets, and their files.
 
 Metrics and reports are computed from these values alone, so a report can be made again without judging anything twice.
 """
@@ -18,7 +18,7 @@ OURS = "ours"
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """Where a policy first stopped a text.
+    """Position where a policy first stopped a text.
 
     Attributes:
         position: Index of the token, 0-based, among the tokens judged.
@@ -48,7 +48,7 @@ class TokenRisk:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a guard said of one row.
+    """Prediction of a guard for one row.
 
     A row that could not be judged has an `error` and None in every field about the text: it has no label, not a wrong
     one.
@@ -56,8 +56,8 @@ class Prediction:
     Attributes:
         row_id: Unique within the set and side.
         risk_level: The level at the guard's shipped operating point.
-        probabilities: Of each level; None where a guard gives labels only. Of a streamed response, those where
-            its risk was highest or its level first held.
+        probabilities: Probability of each level; None where a guard gives labels only. For a streamed response, the
+            probabilities where its risk was highest or its level was first reached.
         category: The kind of harm it named first.
         refusal: Whether the response declines to help; None where the guard does not say.
         flagged_strict: Whether the built-in strict policy would stop the text.
@@ -150,9 +150,9 @@ class SetResult:
         side: Which side was judged.
         rows: Labelled rows.
         predictions: One a row, in the same order.
-        disguise: Disguise under which the texts were judged; None for the texts as they are. Spans and `unsafe_start`
-            of disguised rows are gone.
-        set_sha256: Of the rows judged, labels included.
+        perturbation: Perturbation under which the texts were judged; None for the original texts. Perturbed rows
+            have no spans and no `unsafe_start`.
+        set_sha256: SHA-256 of the judged rows, labels included.
         wall_s: Time the guard was busy with it.
         sampled_from: Rows of the whole set where only a sample was judged; None when all were.
     """
@@ -161,7 +161,7 @@ class SetResult:
     side: Side
     rows: tuple[LabelledRow, ...]
     predictions: tuple[Prediction, ...]
-    disguise: str | None = None
+    perturbation: str | None = None
     set_sha256: str = ""
     wall_s: float = 0.0
     sampled_from: int | None = None
@@ -244,6 +244,6 @@ def decode(plain: Mapping[str, Any]) -> Prediction:  # Any: JSON values
 
 
 def append_predictions(file: IO[str], predictions: Iterable[Prediction]) -> None:
-    """Write predictions at the end of an open file, one JSON object a line, and flush it."""
+    """Append predictions to an open file, one JSON object per line, and flush it."""
     file.writelines(json.dumps(encode(each), ensure_ascii=True) + "\n" for each in predictions)
     file.flush()

@@ -1,4 +1,8 @@
-"""How well scores order unsafe rows before safe ones: AUROC, average precision, the best F1, curves."""
+"""Ranking metrics of scores: AUROC, average precision, the best F1 and curves.
+
+Not scikit-learn's functions, because each of some hundred bootstrap resamples would sort the rows again: here they are
+sorted once and reweighted.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +25,13 @@ class Ranked:
     Attributes:
         order: Indices of the rows.
         starts: Where each group begins in `order`.
-        lines: Score of each group.
+        thresholds: Score of each group.
         unsafe: 1.0 for unsafe rows, in `order`.
     """
 
     order: Ints
     starts: Ints
-    lines: Floats
+    thresholds: Floats
     unsafe: Floats
 
     def cumulated(self, weights: Floats | None = None) -> tuple[Floats, Floats]:
@@ -64,7 +68,7 @@ def average_precision(tp: Floats, fp: Floats) -> float:
 
 
 def best_f1(tp: Floats, fp: Floats) -> float:
-    """Return the F1 at the best line."""
+    """Return the F1 at the best threshold."""
     return float((2 * tp / (tp + fp + tp[-1])).max())
 
 
@@ -84,12 +88,12 @@ def ranking(ranked: Ranked) -> Ranking:
 
 
 def curve(ranked: Ranked) -> tuple[CurvePoint, ...]:
-    """Return recall against false stops at lines spread over the rows, at most some tens."""
+    """Return recall against false stops at thresholds spread over the rows, at most some tens."""
     tp, fp = ranked.cumulated()
     chosen = np.unique(np.linspace(0, len(tp) - 1, _CURVE_POINTS).round().astype(int))
     return tuple(
         CurvePoint(
-            line=round(float(ranked.lines[each]), 4),
+            threshold=round(float(ranked.thresholds[each]), 4),
             recall=round(float(tp[each] / tp[-1]), 4),
             false_stop_rate=round(float(fp[each] / fp[-1]), 4),
         )

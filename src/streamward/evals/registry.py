@@ -43,7 +43,7 @@ class Member(Settings):
     where: Mapping[str, tuple[bool | int | str, ...]] = {}
 
     def holds(self, native: Mapping[str, Any]) -> bool:  # Any: JSON values
-        """Whether a row belongs."""
+        """Return True if a row belongs to the column."""
         return all(native.get(key) in values for key, values in self.where.items())
 
 

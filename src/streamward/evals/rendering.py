@@ -21,7 +21,7 @@ class Table:
     """Closed at first in HTML."""
 
     def is_number(self, column: int) -> bool:
-        """Whether a column holds figures."""
+        """Return True if a column contains figures."""
         return column > 0 and all(row[column][:1] in "0123456789+-<" for row in self.rows)
 
 

@@ -18,8 +18,8 @@ from streamward.evals.report_model import (
     Calibration,
     CategoryTable,
     ColumnReport,
+    ExcludedColumn,
     GuardReport,
-    LeftOut,
     SetReport,
     set_key,
 )
@@ -31,10 +31,10 @@ from streamward.evals.whole_text import (
     by_language,
     category_table,
     decisions,
-    disguise_deltas,
     judged,
     oracle,
     pairs_of,
+    perturbation_deltas,
     refusal,
     refusal_pairs,
     set_calibration,
@@ -55,8 +55,8 @@ def write_report(run: GuardRun, folder: Path) -> GuardReport:
 
 def guard_report(run: GuardRun) -> GuardReport:
     """Compute all figures of a run."""
-    plain = [each for each in run.sets if each.disguise is None]
-    found, left_out = _columns(plain)
+    plain = [each for each in run.sets if each.perturbation is None]
+    found, excluded = _columns(plain)
     by_side = {side: [pair for each in _whole(plain) if each.side is side for pair in pairs_of(each)] for side in Side}
     everyday = everyday_reports(by_side) if run.suite == Suite.EVERYDAY else ()
     flips = flip_report(plain) if run.suite == Suite.CUES else None
@@ -72,11 +72,11 @@ def guard_report(run: GuardRun) -> GuardReport:
         cost=dict(run.cost),
         sets=tuple(map(_set_report, run.sets)),
         columns=found,
-        left_out=left_out,
+        excluded=excluded,
         categories=_categories(plain),
         calibration=_calibration(plain),
         languages=by_language(pair for each in _whole(plain) for pair in pairs_of(each)),
-        disguises=tuple(disguise_deltas(run.sets)),
+        perturbations=tuple(perturbation_deltas(run.sets)),
         headlines=headlines(everyday, flips, worst),
         everyday=everyday,
         flips=flips,
@@ -91,7 +91,7 @@ def _set_report(result: SetResult) -> SetReport:
     return SetReport(
         name=result.set_name,
         side=result.side,
-        disguise=result.disguise,
+        perturbation=result.perturbation,
         rows=len(pairs),
         errors=sum(each.error is not None for each in result.predictions),
         sampled_from=result.sampled_from,
@@ -112,21 +112,21 @@ def _set_report(result: SetResult) -> SetReport:
     )
 
 
-def _columns(results: Sequence[SetResult]) -> tuple[tuple[ColumnReport, ...], tuple[LeftOut, ...]]:
+def _columns(results: Sequence[SetResult]) -> tuple[tuple[ColumnReport, ...], tuple[ExcludedColumn, ...]]:
     judged_sets = {each.set_name for each in results}
-    found, left_out = [], []
+    found, excluded = [], []
     for column in columns():
         if not judged_sets & {member.set for member in column.members}:
             continue
         try:
             rows = cohort(column, results)
         except InputError as error:
-            left_out.append(LeftOut(name=column.name, reason=str(error).removeprefix(f"{column.name}: ")))
+            excluded.append(ExcludedColumn(name=column.name, reason=str(error).removeprefix(f"{column.name}: ")))
             continue
         pairs = _column_pairs(rows, is_refusal=column.kind == "refusal")
         points = judged(pairs).points()
         if not points:
-            left_out.append(LeftOut(name=column.name, reason="the guard says nothing about it"))
+            excluded.append(ExcludedColumn(name=column.name, reason="the guard says nothing about it"))
             continue
         found.append(
             ColumnReport(
@@ -141,7 +141,7 @@ def _columns(results: Sequence[SetResult]) -> tuple[tuple[ColumnReport, ...], tu
                 points=points,
             )
         )
-    return tuple(found), tuple(left_out)
+    return tuple(found), tuple(excluded)
 
 
 def _whole_set(rows: Cohort, results: Sequence[SetResult]) -> str | None:

@@ -1,4 +1,4 @@
-"""The sections of a report beyond whole texts: streams, languages, categories, calibration, disguises."""
+"""The sections of a report beyond whole texts: streams, languages, categories, calibration, perturbations."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def streams_section(report: GuardReport) -> Section:
     if curves:
         parts.append(
             Plot(
-                "Recall against false stops, over all lines",
+                "Recall against false stops, over all thresholds",
                 plots.stream_curves(curves),
                 "With the debounce of two tokens.",
             )
@@ -166,15 +166,15 @@ def calibration_section(report: GuardReport) -> Section:
     return Section("Calibration", text, [Plot("Reliability", plots.reliability(values))])
 
 
-def disguises_section(report: GuardReport) -> Section:
-    """Say what disguises change."""
-    if not report.disguises:
-        return Section("Disguises", "", [])
-    header = ["disguise", "rows", "recall", "change", "false positives", "change"]
+def perturbations_section(report: GuardReport) -> Section:
+    """Say what perturbations change."""
+    if not report.perturbations:
+        return Section("Perturbations", "", [])
+    header = ["perturbation", "rows", "recall", "change", "false positives", "change"]
     groups: dict[str, list[list[str]]] = {}
-    for each in report.disguises:
+    for each in report.perturbations:
         row = [
-            each.disguise.replace("_", " "),
+            each.perturbation.replace("_", " "),
             f"{each.rows:,}",
             percent(each.recall),
             with_interval(each.recall_change),
@@ -182,14 +182,14 @@ def disguises_section(report: GuardReport) -> Section:
             with_interval(each.false_positive_rate_change),
         ]
         groups.setdefault(each.set_name, []).append(row)
-    overall = [each for each in report.disguises if each.set_name == "all"]
+    overall = [each for each in report.perturbations if each.set_name == "all"]
     bars = {
         "recall": [each.recall_change.value if each.recall_change else None for each in overall],
         "false positives": [
             each.false_positive_rate_change.value if each.false_positive_rate_change else None for each in overall
         ],
     }
-    names = [each.disguise.replace("_", " ") for each in overall]
+    names = [each.perturbation.replace("_", " ") for each in overall]
     parts: list[Table | Plot] = [
         Plot("Change against the plain text", plots.paired_bars(names, bars, ylabel="change of the share"))
     ]
@@ -197,5 +197,5 @@ def disguises_section(report: GuardReport) -> Section:
         Table(f"Set: {name}" if name != "all" else "All sets", header, rows, is_folded=name != "all")
         for name, rows in groups.items()
     ]
-    text = "The same prompts again in disguise, at strict; changes are in points against the same rows as they were."
-    return Section("Disguises", text, parts)
+    text = "The same prompts under perturbations, at strict; changes are in points against the same unperturbed rows."
+    return Section("Perturbations", text, parts)

@@ -1,11 +1,11 @@
-"""What a report holds: plain values, written as JSON and read back to compare or print it."""
+"""Schema of evaluation reports: plain values, written as JSON and read back to compare or print them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from streamward.errors import ConfigError, InputError
 from streamward.evals.registry import Comparable, Kind
@@ -28,7 +28,7 @@ class Estimate(Settings):
 
 
 class Point(Settings):
-    """How right one operating point is; a figure is None where the rows cannot tell."""
+    """Metrics at one operating point; a figure is None where the rows do not determine it."""
 
     true_positives: int
     false_positives: int
@@ -48,12 +48,12 @@ class Oracle(Settings):
     mode_f1: float
     """The better of strict and loose, as averages of the Qwen3Guard report take it."""
     mode: PointName
-    line_f1: float | None
-    """At the best line over the guard's probabilities; None without probabilities."""
+    threshold_f1: float | None = Field(validation_alias=AliasChoices("threshold_f1", "line_f1"))
+    """At the best threshold over the guard's probabilities; None without probabilities."""
 
 
 class Ranking(Settings):
-    """How well probabilities order the rows, whatever the line."""
+    """Threshold-free ranking metrics of the probabilities."""
 
     auroc: Estimate
     auprc: Estimate
@@ -70,7 +70,7 @@ class Bin(Settings):
 
 
 class Calibration(Settings):
-    """Whether a risk of 0.8 is right eight times in ten. Risk is P(Unsafe) + P(Controversial)."""
+    """Reliability of the risk P(Unsafe) + P(Controversial): expected calibration error and bins."""
 
     rows: int
     ece: float
@@ -78,7 +78,7 @@ class Calibration(Settings):
 
 
 class Refusal(Settings):
-    """How right the guard is about refusals."""
+    """Metrics of refusal detection."""
 
     point: Point
     silent_rows: int
@@ -86,7 +86,7 @@ class Refusal(Settings):
 
 
 class Onset(Settings):
-    """Where streams with a known harmful part were stopped; counts of streams.
+    """Positions at which streams with a known harmful part were stopped, as counts of streams.
 
     The harmful part is the first span or sentence that people marked. Positions are tokens of the guard.
     """
@@ -103,7 +103,7 @@ class Onset(Settings):
 
 
 class Leak(Settings):
-    """What of the harmful part reaches the user with so many tokens held back; streams stopped early leak nothing."""
+    """Harmful text that reaches the user at one hold-back; streams stopped early leak nothing."""
 
     hold_back: int
     mean_tokens: float
@@ -122,22 +122,22 @@ class PublishedStream(Settings):
 
 
 class CurvePoint(Settings):
-    """One line over the risk of streams."""
+    """One point of the curve: a threshold over the risk of streams."""
 
-    line: float
+    threshold: float = Field(validation_alias=AliasChoices("threshold", "line"))
     recall: float
     false_stop_rate: float
 
 
 class StreamReport(Settings):
-    """How a set of responses fares when it is stopped at the first flag of the strict policy."""
+    """Streaming metrics of a set whose responses are stopped at the first flag of the strict policy."""
 
     unsafe_streams: int
     safe_streams: int
     recall: Estimate | None
     false_stop_rate: Estimate | None
     read_share: float | None
-    """Of unsafe streams that were stopped: mean share of the characters that was out."""
+    """Mean share of the characters that was released before the stop, over unsafe streams that were stopped."""
     read_tokens_median: float | None
     flicker_share: float | None
     """Share of all streams whose raw verdict turned back from flagged to not flagged."""
@@ -149,7 +149,7 @@ class StreamReport(Settings):
 
 
 class Decisions(Settings):
-    """One character a row, in the order of the set: what pairs of reports are compared on. No text.
+    """One character per row, in the order of the set, to compare pairs of reports; contains no text.
 
     Truth is `1` Unsafe, `0` Safe, `c` Controversial, `-` no label; a decision is `1` flagged, `0` not, `!` not judged.
     """
@@ -165,7 +165,7 @@ class SetReport(Settings):
 
     name: str
     side: Side
-    disguise: str | None = None
+    perturbation: str | None = Field(default=None, validation_alias=AliasChoices("perturbation", "disguise"))
     rows: int
     errors: int
     sampled_from: int | None = None
@@ -188,7 +188,7 @@ class SetReport(Settings):
     @property
     def key(self) -> str:
         """Name in tables: unique within a report."""
-        return set_key(self.name, self.side) + (f" [{self.disguise}]" if self.disguise else "")
+        return set_key(self.name, self.side) + (f" [{self.perturbation}]" if self.perturbation else "")
 
 
 def set_key(name: str, side: Side) -> str:
@@ -216,7 +216,7 @@ class ColumnReport(Settings):
         return self.name.partition(" (")[0]
 
 
-class LeftOut(Settings):
+class ExcludedColumn(Settings):
     """A published column that this run forms no column with."""
 
     name: str
@@ -234,10 +234,10 @@ class CategoryTable(Settings):
     counts: tuple[tuple[int, ...], ...]
 
 
-class DisguiseDelta(Settings):
-    """What a disguise changes, over the same rows, at strict."""
+class PerturbationDelta(Settings):
+    """Change of the metrics under a perturbation, over the same rows, at strict."""
 
-    disguise: str
+    perturbation: str = Field(validation_alias=AliasChoices("perturbation", "disguise"))
     set_name: str
     """`all` for all sets together."""
     rows: int
@@ -248,7 +248,7 @@ class DisguiseDelta(Settings):
 
 
 class FlaggedSlice(Settings):
-    """How much of the harmless rows of one language, group or identity is flagged, at strict."""
+    """Flagged share of the harmless rows of one language, group or identity, at strict."""
 
     name: str
     rows: int
@@ -297,7 +297,7 @@ class CueVariant(Settings):
 
 
 class FlipReport(Settings):
-    """Whether decisions depend on surface cues."""
+    """Dependence of decisions on surface cues."""
 
     whole: FlipSlice
     cues: tuple[FlipSlice, ...]
@@ -347,13 +347,15 @@ class GuardReport(Settings):
     cost: dict[str, Any]  # Any: JSON values
     sets: tuple[SetReport, ...]
     columns: tuple[ColumnReport, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    excluded: tuple[ExcludedColumn, ...] = Field(default=(), validation_alias=AliasChoices("excluded", "left_out"))
     categories: tuple[CategoryTable, ...] = ()
     calibration: Mapping[Side, Calibration] = {}
     """Over all sets of a side together."""
     languages: Mapping[str, Point] = {}
     """Over all sets together, at strict."""
-    disguises: tuple[DisguiseDelta, ...] = ()
+    perturbations: tuple[PerturbationDelta, ...] = Field(
+        default=(), validation_alias=AliasChoices("perturbations", "disguises")
+    )
     headlines: tuple[str, ...] = ()
     """What the suite was run for, in sentences."""
     everyday: tuple[EverydayReport, ...] = ()
@@ -371,8 +373,8 @@ class GuardReport(Settings):
 
     @property
     def plain_sets(self) -> Sequence[SetReport]:
-        """Sets without a disguise."""
-        return [each for each in self.sets if each.disguise is None]
+        """Sets without a perturbation."""
+        return [each for each in self.sets if each.perturbation is None]
 
 
 def read_report(path: Path) -> GuardReport:

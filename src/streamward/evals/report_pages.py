@@ -1,4 +1,4 @@
-"""What a report on one guard says, section by section."""
+"""Sections of the report on one guard."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ from streamward.evals.rendering import Card, Page, Plot, Section, Table
 from streamward.evals.report_details import (
     calibration_section,
     categories_section,
-    disguises_section,
     languages_section,
+    perturbations_section,
     streams_section,
 )
 from streamward.evals.report_model import ColumnReport, GuardReport, PointName, SetReport
@@ -36,7 +36,7 @@ def guard_page(report: GuardReport) -> Page:
         languages_section,
         categories_section,
         calibration_section,
-        disguises_section,
+        perturbations_section,
         _cost,
         _repeat,
     )
@@ -107,8 +107,8 @@ def balanced_f1(sets: Sequence[SetReport], side: Side) -> Iterator[float]:
 def _whole_texts(report: GuardReport) -> Section:
     sets = [each for each in report.plain_sets if each.points]
     text = (
-        "Positive means Unsafe. Strict counts the guard's Controversial as unsafe, loose as safe; both at the lines the"
-        " guard ships with. Rows that people call Controversial are in no figure; the share flagged of them is in the"
+        "Positive means Unsafe. Strict counts the guard's Controversial as unsafe, loose as safe; both at the"
+        " guard's own thresholds. Rows that people call Controversial are in no figure; their flagged share is in the"
         " second table. 95 % bootstrap intervals in brackets."
     )
     labels = [each.key for each in sets]
@@ -178,14 +178,14 @@ def _ranking_table(sets: Sequence[SetReport]) -> Table:
             "-" if each.calibration is None else f"{each.calibration.ece:.3f}",
             percent(each.points["strict"].controversial_flagged),
             "-" if each.oracle is None else f"{percent(each.oracle.mode_f1)} ({each.oracle.mode})",
-            "-" if each.oracle is None else percent(each.oracle.line_f1),
+            "-" if each.oracle is None else percent(each.oracle.threshold_f1),
         ]
         for each in sets
     ]
-    header = ["set", "AUROC", "AUPRC", "ECE", "Controversial flagged", "oracle F1: mode", "oracle F1: line"]
+    header = ["set", "AUROC", "AUPRC", "ECE", "Controversial flagged", "oracle F1: mode", "oracle F1: threshold"]
     note = (
-        "Oracle: what choosing the better mode, or the best line, with the answers at hand would give. Nobody can run"
-        " that; published averages take the first."
+        "Oracle: what choosing the better mode, or the best threshold, with the labels at hand would give. It cannot be"
+        " deployed; published averages take the first."
     )
     return Table("Ranking, calibration and the oracle", header, rows, note)
 
@@ -234,8 +234,8 @@ def _published(report: GuardReport) -> Section:
             )
             parts.append(Plot(f"{kind.capitalize()} columns", svg))
     parts += published_tables({report.name: report.columns})
-    if report.left_out:
-        rows = [[each.name, each.reason] for each in report.left_out]
+    if report.excluded:
+        rows = [[each.name, each.reason] for each in report.excluded]
         parts.append(Table("Columns not formed, and why", ["column", "why"], rows, is_folded=True))
     text = (
         f"F1 times 100 on the very rows of the published columns. Published rows: {published_figures().source}; they"
@@ -290,8 +290,8 @@ def _cost(report: GuardReport) -> Section:
         "num_errors": "without a judgement",
         "num_tokens": "tokens judged",
         "wall_s": "seconds the guard was busy",
-        "rows_per_s": "rows a second, in batches",
-        "tokens_per_s": "tokens a second, in batches",
+        "rows_per_s": "rows per second, in batches",
+        "tokens_per_s": "tokens per second, in batches",
         "alone_rows": "rows judged one by one",
         "alone_ms_p50": "milliseconds of one row, median",
         "alone_ms_p95": "milliseconds of one row, 95th percentile",

@@ -12,28 +12,28 @@ from streamward.reasons import reason_of
 BEGIN, END = "<!-- quality table -->", "<!-- end of quality table -->"
 
 
-def quality_table(report: GuardReport, *, floor: GuardReport | None = None) -> str:
+def quality_table(report: GuardReport, *, baseline: GuardReport | None = None) -> str:
     """Return Markdown: the published columns first, then the sets that belong to none.
 
     Args:
-        report: Of the guard.
-        floor: Of a simple guard, for one more column; empty where it judged other rows.
+        report: Report of the guard.
+        baseline: Report of a baseline, for one more column; the column is empty where the baseline judged other rows.
     """
-    floors = {} if floor is None else _lines(floor)
+    baseline_rows = {} if baseline is None else _lines(baseline)
     header = ["set", "rows", "F1", "recall", "false positives", "F1 loose", "AUROC"]
-    header += [] if floor is None else [f"F1, {floor.name}"]
+    header += [] if baseline is None else [f"F1, {baseline.name}"]
     rows = []
     for name, line in _lines(report).items():
         strict = line.strict
         row = [name, line.size, percent_of(strict.f1), percent_of(strict.recall)]
         row += [percent_of(strict.false_positive_rate), percent_of(line.loose.f1), percent(line.auroc)]
-        if floor is not None:
-            lowest = floors.get(name)
+        if baseline is not None:
+            lowest = baseline_rows.get(name)
             row.append(percent_of(lowest.strict.f1) if lowest and lowest.sha256 == line.sha256 else "-")
         rows.append(row)
-    sources = [report] if floor is None else [report, floor]
+    sources = [report] if baseline is None else [report, baseline]
     made = " ".join(f"{each.name}: `{each.command}`, {each.date[:10]}." for each in sources)
-    note = f"Percent, on the unsafe class, at `strict` but for one column. {made}"
+    note = f"Percentages for the unsafe class under the `strict` policy; the column 'F1 loose' uses `loose`. {made}"
     return f"{markdown_table(Table('', header, rows))}\n\n{note}\n"
 
 

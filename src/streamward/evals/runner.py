@@ -95,14 +95,14 @@ class _Judge:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the guard failed too often in succession."""
+        """True if the guard failed too often in succession."""
         return self._num_failures >= MAX_FAILURES
 
     def judge_set(self, eval_set: EvalSet) -> SetResult:
         """Judge the rows of a set that are not in the cache yet."""
         name = ".".join(
             [eval_set.name, eval_set.side.value]
-            + ([] if eval_set.disguise is None else [eval_set.disguise])
+            + ([] if eval_set.perturbation is None else [eval_set.perturbation])
             + ["tokens"] * eval_set.keeps_tokens
         )
         keys = [row_key(row) for row in eval_set.rows]
@@ -125,7 +125,7 @@ class _Judge:
     def _judge_batch(self, batch: Mapping[str, LabelledRow], *, keeps_tokens: bool) -> dict[str, Prediction]:
         rows = [_unlabelled(row) for row in batch.values()]
         predictions = self._guard.judge(rows, keeps_tokens=keeps_tokens)
-        assert len(predictions) == len(rows), "a guard gives one prediction a row"
+        assert len(predictions) == len(rows), "a guard gives one prediction per row"
         for prediction in predictions:
             self._num_failures = 0 if prediction.error is None else self._num_failures + 1
         if self.is_gone:
@@ -152,7 +152,7 @@ def _result(eval_set: EvalSet, keys: Sequence[str], found: Mapping[str, Predicti
         eval_set.side,
         eval_set.rows,
         tuple(predictions),
-        disguise=eval_set.disguise,
+        perturbation=eval_set.perturbation,
         set_sha256=eval_set.sha256(),
         wall_s=sum(each.cost_ms for each in predictions) / 1e3,
         sampled_from=eval_set.sampled_from,
@@ -171,7 +171,7 @@ def _total(results: Sequence[SetResult]) -> _Cost:
 
 def _alone(guard: GuardUnderTest, sets: Sequence[EvalSet], folder: Path) -> dict[str, Any]:  # Any: JSON values
     """Measure a fixed sample of rows one by one, as a user would wait for them; once a guard and sample."""
-    plain = [each for each in sets if each.disguise is None]
+    plain = [each for each in sets if each.perturbation is None]
     rows = [row for each in plain for row in each.sample(max(1, _ALONE_ROWS // len(plain))).rows][:_ALONE_ROWS]
     name = row_key(replace(rows[0], text="".join(map(row_key, rows)))) if rows else ""
     path = folder / _ALONE_FILE
@@ -202,7 +202,7 @@ def _percentiles(times_ms: Sequence[float]) -> dict[str, Any]:  # Any: JSON valu
 
 
 def is_failed(run: GuardRun) -> bool:
-    """Whether a guard judged no row at all."""
+    """Return True if a guard judged no row at all."""
     return bool(run.cost["num_errors"] == run.cost["num_rows"])
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from streamward.data.held_out import is_held_out
-from streamward.data.jsonl import Sample, parse_row
+from streamward.data.jsonl import Sample, contrastive_pair, parse_row
 from streamward.errors import InputError
-from streamward.evals.dataset_adapters import LAYOUTS
+from streamward.evals.dataset_adapters import DATASET_ADAPTERS
 from streamward.evals.predictions import LabelledRow, Slices
 from streamward.evals.readers import SUFFIXES, Record, read_records
 from streamward.evals.registry import Kind, SetEntry, cohort_of, entry_of, set_entries
@@ -28,7 +28,7 @@ class EvalSet:
         side: Which side is judged.
         rows: What is judged.
         keeps_tokens: Whether the tokens of responses are kept, for stream metrics.
-        disguise: Disguise the texts wear; None for none.
+        perturbation: Perturbation of the texts; None for the original texts.
         sampled_from: Rows of the whole set, where these are a sample.
     """
 
@@ -36,7 +36,7 @@ class EvalSet:
     side: Side
     rows: tuple[LabelledRow, ...]
     keeps_tokens: bool = False
-    disguise: str | None = None
+    perturbation: str | None = None
     sampled_from: int | None = None
 
     def sha256(self) -> str:
@@ -164,7 +164,7 @@ def _read_record(record: Record, entry: SetEntry) -> Iterator[Mapping[str, Any]]
         return iter([record])
     if entry.layout is None:
         return iter([record]) if record.keys() & _SCHEMA_KEYS else _refuse(entry)
-    return LAYOUTS[entry.layout](record)
+    return DATASET_ADAPTERS[entry.layout](record)
 
 
 def _refuse(entry: SetEntry) -> Iterator[Mapping[str, Any]]:
@@ -220,8 +220,8 @@ def _rows(
 
 
 def _slices(native: Mapping[str, Any]) -> Slices:
-    values = [str(native.get(key) or "") for key in ("group", "identity", "twin", "cue", "variant")]
-    return Slices(*values)
+    group, identity, cue, variant = (str(native.get(key) or "") for key in ("group", "identity", "cue", "variant"))
+    return Slices(group, identity, contrastive_pair(native), cue, variant)
 
 
 def _spans(sample: Sample, pick: Pick) -> tuple[Span, ...] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
-from streamward.evals.perturbations import DISGUISES, disguised
+from streamward.evals.perturbations import PERTURBATIONS, perturbed
 from streamward.evals.predictions import LabelledRow
 from streamward.evals.registry import columns_of
 from streamward.evals.sets import EvalSet
@@ -17,11 +17,11 @@ QUICK_ROWS = {Side.PROMPT: 100, Side.RESPONSE: 60}
 DIFFERENT_ROWS = 5000
 """Most rows in `published` of a set whose published column has other labels: it forms no column, so a sample serves."""
 ROBUSTNESS_ROWS = 100
-"""Rows of each set of prompts that are judged again in every disguise."""
+"""Rows of each set of prompts that are judged again under every perturbation."""
 
 
 class Suite(StrEnum):
-    """What `--suite` names."""
+    """Suites that `--suite` names."""
 
     ALL = "all"
     PUBLISHED = "published"
@@ -50,13 +50,13 @@ def is_published(set_name: str) -> bool:
 def plan(
     sets: Sequence[EvalSet], suite: Suite, *, has_robustness: bool = False, max_rows: int | None = None
 ) -> list[EvalSet]:
-    """Return what a suite judges of the sets there are, plain texts before disguised ones.
+    """Return what a suite judges of the sets there are, plain texts before perturbed ones.
 
     Args:
         sets: One for each side of each set.
         suite: Its name.
-        has_robustness: Whether a fixed sample of the prompts is judged again in disguise. Deltas are over the rows of
-            the disguised set: the plain one may hold more.
+        has_robustness: Whether a fixed sample of the prompts is judged again under perturbations. Deltas are over the
+            rows of the perturbed set: the plain one may hold more.
         max_rows: At most so many rows of each set, a fixed sample.
     """
     chosen = list(sets)
@@ -73,7 +73,7 @@ def plan(
         chosen = [sample(each, max_rows) for each in chosen]
     if suite is Suite.ROBUSTNESS or has_robustness:
         plain = [each.sample(ROBUSTNESS_ROWS) for each in chosen if each.side is Side.PROMPT]
-        chosen += [disguised(each, name) for each in plain for name in DISGUISES]
+        chosen += [perturbed(each, name) for each in plain for name in PERTURBATIONS]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The taxonomies of other guards and sets, mapped on our nine categories; docs/evaluation.md shows the tables.
+"""The taxonomies of other guards and sets, mapped on our nine categories (tables: docs/reference/evaluation.md).
 
 A name without a clear counterpart maps to None: the text is unsafe, its category unknown. Keys are in lower case.
 """

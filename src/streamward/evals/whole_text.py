@@ -1,4 +1,4 @@
-"""How right judgements of whole texts are: one set at a time, and all sets of a run together."""
+"""Metrics of whole-text judgements, per set and over all sets of a run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from streamward.evals.report_model import (
     Calibration,
     CategoryTable,
     Decisions,
-    DisguiseDelta,
     Oracle,
+    PerturbationDelta,
     Point,
     PointName,
     Ranking,
@@ -106,8 +106,8 @@ def oracle(rows: JudgedText) -> Oracle | None:
     by_mode: dict[PointName, float] = {name: count(rows.flagged(name), truths).f1 for name in ("strict", "loose")}
     mode: PointName = max(by_mode, key=lambda name: by_mode[name])
     ranked = ranked_rows(rows)
-    line_f1 = None if ranked is None else best_f1(*ranked.cumulated())
-    return Oracle(mode_f1=by_mode[mode], mode=mode, line_f1=line_f1)
+    threshold_f1 = None if ranked is None else best_f1(*ranked.cumulated())
+    return Oracle(mode_f1=by_mode[mode], mode=mode, threshold_f1=threshold_f1)
 
 
 def set_calibration(rows: Iterable[Pair]) -> Calibration | None:
@@ -164,17 +164,17 @@ def decisions(pairs: Sequence[Pair]) -> Decisions:
     return Decisions(truth=truth, strict=letters("strict"), loose=letters("loose"), policy=letters("policy"))
 
 
-def disguise_deltas(results: Sequence[SetResult]) -> list[DisguiseDelta]:
-    """Return what each disguise changes on each set and on all of them, over the rows judged both ways."""
-    plain = {(each.set_name, each.side): dict(_by_id(each)) for each in results if each.disguise is None}
+def perturbation_deltas(results: Sequence[SetResult]) -> list[PerturbationDelta]:
+    """Return what each perturbation changes on each set and on all of them, over the rows judged both ways."""
+    plain = {(each.set_name, each.side): dict(_by_id(each)) for each in results if each.perturbation is None}
     groups: dict[tuple[str, str], list[tuple[Pair, Pair]]] = {}
     for result in results:
         before = plain.get((result.set_name, result.side))
-        if result.disguise is None or before is None:
+        if result.perturbation is None or before is None:
             continue
         both = [(before[row.id], (row, each)) for row, each in pairs_of(result) if row.id in before]
-        groups.setdefault((result.disguise, "all"), []).extend(both)
-        groups.setdefault((result.disguise, result.set_name), []).extend(both)
+        groups.setdefault((result.perturbation, "all"), []).extend(both)
+        groups.setdefault((result.perturbation, result.set_name), []).extend(both)
     return [_delta(*key, groups[key]) for key in sorted(groups, key=lambda key: (key[1] != "all", key[1], key[0]))]
 
 
@@ -182,7 +182,7 @@ def _by_id(result: SetResult) -> Iterable[tuple[str, Pair]]:
     return ((row.id, (row, prediction)) for row, prediction in pairs_of(result))
 
 
-def _delta(disguise: str, set_name: str, both: Sequence[tuple[Pair, Pair]]) -> DisguiseDelta:
+def _delta(perturbation: str, set_name: str, both: Sequence[tuple[Pair, Pair]]) -> PerturbationDelta:
     clear = (RiskLevel.SAFE, RiskLevel.UNSAFE)
     fit = [
         (decision(before, "strict"), decision(after, "strict"), row.label is RiskLevel.UNSAFE)
@@ -191,8 +191,8 @@ def _delta(disguise: str, set_name: str, both: Sequence[tuple[Pair, Pair]]) -> D
     ]
     first, second, truths = ([each[part] for each in fit] for part in range(3))
     change, counts = paired(first, second, truths), count(second, truths)
-    return DisguiseDelta(
-        disguise=disguise,
+    return PerturbationDelta(
+        perturbation=perturbation,
         set_name=set_name,
         rows=len(fit),
         recall=counts.recall if any(truths) else None,

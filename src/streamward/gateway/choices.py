@@ -45,10 +45,10 @@ class Layout:
     """Where the two formats differ.
 
     Attributes:
-        object_name: Of an event of a stream.
-        document_name: Of an answer that is not streamed.
-        event_shape: Of a choice in an event.
-        document_shape: Of a choice in an answer that is not streamed.
+        object_name: Field `object` of a streamed event.
+        document_name: Field `object` of an answer that is not streamed.
+        event_shape: Schema of a choice in an event.
+        document_shape: Schema of a choice in an answer that is not streamed.
         clean_logprobs: Takes out of a choice's log probabilities what does not spell its text.
         content: Path of the answer's text in a choice; in an event, or in a document.
         say: Gives the part of a choice that says a text; in an event, or in a document.

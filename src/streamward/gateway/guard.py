@@ -18,12 +18,12 @@ class JudgedStream(Protocol):
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything seen so far."""
         ...
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line."""
+        """Characters from the start that were judged and are not over the policy's threshold."""
         ...
 
     async def feed(self, piece: str) -> list[Event]:

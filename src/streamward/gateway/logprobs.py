@@ -11,7 +11,7 @@ LEAST = -9999.0
 
 
 def keep_spelled(entries: object, text: object, *, opaque: Opaque) -> list[object] | None:
-    """Return the entries of a text, one a token, as far as they spell it; None if they are no entries.
+    """Return the entries of a text, one per token, as far as they spell it; None if they are not entries.
 
     Of the alternatives only the token said is left, unless what cannot be judged passes.
     """

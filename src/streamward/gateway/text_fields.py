@@ -94,7 +94,7 @@ class FieldScanner:
 
     Attributes:
         opaque: What happens to values that cannot be judged.
-        kind: Of known texts; unknown ones are always `Kind.UNKNOWN`.
+        kind: Kind of known texts; unknown ones are always `Kind.UNKNOWN`.
         own: Strings of the client, which may be repeated to it.
     """
 

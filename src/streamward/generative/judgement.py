@@ -13,7 +13,7 @@ class GenJudgement:
 
     Attributes:
         risk_level: The level named.
-        probabilities: Of each level; they sum to 1.
+        probabilities: Probability of each level; they sum to 1.
         categories: Kinds of harm, the most probable first.
         refusal: Whether a response declines to help; None for prompts, or if the guard did not say.
         windows: Number of overlapping windows the message was judged in; the worst of them counts.

@@ -1,7 +1,7 @@
 """Weights that are rounded once, when a guard is made.
 
 Then it has the same weights whether it is served with 16 bits or with 8, and of the error that 8 bits make only that of
-the activations is left: in `stream-135m` less than half (docs/speed.md).
+the activations is left: in `stream-135m` less than half (docs/explanation/speed.md).
 """
 
 import torch

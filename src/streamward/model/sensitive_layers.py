@@ -18,7 +18,7 @@ from streamward.model.layers import DecoderLayer
 from streamward.model.native_linear import NativeLinear
 
 _LARGEST_ERROR = 5e-6
-"""Of the residual stream's power. Two of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
+"""Of the residual stream's power. Two of 36 such layers of `stream-135m` lie above it (docs/explanation/speed.md)."""
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from streamward.errors import InputError
 from streamward.server.audit_reading import recent
-from streamward.server.auth import AdminCaller, CallerSeen
+from streamward.server.auth import AdminCaller, IdentifiedCaller
 from streamward.server.errors import ERRORS
 from streamward.server.keys import TENANT, ApiKey
 from streamward.server.policy_folder import LoadedPolicy, check_names, check_upstreams
@@ -31,7 +31,7 @@ class NewKey(Settings):
 
     tenant: Tenant
     name: Annotated[str, Field(max_length=200)] = ""
-    """What it is for."""
+    """Purpose of the key."""
     policy: Name | None = None
     """Policy it is judged by; by default the service's."""
     other_policies: tuple[Name, ...] = ()
@@ -44,7 +44,7 @@ class NewKey(Settings):
     expires_at: datetime | None = None
 
 
-class MadeKey(BaseModel):
+class CreatedKey(BaseModel):
     """A key that was made."""
 
     key: str
@@ -68,13 +68,13 @@ class KnownPolicy(BaseModel):
 
 
 class Reloaded(BaseModel):
-    """What came of reading policies again."""
+    """Result of reloading policies."""
 
     is_changed: bool
 
 
 @router.post("/admin/keys", status_code=201, tags=["admin"])
-async def create_key(body: NewKey, request: Request, caller: AdminCaller) -> MadeKey:
+async def create_key(body: NewKey, request: Request, caller: AdminCaller) -> CreatedKey:
     """Make a key."""
     del caller
     state = service_state(request)
@@ -83,7 +83,7 @@ async def create_key(body: NewKey, request: Request, caller: AdminCaller) -> Mad
     facts = body.model_dump(exclude={"tenant", "expires_at"})
     expires_at = _utc(body.expires_at)
     secret, about = await asyncio.to_thread(state.keys.create, body.tenant, expires_at=expires_at, **facts)
-    return MadeKey(key=secret, about=about)
+    return CreatedKey(key=secret, about=about)
 
 
 @router.get("/admin/keys", tags=["admin"])
@@ -111,7 +111,7 @@ async def all_usage(
 
 
 @router.get("/v1/usage", tags=["operations"])
-async def own_usage(request: Request, caller: CallerSeen, since: Day = "0000-00-00") -> list[JsonObject]:
+async def own_usage(request: Request, caller: IdentifiedCaller, since: Day = "0000-00-00") -> list[JsonObject]:
     """Count what the caller's tenant used, by key and day."""
     keys = service_state(request).keys
     return await asyncio.to_thread(lambda: keys.usage(tenant=caller.tenant, since=since))

@@ -1,4 +1,4 @@
-"""How much work is let in at the same time, and how a service stops."""
+"""Admission control and graceful shutdown."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ class Admission:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the service is stopping and takes no new work."""
+        """True if the service is stopping and accepts no new work."""
         return self._is_draining
 
     @contextmanager

@@ -41,7 +41,7 @@ class AuditRecord:
         key_id: Which key asked; never the key.
         endpoint: `moderations`, `guard`, `chat`, `streams`, `gateway` or `litellm`.
         request_id: As in the answer's `x-request-id`.
-        stream_id: Of a stream the caller feeds, or the part of an answer (choice and field) that was judged.
+        stream_id: Id of a stream the caller feeds, or the part of an answer (choice and field) that was judged.
         upstream: Name of the guarded server.
         model: The model asked for.
         guard: The guard that judged.
@@ -110,7 +110,7 @@ class AuditRecord:
 
 
 class AuditMetrics(Protocol):
-    """Where the log counts what it does."""
+    """Metrics of the audit log."""
 
     def audit_written(self, num_rows: int) -> None:
         """Count rows on the disk."""
@@ -144,7 +144,7 @@ class AuditLog:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt to write failed, or the one that is being made takes too long."""
+        """True if the last write failed, or the current write takes too long."""
         since = self._writing_since
         return self._is_failing or (since is not None and time.monotonic() - since > self._config.timeout_s)
 
@@ -258,11 +258,11 @@ def _row(record: AuditRecord) -> dict[str, Any]:  # Any: column values
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     for name, length in _MAX_LENGTHS.items():
         if isinstance(values[name], str):
-            values[name] = storable(values[name])[:length]
+            values[name] = sanitize_for_db(values[name])[:length]
     return values
 
 
-def storable(text: str) -> str:
+def sanitize_for_db(text: str) -> str:
     """Return a text as databases take it: lone surrogates and NUL become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 

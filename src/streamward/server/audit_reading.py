@@ -36,7 +36,7 @@ class Period(NamedTuple):
 
 
 class Purged(NamedTuple):
-    """What was deleted."""
+    """Counts of deleted rows and texts."""
 
     num_rows: int
     num_texts: int
@@ -81,7 +81,7 @@ def all_rows(engine: Engine, period: Period) -> Iterator[Row]:
 
 
 def write_jsonl(rows: Iterable[Row], file: TextIO) -> int:
-    """Write one JSON object a row, times in ISO 8601; return how many."""
+    """Write one JSON object per row, times in ISO 8601, and return the number of rows."""
     count = 0
     for row in rows:
         values = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}

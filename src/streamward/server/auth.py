@@ -1,4 +1,4 @@
-"""Who calls, what they may do, and whether there is room for it."""
+"""Authentication, authorization and admission of callers."""
 
 import asyncio
 import hmac
@@ -22,9 +22,9 @@ from streamward.server.state import ServiceState, service_state
 ANONYMOUS_TENANT = "local"
 """Whose requests those without a key are, where none is needed."""
 NO_KEY = "none"
-"""What clients send for want of a key that insist on sending one, as OpenAI's do."""
+"""Placeholder sent by clients that insist on sending a key, as OpenAI's do; it counts as no key."""
 SUBPROTOCOL = "streamward"
-"""What a WebSocket speaks."""
+"""WebSocket subprotocol."""
 _KEY_SUBPROTOCOL = "streamward-key."  # browsers cannot set headers on a WebSocket
 _BEARER = HTTPBearer(auto_error=False, description="An API key, from `streamward keys create`.")
 Documented = Annotated[object, Security(_BEARER)]
@@ -113,7 +113,7 @@ async def _find(connection: HTTPConnection, state: ServiceState, secret: str) ->
         return await asyncio.to_thread(state.keys.find, secret)
     peer, most = state.peers.of(connection.scope), state.config.auth.wrong_keys_per_minute
     if wait_s := state.wrong_keys.take(peer, most=most):
-        raise RateLimitError(f"more than {most} wrong API keys a minute from this address", retry_after_s=wait_s)
+        raise RateLimitError(f"more than {most} wrong API keys per minute from this address", retry_after_s=wait_s)
     if state.keys.is_wrong(secret):
         return None
     is_counted = False
@@ -186,9 +186,9 @@ async def admin_only(connection: HTTPConnection, documented: Documented) -> Call
     return caller
 
 
-CallerNow = Annotated[Caller, Depends(authenticate)]
+MeteredCaller = Annotated[Caller, Depends(authenticate)]
 """A caller that is counted: for routes that judge."""
-CallerSeen = Annotated[Caller, Depends(seen)]
+IdentifiedCaller = Annotated[Caller, Depends(seen)]
 """A caller that is not counted: for routes that only show something."""
 AdminCaller = Annotated[Caller, Depends(admin_only)]
 """An admin."""

@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from streamward.errors import InputError, UpstreamError
 from streamward.schema import Result, Side, SideResult
-from streamward.server.auth import CallerNow, CallerSeen
+from streamward.server.auth import IdentifiedCaller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
-from streamward.server.moderations import Wishes
+from streamward.server.moderations import ModerationOptions
 from streamward.server.records import ModerationContext, new_id
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import Lenient, Messages, PolicyInForce, SideWire
@@ -33,12 +33,12 @@ class GuardChatRequest(Lenient):
     stream: bool | None = None
     n: int | None = None
     """A guard gives one answer."""
-    streamward: Wishes = Wishes()
-    """What OpenAI's shape has no place for; `side` is told by the last turn's role."""
+    streamward: ModerationOptions = ModerationOptions()
+    """Options beyond OpenAI's schema; the last turn's role decides `side`."""
 
 
 @router.post("/v1/chat/completions", responses=ERRORS, response_model=None)
-async def chat_completions(body: GuardChatRequest, request: Request, caller: CallerNow) -> Response:
+async def chat_completions(body: GuardChatRequest, request: Request, caller: MeteredCaller) -> Response:
     """Judge the last turn of a conversation, and answer in the words of Qwen3Guard-Gen."""
     state = service_state(request)
     if body.n not in (None, 1):
@@ -72,14 +72,14 @@ async def chat_completions(body: GuardChatRequest, request: Request, caller: Cal
 
 
 @router.get("/v1/models", responses=ERRORS)
-async def models(request: Request, caller: CallerSeen) -> JSONResponse:
+async def models(request: Request, caller: IdentifiedCaller) -> JSONResponse:
     """Name the guard, as OpenAI lists models."""
     del caller
     return JSONResponse({"object": "list", "data": [_model(service_state(request))]})
 
 
 @router.get("/v1/models/{name:path}", responses=ERRORS)
-async def model(name: str, request: Request, caller: CallerSeen) -> JSONResponse:
+async def model(name: str, request: Request, caller: IdentifiedCaller) -> JSONResponse:
     """Describe the guard, as OpenAI describes a model."""
     del caller
     state = service_state(request)

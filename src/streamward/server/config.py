@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
 from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
@@ -24,7 +24,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class ListenConfig(Settings):
-    """Where the service listens, and to whom it answers."""
+    """Listening address, trusted hosts, origins and proxies, and connection limits."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -59,7 +59,7 @@ class ListenConfig(Settings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """True if only this machine can reach the address."""
         if self.host == "localhost":
             return True
         try:
@@ -76,7 +76,7 @@ class ListenConfig(Settings):
 
 
 class LimitsConfig(Settings):
-    """What one request, and all of them together, may take."""
+    """Limits of one request, and of all requests together."""
 
     max_in_flight: int = Field(default=128, gt=0)
     """Requests judged at the same time, and threads for them; more are answered 503 with Retry-After."""
@@ -123,7 +123,7 @@ class StreamsConfig(Settings):
 
 
 class AuthConfig(Settings):
-    """Who may call."""
+    """Authentication of callers."""
 
     required: bool = True
     """Whether an API key is needed. If not, the service must listen on a loopback address, whoever sends no key is the
@@ -136,7 +136,7 @@ class AuthConfig(Settings):
     cache_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """How long a key is remembered: how late a revocation by another process takes effect."""
     requests_per_minute: int = Field(default=6000, gt=0)
-    """Of a key that states none."""
+    """Default for keys that state no limit of their own."""
     max_concurrent: int = Field(default=64, gt=0)
     """Requests and streams at the same time of a key that states none."""
     wrong_keys_per_minute: int = Field(default=60, gt=0)
@@ -193,18 +193,18 @@ class AuditConfig(Settings):
     timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """For a decision to be on the disk; a request whose decision takes longer is answered 503."""
     purge_every_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
-    """How often old rows and texts are looked for."""
+    """Interval between deletions of expired rows and texts, seconds."""
 
 
 class PoliciesConfig(Settings):
-    """What follows from verdicts."""
+    """Policies."""
 
     folder: Path | None = None
     """Its `*.toml` files are the policies, besides `strict` and `loose`."""
     default: str = "strict"
     """Policy of callers whose key names none."""
     reload_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """How often the folder is looked at."""
+    """Interval between checks of the folder, seconds."""
 
 
 class LogConfig(Settings):
@@ -213,7 +213,7 @@ class LogConfig(Settings):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe line written."""
     format: Literal["json", "text"] = "json"
-    """json: one object a line."""
+    """`json`: one JSON object per line."""
     opentelemetry: bool = False
     """Whether every decision is an event `gen_ai.evaluation.result` of the OpenTelemetry SDK (extra `otel`)."""
 
@@ -225,10 +225,12 @@ class PageConfig(Settings):
     """Whether there is a page."""
     live_text: bool = False
     """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
-    max_watchers: int = Field(default=32, gt=0)
+    max_subscribers: int = Field(default=32, gt=0, validation_alias=AliasChoices("max_subscribers", "max_watchers"))
     """Subscribers at the same time; more are answered 503."""
-    max_watchers_per_tenant: int = Field(default=8, gt=0)
-    """Of one tenant; more are answered 429."""
+    max_subscribers_per_tenant: int = Field(
+        default=8, gt=0, validation_alias=AliasChoices("max_subscribers_per_tenant", "max_watchers_per_tenant")
+    )
+    """Subscribers of one tenant at the same time; more are answered 429."""
 
 
 class ServeConfig(Settings):
@@ -237,9 +239,9 @@ class ServeConfig(Settings):
     guard: str = "stream-135m"
     """Embedded guard, checkpoint folder, hub id, or `http://host/v1#model`."""
     listen: ListenConfig = ListenConfig()
-    """Where it listens."""
+    """Listening address and connections."""
     limits: LimitsConfig = LimitsConfig()
-    """What requests may take."""
+    """Limits of requests."""
     engine: EngineConfig = EngineConfig()
     """Limits of the engine."""
     vllm: VllmConfig | None = None
@@ -247,9 +249,9 @@ class ServeConfig(Settings):
     streams: StreamsConfig = StreamsConfig()
     """Streams that callers feed."""
     auth: AuthConfig = AuthConfig()
-    """Who may call."""
+    """Authentication of callers."""
     policies: PoliciesConfig = PoliciesConfig()
-    """What follows from verdicts."""
+    """Policies."""
     store: StoreConfig = StoreConfig()
     """The database."""
     audit: AuditConfig = AuditConfig()
@@ -393,5 +395,5 @@ def read_secret(name: str, *, setting: str, environment: Mapping[str, str] = os.
 
 
 def state_folder() -> Path:
-    """Where the service keeps its database: `streamward` in the user's state folder."""
+    """Return the folder of the service's database: `streamward` in the user's state folder."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "streamward"

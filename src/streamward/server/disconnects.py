@@ -46,7 +46,7 @@ class CancelOnDisconnect:
 
 
 class _Client:
-    """What is known of a client: whether its body is here, its answer has begun, and whether it has left."""
+    """State of a client: whether its body has arrived, its answer has begun, and it has disconnected."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.working: asyncio.Future[None] | None = None

@@ -1,4 +1,4 @@
-"""What another policy would have done: recorded texts, judged again."""
+"""Dry run of a policy: recorded texts are judged again under another policy."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ class Tried:
     """One recorded decision, and what the policy would have decided.
 
     Attributes:
-        id: Of the record; its line number if it has none.
+        id: Id of the record; its line number if it has none.
         before: The action recorded; None if it says none.
         after: The action under the policy.
         category: The kind of harm that caused it.

@@ -31,11 +31,11 @@ from streamward.errors import (
 from streamward.validation import findings
 
 RETRY_AFTER_S = 1
-"""What an overloaded service asks of its callers."""
+"""Seconds after which callers of an overloaded service should try again."""
 
 
 class ErrorMapping(NamedTuple):
-    """How an error is told."""
+    """HTTP status and OpenAI-style type of an error."""
 
     status: int
     """HTTP status."""
@@ -71,7 +71,7 @@ _HTTP_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 4
 
 
 class ErrorObject(BaseModel):
-    """What went wrong."""
+    """The error object in the body of an error response."""
 
     message: str
     type: str
@@ -100,7 +100,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
         503: "No room at present, the guard does not work, or decisions cannot be logged; see Retry-After.",
     }.items()
 }
-"""What routes may answer besides success."""
+"""OpenAPI descriptions of the error responses of routes."""
 
 
 def answer_for(error: StreamwardError) -> ErrorMapping:

@@ -1,4 +1,4 @@
-"""Who calls, by the headers, before anything of a request's body is read or a WebSocket is accepted."""
+"""Authentication by headers, before a request body is read or a WebSocket is accepted."""
 
 import asyncio
 from contextlib import ExitStack, suppress
@@ -19,7 +19,7 @@ _SPARE_REQUESTS = 16  # beyond what a key may have judged at the same time: they
 
 
 def is_open(path: str) -> bool:
-    """Whether a path is for everybody: it needs no key, and no body is read for it."""
+    """Return True if a path is public: it needs no key, and no body is read for it."""
     return path in _OPEN or path.startswith(_OPEN_FOLDER)
 
 

@@ -1,4 +1,4 @@
-"""What of a guarded answer is logged, counted and shown to whoever watches."""
+"""Audit rows, metrics and live events of guarded answers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 
 
 class GatewayMetrics:
-    """What the gateway counts besides decisions. Labels are names from the settings and closed sets."""
+    """Metrics of the gateway besides decisions. Labels are names from the settings and closed sets."""
 
     def __init__(self, state: ServiceState) -> None:
         """Start at zero."""

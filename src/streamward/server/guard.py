@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from streamward.server.auth import CallerNow
+from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -15,19 +15,19 @@ router = APIRouter(tags=["moderation"])
 
 
 class GuardRequest(Settings):
-    """What is to be judged: a prompt, a response, both, or messages."""
+    """Request body: a prompt, a response, both, or messages."""
 
     prompt: str | None = None
-    """What the user said."""
+    """The user's text."""
     response: str | None = None
-    """What the assistant said; judged in the light of the prompt, if there is one."""
+    """The assistant's text; judged in the context of the prompt, if there is one."""
     messages: Messages | None = None
     """Instead of both: a conversation. Judged are its last user turn, results of tools behind it, and, if it ends with
     one, the assistant's turn with its tool calls."""
     policy: Name | None = None
     """Name of a policy; by default the key's."""
     verdicts: bool = False
-    """Whether to list the verdict of every token."""
+    """If true, the result lists the verdict of every token."""
 
 
 class GuardAnswer(SideWire):
@@ -39,7 +39,7 @@ class GuardAnswer(SideWire):
 
 
 @router.post("/v1/guard", responses=ERRORS)
-async def guard(body: GuardRequest, request: Request, caller: CallerNow) -> GuardAnswer:
+async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> GuardAnswer:
     """Judge a prompt, a response or a conversation."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.policy)

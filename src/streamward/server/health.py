@@ -1,4 +1,4 @@
-"""Whether the service lives, whether it can work, and what it counts."""
+"""Liveness, readiness and metrics endpoints."""
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether work should be sent here, and why not."""
+    """Readiness, with reasons if the service is not ready."""
 
     status: str = Field(examples=["ready"])
     problems: list[str] = []

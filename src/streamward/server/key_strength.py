@@ -1,4 +1,4 @@
-"""Whether a key that an operator made up can be guessed."""
+"""Strength check of admin keys that operators choose themselves."""
 
 import re
 

@@ -22,12 +22,12 @@ _ID_CHARS = 10
 _MAX_REMEMBERED = 10_000
 _WRONG_S = 10.0  # keys are random, so one that is wrong now hardly becomes right
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
-"""What a tenant may be called."""
+"""Pattern of tenant names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What a key may do. Never the key itself.
+    """Permissions and limits of an API key. Never the key itself.
 
     Attributes:
         id: Public part of the key.
@@ -57,7 +57,7 @@ class ApiKey:
     revoked_at: datetime | None = None
 
     def is_good(self, now: datetime) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """True if the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 

@@ -17,9 +17,9 @@ from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
 from streamward.observability import defect
 from streamward.schema import Action, Decision, Message, Role, Side
-from streamward.server.auth import CallerNow
+from streamward.server.auth import MeteredCaller
 from streamward.server.judging import failed, judge
-from streamward.server.litellm_calls import Calls, GrowingText, LiteLLMCall, TextDecision
+from streamward.server.litellm_calls import Calls, IncrementalText, LiteLLMCall, TextDecision
 from streamward.server.live import LiveEvent, LiveKind, LiveText
 from streamward.server.middleware import request_id
 from streamward.server.records import ModerationContext
@@ -33,7 +33,7 @@ _FIRST = "text 0"
 
 
 class GuardrailRequest(BaseModel):
-    """What LiteLLM sends. Its metadata and headers are not read."""
+    """Request of LiteLLM. Its metadata and headers are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,7 +47,7 @@ class GuardrailRequest(BaseModel):
 
 
 class GuardrailAnswer(BaseModel):
-    """What LiteLLM acts on."""
+    """Response that LiteLLM acts on."""
 
     action: Literal["BLOCKED", "NONE"]
     blocked_reason: str | None = None
@@ -73,7 +73,7 @@ router = APIRouter(tags=["litellm"], lifespan=_lifespan)
 
 
 @router.post("/beta/litellm_basic_guardrail_api", response_model_exclude_none=True)
-async def judge_for_litellm(body: GuardrailRequest, caller: CallerNow, request: Request) -> GuardrailAnswer:
+async def judge_for_litellm(body: GuardrailRequest, caller: MeteredCaller, request: Request) -> GuardrailAnswer:
     """Judge a prompt or an answer for a LiteLLM proxy.
 
     An answer is judged as it grows: texts of one call id that continue what was sent before cost only what is new. The
@@ -237,12 +237,12 @@ async def _close_call(state: ServiceState, call: LiteLLMCall) -> None:
     async with call.lock:
         for place, text in call.texts.items():
             try:
-                await _conclude(state, call, place=place, text=text)
+                await _record_decision(state, call, place=place, text=text)
             except Exception as error:  # the next text must be ended all the same
                 logger.error("the end of an answer was not logged", extra=defect(error))
 
 
-async def _conclude(state: ServiceState, call: LiteLLMCall, *, place: str, text: GrowingText) -> None:
+async def _record_decision(state: ServiceState, call: LiteLLMCall, *, place: str, text: IncrementalText) -> None:
     async with asyncio.timeout(state.config.limits.judge_timeout_s):
         result = await text.finish()
     if result is not None and call.job is not None:

@@ -18,7 +18,7 @@ from streamward.server.records import ModerationContext, Texts
 
 @dataclass(frozen=True, slots=True)
 class TextDecision:
-    """What is thought of one text of an answer.
+    """Decision on one text of an answer.
 
     Attributes:
         decision: What to do.
@@ -33,7 +33,7 @@ class TextDecision:
     events: tuple[Event, ...] = ()
 
 
-class GrowingText:
+class IncrementalText:
     """One text of an answer: a choice's content, or the arguments of a tool call.
 
     The first time it is seen it is judged as a whole text, for it may be one. If it comes again and has grown, it is
@@ -116,7 +116,7 @@ class GrowingText:
 
 
 def _held_chars(verdicts: Sequence[Verdict], rules: SidePolicy, *, num_chars: int) -> int:
-    """Return how many characters lie behind the last token that is not over the line, if any is over it."""
+    """Return how many characters lie behind the last token that is not over the threshold, if any is over it."""
     end = num_chars
     for verdict in reversed(verdicts):
         action = rules.action(rules.level(verdict), verdict.category)
@@ -139,14 +139,14 @@ class LiteLLMCall:
     """
 
     messages: tuple[Message, ...] = ()
-    texts: dict[str, GrowingText] = field(default_factory=dict)
+    texts: dict[str, IncrementalText] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     seen_at: float = 0.0
     job: ModerationContext | None = None
 
-    def text(self, place: str) -> GrowingText:
+    def text(self, place: str) -> IncrementalText:
         """Return the text at a place of the answer."""
-        return self.texts.setdefault(place, GrowingText(self.messages))
+        return self.texts.setdefault(place, IncrementalText(self.messages))
 
     def spoken(self, text: str) -> Texts:
         """Return prompt and answer, for the log."""
@@ -165,7 +165,7 @@ class Calls:
         self._let_go: list[LiteLLMCall] = []
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """Number of calls that are kept."""
         return len(self._calls)
 
     def get(self, tenant: str, call_id: str) -> LiteLLMCall:
@@ -176,7 +176,7 @@ class Calls:
         """
         key = (tenant, call_id)
         if key not in self._calls and len(self._calls) >= self._max_open:
-            self._let_go_of_one()
+            self._evict_one()
         call = self._calls.setdefault(key, LiteLLMCall())
         call.seen_at = self._clock()
         self._calls.move_to_end(key)
@@ -191,7 +191,7 @@ class Calls:
                 found.append(self._calls.pop(key))
         return found
 
-    def _let_go_of_one(self) -> None:
+    def _evict_one(self) -> None:
         for key, call in self._calls.items():
             if not call.lock.locked():
                 self._let_go.append(self._calls.pop(key))

@@ -17,7 +17,7 @@ _TAIL_CHARS = 4096
 
 
 class LiveKind(StrEnum):
-    """What happened."""
+    """Kind of event."""
 
     OPENED = "opened"
     TOKENS = "tokens"
@@ -76,8 +76,8 @@ class LiveEvent:
     latency_ms: float | None = None
 
 
-class Watcher:
-    """One subscriber's queue. A watcher that is too slow loses the oldest events, never holds up the service."""
+class Subscriber:
+    """Bounded event queue of one subscriber. A slow subscriber loses the oldest events and never delays the service."""
 
     def __init__(self, tenant: str | None) -> None:
         """Watch one tenant's events, or all."""
@@ -103,33 +103,33 @@ class Watcher:
 
 
 class LiveFeed:
-    """Passes events on to watchers. Used from the event loop only."""
+    """Passes events on to subscribers. Used from the event loop only."""
 
-    def __init__(self, *, has_text: bool, max_watchers: int, max_per_tenant: int) -> None:
-        """Start without watchers."""
+    def __init__(self, *, has_text: bool, max_subscribers: int, max_per_tenant: int) -> None:
+        """Start without subscribers."""
         self._has_text = has_text
-        self._max_watchers = max_watchers
+        self._max_subscribers = max_subscribers
         self._max_per_tenant = max_per_tenant
         self._num_by_owner: Counter[str] = Counter()
-        self._watchers: list[Watcher] = []
+        self._subscribers: list[Subscriber] = []
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody looks; if not, there is no need to make events."""
-        return bool(self._watchers)
+        """True if there is a subscriber; without one no events need to be made."""
+        return bool(self._subscribers)
 
     def publish(self, event: LiveEvent) -> None:
         """Pass an event on to everybody who may see it; without text unless the settings show it."""
-        if not self._watchers:
+        if not self._subscribers:
             return
         if not self._has_text and event.tokens:
             event = replace(event, tokens=tuple(replace(token, text="") for token in event.tokens))
-        for watcher in self._watchers:
-            if watcher.tenant is None or watcher.tenant == event.tenant:
-                watcher.put(event)
+        for subscriber in self._subscribers:
+            if subscriber.tenant is None or subscriber.tenant == event.tenant:
+                subscriber.put(event)
 
     def check_room(self, owner: str) -> None:
-        """Refuse another watcher of a tenant before its answer has begun.
+        """Refuse another subscriber of a tenant before its answer has begun.
 
         Raises:
             RateLimitError: Too many of the tenant watch already.
@@ -137,11 +137,11 @@ class LiveFeed:
         """
         if self._num_by_owner[owner] >= self._max_per_tenant:
             raise RateLimitError(f"{self._max_per_tenant} of this tenant watch already", retry_after_s=1.0)
-        if len(self._watchers) >= self._max_watchers:
-            raise OverloadedError(f"{self._max_watchers} watch already; try again later")
+        if len(self._subscribers) >= self._max_subscribers:
+            raise OverloadedError(f"{self._max_subscribers} watch already; try again later")
 
     @contextmanager
-    def watched(self, tenant: str | None, *, owner: str) -> Iterator[Watcher]:
+    def watched(self, tenant: str | None, *, owner: str) -> Iterator[Subscriber]:
         """Subscribe for the time of a `with` block.
 
         Args:
@@ -153,13 +153,13 @@ class LiveFeed:
             OverloadedError: Too many of all watch already.
         """
         self.check_room(owner)
-        watcher = Watcher(tenant)
-        self._watchers.append(watcher)
+        subscriber = Subscriber(tenant)
+        self._subscribers.append(subscriber)
         self._num_by_owner[owner] += 1
         try:
-            yield watcher
+            yield subscriber
         finally:
-            self._watchers.remove(watcher)
+            self._subscribers.remove(subscriber)
             self._num_by_owner -= Counter([owner])
 
 

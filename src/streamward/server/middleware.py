@@ -117,7 +117,10 @@ class HeadAsGet:
 
 
 class TrustedHosts:
-    """Refuses requests that call the service by a name that is not its own, as pages do that rebind DNS."""
+    """Refuses requests whose Host header names another host, as after DNS rebinding.
+
+    Starlette's TrustedHostMiddleware answers plain text instead of our error body and does not parse IPv6 literals.
+    """
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
         """Wrap an application."""
@@ -135,12 +138,15 @@ class TrustedHosts:
         await self._app(scope, receive, send)
 
 
-class _Gone(StreamwardError):
+class _ClientDisconnected(StreamwardError):
     """The client is gone; nobody is left to answer."""
 
 
 class BodyLimits:
-    """Reads each body whole before a route sees it: not too large, too deep or too slow, and not too many at once."""
+    """Reads each body before its route runs, with limits on size, depth, time and buffered bytes per key.
+
+    Starlette limits neither the nesting of a body, nor the time it takes, nor the buffered bytes per key.
+    """
 
     def __init__(self, app: ASGIApp, *, config: LimitsConfig, metrics: Metrics) -> None:
         """Wrap an application."""
@@ -164,7 +170,7 @@ class BodyLimits:
             problem = await self._problem(scope, receive, taken, caller.key_id)
             if problem is None:
                 await self._app(scope, _replay(bytes(taken), receive), send)
-            elif not isinstance(problem, _Gone):
+            elif not isinstance(problem, _ClientDisconnected):
                 await self._refuse(scope, receive, send, problem)
         finally:
             self._num_buffered -= len(taken)
@@ -195,7 +201,7 @@ class BodyLimits:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise _ClientDisconnected
             part = message.get("body", b"")
             self._check_size(len(taken) + len(part))
             self._check_room(len(taken), len(part), key_id)

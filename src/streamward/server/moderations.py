@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.message_parts import joined, read_content
 from streamward.schema import Action, Category, Decision, Result, RiskLevel, Side, SideResult, Span
-from streamward.server.auth import CallerNow
+from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -54,13 +54,13 @@ Part = dict[str, Any]  # Any: JSON values; `streamward.moderation.messages` read
 _JUDGED_KEYS = frozenset(key for keys in OPENAI_KEYS.values() for key in keys)
 
 
-class Wishes(Settings):
-    """What a request may add to OpenAI's shape."""
+class ModerationOptions(Settings):
+    """Options of a request beyond OpenAI's schema."""
 
     policy: Name | None = None
     """Name of a policy; by default the key's."""
     side: Side = Side.PROMPT
-    """Whether the texts are prompts or responses."""
+    """Side of the texts: prompt or response."""
 
 
 class ModerationRequest(Lenient):
@@ -74,12 +74,12 @@ class ModerationRequest(Lenient):
     """A text; texts, each with a result of its own; or the parts of one text."""
     model: str | None = None
     """Ignored: the service has one guard."""
-    streamward: Wishes = Wishes()
-    """What OpenAI's shape has no place for."""
+    streamward: ModerationOptions = ModerationOptions()
+    """Fields beyond OpenAI's schema."""
 
 
 class Extension(Settings):
-    """What OpenAI's shape has no place for."""
+    """Fields beyond OpenAI's schema."""
 
     risk_level: RiskLevel | None
     """None when the guard failed."""
@@ -99,7 +99,7 @@ class Moderation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     flagged: bool
-    """Whether the policy does anything but allow the text."""
+    """True unless the policy allows the text."""
     categories: Mapping[str, bool]
     category_scores: Mapping[str, float]
     category_applied_input_types: Mapping[str, tuple[Literal["text"], ...]]
@@ -118,7 +118,7 @@ class Moderations(BaseModel):
 
 
 @router.post("/v1/moderations", responses=ERRORS)
-async def moderations(body: ModerationRequest, request: Request, caller: CallerNow) -> Moderations:
+async def moderations(body: ModerationRequest, request: Request, caller: MeteredCaller) -> Moderations:
     """Judge one or more texts."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.streamward.policy)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from streamward.errors import StreamwardError
-from streamward.server.auth import CallerSeen, identify
+from streamward.server.auth import IdentifiedCaller, identify
 from streamward.server.errors import ERRORS
 from streamward.server.live import LiveEvent
 from streamward.server.state import service_state
@@ -22,7 +22,7 @@ from streamward.settings import Settings
 
 router = APIRouter()
 
-_POLL_S = 1.0  # how soon a watcher learns that the service stops
+_POLL_S = 1.0  # how soon a subscriber learns that the service stops
 _POLLS_BETWEEN_COMMENTS = 15  # comments keep proxies from cutting a silent connection
 _EVENT = TypeAdapter(LiveEvent)
 _TYPES: Mapping[str, str] = {
@@ -48,14 +48,14 @@ _HEADERS: Mapping[str, str] = {
 
 
 class Overview(Settings):
-    """What the page shows besides the live view."""
+    """Values the page shows besides the live view."""
 
     guard: str
     tenant: str
     """Whose decisions they are; an admin sees everybody's."""
     is_admin: bool
     shows_text: bool
-    """Whether the live view has text, or only what is thought of it."""
+    """True if live events contain the text, not only its verdicts."""
     policies: tuple[str, ...]
     """Those that the caller may ask for, its own first."""
     upstreams: dict[str, tuple[str, ...]]
@@ -79,7 +79,7 @@ async def asset(name: Annotated[str, Path(max_length=40)]) -> Response:
 
 
 @router.get("/v1/overview", tags=["operations"], responses=ERRORS)
-async def overview(request: Request, caller: CallerSeen) -> Overview:
+async def overview(request: Request, caller: IdentifiedCaller) -> Overview:
     """Count the last hour's decisions of the caller's tenant, and list the latest."""
     state = service_state(request)
     tenant = None if caller.is_admin else caller.tenant
@@ -102,7 +102,7 @@ async def overview(request: Request, caller: CallerSeen) -> Overview:
 
 
 @router.get("/v1/live", tags=["operations"], responses=ERRORS, response_class=StreamingResponse)
-async def live(request: Request, caller: CallerSeen) -> Response:
+async def live(request: Request, caller: IdentifiedCaller) -> Response:
     """Send what is being judged, as it happens, as server-sent events: of the caller's tenant; of all for an admin."""
     state = service_state(request)
     tenant = None if caller.is_admin else caller.tenant
@@ -118,10 +118,10 @@ async def _events(request: Request, tenant: str | None, *, owner: str) -> AsyncI
     """Yield events until the service stops or the caller's key ends; the client's going away cancels this."""
     state = service_state(request)
     num_silent = 0
-    with state.feed.watched(tenant, owner=owner) as watcher:
+    with state.feed.watched(tenant, owner=owner) as subscriber:
         yield b": watching\n\n"
         while not state.admission.is_draining:
-            event = await watcher.next(_POLL_S)
+            event = await subscriber.next(_POLL_S)
             if not await _is_good(request):
                 return
             if event is not None:

@@ -19,7 +19,7 @@ class Peers:
         self._trusted = tuple(trusted_proxies)
 
     def is_trusted(self, host: str) -> bool:
-        """Whether an address is a trusted proxy's."""
+        """Return True if the address belongs to a trusted proxy."""
         address = _address(host)
         return address is not None and any(address in network for network in self._trusted)
 

@@ -1,4 +1,4 @@
-"""What callers feed to their streams, and what each piece brought."""
+"""Pieces that callers feed to their streams, and the result of each."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -16,7 +16,7 @@ _GRACE_S = 0.2  # for a short piece to be judged though its client has left
 
 @dataclass(frozen=True, slots=True)
 class StreamPiece:
-    """What is fed to a stream.
+    """A piece of text fed to a stream.
 
     Attributes:
         kind: text of the answer, its tokens' ids, or text of the reasoning before it.
@@ -29,7 +29,7 @@ class StreamPiece:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What one piece brought.
+    """Result of one piece.
 
     Attributes:
         seq: Number of the piece, from 0.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class PolicyMetrics(Protocol):
-    """Where reloads are counted."""
+    """Counter of policy reloads."""
 
     def policies_reloaded(self, outcome: str) -> None:
         """Count a reload: `changed` or `failed`."""

@@ -19,7 +19,7 @@ class LoadedPolicy:
 
     Attributes:
         policy: What it says.
-        digest: Of what it says; changes even if its author forgot to raise the version.
+        digest: Digest of the contents; changes even if the author forgot to raise the version.
         source: Its file; None for the built-in ones.
     """
 

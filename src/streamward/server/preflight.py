@@ -1,4 +1,4 @@
-"""What would keep a service from starting, found before its guard is loaded and without changing anything."""
+"""Preflight checks: finds what would prevent a start, before the guard is loaded and without changing anything."""
 
 import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator

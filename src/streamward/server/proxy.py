@@ -20,7 +20,7 @@ from streamward.gateway.upstream import Upstream
 from streamward.gateway.wire import FormatName
 from streamward.policy import Policy
 from streamward.schema import Message, RiskLevel, SideResult
-from streamward.server.auth import Caller, CallerNow
+from streamward.server.auth import Caller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.gateway_log import GatewayLog, GatewayMetrics
 from streamward.server.middleware import request_id
@@ -47,7 +47,7 @@ class ModelList(BaseModel):
 
 
 class GuardedModels(NamedTuple):
-    """What the routes here work with; `app.state.gateway`, made by `guarded_models`."""
+    """State shared by the routes of this module; `app.state.gateway`, made by `guarded_models`."""
 
     gateway: Gateway
     metrics: GatewayMetrics
@@ -131,14 +131,14 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {  # Any: FastAPI's own type
 
 @router.post("/{upstream}/v1/chat/completions", responses=_ANSWERS, openapi_extra=_BODY)
 async def chat_completions(
-    upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None, extras: Extras = None
+    upstream: UpstreamName, request: Request, caller: MeteredCaller, policy: PolicyName = None, extras: Extras = None
 ) -> Response:
     """Ask a guarded model for chat completions."""
     return await _answer("chat/completions", upstream, request, caller, policy=policy, extras=extras)
 
 
 @router.get("/{upstream}/v1/models", responses={**ERRORS, 404: {"description": "There is no such upstream."}})
-async def models(upstream: UpstreamName, request: Request, caller: CallerNow) -> ModelList:
+async def models(upstream: UpstreamName, request: Request, caller: MeteredCaller) -> ModelList:
     """List the models of an upstream: ids, times and owners."""
     gateway = _gateway_for(upstream, request, caller).gateway
     return ModelList(data=[ModelCard.model_validate(model) for model in await gateway.models(upstream)])
@@ -149,7 +149,7 @@ async def models(upstream: UpstreamName, request: Request, caller: CallerNow) ->
     responses={**ERRORS, 404: {"description": "There is no such upstream, or no such model."}},
 )
 async def model(
-    upstream: UpstreamName, model: Annotated[str, Path(max_length=200)], request: Request, caller: CallerNow
+    upstream: UpstreamName, model: Annotated[str, Path(max_length=200)], request: Request, caller: MeteredCaller
 ) -> ModelCard:
     """Return one of the models of an upstream."""
     gateway = _gateway_for(upstream, request, caller).gateway
@@ -161,7 +161,7 @@ async def model(
 
 @router.post("/{upstream}/v1/embeddings", responses=_ANSWERS, openapi_extra=_BODY)
 async def embeddings(
-    upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None
+    upstream: UpstreamName, request: Request, caller: MeteredCaller, policy: PolicyName = None
 ) -> Response:
     """Ask a model for embeddings; the texts are judged as prompts."""
     return await _answer("embeddings", upstream, request, caller, policy=policy, extras=None)
@@ -169,7 +169,7 @@ async def embeddings(
 
 @router.post("/{upstream}/v1/completions", responses=_ANSWERS, openapi_extra=_BODY)
 async def completions(
-    upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None, extras: Extras = None
+    upstream: UpstreamName, request: Request, caller: MeteredCaller, policy: PolicyName = None, extras: Extras = None
 ) -> Response:
     """Ask a guarded model for text completions."""
     return await _answer("completions", upstream, request, caller, policy=policy, extras=extras)
@@ -177,7 +177,7 @@ async def completions(
 
 @router.post("/{upstream}/v1/responses", responses=_ANSWERS, openapi_extra=_BODY)
 async def responses(
-    upstream: UpstreamName, request: Request, caller: CallerNow, policy: PolicyName = None, extras: Extras = None
+    upstream: UpstreamName, request: Request, caller: MeteredCaller, policy: PolicyName = None, extras: Extras = None
 ) -> Response:
     """Ask a guarded model for a response."""
     return await _answer("responses", upstream, request, caller, policy=policy, extras=extras)

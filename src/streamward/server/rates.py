@@ -1,4 +1,4 @@
-"""Limits of single keys and peers: so many a minute, and so many at the same time."""
+"""Rate limits and concurrency limits per key and per peer."""
 
 import time
 from collections import Counter, OrderedDict
@@ -14,7 +14,7 @@ _MAX_BUCKETS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key may do."""
+    """Rate and concurrency limits of a key."""
 
     requests_per_minute: int
     max_concurrent: int
@@ -22,14 +22,17 @@ class KeyLimits:
 
 @dataclass(slots=True)
 class _Bucket:
-    """What is left, refilled evenly."""
+    """A token bucket: the remaining allowance and the time of its last refill."""
 
     left: float
     filled_at: float
 
 
 class Buckets:
-    """What is left to each holder of an allowance. Used from the event loop only."""
+    """Token buckets by holder, refilled evenly. Used from the event loop only.
+
+    The package `limits` has windows but no token bucket that can be refunded (`give_back`), so this stays our own.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, window_s: float = _MINUTE_S) -> None:
         """Start with all of it left to everybody; what was used comes back evenly within the window."""
@@ -114,7 +117,7 @@ class RateLimiter:
         wait_s = self._buckets.take(key_id, most=limits.requests_per_minute)
         if wait_s:
             raise RateLimitError(
-                f"the key's limit of {limits.requests_per_minute} requests a minute is reached", retry_after_s=wait_s
+                f"the key's limit of {limits.requests_per_minute} requests per minute is reached", retry_after_s=wait_s
             )
 
     def headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whether guarded servers take connections at all."""
+"""Reachability checks of the upstream servers."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ class Reachability:
         self._lock = asyncio.Lock()
         self._asked_at: float | None = None
         self.found: Mapping[str, bool] = {}
-        """What came of the last tries, by name."""
+        """Result of the last connection attempt, by upstream name."""
 
     async def unreachable(self) -> list[str]:
         """Return the names of the servers that take no connection."""

@@ -25,7 +25,7 @@ class ModerationContext:
         key_id: Which key asked.
         endpoint: `moderations`, `guard`, `chat`, `streams`, `gateway` or `litellm`.
         policy: By which policy.
-        stream_id: Of a stream, or the part of an answer that is judged.
+        stream_id: Id of a stream, or the part of an answer that is judged.
         upstream: Name of the guarded server.
         model: The model asked for.
         started_at: `time.perf_counter` when it began.

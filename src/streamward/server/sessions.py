@@ -65,7 +65,7 @@ class StreamSession:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
         self._live = LiveText()
         self._result: Result | None = None
-        self._concluding: asyncio.Task[None] | None = None  # logs the result; stays once that was done
+        self._recording: asyncio.Task[None] | None = None  # logs the result; stays once that was done
         self._has_unjudged = False  # whether a piece was taken in whose judgement was cancelled
         self._is_over = False
 
@@ -76,12 +76,12 @@ class StreamSession:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything seen so far."""
         return self._stream.decision
 
     @property
     def is_over(self) -> bool:
-        """Whether it was closed, in whatever way."""
+        """True if the stream was closed, for any reason."""
         return self._is_over
 
     @property
@@ -189,7 +189,7 @@ class StreamSession:
         self._result = self._failed(error)
         answer = Appended(self.next_seq, (), self._result.decision, 0, is_failed=True)
         self._keep(answer)
-        await self._conclude(self._result, "failed")
+        await self._record_decision(self._result, "failed")
         return answer
 
     def _failed(self, error: Exception) -> Result:
@@ -203,7 +203,7 @@ class StreamSession:
                 self._result = self._unjudged()
             else:
                 self._result = await self._judge_end()
-        await self._conclude(self._result, ending)
+        await self._record_decision(self._result, ending)
         return self._result
 
     async def give_up(self, ending: Ending) -> None:
@@ -211,7 +211,7 @@ class StreamSession:
         self._check_open()
         if self._result is None:
             self._result = self._unjudged()
-        await self._conclude(self._result, ending)
+        await self._record_decision(self._result, ending)
 
     async def _judge_end(self) -> Result:
         try:
@@ -226,16 +226,16 @@ class StreamSession:
         unread = decide_error(self.job.policy.policy, Side.RESPONSE, CallCancelledError("the client has left"))
         return Result(combine(found.decision, unread), found.prompt, found.response)
 
-    async def _conclude(self, result: Result, ending: Ending) -> None:
+    async def _record_decision(self, result: Result, ending: Ending) -> None:
         """Log the decision once: whoever comes while that is being done waits for it, and it goes on without him."""
-        if self._concluding is None:
-            self._concluding = asyncio.create_task(self._log_and_release(result, ending))
-            self._concluding.add_done_callback(self._note_concluded)
-        await asyncio.shield(self._concluding)
+        if self._recording is None:
+            self._recording = asyncio.create_task(self._log_and_release(result, ending))
+            self._recording.add_done_callback(self._note_recorded)
+        await asyncio.shield(self._recording)
 
-    def _note_concluded(self, concluding: "asyncio.Task[None]") -> None:
-        if concluding.cancelled() or concluding.exception() is not None:
-            self._concluding = None  # the next one tries again
+    def _note_recorded(self, recording: "asyncio.Task[None]") -> None:
+        if recording.cancelled() or recording.exception() is not None:
+            self._recording = None  # the next one tries again
 
     async def _log_and_release(self, result: Result, ending: Ending) -> None:
         texts = Texts(self._prompt_text, "".join(self._texts))

@@ -39,7 +39,7 @@ _FLUSH_S = 0.7  # after `limits.drain_s`: for the log of decisions; before the p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """What routes work with. From `open_state`, or made by a test; close it."""
+    """Shared state of the routes. Made by `open_state`, or by a test; close it."""
 
     config: ServeConfig
     moderator: Moderator
@@ -208,8 +208,8 @@ def open_state(
         admission=Admission(config.limits.max_in_flight, drain_s=config.limits.drain_s),
         feed=LiveFeed(
             has_text=config.page.live_text,
-            max_watchers=config.page.max_watchers,
-            max_per_tenant=config.page.max_watchers_per_tenant,
+            max_subscribers=config.page.max_subscribers,
+            max_per_tenant=config.page.max_subscribers_per_tenant,
         ),
         metrics=metrics,
         telemetry=telemetry,

@@ -1,4 +1,4 @@
-"""What the page shows of the last decisions: counts, latencies, the latest of them."""
+"""Statistics of recent decisions for the page: counts, latencies and the latest decisions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ _NUM_LATENCIES = 5000  # of the latest decisions: enough for a percentile, and b
 
 
 class Latency(Settings):
-    """How long decisions of one endpoint took, in milliseconds."""
+    """Latency of the decisions of one endpoint, in milliseconds."""
 
     endpoint: str
     count: int

@@ -1,4 +1,4 @@
-"""What is said on a stream: the same words over HTTP and over a WebSocket."""
+"""Messages of a stream; HTTP and WebSocket use the same ones."""
 
 from typing import Annotated, Literal, Self
 
@@ -58,7 +58,7 @@ class Opened(Settings):
     stream: str
     """Its id."""
     ref: str | None = None
-    """What the caller called it when it asked."""
+    """The caller's own id of the request."""
     policy: PolicyInForce
     decision: Decision
     prompt: SideResult | None
@@ -77,7 +77,7 @@ class Opened(Settings):
 
 
 class Events(Settings):
-    """What one piece brought."""
+    """Result of one piece."""
 
     type: Literal["events"] = "events"
     stream: str
@@ -86,11 +86,11 @@ class Events(Settings):
     events: tuple[Event, ...]
     """One for each newly judged token."""
     decision: Decision
-    """What to do by all that was seen so far."""
+    """Decision on everything seen so far."""
     releasable_chars: int
     """Characters from the start that may be shown."""
     is_failed: bool
-    """Whether the guard failed; the stream is over then."""
+    """True if the guard failed; the stream has then ended."""
 
     @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]  # pydantic's way to put it
     @property

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from streamward.errors import GuardFailedError, InputError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import read_conversation
 from streamward.schema import Side
-from streamward.server.auth import Caller, CallerNow
+from streamward.server.auth import Caller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import failed
 from streamward.server.records import ModerationContext, Texts, new_id
@@ -72,7 +72,7 @@ def _prompt_text(wanted: OpenStream, *, max_chars: int) -> str | None:
 
 
 @router.post("/v1/streams", status_code=201, responses=ERRORS)
-async def open_stream(body: OpenStream, request: Request, caller: CallerNow) -> Opened:
+async def open_stream(body: OpenStream, request: Request, caller: MeteredCaller) -> Opened:
     """Begin a stream; the prompt is judged."""
     return Opened.of(await open_session(request, caller, body))
 
@@ -81,7 +81,7 @@ async def open_stream(body: OpenStream, request: Request, caller: CallerNow) -> 
 async def show_stream(
     stream_id: StreamId,
     request: Request,
-    caller: CallerNow,
+    caller: MeteredCaller,
     after: Annotated[int, Query(ge=-1, le=2**53, description="Number of the last piece whose answer arrived.")] = -1,
 ) -> Resumed:
     """Tell how far a stream is, and answer again the pieces after one."""
@@ -90,14 +90,14 @@ async def show_stream(
 
 
 @router.post("/v1/streams/{stream_id}/append", responses=ERRORS)
-async def append(stream_id: StreamId, body: AppendPiece, request: Request, caller: CallerNow) -> Events:
+async def append(stream_id: StreamId, body: AppendPiece, request: Request, caller: MeteredCaller) -> Events:
     """Judge the next piece."""
     session = stream_registry(request).get(stream_id, tenant=caller.tenant)
     return Events.of(session, await session.append(body.piece, seq=body.seq))
 
 
 @router.post("/v1/streams/{stream_id}/close", responses=ERRORS)
-async def close(stream_id: StreamId, request: Request, caller: CallerNow) -> Closed:
+async def close(stream_id: StreamId, request: Request, caller: MeteredCaller) -> Closed:
     """Judge what is left of a stream, and end it."""
     session = stream_registry(request).get(stream_id, tenant=caller.tenant)
     return Closed.of(session.id, await session.finish())

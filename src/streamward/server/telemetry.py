@@ -13,7 +13,7 @@ _NAME = "streamward"
 
 
 class Telemetry(Protocol):
-    """Where decisions are told."""
+    """Receiver of decisions for telemetry."""
 
     def decided(self, record: AuditRecord) -> None:
         """Tell a decision that was logged."""

@@ -78,7 +78,7 @@ def run(config_path: Path) -> Path:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Write figures by variant and file as a Markdown table: F1 and AUROC in strict / loose mode, and rows a second."""
+    """Write figures by variant and file as a Markdown table: F1 and AUROC in both modes, and rows per second."""
     files = list(dict.fromkeys(file for figures in results.values() for file in figures["tests"]))
     header = ["variant", *(f"{file}: F1 strict / loose, AUROC strict / loose" for file in files), "rows/s"]
     lines = [f"| {' | '.join(header)} |", f"| {' | '.join('---' for _ in header)} |"]
@@ -114,7 +114,7 @@ def _measured(guard: Path, tests: Mapping[str, Sequence[Sample]], *, max_tokens:
 def _figures(scores: Sequence[Score], point: OperatingPoint) -> dict[str, float]:
     """Compare with both truths: Controversial counts as unsafe in strict mode, as safe in loose mode.
 
-    AUROC, which no line changes, is left out where all rows are of one kind.
+    AUROC, which no threshold changes, is left out where all rows are of one kind.
     """
     is_risky = [score.level is not RiskLevel.SAFE for score in scores]
     is_unsafe = [score.level is RiskLevel.UNSAFE for score in scores]

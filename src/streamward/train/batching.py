@@ -24,7 +24,6 @@ class SideTargets:
         weights_N: Share in the batch's loss.
         categories_NC: 1 for acceptable categories; all 0 where unknown.
         owners_N: Which example of the batch each belongs to.
-        is_unmarked_N: Whether it is of an unsafe response whose onset nobody marked.
     """
 
     rows_N: Tensor
@@ -32,7 +31,6 @@ class SideTargets:
     weights_N: Tensor
     categories_NC: Tensor
     owners_N: Tensor
-    is_unmarked_N: Tensor
 
     def to(self, device: torch.device) -> "SideTargets":
         """Return the same on a device."""
@@ -101,5 +99,4 @@ def _side_targets(examples: Sequence[Example], side: Side, *, config: GuardConfi
         torch.tensor([target.weight * weight for _, target, weight in found]),
         categories_NC,
         torch.tensor([row // length for row, _, _ in found], dtype=torch.int64),
-        torch.tensor([target.is_unmarked for _, target, _ in found], dtype=torch.bool),
     )

@@ -40,7 +40,7 @@ _TEMPERATURES = tuple(2 ** (step / 10) for step in range(-30, 31))  # 1/8 to 8
 
 
 class ModeConfig(Settings):
-    """How often one way of reading the guard may be wrong about harmless text."""
+    """Permitted false-positive rates of one mode (strict or loose)."""
 
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """Share of ordinary traffic that may be flagged; of all safe rows where no file is ordinary."""
@@ -80,11 +80,11 @@ class CalibrateConfig(TomlSettings):
     """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
     rounded_weights: bool = False
-    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/speed.md)."""
+    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/explanation/speed.md)."""
 
 
 class Sides(NamedTuple):
-    """What was found for each side."""
+    """Result of the calibration of each side."""
 
     temperatures: dict[Side, float]
     report: dict[str, Any]

@@ -25,7 +25,7 @@ def compiled_layers(decoder: Decoder, config: RunConfig, *, num_steps: int) -> I
     Args:
         decoder: Where it is trained, in the dtype it is trained in.
         config: Its `compile` decides.
-        num_steps: Of the run.
+        num_steps: Number of steps of the run.
 
     Yields:
         Whether they are compiled.

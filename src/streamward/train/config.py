@@ -97,8 +97,7 @@ class RunConfig(TomlSettings):
     window_tokens: int = Field(default=1024, gt=64)
     """Longest text the finished guard judges at once; longer ones are judged in overlapping windows."""
     max_tokens: int = Field(default=512, gt=8)
-    """Tokens of one row; what happens to a longer one is `StreamTrainConfig.long_rows`'s business, else it keeps its
-    beginning."""
+    """Maximum number of tokens per row; a longer row is cut at its end."""
     batch_tokens: int = Field(default=4096, gt=0)
     """Tokens of one optimiser step, padding included; of one process, where several share the work."""
     epochs: float = Field(default=1.0, gt=0)
@@ -146,10 +145,6 @@ class StreamTrainConfig(RunConfig):
     alone does not raise the risk of the answer's first tokens."""
     uses_marks: bool = True
     """Whether marks of where a response turns harmful are used; else every unsafe response counts as unmarked."""
-    mil_loss_weight: float = Field(
-        default=0.0, ge=0, le=1, validation_alias=AliasChoices("mil_loss_weight", "instance_weight")
-    )
-    """Share of a multiple-instance term in the loss of those responses: only their riskiest tokens must be found."""
     worst_token_loss_weight: float = Field(
         default=0.0, ge=0, le=1, validation_alias=AliasChoices("worst_token_loss_weight", "alarm_weight")
     )
@@ -159,11 +154,6 @@ class StreamTrainConfig(RunConfig):
         default=0.0, ge=0, validation_alias=AliasChoices("monotonicity_loss_weight", "flicker_weight")
     )
     """Weight of a term against risk that falls from one response token to the next."""
-    prefix_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the rows that are learnt from a second time cut at a random character, mid-word more often than not."""
-    long_rows: Literal["cut", "windows"] = "cut"
-    """What becomes of a row longer than `max_tokens`: `cut` keeps its beginning; `windows` makes several rows of a safe
-    text and of a response with a marked onset, and cuts the others."""
     max_false_positive_rate: float = Field(default=0.03, gt=0, lt=1)
     """On held-out ordinary traffic, at the operating point."""
     max_safe_prompt_rate: float = Field(default=0.08, gt=0, lt=1)

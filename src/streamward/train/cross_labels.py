@@ -47,7 +47,7 @@ def relabel(
         guards: Guards by name, by the half they have learnt from.
         judge: Decides about one side.
         folder: Where the files go, under their own names.
-        settings: Of the stage, as text; kept beside the files.
+        settings: Settings of the stage, as text; kept beside the files.
         only_drawn: Leave alone what the run does not draw.
 
     Returns:

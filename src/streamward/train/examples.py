@@ -24,7 +24,6 @@ class TokenTarget:
         level: The right level.
         weight: Share of this position in the row's loss; a side's weights sum to 1.
         categories: Acceptable categories; empty means unknown.
-        is_unmarked: Of an unsafe response whose onset nobody marked: the level is that of the whole text.
     """
 
     side: Side
@@ -32,7 +31,6 @@ class TokenTarget:
     level: RiskLevel
     weight: float
     categories: tuple[Category, ...] = ()
-    is_unmarked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ def make_example(
     """Turn a row into an example; None if it carries no label or nothing of it fits.
 
     Args:
-        tokenizer: Of the base.
+        tokenizer: Tokenizer of the base.
         sample: The row.
         weight: What it counts in the loss.
         max_tokens: Most tokens; a longer row keeps its beginning.
@@ -143,7 +141,6 @@ def _response_targets(
             labels.append((sample.response_label, _unmarked_weight(index, len(response), unmarked_onset)))
     total = sum(weight for _, weight in labels) / share
     known = tuple(category for category in sample.categories if category is not Category.JAILBREAK)
-    is_unmarked = onset is None and not is_safe
     return [
         TokenTarget(
             Side.RESPONSE,
@@ -151,7 +148,6 @@ def _response_targets(
             level,
             weight / total,
             () if level is RiskLevel.SAFE else known,
-            is_unmarked,
         )
         for index, (level, weight) in enumerate(labels)
     ]

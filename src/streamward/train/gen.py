@@ -44,7 +44,7 @@ from streamward.train.scoring import Score
 from streamward.train.stream import REPORT_FILE
 from streamward.train.trainer import pick_device, train_task
 
-_EVEN = 0.5  # the line of the report: the more probable side of Safe and not Safe
+_EVEN = 0.5  # the threshold of the report: the more probable side of Safe and not Safe
 
 
 class EncodedGenRows(NamedTuple):

@@ -124,7 +124,7 @@ def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) ->
     """Give a model in training the updates, and the heads, of an adapter trained before.
 
     Args:
-        folder: Of the adapter. If it has more layers than the model, its lowest are taken.
+        folder: Folder of the adapter. If it has more layers than the model, its lowest are taken.
         model: With low-rank updates already in place.
         only_updates: Leave heads aside: a Gen guard may start from a Stream guard.
 

@@ -14,7 +14,7 @@ from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
 from streamward.schema import RiskLevel, Side
 from streamward.train.batching import Batch, SideTargets
 
-_FOUND_SHARE = 0.1  # of the tokens of a response that the terms on its riskiest tokens look at
+_WORST_SHARE = 0.1  # of the tokens of a response that count as its riskiest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,8 @@ class LossWeights:
 
     category: float
     response: float
-    instance: float = 0.0
-    alarm: float = 0.0
-    monotonicity_loss: float = 0.0
+    worst_token: float = 0.0
+    monotonicity: float = 0.0
 
 
 class SideLoss(NamedTuple):
@@ -57,7 +56,7 @@ def joint_loss(
         model: Whose heads are read.
         hidden_TD: The batch's hidden states, flattened to B * S tokens.
         batch: Where `hidden_TD` comes from.
-        weights: Of the parts.
+        weights: Weights of the terms.
     """
     total = torch.zeros((), device=hidden_TD.device)
     parts: dict[str, float] = {}
@@ -78,20 +77,17 @@ def joint_loss(
 
 
 def response_terms(risk_NR: Tensor, targets: SideTargets, *, weights: LossWeights, safe: int) -> Tensor:
-    """What the loss of responses has beyond the level of every token.
+    """Return the terms of the response loss beyond the level of every token.
 
-    A share of the loss of responses without an onset asks for their riskiest tokens alone, as in multiple-instance
-    learning (Dietterich et al., 1997): the label says that harm is somewhere, not where. A share of the loss of safe
-    tokens looks at the riskiest of each response alone: one false alarm stops an answer, however safe the rest is.
+    `worst_token` moves a share of the loss of safe tokens to the riskiest tokens of each response, because a single
+    false alarm stops an answer. `monotonicity` penalises risk that falls from one token to the next.
     """
     risk_N = F.cross_entropy(risk_NR, targets.levels_N, reduction="none")
     terms = torch.zeros((), device=risk_N.device)
-    if weights.instance:
-        terms = terms + weights.instance * _shift(risk_N, targets, targets.is_unmarked_N, is_highest=False)
-    if weights.alarm:
-        terms = terms + weights.alarm * _shift(risk_N, targets, targets.levels_N == safe, is_highest=True)
-    if weights.monotonicity_loss:
-        terms = terms + weights.monotonicity_loss * monotonicity_loss(risk_NR, targets, safe=safe)
+    if weights.worst_token:
+        terms = terms + weights.worst_token * _worst_token_shift(risk_N, targets, targets.levels_N == safe)
+    if weights.monotonicity:
+        terms = terms + weights.monotonicity * monotonicity_loss(risk_NR, targets, safe=safe)
     return terms
 
 
@@ -103,12 +99,12 @@ def monotonicity_loss(risk_NR: Tensor, targets: SideTargets, *, safe: int) -> Te
     return (falls * targets.weights_N[1:] * is_same).sum()
 
 
-def _shift(risk_N: Tensor, targets: SideTargets, chosen_N: Tensor, *, is_highest: bool) -> Tensor:
-    """Sum what the loss gains when only the best or worst of the chosen tokens of each response count."""
+def _worst_token_shift(risk_N: Tensor, targets: SideTargets, chosen_N: Tensor) -> Tensor:
+    """Return by how much the loss changes when only the worst of the chosen tokens of each response count."""
     total = torch.zeros((), device=risk_N.device)
     for owner in targets.owners_N[chosen_N].unique():
         own = chosen_N & (targets.owners_N == owner)
-        num_found = min(int(own.sum()), max(RESPONSE_CONSECUTIVE_TOKENS, round(_FOUND_SHARE * int(own.sum()))))
-        found = risk_N[own].topk(num_found, largest=is_highest).values.mean()
+        num_found = min(int(own.sum()), max(RESPONSE_CONSECUTIVE_TOKENS, round(_WORST_SHARE * int(own.sum()))))
+        found = risk_N[own].topk(num_found).values.mean()
         total = total + targets.weights_N[own].sum() * found - (risk_N * targets.weights_N)[own].sum()
     return total

@@ -1,4 +1,4 @@
-"""Where a response turns harmful: the first token at which a predicate on prefixes holds."""
+"""Search for the onset of harm: the first token at which a predicate on prefixes holds."""
 
 import re
 from collections.abc import Callable, Sequence

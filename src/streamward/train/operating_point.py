@@ -29,7 +29,7 @@ def operating_point(
     `controversial` separates Safe from the rest; `unsafe`, never below it, separates Unsafe from the rest.
 
     Args:
-        scores: Of one side.
+        scores: Scores of one side.
         ordinary: Rows of ordinary traffic among them; all of them are safe.
         max_false_positive_rate: Share of the ordinary rows that may be flagged.
         max_safe_rate: Share of all safe rows that may be flagged.

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from streamward.bundled.adapter import save_adapter
-from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
 from streamward.evals.metrics import Counts
 from streamward.model.checkpoint import load_stream, save_checkpoint
@@ -27,7 +25,6 @@ from streamward.model.guard_config import (
 from streamward.model.guard_model import GuardModel
 from streamward.schema import RiskLevel, Side
 from streamward.tokenizer import GuardTokenizer
-from streamward.train.augment import cut_short, windows
 from streamward.train.config import StreamTrainConfig
 from streamward.train.cue_audit import check_mixture
 from streamward.train.examples import Example, make_example
@@ -102,7 +99,7 @@ def train_stream(config: StreamTrainConfig) -> Path:
     start = begin(config)
     split = draw(config)
     check_mixture((row.sample for row in split.train), config.cues)
-    train_set = _encode(start.tokenizer, _augmented(split.train, start.tokenizer, config), config)
+    train_set = _encode(start.tokenizer, split.train, config)
     held_out = _encode(start.tokenizer, split.validation, config)
     start.model.to(device)
     task = StreamTask(config, start.model, train_set.examples, device)
@@ -206,23 +203,6 @@ def _point(
         max_false_positive_rate=config.max_false_positive_rate,
         max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
     )
-
-
-def _augmented(
-    rows: Sequence[WeightedSample], tokenizer: GuardTokenizer, config: StreamTrainConfig
-) -> Iterator[WeightedSample]:
-    """Yield rows in windows, and the beginnings of some, as the config wants it."""
-    rng = random.Random(config.seed)
-    for row in rows:
-        parts: Iterator[Sample] | tuple[Sample] = (row.sample,)
-        if config.long_rows == "windows":
-            parts = windows(tokenizer, row.sample, max_tokens=config.max_tokens)
-        for part in parts:
-            yield row._replace(sample=part)
-        if config.prefix_fraction and rng.random() < config.prefix_fraction:
-            short = cut_short(row.sample, rng)
-            if short is not None:
-                yield row._replace(sample=short)
 
 
 def _encode(tokenizer: GuardTokenizer, rows: Iterable[WeightedSample], config: StreamTrainConfig) -> EncodedRows:

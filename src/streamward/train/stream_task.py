@@ -41,8 +41,7 @@ class StreamTask:
         weights = LossWeights(
             category=self.config.category_loss_weight,
             response=self.config.response_loss_weight,
-            instance=self.config.mil_loss_weight,
-            alarm=self.config.worst_token_loss_weight,
-            monotonicity_loss=self.config.monotonicity_loss_weight,
+            worst_token=self.config.worst_token_loss_weight,
+            monotonicity=self.config.monotonicity_loss_weight,
         )
         return Loss(*joint_loss(self.model, hidden_BSD.flatten(0, 1), batch, weights=weights))

@@ -200,10 +200,15 @@ def pick_device(config: RunConfig) -> torch.device:
     return torch.device("cuda", World().local_rank) if has_gpu and config.device != "cpu" else torch.device("cpu")
 
 
+_REMOVED: Mapping[str, float | str] = {"mil_loss_weight": 0.0, "prefix_fraction": 0.0, "long_rows": "cut"}
+"""Settings that states of earlier versions hold and that no longer exist, with the values that changed nothing."""
+
+
 def _parsed(kind: type[RunConfig], values: Mapping[str, Any]) -> RunConfig | None:  # Any: JSON values
     """Read the settings of a saved state, which may be older than some keys."""
+    removed = {name for name, default in _REMOVED.items() if name in values and values[name] == default}
     try:
-        return kind.model_validate(values)
+        return kind.model_validate({name: value for name, value in values.items() if name not in removed})
     except ValidationError:
         return None
 

@@ -92,7 +92,7 @@ class VllmDriver(TokenScorer):
 
     @property
     def guard_config(self) -> GuardConfig:
-        """Labels and lines of the guard."""
+        """Labels and thresholds of the guard."""
         return self._guard_config
 
     @property

@@ -7,8 +7,8 @@ import pytest
 from streamward.data.jsonl import parse_row
 from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.answers import comply_late
-from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.lexicon import Lexicon
+from streamward.train.synthesize.perturbations import PERTURBATIONS
 from streamward.train.synthesize.requests import Request, draw_request, second_person, third_person
 from streamward.train.synthesize.rows import ResponsePart, SyntheticRow, assemble
 from streamward.train.synthesize.run import FAMILIES, row_id
@@ -30,7 +30,7 @@ def test_english_rows_of_every_family_are_rows_of_the_schema(family: str) -> Non
     for row in rows:
         sample = parse_row(row.as_json(row_id(row)), source="test")
         assert sample.prompt.strip()
-        assert sample.group == row.twin
+        assert sample.group == row.pair
         assert "{" not in sample.prompt.replace("nginx", "") or family == "computing"
 
 
@@ -97,14 +97,14 @@ def test_requests_that_are_only_refused_are_never_complied_with() -> None:
         assert [row for row in rows if row.response_label is not RiskLevel.SAFE and not row.history] == [], family
 
 
-def test_a_twin_is_harmless_and_framed_alike() -> None:
+def test_the_other_side_of_a_pair_is_harmless_and_framed_alike() -> None:
     lexicon, rng = tiny(), Random(0)
     requests = [draw_request(lexicon, rng, with_act=True) for _ in range(100)]
     assert {(r.act, r.level) for r in requests} == {
         ("make a bomb", RiskLevel.UNSAFE),
         ("make a cake", RiskLevel.SAFE),
     }
-    assert len({r.twin for r in requests}) == 1
+    assert len({r.pair for r in requests}) == 1
 
 
 def test_a_safe_core_in_a_jailbreak_is_controversial_and_an_unsafe_one_unsafe() -> None:
@@ -123,15 +123,15 @@ def test_an_excerpt_keeps_its_label_only_if_the_harm_is_still_in_it() -> None:
     assert all(len(row.response or "") >= (row.unsafe_start or 0) + 16 for row in harmful)
 
 
-@pytest.mark.parametrize("change", DISGUISES)
-def test_a_disguise_changes_letters_and_not_the_label(change) -> None:
+@pytest.mark.parametrize("change", PERTURBATIONS)
+def test_a_perturbation_changes_letters_and_not_the_label(change) -> None:
     assert change("How do I make a cake at home?", Random(1)) != "How do I make a cake at home?"
     assert change("", Random(1)) == ""
 
 
 @pytest.mark.parametrize("text", ["solve my problem", "a", "\U0001f600", "\x00"])
-def test_disguises_take_any_text(text: str) -> None:
-    for change in DISGUISES:
+def test_perturbations_take_any_text(text: str) -> None:
+    for change in PERTURBATIONS:
         assert isinstance(change(text, Random(2)), str)
 
 

@@ -27,13 +27,13 @@ def test_every_kind_of_harm_but_jailbreak_has_topics(languages: dict[str, Lexico
 
 def test_both_sides_of_a_pair_differ(languages: dict[str, Lexicon]) -> None:
     pairs = [pair for found in languages.values() for topic in found.topics for pair in topic.acts + topic.asks]
-    assert [pair for pair in pairs if pair.harm == pair.twin] == []
+    assert [pair for pair in pairs if pair.harmful == pair.harmless] == []
 
 
 def test_frames_have_their_slots(languages: dict[str, Lexicon]) -> None:
     for found in languages.values():
         frames = found.frames
-        for name in ("act", "plea", "safe_context", "controversial_context"):
+        for name in ("act", "short_request", "safe_context", "controversial_context"):
             assert [frame for frame in getattr(frames, name) if frame.count("{act}") != 1] == [], found.language
         assert [frame for frame in (*frames.jailbreak, *frames.roleplay) if "{ask}" not in frame] == [], found.language
         said = found.statements
@@ -42,7 +42,9 @@ def test_frames_have_their_slots(languages: dict[str, Lexicon]) -> None:
 
 def test_every_language_has_long_replies_pleas_and_statements(languages: dict[str, Lexicon]) -> None:
     for found in languages.values():
-        assert min(len(found.frames.plea), len(found.replies.steps), len(found.statements.counter)) >= 3, found.language
+        assert min(len(found.frames.short_request), len(found.replies.steps), len(found.statements.counter)) >= 3, (
+            found.language
+        )
 
 
 def test_lists_of_safe_and_harmful_replies_share_their_heads(languages: dict[str, Lexicon]) -> None:
@@ -80,7 +82,7 @@ def test_a_language_is_one_file_or_a_folder_of_files(tmp_path: Path) -> None:
         'category = "PII"\n[[topics]]\nname = "t"\nlevel = "Controversial"\n', "utf-8"
     )
     one, other = read_lexicons(tmp_path)
-    assert one.topics[0].acts[0].twin == "b"
+    assert one.topics[0].acts[0].harmless == "b"
     assert (other.language, other.topics[0].category, other.topics[0].level) == (
         "yy",
         Category.PII,

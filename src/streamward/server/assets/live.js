@@ -113,7 +113,7 @@ class Entry {
     this.text.scrollTop = this.text.scrollHeight;
   }
 
-  /** Mark where it was cut: before the last tokens that are over the line. */
+  /** Mark where it was cut: before the last tokens that are over the threshold. */
   stop(event) {
     this.isCut = true;
     let place = this.tokens.length;

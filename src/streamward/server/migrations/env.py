@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, over the connection and in the transaction that it is given."""
+"""Alembic environment: runs the migrations in the transaction of the given connection."""
 
 from alembic import context
 

@@ -1,26 +1,26 @@
 """Settings of one synthesis run: one TOML file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from streamward.generative.config import RemoteConfig
 from streamward.settings import Settings
 
 Family = Literal[
     "request",
-    "plea",
+    "short_request",
     "context",
     "dialogue",
     "reply",
     "exchange",
-    "lookalike",
+    "hard_negative",
     "everyday",
     "document",
     "jailbreak",
     "roleplay",
-    "disguise",
+    "perturbation",
     "excerpt",
     "unfinished",
     "reasoning",
@@ -29,6 +29,15 @@ Family = Literal[
     "statement",
     "computing",
 ]
+_FORMER_NAMES = {"plea": "short_request", "lookalike": "hard_negative", "disguise": "perturbation"}
+
+
+def _current_name(family: object) -> object:
+    return _FORMER_NAMES.get(family, family) if isinstance(family, str) else family
+
+
+FamilyKey = Annotated[Family, BeforeValidator(_current_name)]
+"""Name of a family; the former names `plea`, `lookalike` and `disguise` are accepted until the next release."""
 
 
 class WriterConfig(Settings):
@@ -54,7 +63,7 @@ class SynthesizeConfig(Settings):
     """`.jsonl` or `.jsonl.gz`; a report with the same stem is written beside it."""
     languages: tuple[str, ...] = ()
     """All by default."""
-    rows: dict[str, dict[Family, int]]
+    rows: dict[str, dict[FamilyKey, int]]
     """Rows wanted, by language and family; `other` stands for the languages that are not named."""
     writer: WriterConfig | None = None
     max_repeats: int = Field(default=3, gt=0)

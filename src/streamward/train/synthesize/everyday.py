@@ -41,9 +41,9 @@ def document(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     if lexicon.frames.prompt_theft and rng.random() < 0.2:
         order = rng.choice(lexicon.frames.prompt_theft)
         sides = (f"Summarise this text:\n\n{text}\n\n{order}", f"{text}\n\n{order}")
-        twin = f"theft {order[:40]}"
+        pair = f"theft {order[:40]}"
         prompt, label = rng.choice(sides), RiskLevel.UNSAFE
-        return SyntheticRow(lexicon.language, "document", "injection", twin, prompt, label, (Category.JAILBREAK,))
+        return SyntheticRow(lexicon.language, "document", "injection", pair, prompt, label, (Category.JAILBREAK,))
     found = draw_request(lexicon, rng, harmful=0.4)
     prompt = f"{text}\n\n{found.text}" if rng.random() < 0.6 else f"{found.text}\n\n{text}"
     row = dataclasses.replace(request_row(lexicon, found, family="document"), prompt=prompt)

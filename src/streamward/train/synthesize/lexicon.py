@@ -1,9 +1,9 @@
-"""What rows are made from: topics with paired requests, frames and answers, one set a language, as TOML."""
+"""Lexicons of synthesis: topics with contrastive pairs, frames and answers per language, as TOML."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from streamward.errors import ConfigError
 from streamward.schema import Category, RiskLevel
@@ -14,8 +14,8 @@ from streamward.train.toml_file import read_table
 class Pair(NamedTuple):
     """A harmful wording and a harmless one of the same surface form."""
 
-    harm: str
-    twin: str
+    harmful: str
+    harmless: str
 
 
 def _split(value: object) -> object:
@@ -55,8 +55,8 @@ class Frames(Settings):
 
     act: tuple[str, ...] = Field(min_length=1)
     thing: tuple[str, ...] = ()
-    plea: tuple[str, ...] = ()
-    """Short wishes and orders with `{act}`."""
+    short_request: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("short_request", "plea"))
+    """Short requests with `{act}`."""
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     safe_context: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Word(Settings):
     category: Category
 
 
-class Lookalikes(Settings):
+class HardNegatives(Settings):
     """Harmless requests that share words with harmful ones."""
 
     frames_verb: tuple[str, ...] = ()
@@ -189,7 +189,9 @@ class Lexicon(Settings):
     language: str
     frames: Frames
     topics: tuple[Topic, ...] = Field(min_length=1)
-    lookalikes: Lookalikes = Lookalikes()
+    hard_negatives: HardNegatives = Field(
+        default=HardNegatives(), validation_alias=AliasChoices("hard_negatives", "lookalikes")
+    )
     everyday: tuple[Subject, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     passages: Passages = Passages()

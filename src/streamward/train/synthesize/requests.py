@@ -1,4 +1,4 @@
-"""Requests in words: a harmful one or its harmless twin, in the same frames."""
+"""Requests in words: the harmful or the harmless side of a contrastive pair, in the same frames."""
 
 import dataclasses
 import re
@@ -26,13 +26,13 @@ class Request:
 
     Attributes:
         act: The verb phrase it was framed from, if any.
-        twin: Shared by both sides of the pair.
+        pair: Key of the contrastive pair, shared by both sides.
     """
 
     text: str
     is_harmful: bool
     topic: Topic
-    twin: str
+    pair: str
     act: str = ""
 
     @property
@@ -50,8 +50,8 @@ def draw_request(lexicon: Lexicon, rng: Random, *, harmful: float = 0.5, with_ac
     """Draw a topic, a pair, a side and a frame.
 
     Args:
-        lexicon: Of the language.
-        chance: Source of randomness.
+        lexicon: Lexicon of the language.
+        rng: Source of randomness.
         harmful: How often the harmful side is taken.
         with_act: Draw only pairs of verb phrases.
     """
@@ -63,10 +63,10 @@ def draw_request(lexicon: Lexicon, rng: Random, *, harmful: float = 0.5, with_ac
     pairs = getattr(topic, kind)
     index = rng.randrange(len(pairs))
     is_harmful = rng.random() < harmful
-    core = pairs[index].harm if is_harmful else pairs[index].twin
+    core = pairs[index].harmful if is_harmful else pairs[index].harmless
     text = core if kind == "asks" else _frame(core, kind, lexicon.frames, rng)
-    twin = f"{topic.name}/{kind}{index}"
-    return Request(roughen(text, rng), is_harmful, topic, twin, core if kind == "acts" else "")
+    pair = f"{topic.name}/{kind}{index}"
+    return Request(roughen(text, rng), is_harmful, topic, pair, core if kind == "acts" else "")
 
 
 def request_row(lexicon: Lexicon, request: Request, *, family: str) -> SyntheticRow:
@@ -75,7 +75,7 @@ def request_row(lexicon: Lexicon, request: Request, *, family: str) -> Synthetic
         lexicon.language,
         family,
         request.topic.name,
-        request.twin,
+        request.pair,
         request.text,
         request.level,
         request.categories,
@@ -89,11 +89,11 @@ def request(lexicon: Lexicon, rng: Random) -> SyntheticRow:
 
 def short_request(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     """Make a short wish or order, as people type it who want help at once."""
-    frames = lexicon.frames.plea
+    frames = lexicon.frames.short_request
     if not frames:
         return None
     found = draw_request(lexicon, rng, with_act=True)
-    row = request_row(lexicon, found, family="plea")
+    row = request_row(lexicon, found, family="short_request")
     return dataclasses.replace(row, prompt=roughen(rng.choice(frames).format(act=found.act), rng))
 
 
@@ -108,7 +108,7 @@ def context(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
         lexicon.language,
         "context",
         found.topic.name,
-        found.twin,
+        found.pair,
         rng.choice(frames).format(act=found.act),
         RiskLevel.SAFE if is_safe else RiskLevel.CONTROVERSIAL,
         () if is_safe else found.categories,

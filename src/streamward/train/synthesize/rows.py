@@ -17,14 +17,14 @@ class SyntheticRow:
     """One row before it has an id. Fields as in `streamward.data.jsonl.Sample`.
 
     Attributes:
-        twin: Rows about the same pair of requests share it.
+        pair: Key of the contrastive pair; rows about the same pair share it.
         family: Which function made it.
     """
 
     language: str
     family: str
     topic: str
-    twin: str
+    pair: str
     prompt: str
     prompt_label: RiskLevel | None
     categories: tuple[Category, ...] = ()
@@ -42,7 +42,7 @@ class SyntheticRow:
             "authoring": "template",
             "family": self.family,
             "topic": self.topic,
-            "twin": self.twin,
+            "contrastive_pair": self.pair,
         }
         if self.history:
             native["history"] = [{"role": role, "content": text} for role, text in self.history]

@@ -19,15 +19,15 @@ from streamward.train.synthesize.computing import computing
 from streamward.train.synthesize.config import Family, SynthesizeConfig
 from streamward.train.synthesize.everyday import document, everyday
 from streamward.train.synthesize.exchanges import exchange
+from streamward.train.synthesize.hard_negatives import hard_negative
 from streamward.train.synthesize.lexicon import Lexicon, read_lexicons
-from streamward.train.synthesize.lookalikes import lookalike
 from streamward.train.synthesize.passages import passage
 from streamward.train.synthesize.replies import reply
 from streamward.train.synthesize.report import write_report
 from streamward.train.synthesize.requests import context, request, short_request
 from streamward.train.synthesize.rows import SyntheticRow
 from streamward.train.synthesize.statements import statement
-from streamward.train.synthesize.wrappers import disguise, excerpt, jailbreak, roleplay, unfinished
+from streamward.train.synthesize.wrappers import excerpt, jailbreak, perturbation, roleplay, unfinished
 from streamward.train.synthesize.writer import ModelWriter
 from streamward.train.toml_file import read_config
 
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 FAMILIES: Mapping[Family, Callable[[Lexicon, Random], SyntheticRow | None]] = {
     "request": request,
-    "plea": short_request,
+    "short_request": short_request,
     "context": context,
     "dialogue": dialogue,
     "reply": reply,
     "exchange": exchange,
-    "lookalike": lookalike,
+    "hard_negative": hard_negative,
     "everyday": everyday,
     "document": document,
     "jailbreak": jailbreak,
     "roleplay": roleplay,
-    "disguise": disguise,
+    "perturbation": perturbation,
     "excerpt": excerpt,
     "unfinished": unfinished,
     "reasoning": reasoning,
@@ -55,6 +55,8 @@ FAMILIES: Mapping[Family, Callable[[Lexicon, Random], SyntheticRow | None]] = {
     "computing": computing,
 }
 _TRIES_PER_ROW = 20
+_SEED_NAMES: Mapping[Family, str] = {"short_request": "plea", "hard_negative": "lookalike", "perturbation": "disguise"}
+"""Former names of families, which seed their draws: a config gives the same rows as before the renaming."""
 
 
 class Wanted(NamedTuple):
@@ -122,7 +124,7 @@ def draw_rows(wanted: Sequence[Wanted], config: SynthesizeConfig) -> Iterator[Sy
 
 
 def _draw_family(order: Wanted, *, seen: Counter[str], config: SynthesizeConfig) -> Iterator[SyntheticRow]:
-    rng = Random(f"{config.seed}/{order.lexicon.language}/{order.family}")
+    rng = Random(f"{config.seed}/{order.lexicon.language}/{_SEED_NAMES.get(order.family, order.family)}")
     made = 0
     for _ in range(order.number * _TRIES_PER_ROW):
         if made == order.number:

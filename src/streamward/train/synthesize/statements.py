@@ -22,9 +22,9 @@ def statement(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     text = lexicon.space.join(each[:1].upper() + each[1:] for each in sentences)
     level = RiskLevel.UNSAFE if is_harmful else RiskLevel.SAFE
     categories = (Category.UNETHICAL,) if is_harmful else ()
-    twin, topic = f"statement {group}", "group"
+    pair, topic = f"statement {group}", "group"
     if not words.asks or rng.random() >= _ANSWERED:
-        return SyntheticRow(lexicon.language, "statement", topic, twin, roughen(text, rng), level, categories)
+        return SyntheticRow(lexicon.language, "statement", topic, pair, roughen(text, rng), level, categories)
     ask = rng.choice(words.asks).format(group=group)
-    row = SyntheticRow(lexicon.language, "statement", topic, twin, ask, RiskLevel.SAFE)
+    row = SyntheticRow(lexicon.language, "statement", topic, pair, ask, RiskLevel.SAFE)
     return row.answered(SyntheticResponse(text, level, unsafe_start=0 if is_harmful else None, categories=categories))

@@ -1,13 +1,13 @@
-"""Requests inside something else: jailbreaks, role play, disguised letters, texts cut mid-sentence."""
+"""Requests inside something else: jailbreaks, role play, perturbed letters, texts cut mid-sentence."""
 
 import dataclasses
 from random import Random
 
 from streamward.schema import Category, RiskLevel
 from streamward.train.synthesize.answers import answer, comply, dialogue, harmful_sentences, refuse
-from streamward.train.synthesize.disguise import DISGUISES
 from streamward.train.synthesize.everyday import document, everyday
 from streamward.train.synthesize.lexicon import Lexicon
+from streamward.train.synthesize.perturbations import PERTURBATIONS
 from streamward.train.synthesize.requests import draw_request, request_row
 from streamward.train.synthesize.rows import SyntheticRow
 
@@ -49,11 +49,11 @@ def roleplay(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:
     return row.answered(answer(lexicon, found, rng)) if rng.random() < 0.4 else row
 
 
-def disguise(lexicon: Lexicon, rng: Random) -> SyntheticRow:
+def perturbation(lexicon: Lexicon, rng: Random) -> SyntheticRow:
     """Write a request, harmful or not, in odd letters."""
     found = draw_request(lexicon, rng)
-    change = rng.choice(DISGUISES)
-    return dataclasses.replace(request_row(lexicon, found, family="disguise"), prompt=change(found.text, rng))
+    change = rng.choice(PERTURBATIONS)
+    return dataclasses.replace(request_row(lexicon, found, family="perturbation"), prompt=change(found.text, rng))
 
 
 def excerpt(lexicon: Lexicon, rng: Random) -> SyntheticRow | None:

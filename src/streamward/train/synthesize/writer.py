@@ -67,7 +67,7 @@ class _Order:
     """One thing to ask for.
 
     Attributes:
-        way: Of `_WAYS`, or `pairs`.
+        way: One of `_WAYS`, or `pairs`.
     """
 
     lexicon: Lexicon
@@ -90,7 +90,7 @@ class ModelWriter:
         Args:
             model: Asked from several threads.
             config: How much, and how many at once.
-            cache: File of what the model wrote, one JSON object a line.
+            cache: File of what the model wrote, one JSON object per line.
         """
         self._model = model
         self._config = config
@@ -153,22 +153,24 @@ class ModelWriter:
 
 def _pairs_text(lexicon: Lexicon, topic: Topic, rng: Random, number: int) -> str:
     seeds = rng.sample(topic.acts, min(3, len(topic.acts)))
-    words = sorted({word for pair in topic.acts for word in pair.harm.split() if len(word) > 4})
+    words = sorted({word for pair in topic.acts for word in pair.harmful.split() if len(word) > 4})
     return _PAIRS.format(
         language=lexicon.language,
         topic=topic.name,
         category=topic.category.value,
         keywords=", ".join(rng.sample(words, min(3, len(words)))),
         number=number,
-        examples="\n".join(json.dumps({"harmful": s.harm, "harmless": s.twin}, ensure_ascii=False) for s in seeds),
+        examples="\n".join(
+            json.dumps({"harmful": s.harmful, "harmless": s.harmless}, ensure_ascii=False) for s in seeds
+        ),
     )
 
 
 def _read_pairs(order: _Order, text: str) -> Iterator[SyntheticRow]:
-    for number, pair in enumerate(_parse_pairs(text)):
-        twin = f"{order.topic.name}/writer-{order.key}-{number}"
-        for side, is_harmful in ((pair.harm, True), (pair.twin, False)):
-            yield request_row(order.lexicon, Request(side, is_harmful, order.topic, twin), family="writer")
+    for number, wording in enumerate(_parse_pairs(text)):
+        pair = f"{order.topic.name}/writer-{order.key}-{number}"
+        for text, is_harmful in ((wording.harmful, True), (wording.harmless, False)):
+            yield request_row(order.lexicon, Request(text, is_harmful, order.topic, pair), family="writer")
 
 
 def _parse_pairs(text: str) -> Iterator[Pair]:
