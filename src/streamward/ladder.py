@@ -34,9 +34,9 @@ class LadderStep(Settings):
     """One step of a ladder."""
 
     action: LadderAction
-    """mask: replace what detectors found. regenerate: continue from the text that is kept. introspect: the same behind a
-    self-check that the reader never sees. rewrite: have the dropped part rewritten by a request of its own. refuse: a
-    closing sentence in place of the rest. stop: end the answer."""
+    """mask: replace what detectors found. regenerate: continue from the text that is kept. introspect: the same behind
+    a self-check that the reader never sees. rewrite: have the dropped part rewritten by a request of its own. refuse:
+    a closing sentence in place of the rest. stop: end the answer."""
     attempts: Annotated[int, Field(ge=1, le=20, strict=True)] = 1
     """How often the step is tried, per answer. `refuse` and `stop` always succeed."""
     raise_temperature: float = Field(default=0.2, ge=0, le=2, allow_inf_nan=False)

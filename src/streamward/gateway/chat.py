@@ -75,6 +75,11 @@ def _shorten(choice: JsonObject) -> JsonObject:
     return {}
 
 
+def _replace(choice: JsonObject, text: str) -> JsonObject:
+    message = choice.get("message")
+    return {**choice, "message": {**(message if isinstance(message, dict) else {}), "content": text}}
+
+
 LAYOUT = Layout(
     object_name="chat.completion.chunk",
     document_name="chat.completion",
@@ -84,6 +89,8 @@ LAYOUT = Layout(
     content=lambda is_document: ("message" if is_document else "delta", "content"),
     say=_say,
     shorten=_shorten,
+    add=lambda text: {"delta": {"content": text} if text else {}},
+    replace=_replace,
 )
 
 

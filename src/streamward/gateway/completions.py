@@ -34,6 +34,8 @@ LAYOUT = Layout(
     content=lambda _: ("text",),
     say=lambda text, _: {"text": text},
     shorten=lambda choice: {"text": choice.get("text", "")},
+    add=lambda text: {"text": text},
+    replace=lambda choice, text: {**choice, "text": text},
 )
 
 

@@ -93,9 +93,8 @@ class ContinuationWriter:
             kept |= {"prompt": prompt} if limit is None else {"prompt": prompt, "max_tokens": limit}
             return ContinuationRequest("/completions", kept, self._repeated(whole))
         given = _prefill_of(self._messages) + whole
-        body["messages"] = _without_prefill(self._messages)
-        if given:
-            body |= self._prefilled(body["messages"], given)
+        messages = _without_prefill(self._messages)
+        body |= self._prefilled(messages, given) if given else {"messages": messages}
         return ContinuationRequest("/chat/completions", body, self._repeated(given))
 
     def _prefilled(self, messages: list[JsonObject], given: str) -> JsonObject:
@@ -165,7 +164,7 @@ class ContinuationWriter:
 
 
 def _turn(item: object) -> JsonObject | None:
-    """Return a message of `/v1/responses` as one of a chat; None if it is another item, or has other parts than text."""
+    """Return a message of `/v1/responses` as one of a chat; None for other items, and parts that are no text."""
     if not isinstance(item, dict) or not isinstance(role := item.get("role"), str):
         return None
     content = item.get("content")
@@ -208,4 +207,3 @@ def rewriting(request: ClientRequest, instruction: str, passage: str, *, model: 
         "stream_options": {"include_usage": True},
     }
     return ContinuationRequest("/chat/completions", body)
-

@@ -1,6 +1,6 @@
 """Reads the text of an upstream's answer that goes on with another one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from streamward.errors import UpstreamError
 from streamward.gateway.config import GatewayLimits
@@ -120,9 +120,3 @@ class ContinuationReader:
             raise UpstreamError("the upstream does not repeat the text that it goes on with (prefill_is_repeated)")
         self._repeated = self._repeated[size:]
         return text[size:]
-
-
-def count_of(usage: Mapping[str, object] | None, *names: str) -> int | None:
-    """Return the first number that a usage has under one of the names."""
-    found = (usage.get(name) for name in names) if usage is not None else iter(())
-    return next((value for value in found if type(value) is int and value >= 0), None)

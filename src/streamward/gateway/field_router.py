@@ -40,6 +40,13 @@ class FieldPosition:
         """Whether all of it may be shown."""
         return not any(self.unclear_readers())
 
+    @property
+    def is_due(self) -> bool:
+        """Whether all of it is clear, and more tokens than are to be held would wait with it."""
+        reader = self.reader
+        is_clear = self.beside is None and self.end <= min(reader.clear, reader.whole_limit)
+        return is_clear and self.start < reader.limit
+
     def unclear_readers(self) -> Iterator[FieldGuard]:
         """Yield the field guards that have not let all of it through."""
         if self.end > self.reader.limit:
@@ -116,6 +123,15 @@ class FieldRouter:
         """Let a field guard follow a choice."""
         self._main[group, True] = reader
         self.readers.setdefault(group, []).append(reader)
+
+    def content_start(self, key: FieldKey) -> FieldPosition | None:
+        """Return where all of a text is judged; None if it has not begun."""
+        owner = self._fields.get((key, False))
+        return None if owner is None else owner.beginning(len(owner.text()))
+
+    def text_of(self, key: FieldKey) -> str:
+        """Return all of a text that has begun."""
+        return self._fields[key, False].text()
 
     async def append(self, key: FieldKey, text: str) -> FieldPosition:
         """Queue what comes next in a field."""

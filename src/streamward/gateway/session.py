@@ -2,20 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
-from streamward.decisions import ALLOWED, combine
 from streamward.errors import InputError, StreamwardError, UpstreamError
 from streamward.gateway.annotations import Annotations
-from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
-from streamward.gateway.config import GatewayLimits
+from streamward.gateway.call_record import EndReason, GatewayCall, GatewayResponse, Observer
+from streamward.gateway.call_report import CallReport
+from streamward.gateway.config import GatewayLimits, ReleaseRules
+from streamward.gateway.continuation import ContinuationWriter
+from streamward.gateway.continuation_calls import ContinuationCalls
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
+from streamward.gateway.interventions import Interventions
 from streamward.gateway.keep_alive import kept_alive
 from streamward.gateway.prompt_guard import PromptGuard
-from streamward.gateway.release_buffer import Chunk, Cutoff, ReleaseBuffer
+from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
 from streamward.gateway.request_formats import read_request
@@ -40,6 +43,7 @@ class GatewaySession:
         call: GatewayCall,
         upstream: Upstream,
         *,
+        upstreams: Mapping[str, Upstream],
         open_guard: OpenGuard,
         seal: StateSeal,
         limits: GatewayLimits,
@@ -47,17 +51,16 @@ class GatewaySession:
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
-        """Understand the request; nothing is asked yet.
+        """Understand the request; nothing is asked yet. `upstreams` are all that are configured.
 
         Raises:
             InputError: The request is malformed, or has what the gateway refuses.
         """
-        self._started = clock()
         self._clock = clock
+        started = clock()
         self._call = call
         self._upstream = upstream
         self._limits = limits
-        self._observer = observer
         self._seal = seal
         config = upstream.config
         try:
@@ -70,25 +73,35 @@ class GatewaySession:
         self._format = read_request(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
+        self._rules = ReleaseRules.of(policy, config.release)
         openings = GuardStreamFactory(
             open_guard,
             self._format,
             policy=policy,
             release=config.release,
+            rules=self._rules,
             limits=limits,
             on_judged=observer.judged,
         )
         self._judges = PromptGuard(openings, self._format)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
+        self._report = CallReport(call, self._request, self._judges, observer=observer, clock=clock, started=started)
+        self._changes = self._report.interventions = self._interventions(upstreams)
+        openings.holds_whole = self._changes is not None and self._changes.holds_whole
         self._intake: UpstreamReader | None = None
         self._events: AsyncGenerator[bytes, None] | None = None
-        self._decision = ALLOWED
-        self._stops: list[Cutoff] = []
-        self._guard_s = 0.0
-        self._prompt_s = 0.0
-        self._first_byte_s: float | None = None
-        self._is_told = False
         self._is_fully_read = False
+
+    def _interventions(self, upstreams: Mapping[str, Upstream]) -> Interventions | None:
+        """Return what changes choices in progress, in mode `intervene`."""
+        if self._rules.mode != "intervene":
+            return None
+        upstream = self._upstream
+        writer = ContinuationWriter(self._request, self._call.format, upstream.config, render=upstream.render_chat)
+        calls = ContinuationCalls(
+            self._request, writer, upstream=upstream, upstreams=upstreams, limits=self._limits, within=self._within
+        )
+        return Interventions(self._format, self._judges, rules=self._rules, calls=calls, mask=None, clock=self._clock)
 
     def _open_state(self, body: JsonObject) -> list[Aside]:
         config = self._upstream.config
@@ -105,13 +118,15 @@ class GatewaySession:
         try:
             if self._events is not None:
                 await self._events.aclose()
+            if self._changes is not None:
+                await self._changes.aclose()
             if self._intake is not None:
                 if self._is_fully_read:
                     await self._intake.drain()
                 await self._intake.aclose()
         finally:
             await self._judges.aclose()
-            await self._report(EndReason.CLIENT_GONE)
+            await self._report.tell(EndReason.CLIENT_GONE)
 
     async def answer(self) -> GatewayResponse:
         """Judge the prompt and begin the answer.
@@ -129,15 +144,15 @@ class GatewaySession:
             yield
         except Exception:
             status = 500 if self._events is None else 200
-            await self._report(EndReason.INTERNAL, status=status, error=StreamwardError.code)
+            await self._report.tell(EndReason.INTERNAL, status=status, error=StreamwardError.code)
             raise
 
     async def _answer(self) -> GatewayResponse:
         if self._upstream.config.prompt.call_upstream == "at_once":
             self._ask()
-        self._decision = await self._judges.judge_prompts()
-        self._prompt_s = self._clock() - self._started
-        if self._decision.action.severity >= Action.REPLACE.severity:
+        self._report.decision = await self._judges.judge_prompts()
+        self._report.note_prompt()
+        if self._report.decision.action.severity >= Action.REPLACE.severity:
             if self._intake is not None:
                 await self._intake.aclose()
             return await self._refuse()
@@ -171,21 +186,21 @@ class GatewaySession:
 
     async def _refuse(self) -> GatewayResponse:
         if self._judges.error is not None:
-            await self._report(EndReason.GUARD_FAILED, status=503, error=self._judges.error.code)
+            await self._report.tell(EndReason.GUARD_FAILED, status=503, error=self._judges.error.code)
             raise self._judges.error
         prompt = self._upstream.config.prompt
-        message = self._decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
+        message = self._report.decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
         if message is None:
-            await self._report(EndReason.PROMPT_BLOCKED, status=400)
-            return GatewayResponse(400, dump(blocked_error(self._judges.prompts[-1][0], self._decision)))
+            await self._report.tell(EndReason.PROMPT_BLOCKED, status=400)
+            return GatewayResponse(400, dump(blocked_error(self._judges.prompts[-1][0], self._report.decision)))
         document, events = self._format.refusal(message, self._notes.of_whole())
-        await self._report(EndReason.PROMPT_BLOCKED)
+        await self._report.tell(EndReason.PROMPT_BLOCKED)
         if self._request.is_stream:
             return GatewayResponse(200, events=_each([b"".join(events)]))
         return GatewayResponse(200, dump(document))
 
     async def _fail(self, answer: GatewayResponse) -> GatewayResponse:
-        await self._report(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
+        await self._report.tell(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
         return answer
 
     async def _fail_with(self, report: ErrorReport, head: UpstreamHead) -> GatewayResponse:
@@ -208,23 +223,46 @@ class GatewaySession:
         body = read_document(data)
         if self._request.is_stream:
             raise UpstreamError("the upstream did not stream what was to be streamed")
-        ledger = ReleaseBuffer(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
+        ledger = ReleaseBuffer(
+            self._judges.fields,
+            is_document=True,
+            max_held_bytes=self._limits.max_answer_bytes,
+            may_change=self._changes is not None,
+        )
         self._seal.seal(body)
         self._judges.deadline.begin()
-        await ledger.take(self._format.read_document(body, len(data)))
+        chunks = self._format.read_document(body, len(data))
+        await ledger.take(chunks)
         await self._judge(ledger, is_end=True)
+        if self._changes is not None:
+            self._changes.note_usage(chunks)
+            async for _ in self._changes.rest():
+                pass
         released = ledger.release(is_last=True)
-        self._stops = ledger.stops()
+        self._report.stops = ledger.stops()
         released += ledger.release(is_last=True)
-        groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
+        if self._changes is not None:
+            released = self._changes.documents(released)
+        groups = {stop.group for stop in self._report.stops} | {
+            each.group for each in released if each.group is not None
+        }
         extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
-        document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
-        await self._report(self._end_reason())
+        document = {
+            **self._format.join(released, self._report.stops, extras),
+            **self._notes.of_whole(),
+            **self._told_changes(),
+        }
+        await self._report.tell(self._report.end_reason())
         return GatewayResponse(200, dump(document))
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
-        is_audit = self._upstream.config.release.mode == "audit"
-        ledger = ReleaseBuffer(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
+        is_audit = self._rules.mode == "audit"
+        ledger = ReleaseBuffer(
+            self._judges.fields,
+            is_audit=is_audit,
+            max_held_bytes=self._limits.max_held_bytes,
+            may_change=self._changes is not None,
+        )
         async with self._recording_defects():
             reading = self._reading()
             begin = self._notes.of_prompts()
@@ -232,12 +270,19 @@ class GatewaySession:
                 yield self._format.note(None, begin)
             ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
             while not reading.is_over:
-                batch = await self._next(reading)
+                waiting = asyncio.ensure_future(self._next(reading))
+                async with aclosing(self._meanwhile(waiting)) as meanwhile:
+                    async for events in meanwhile:
+                        yield events
+                batch = waiting.result()
                 self._judges.deadline.begin(max(self._asked.came_at, ready_at))
-                await ledger.take(reading.take(batch))
+                chunks = reading.take(batch)
+                if self._changes is not None:
+                    self._changes.note_usage(chunks)
+                await ledger.take(chunks)
                 ahead = [self._format.encode(chunk, {}) for chunk in ledger.release()] if is_audit else []
                 if ahead:
-                    self._note_first_byte()
+                    self._report.note_first_byte()
                     with self._judges.deadline.paused():
                         yield b"".join(ahead)
                 await self._judge(ledger)
@@ -248,11 +293,35 @@ class GatewaySession:
                     with self._judges.deadline.paused():
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
+            if self._changes is not None and self._changes.is_active:
+                await self._asked.aclose()  # for the choices that are left there is nothing more to read
             await self._judge(ledger, is_end=True)
+            if self._changes is not None:
+                async with aclosing(self._changes.rest()) as changing:
+                    async for each in changing:
+                        self._report.note_first_byte()
+                        yield b"".join(each)
             has_error = self._has_reported_error(ledger, reading)  # then that is how the choices end
             rest = self._release(ledger, is_audit=is_audit, is_last=not has_error)
             is_recorded, end = await self._last(ledger, reading)
             yield b"".join([*rest, *end] if is_recorded else end)
+
+    async def _meanwhile(self, waiting: asyncio.Future[list[bytes] | None]) -> AsyncGenerator[bytes, None]:
+        """Yield what changed choices say while the upstream is waited for. Closing it ends the wait."""
+        try:
+            if self._changes is None:
+                await asyncio.wait([waiting])
+                return
+            async with aclosing(self._changes.while_waiting(waiting)) as changing:
+                async for events in changing:
+                    self._report.note_first_byte()
+                    yield b"".join(events)
+        finally:
+            waiting.cancel()
+
+    def _told_changes(self) -> JsonObject:
+        """Return what is told of changed choices, where the request asks for it."""
+        return self._changes.told() if self._changes is not None and self._call.reports_interventions else {}
 
     def _reading(self) -> StreamDecoder:
         limits = self._limits
@@ -288,17 +357,25 @@ class GatewaySession:
         elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
         told = await self._told(error) if error is not None else None
-        ending = self._end_reason()
+        ending = self._report.end_reason()
         if error is not None:
             ending = EndReason.UPSTREAM_FAILED
         try:
-            await self._report(ending, error=None if error is None else error.code)
+            await self._report.tell(ending, error=None if error is None else error.code)
         except StreamwardError as failure:  # what cannot be recorded does not end
             return False, self._format.error(error_of_failure(failure))
         if told is not None:
             return True, self._format.error(told)
-        end = self._notes.of_end()
-        return True, [*([self._format.note(None, end)] if end else []), *self._format.done()]
+        changed: list[bytes] = []
+        if self._changes is not None:
+            changed = self._changes.ends(
+                lambda group: {
+                    **self._notes.of_choice(self._judges.fields.decision_of(group), group),
+                    **(self._told_changes() if self._format.ends_with_choice else {}),
+                }
+            )
+        end = {**self._notes.of_end(), **({} if self._format.ends_with_choice else self._told_changes())}
+        return True, [*changed, *([self._format.note(None, end)] if end else []), *self._format.done()]
 
     async def _told(self, error: StreamwardError) -> JsonObject:
         """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
@@ -316,27 +393,23 @@ class GatewaySession:
         )
 
     def _release(self, ledger: ReleaseBuffer, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
-        out = [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
-        for stop in ledger.stops():
-            self._stops.append(stop)
+        released, out = ledger.release(is_last=is_last), []
+        out += self._encode_all(released, ledger)
+        stops = ledger.stops()
+        for stop in stops:
+            self._report.stops.append(stop)
             out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
-        out += [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
+        rest = ledger.release(is_last=is_last)
+        out += self._encode_all(rest, ledger)
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
-        if out:
-            self._note_first_byte()
+        if stops or any(chunk.slots for chunk in [*released, *rest]):
+            self._report.note_first_byte()
         return out
 
-    def _end_reason(self) -> EndReason:
-        """Say how an answer ended that the upstream gave whole: a guard that failed is not harm that was found."""
-        if not self._stops:
-            return EndReason.COMPLETE
-        has_failed = all(stop.decision.error is not None for stop in self._stops)
-        return EndReason.GUARD_FAILED if has_failed else EndReason.RESPONSE_BLOCKED
-
-    def _note_first_byte(self) -> None:
-        if self._first_byte_s is None:
-            self._first_byte_s = self._clock() - self._started
+    def _encode_all(self, chunks: Sequence[Chunk], ledger: ReleaseBuffer) -> list[bytes]:
+        changes = self._changes
+        return [self._encode(each, ledger) for each in chunks if changes is None or not changes.replaces(each)]
 
     def _encode(self, chunk: Chunk, ledger: ReleaseBuffer) -> bytes:
         if chunk.group is None or not ledger.is_end(chunk):
@@ -347,11 +420,13 @@ class GatewaySession:
     async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> None:
         started = self._clock()
         await ledger.judge(is_end=is_end)
-        self._guard_s += self._clock() - started
+        if self._changes is not None:
+            await self._changes.begin(ledger)
+        self._report.guard_s += self._clock() - started
 
     async def _within(self, work: Awaitable[T]) -> T:
         """Wait for the upstream, but not beyond the call's time."""
-        left_s = self._started + self._limits.max_answer_s - self._clock()
+        left_s = self._report.started + self._limits.max_answer_s - self._clock()
         try:
             async with asyncio.timeout(max(0.0, left_s)):
                 return await work
@@ -359,33 +434,6 @@ class GatewaySession:
             raise UpstreamTimeoutError(
                 f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
             ) from error
-
-    async def _report(self, ending: EndReason, *, status: int = 200, error: str | None = None) -> None:
-        """Tell the observer, once."""
-        if self._is_told:
-            return
-        self._is_told = True
-        decision = self._decision
-        for group in self._judges.fields.readers:
-            decision = combine(decision, self._judges.fields.decision_of(group))
-        outcome = CallRecord(
-            call=self._call,
-            model=self._request.model,
-            is_stream=self._request.is_stream,
-            status=status,
-            ending=ending,
-            decision=decision,
-            messages=self._request.prompts[0].messages,
-            prompt=self._judges.prompts[0][0] if self._judges.prompts else None,
-            parts=self._judges.texts(),
-            prompt_s=self._prompt_s,
-            first_byte_s=self._first_byte_s,
-            duration_s=self._clock() - self._started,
-            guard_s=self._guard_s,
-            num_tokens=self._judges.num_tokens,
-            error=error,
-        )
-        await asyncio.shield(self._observer.finished(outcome))
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
