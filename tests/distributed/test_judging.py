@@ -46,7 +46,9 @@ def source(tmp_path):
 def judge(tmp_path, source):
     parts = tmp_path / "out.jsonl.parts"
     parts.mkdir()
-    judging = Judging(source=source._path, parts=parts, guard="tiny", policy=POLICY, threads=1, has_verdicts=False)
+    judging = Judging(
+        source=tmp_path / "in.jsonl", parts=parts, guard="tiny", policy=POLICY, threads=1, has_verdicts=False
+    )
     worker = ShardJudge(judging, load=load)
     yield worker
     worker.close()
@@ -90,7 +92,7 @@ def test_parquet_has_the_same_columns(tmp_path, source, judge):
 def test_verdicts_of_every_token_go_into_parquet_too(tmp_path, source):
     parts = tmp_path / "parts"
     parts.mkdir()
-    judging = Judging(source=source._path, parts=parts, guard="", policy=POLICY, threads=1, has_verdicts=True)
+    judging = Judging(source=tmp_path / "in.jsonl", parts=parts, guard="", policy=POLICY, threads=1, has_verdicts=True)
     worker = ShardJudge(judging, load=load)
     (first, *_) = source.plan(3).shards
     worker.judge(first)

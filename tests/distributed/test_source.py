@@ -50,10 +50,11 @@ def test_shards_can_be_read_in_any_order(tmp_path):
 
 
 def test_the_digest_tells_contents_apart(tmp_path):
-    source = JsonlSource(jsonl(tmp_path))
+    path = jsonl(tmp_path)
+    source = JsonlSource(path)
     before = source.plan(3).digest
     assert source.plan(5).digest == before
-    source._path.write_bytes(source._path.read_bytes().replace(b'"a"', b'"A"'))
+    path.write_bytes(path.read_bytes().replace(b'"a"', b'"A"'))
     assert source.plan(3).digest != before
 
 

@@ -10,7 +10,7 @@ from streamward.train.config import SourceConfig, StreamTrainConfig
 from streamward.train.examples import Example, TokenTarget
 from streamward.train.lora import add_lora
 from streamward.train.stream_task import StreamTask
-from streamward.train.trainer import STATE_FILE, Trainer, trained_tensors
+from streamward.train.trainer import STATE_FILE, Loss, Trainer, trained_tensors
 from tests.train.tiny import tiny_guard
 
 
@@ -51,25 +51,26 @@ def trainer(settings: StreamTrainConfig, folder: Path) -> Trainer:
 
 def test_training_learns_what_separates_the_rows(tmp_path: Path) -> None:
     run, rows = trainer(config(), tmp_path), range(len(examples()))
-    first = run._optimise(rows)["loss"]
+    first = run.task.loss(rows).total.item()
     run.run()
-    assert run._optimise(rows)["loss"] < first / 4
+    assert run.task.loss(rows).total.item() < first / 4
 
 
 def test_a_run_cut_in_two_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer(config(), tmp_path / "whole")
     whole.run()
     interrupted = trainer(config(), tmp_path / "cut")
-    optimise = interrupted._optimise
+    loss = StreamTask.loss
 
-    def fail_at_step_16(indices: Sequence[int]) -> dict[str, float]:
+    def fail_at_step_16(task: StreamTask, indices: Sequence[int]) -> Loss:
         if interrupted.step == 16:
             raise KeyboardInterrupt
-        return optimise(indices)
+        return loss(task, indices)
 
-    monkeypatch.setattr(interrupted, "_optimise", fail_at_step_16)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamTask, "loss", fail_at_step_16)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.run()
     second = trainer(config(), tmp_path / "cut")
     second.run()
     expected = trained_tensors(whole.task.model)
