@@ -13,7 +13,7 @@ from streamward.intervene.places import cut_place
 from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, InterventionRecord, LadderWalk
 from streamward.intervene.wording import joined_to, language_of, words_of
 from streamward.ladder import LadderAction, LadderStep
-from streamward.schema import Action, Decision
+from streamward.schema import Action, Decision, Side
 
 _ENDS = (LadderAction.REFUSE, LadderAction.STOP)
 
@@ -85,6 +85,7 @@ class ChangedChoice:
         self._mask = mask
         self._clock = clock
         self._episode: InterventionEpisode | None = None
+        self._kept = 0  # characters before the last cut
         self._tokens_before = guard.num_tokens_in(0, choice.start)
         self._step: LadderStep | None = None
         self._flag = guard.decision
@@ -127,9 +128,11 @@ class ChangedChoice:
         try:
             while (text := await self._calls.within(reader.next())) is not None:
                 await self._feed(text)
-                if self._guard.is_stopped or self._guard.has_failed:
+                if self._guard.has_failed:
                     return
                 yield self._release()
+                if self._guard.is_stopped:
+                    return
         except UpstreamError:  # an attempt like any other that came to nothing
             return
         finally:
@@ -137,6 +140,8 @@ class ChangedChoice:
             self._calls.usage.add(reader.usage, num_read=self._guard.num_tokens - num_read)
         self._deadline.begin()
         await self._guard.finish()
+        if self._guard.is_stopped and not self._guard.has_failed:
+            yield self._release()
         if self._guard.is_stopped or self._guard.has_failed:
             return
         self.finish_reason = reader.finish_reason or "stop"
@@ -200,8 +205,9 @@ class ChangedChoice:
         assert self._episode is not None, "a change is an episode"
         choice, guard = self._choice, self._guard
         text, num_tokens = choice.text, guard.num_live_tokens
-        clear = max(choice.released, min(guard.clear - choice.start, len(text)))
-        place = cut_place(text, clear, floor=choice.released) if guard.is_stopped else clear
+        floor = max(choice.released, self._kept)
+        clear = max(floor, min(guard.clear - choice.start, len(text)))
+        place = cut_place(text, clear, floor=floor) if guard.is_stopped else clear
         begins_anew = step is not None and step.action in (LadderAction.REGENERATE, LadderAction.INTROSPECT)
         if choice.is_whole or (begins_anew and not self._calls.can_continue):
             place = choice.released
@@ -211,7 +217,7 @@ class ChangedChoice:
             place = choice.released
             self._deadline.begin()
             await guard.truncate(choice.start + place)
-        choice.text = text[:place]
+        choice.text, self._kept = text[:place], place
         if text[place:]:
             self.dropped.append(text[place:])
         num_dropped = max(0, num_tokens - guard.num_live_tokens)
@@ -251,6 +257,7 @@ class ChangedChoice:
 
     def _take(self, limit: int) -> str:
         choice = self._choice
+        limit = max(choice.released, limit)
         piece = self.text[choice.released : limit]
         if piece:
             self._close_episode("continued")
@@ -260,7 +267,9 @@ class ChangedChoice:
 
     def _end(self) -> str:
         """Return the last words of a choice that cannot go on."""
-        self.decision = self._guard.decision if self._guard.has_failed else self._flag
+        self.decision = self._flag
+        if self._guard.has_failed:  # whatever the policy says of other texts that cannot be judged
+            self.decision = Decision(Action.BLOCK, Side.RESPONSE, risk_level=None, error=self._guard.error)
         step = self._step
         is_refused = step is not None and step.action is LadderAction.REFUSE
         kept = "" if self._guard.has_failed or self._guard.is_stopped or self._choice.is_whole else self._rest()

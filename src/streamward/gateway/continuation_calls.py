@@ -62,6 +62,11 @@ class ContinuationCalls:
         return self._writer.can_continue
 
     @property
+    def counts_always(self) -> bool:
+        """Whether the upstream can state its tokens with every event, as vLLM and SGLang do."""
+        return self._upstream.config.prefill == "continue_final_message"
+
+    @property
     def can_begin_anew(self) -> bool:
         """Whether it can be asked for another answer."""
         return self._writer.can_begin_anew

@@ -96,6 +96,8 @@ class FieldGuard:
         self._clear = 0
         self._failure: Decision | None = None
         self._is_given_up = False
+        self.error: str | None = None
+        """Code of what kept the guard from judging it."""
 
     @property
     def text(self) -> str:
@@ -153,7 +155,7 @@ class FieldGuard:
     @property
     def whole_limit(self) -> int:
         """Characters from the start up to what is held whole: a code block that is open, or `held_from`."""
-        if self._reopen is None or self.is_finished:
+        if self._reopen is None or (self.is_finished and not self.is_stopped):
             return sys.maxsize
         block = self._blocks.start(self.text)
         return min(sys.maxsize if block is None else block, sys.maxsize if self.held_from is None else self.held_from)
@@ -199,7 +201,7 @@ class FieldGuard:
         logger.error("the guard could not judge a response", extra={"code": known.code, "kind": type(error).__name__})
         if not self.is_stopped:
             self._failure = decide_error(self._policy, Side.RESPONSE, known)
-        self._is_given_up = True
+        self._is_given_up, self.error = True, known.code
 
     async def judge(self) -> None:
         """Judge what is queued, piece by piece, until it is judged or the deadline has come."""

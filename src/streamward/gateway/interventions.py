@@ -59,6 +59,7 @@ class Interventions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pieces: asyncio.Queue[tuple[int, str]] = asyncio.Queue(_MOST_WAITING)
         self._num_read_first = 0
+        self._hides_usage = False  # which the client did not ask for in each event
 
     @property
     def holds_whole(self) -> bool:
@@ -183,6 +184,13 @@ class Interventions:
         """Return the tokens of all upstream calls."""
         return self.calls.usage.total(num_read_first=self._num_first())
 
+    def ask_for_usage(self) -> None:
+        """Have an upstream that can do so state its tokens with every event, where the client wants to know them."""
+        options = self._wire.request.body.get("stream_options")
+        if self._wants_usage and self.calls.counts_always and isinstance(options, dict):
+            self._hides_usage = not options.setdefault("continuous_usage_stats", False)
+            options["continuous_usage_stats"] = True
+
     def note_usage(self, chunks: Sequence[Chunk]) -> None:
         """Remember what the upstream says of its tokens."""
         for chunk in chunks:
@@ -190,6 +198,8 @@ class Interventions:
             usage = (response if isinstance(response, dict) else chunk.body).get("usage")
             if isinstance(usage, dict):
                 self.calls.usage.first = usage
+                if self._hides_usage and chunk.group is not None:
+                    chunk.body["usage"] = None
 
     def replaces(self, chunk: Chunk) -> bool:
         """Whether a chunk does not leave, because what it says of tokens is not all."""

@@ -101,7 +101,11 @@ class GatewaySession:
         calls = ContinuationCalls(
             self._request, writer, upstream=upstream, upstreams=upstreams, limits=self._limits, within=self._within
         )
-        return Interventions(self._format, self._judges, rules=self._rules, calls=calls, mask=None, clock=self._clock)
+        changes = Interventions(
+            self._format, self._judges, rules=self._rules, calls=calls, mask=None, clock=self._clock
+        )
+        changes.ask_for_usage()
+        return changes
 
     def _open_state(self, body: JsonObject) -> list[Aside]:
         config = self._upstream.config
@@ -285,17 +289,20 @@ class GatewaySession:
                     self._report.note_first_byte()
                     with self._judges.deadline.paused():
                         yield b"".join(ahead)
-                await self._judge(ledger)
+                due = await self._judge(ledger)
                 if self._is_over(ledger):
+                    if due:
+                        yield b"".join(due)
                     break
-                out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
+                out = [*due, *([] if reading.is_over else self._release(ledger, is_audit=is_audit))]
                 if out or reading.has_comment:
                     with self._judges.deadline.paused():
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
             if self._changes is not None and self._changes.is_active:
                 await self._asked.aclose()  # for the choices that are left there is nothing more to read
-            await self._judge(ledger, is_end=True)
+            if due := await self._judge(ledger, is_end=True):
+                yield b"".join(due)
             if self._changes is not None:
                 async with aclosing(self._changes.rest()) as changing:
                     async for each in changing:
@@ -417,12 +424,16 @@ class GatewaySession:
         decision = self._judges.fields.decision_of(chunk.group)
         return self._format.encode(chunk, self._notes.of_choice(decision, chunk.group))
 
-    async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> None:
-        started = self._clock()
+    async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> list[bytes]:
+        """Judge what was taken in; return what leaves before flagged choices are changed."""
+        started, due = self._clock(), list[bytes]()
         await ledger.judge(is_end=is_end)
-        if self._changes is not None:
+        if self._changes is not None and ledger.flagged():
+            if self._request.is_stream:
+                due = self._encode_all(ledger.release(), ledger)
             await self._changes.begin(ledger)
         self._report.guard_s += self._clock() - started
+        return due
 
     async def _within(self, work: Awaitable[T]) -> T:
         """Wait for the upstream, but not beyond the call's time."""

@@ -153,9 +153,9 @@ class GuardedGeneration:
             for piece in pieces:
                 with _judging(pieces):
                     text.feed(piece)
+                yield from self._send(text, text.release())
                 if text.is_flagged:
                     return False
-                yield from self._send(text, text.release())
             with _judging(()):
                 text.finish()
         except _GuardFailed:
@@ -165,6 +165,7 @@ class GuardedGeneration:
             if isinstance(pieces, Generator) and must_close:
                 pieces.close()
         if text.is_flagged:
+            yield from self._send(text, text.release())
             return False
         yield from self._send(text, text.release_all())
         self._close_episode(text, "continued")

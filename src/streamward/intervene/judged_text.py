@@ -39,6 +39,7 @@ class JudgedText:
         self._ends: list[int] = []  # of the tokens judged so far, in characters
         self._blocks = CodeBlockScanner()
         self._is_finished = False
+        self._kept = 0  # characters before the last cut
 
     def __enter__(self) -> Self:
         """Return it; the guard stream is closed at the end of the block."""
@@ -89,8 +90,9 @@ class JudgedText:
         return piece
 
     def cut(self) -> DroppedText:
-        """Drop a flagged text from the first unsafe token's sentence, list item or code block on; what has left stays.
+        """Drop a flagged text from the first unsafe token's sentence, list item or code block on.
 
+        What has left stays, and what an earlier cut kept.
         The guard's stream is cut back to the same place, and what is left is judged as if nothing had followed. If even
         that is flagged, all that has not left is dropped.
 
@@ -98,7 +100,8 @@ class JudgedText:
             StreamwardError: The guard failed, or flags text that has left.
         """
         text, num_tokens = self.text, len(self._ends)
-        self._truncate(cut_place(text, max(self.unsafe_at, self.released), floor=self.released))
+        floor = max(self.released, self._kept)
+        self._truncate(cut_place(text, max(self.unsafe_at, floor), floor=floor))
         if self.is_flagged:
             self._truncate(self.released)
         if self.is_flagged:
@@ -112,10 +115,8 @@ class JudgedText:
         return piece
 
     def _limit(self) -> int:
-        if self.is_flagged:
-            return self.released
-        clear = self._stream.releasable_chars
-        if self._is_finished:
+        clear = min(self._stream.releasable_chars, len(self.text))
+        if self._is_finished and not self.is_flagged:
             return clear
         num_shown = bisect_right(self._ends, clear) - self._hold_tokens
         limit = self._ends[num_shown - 1] if num_shown > 0 else 0
@@ -123,6 +124,7 @@ class JudgedText:
         return limit if block is None else min(limit, block)
 
     def _truncate(self, num_chars: int) -> None:
+        self._kept = num_chars
         self.text = self.text[:num_chars]
         self._blocks = CodeBlockScanner()
         if self._is_finished:  # a finished stream is closed
