@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 SEPARATOR = "\n"
 _FIRST_WAIT_S = 0.05
 _PIECE_CHARS = 512  # judged in one go: what was judged before a deadline counts
+_SHORT_PIECE_CHARS = 64  # likewise where text that is flagged is dropped: what follows it need not be judged
 
 
 class FieldGuard:
@@ -210,7 +211,7 @@ class FieldGuard:
             return
         try:
             async with self._deadline.timeout():
-                for is_reasoning, text in _pieces(queue):
+                for is_reasoning, text in _pieces(queue, _PIECE_CHARS if self._reopen is None else _SHORT_PIECE_CHARS):
                     if self.is_stopped:
                         return
                     self._note(text, await self._feed(text, is_reasoning=is_reasoning))
@@ -296,13 +297,13 @@ class FieldGuard:
         self._said, self._clear = self._stream.decision, self._stream.releasable_chars
 
 
-def _pieces(queue: Sequence[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-    """Join what is of one kind, and cut it, between words where there are any."""
+def _pieces(queue: Sequence[tuple[bool, str]], size: int) -> Iterator[tuple[bool, str]]:
+    """Join what is of one kind, and cut it into pieces of a size, between words where there are any."""
     for is_reasoning, group in groupby(queue, key=lambda item: item[0]):
         text, start = "".join(text for _, text in group), 0
-        while len(text) - start > _PIECE_CHARS:
-            end = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
-            end = start + _PIECE_CHARS if end < 0 else end
+        while len(text) - start > size:
+            end = text.rfind(" ", start + size // 2, start + size)
+            end = start + size if end < 0 else end
             yield is_reasoning, text[start:end]
             start = end
         yield is_reasoning, text[start:]

@@ -20,17 +20,17 @@ _SCRIPTS: Sequence[tuple[str, str]] = (  # first match counts: Japanese text has
     ("ru", "[\u0400-\u04ff]"),
 )
 _WORDS: Mapping[str, str] = {  # frequent function words that few of the other languages share
-    "en": "the and of to is that for with you are this not it",
-    "es": "el los las que una por para con es del pero como",
-    "fr": "le les des est une pour dans que vous et avec pas sur",
-    "de": "der die das und ist nicht ein eine mit den auf sie zu",
-    "pt": "os uma que para com em por mais não são do da",
-    "it": "il gli che una per con non sono della di come anche",
-    "nl": "het een van en dat niet voor met zijn op de te",
-    "pl": "nie się jest na to że do jak w i przez oraz",
-    "tr": "bir ve bu için ile da de çok olarak değil gibi",
+    "en": "the and of to is that for with you are this not it in on as be was have your can i",
+    "es": "el los las una para con del pero como su es y que por muy",
+    "fr": "le les des est une pour dans que vous et avec sur qui pas au",
+    "de": "der das und ist nicht ein eine mit auf sie zu den von im f\u00fcr",
+    "pt": "os uma que para em mais n\u00e3o s\u00e3o voc\u00ea por ao das dos muito",
+    "it": "il gli che una sono della di anche nel pi\u00f9 con per questo",
+    "nl": "het een van en dat niet voor zijn op de met aan ook",
+    "pl": "nie si\u0119 jest oraz przez jak dla tego kt\u00f3ry aby",
+    "tr": "bir ve bu i\u00e7in ile \u00e7ok olarak de\u011fil gibi daha",
     "id": "yang dan untuk dengan ini itu tidak dari pada adalah",
-    "vi": "là của và các không một có cho được những trong",
+    "vi": "l\u00e0 c\u1ee7a v\u00e0 c\u00e1c kh\u00f4ng m\u1ed9t c\u00f3 cho \u0111\u01b0\u1ee3c nh\u1eefng trong",
 }
 _LEAST_SHARE = 0.3  # of the letters, for a script to be that of the text
 _SEARCHED_CHARS = 2000  # at the end of the text
@@ -63,7 +63,7 @@ def language_of(text: str) -> str:
     words = re.findall(r"[^\W\d_]+", text.lower())
     counts = {language: sum(word in common.split() for word in words) for language, common in _WORDS.items()}
     best = max(counts, key=lambda language: counts[language])
-    return best if counts[best] else _FALLBACK
+    return best if counts[best] > counts[_FALLBACK] else _FALLBACK
 
 
 @cache
