@@ -43,6 +43,9 @@ class Turns(httpx.AsyncBaseTransport):
         texts = [self._texts[min(turn, len(self._texts) - 1)]] * (body.get("n") or 1)
         if self._repeats and turn:
             texts = [body["messages"][-1]["content"] + texts[0]]
+        if not body.get("stream") and "input" in body:
+            events = [each async for each in self.responses(turn, texts[0])]
+            return httpx.Response(200, json=json.loads(events[-1].partition(b"data: ")[2])["response"])
         if not body.get("stream"):
             return httpx.Response(200, json=self._whole(texts))
         self.num_open += 1
@@ -79,7 +82,29 @@ class Turns(httpx.AsyncBaseTransport):
         self.last_usage[turn] = usage
         return event({**json.loads(data.removeprefix(b"data: ")), "usage": usage})
 
+    async def responses(self, turn: int, text: str) -> AsyncIterator[bytes]:
+        at = {"output_index": 0, "item_id": "m-1", "content_index": 0}
+        item = {"id": "m-1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        begun = {"id": "r-1", "object": "response", "status": "in_progress", "output": []}
+        yield _named({"type": "response.created", "response": begun})
+        yield _named({"type": "response.output_item.added", "output_index": 0, "item": item})
+        part = {"type": "output_text", "text": "", "annotations": []}
+        yield _named({"type": "response.content_part.added", **at, "part": part})
+        for piece in self.pieces(text):
+            self.num_told[turn] += 1
+            yield _named({"type": "response.output_text.delta", **at, "delta": piece, "logprobs": []})
+        yield _named({"type": "response.output_text.done", **at, "text": text})
+        done = {**item, "status": "completed", "content": [{**part, "text": text}]}
+        yield _named({"type": "response.output_item.done", "output_index": 0, "item": done})
+        usage = {"input_tokens": 7, "output_tokens": self.num_told[turn], "total_tokens": 0}
+        ended = {**begun, "status": "completed", "output": [done], "usage": usage}
+        yield _named({"type": "response.completed", "response": ended})
+
     async def events(self, turn: int, texts: Sequence[str], body: dict) -> AsyncIterator[bytes]:
+        if "input" in body:
+            async for each in self.responses(turn, texts[0]):
+                yield each
+            return
         is_chat = "messages" in body
         yield delta(0, role="assistant", content="") if is_chat else b": hello\n\n"
         for index, text in enumerate(texts):
@@ -97,6 +122,10 @@ class Turns(httpx.AsyncBaseTransport):
             self.last_usage[turn] = usage
             yield event({"id": "c-1", "choices": [], "usage": usage})
         yield DONE
+
+
+def _named(body: dict) -> bytes:
+    return f"event: {body['type']}\n".encode() + event(body)
 
 
 def _text(index: int, text: str, *, reason: str | None = None) -> bytes:

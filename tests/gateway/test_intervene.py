@@ -354,3 +354,56 @@ def test_the_number_of_held_tokens_is_a_bound_also_for_large_events():
         return texts_in(data)[CONTENT]
 
     assert asyncio.run(asyncio.wait_for(read(), 10)) == "a" * 42
+
+
+def response_text(data: bytes) -> str:
+    return "".join(each["delta"] for each in events_in(data) if each["type"] == "response.output_text.delta")
+
+
+def test_a_response_goes_on_in_the_message_it_began():
+    turns = Turns("Fine. Bad ## it", " Good.")
+    body = {"model": "m", "instructions": "Be kind.", "input": "hello", "stream": True, "max_output_tokens": 50}
+    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    policy = intervening(step("regenerate"), hold=20)
+    _, data = ask(gate, call(body, format="responses", policy=policy, reports_interventions=True))
+    assert response_text(data) == "Fine. Good."
+    again = turns.bodies[1]
+    assert turns.paths[1] == "/v1/chat/completions"
+    assert [turn["role"] for turn in again["messages"]] == ["system", "user", "assistant"]
+    assert again["max_completion_tokens"] == 46
+    events = events_in(data)
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+    done = next(each for each in events if each["type"] == "response.output_text.done")
+    assert (done["text"], done["item_id"]) == ("Fine. Good.", "m-1")
+    last = events[-1]
+    assert last["type"] == "response.completed"
+    (item,) = last["response"]["output"]
+    assert item["content"][0]["text"] == "Fine. Good."
+    assert last["response"]["usage"]["output_tokens"] >= len("Fine. Bad ##") - 2 + len(" Good.")
+    assert last["response"]["guard"]["interventions"][0]["outcome"] == "continued"
+
+
+def test_a_response_that_cannot_go_on_is_incomplete():
+    turns = Turns("Fine. ##", "##")
+    body = {
+        "model": "m",
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+        "stream": True,
+    }
+    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    _, data = ask(gate, call(body, format="responses", policy=intervening(step("regenerate"), step("refuse"), hold=20)))
+    assert response_text(data) == f"Fine. {REFUSAL}"
+    last = events_in(data)[-1]
+    assert last["type"] == "response.incomplete"
+    assert last["response"]["incomplete_details"] == {"reason": "content_filter"}
+
+
+def test_a_response_that_is_not_streamed_is_changed_too():
+    turns = Turns("Fine. Bad ## it", " Good.")
+    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    body = {"model": "m", "input": "hello"}
+    _, data = ask(gate, call(body, format="responses", policy=intervening(step("regenerate"))))
+    answer = json.loads(data)
+    assert answer["output"][0]["content"][0]["text"] == "Fine. Good."
+    assert answer["status"] == "completed"
+    assert answer["usage"]["input_tokens"] == 14

@@ -81,7 +81,7 @@ def test_what_always_holds(texts, sizes, steps, last, hold, prefill, num_choices
         assert "##" not in text.removesuffix(own)
         if own or reasons[index] == "content_filter":
             assert outcome.ending is EndReason.RESPONSE_BLOCKED
-        if "##" not in texts[0]:
+        if "##" not in texts[0] and texts[0] != "#":  # a text of one token is judged by that token
             assert text == texts[0]
     (note,) = notes
     assert len(note["interventions"]) == len(outcome.interventions)

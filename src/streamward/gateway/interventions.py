@@ -1,20 +1,22 @@
 """The choices of one call that are changed in progress."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from streamward.gateway.call_record import ChoiceIntervention
 from streamward.gateway.changed_choice import ChangedChoice, ChoiceText, is_final
-from streamward.gateway.config import ReleaseRules
-from streamward.gateway.continuation_calls import ContinuationCalls
+from streamward.gateway.config import GatewayLimits, ReleaseRules
+from streamward.gateway.continuation import ContinuationWriter
+from streamward.gateway.continuation_calls import ContinuationCalls, WithinCall
 from streamward.gateway.field_guard import FieldGuard
 from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import ENVELOPE
-from streamward.gateway.wire import WireFormat
+from streamward.gateway.upstream import Upstream
+from streamward.gateway.wire import FormatName, WireFormat
 from streamward.intervene.generation import MaskText
 from streamward.intervene.walk import LadderWalk
 from streamward.schema import Decision
@@ -267,3 +269,39 @@ class Interventions:
         asked = prompt.messages[-1].content if prompt.messages else ""
         released = max(0, guard.num_shown_chars - start)
         return ChoiceText(text[prefill:], start, released, asked, is_whole=self.holds_whole), guard
+
+
+def open_interventions(
+    name: FormatName,
+    wire: WireFormat,
+    judges: PromptGuard,
+    *,
+    rules: ReleaseRules,
+    upstream: Upstream,
+    upstreams: Mapping[str, Upstream],
+    limits: GatewayLimits,
+    within: WithinCall,
+    clock: Callable[[], float],
+) -> Interventions | None:
+    """Return what changes choices of a call in progress; None in other modes than `intervene`.
+
+    Args:
+        name: Name of the wire format.
+        wire: The request and its answer.
+        judges: Judge the answer.
+        rules: How its text leaves.
+        upstream: The server that answers.
+        upstreams: All that are configured, by name.
+        limits: Bounds of the answer.
+        within: Bounds the time of what is asked.
+        clock: In seconds.
+    """
+    if rules.mode != "intervene":
+        return None
+    writer = ContinuationWriter(wire.request, name, upstream.config, render=upstream.render_chat)
+    calls = ContinuationCalls(
+        wire.request, writer, upstream=upstream, upstreams=upstreams, limits=limits, within=within
+    )
+    changes = Interventions(wire, judges, rules=rules, calls=calls, mask=None, clock=clock)
+    changes.ask_for_usage()
+    return changes

@@ -7,6 +7,9 @@ from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import FieldKey
 
 
+_PLACE = ("output_index", "item_id", "content_index")
+
+
 class ShownOutput:
     """Collects text from events as they leave. Calls and reasoning are not repeated: cut short they are of no use."""
 
@@ -36,7 +39,9 @@ class ShownOutput:
         name = str(body["type"])
         if name == "response.output_text.delta" and isinstance(delta := body.get("delta"), str):
             self._texts.setdefault(field_of(body, *WORDS["response.output_text"][1]), []).append(delta)
-            self._open = {name: body.get(name, 0) for name in ("output_index", "item_id", "content_index")}
+            self._open = {name: body.get(name, 0) for name in _PLACE}
+        elif name == "response.content_part.added" and isinstance(part := body.get("part"), dict):
+            self._open = {name: body.get(name, 0) for name in _PLACE} if part.get("type") == "output_text" else None
         elif name.startswith("response.output_item.") and isinstance(item := body.get("item"), dict):
             self.note_item(item, number_of(body, "output_index"))
             if name.endswith(".done"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -11,11 +11,9 @@ from streamward.gateway.annotations import Annotations
 from streamward.gateway.call_record import EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.call_report import CallReport
 from streamward.gateway.config import GatewayLimits, ReleaseRules
-from streamward.gateway.continuation import ContinuationWriter
-from streamward.gateway.continuation_calls import ContinuationCalls
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
-from streamward.gateway.interventions import Interventions
+from streamward.gateway.interventions import open_interventions
 from streamward.gateway.keep_alive import kept_alive
 from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
@@ -26,10 +24,11 @@ from streamward.gateway.sse import KEEP_ALIVE
 from streamward.gateway.state_seal import Aside, StateSeal, put_back
 from streamward.gateway.stream_decoder import StreamDecoder, read_document, read_error
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
-from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
+from streamward.gateway.upstream import Upstream
+from streamward.gateway.upstream_answer import UpstreamAnswer
 from streamward.gateway.upstream_errors import answer_of_failure, answer_of_report, error_of_failure, error_of_report
-from streamward.gateway.upstream_reader import UpstreamHead, UpstreamReader
-from streamward.schema import Action
+from streamward.gateway.upstream_reader import UpstreamHead
+from streamward.schema import Action, Decision
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,26 +85,29 @@ class GatewaySession:
         self._judges = PromptGuard(openings, self._format)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
         self._report = CallReport(call, self._request, self._judges, observer=observer, clock=clock, started=started)
-        self._changes = self._report.interventions = self._interventions(upstreams)
+        self._answering = UpstreamAnswer(
+            upstream,
+            self._format,
+            f"/{call.format}",
+            seal=seal,
+            limits=limits,
+            clock=clock,
+            ends_at=started + limits.max_answer_s,
+        )
+        self._changes = self._report.interventions = open_interventions(
+            call.format,
+            self._format,
+            self._judges,
+            rules=self._rules,
+            upstream=upstream,
+            upstreams=upstreams,
+            limits=limits,
+            within=self._answering.within,
+            clock=clock,
+        )
         openings.holds_whole = self._changes is not None and self._changes.holds_whole
-        self._intake: UpstreamReader | None = None
         self._events: AsyncGenerator[bytes, None] | None = None
         self._is_fully_read = False
-
-    def _interventions(self, upstreams: Mapping[str, Upstream]) -> Interventions | None:
-        """Return what changes choices in progress, in mode `intervene`."""
-        if self._rules.mode != "intervene":
-            return None
-        upstream = self._upstream
-        writer = ContinuationWriter(self._request, self._call.format, upstream.config, render=upstream.render_chat)
-        calls = ContinuationCalls(
-            self._request, writer, upstream=upstream, upstreams=upstreams, limits=self._limits, within=self._within
-        )
-        changes = Interventions(
-            self._format, self._judges, rules=self._rules, calls=calls, mask=None, clock=self._clock
-        )
-        changes.ask_for_usage()
-        return changes
 
     def _open_state(self, body: JsonObject) -> list[Aside]:
         config = self._upstream.config
@@ -124,10 +126,7 @@ class GatewaySession:
                 await self._events.aclose()
             if self._changes is not None:
                 await self._changes.aclose()
-            if self._intake is not None:
-                if self._is_fully_read:
-                    await self._intake.drain()
-                await self._intake.aclose()
+            await self._answering.aclose(drains=self._is_fully_read)
         finally:
             await self._judges.aclose()
             await self._report.tell(EndReason.CLIENT_GONE)
@@ -153,40 +152,28 @@ class GatewaySession:
 
     async def _answer(self) -> GatewayResponse:
         if self._upstream.config.prompt.call_upstream == "at_once":
-            self._ask()
+            self._answering.begin()
         self._report.decision = await self._judges.judge_prompts()
         self._report.note_prompt()
         if self._report.decision.action.severity >= Action.REPLACE.severity:
-            if self._intake is not None:
-                await self._intake.aclose()
+            await self._answering.aclose()
             return await self._refuse()
-        if self._intake is None:
-            self._ask()
+        if not self._answering.has_begun:
+            self._answering.begin()
         try:
-            head = await self._within(self._asked.head())
+            head = await self._answering.head()
             if not 200 <= head.status < 300:
-                return await self._fail_with(read_error(await self._read_all(), head.media_type), head)
+                return await self._fail_with(read_error(await self._answering.read_all(), head.media_type), head)
             if self._request.is_stream and head.may_be_stream:
                 self._events = kept_alive(self._stream(), every_s=self._limits.keep_alive_s)
                 return GatewayResponse(200, events=self._events)
             if head.is_stream:
-                raise await self._unwanted()
+                raise await self._answering.unwanted()
             return await self._document()
         except ReportedError as error:
             return await self._fail_with(error.report, head)
         except UpstreamError as error:
             return await self._fail(answer_of_failure(error))
-
-    def _ask(self) -> None:
-        path = f"/{self._call.format}"
-        self._intake = UpstreamReader(
-            self._upstream, path, self._request.body, max_ahead_bytes=self._limits.max_ahead_bytes
-        )
-
-    @property
-    def _asked(self) -> UpstreamReader:
-        assert self._intake is not None, "the upstream was asked"
-        return self._intake
 
     async def _refuse(self) -> GatewayResponse:
         if self._judges.error is not None:
@@ -212,18 +199,8 @@ class GatewaySession:
         report = await self._judges.let_through(self._upstream.redacted(report))
         return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
-    async def _read_all(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while (batch := await self._within(self._asked.next())) is not None:
-            parts += batch
-            size += sum(map(len, batch))
-            if size > self._limits.max_answer_bytes:
-                raise UpstreamError(f"the upstream's answer is longer than {self._limits.max_answer_bytes} bytes")
-        return b"".join(parts)
-
     async def _document(self) -> GatewayResponse:
-        data = await self._read_all()
+        data = await self._answering.read_all()
         body = read_document(data)
         if self._request.is_stream:
             raise UpstreamError("the upstream did not stream what was to be streamed")
@@ -268,18 +245,19 @@ class GatewaySession:
             may_change=self._changes is not None,
         )
         async with self._recording_defects():
-            reading = self._reading()
+            reading = self._answering.decoder()
             begin = self._notes.of_prompts()
             if begin:
                 yield self._format.note(None, begin)
             ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
+            due: list[bytes] = []
             while not reading.is_over:
-                waiting = asyncio.ensure_future(self._next(reading))
+                waiting = asyncio.ensure_future(self._answering.next(reading))
                 async with aclosing(self._meanwhile(waiting)) as meanwhile:
                     async for events in meanwhile:
                         yield events
                 batch = waiting.result()
-                self._judges.deadline.begin(max(self._asked.came_at, ready_at))
+                self._judges.deadline.begin(max(self._answering.came_at, ready_at))
                 chunks = reading.take(batch)
                 if self._changes is not None:
                     self._changes.note_usage(chunks)
@@ -291,17 +269,16 @@ class GatewaySession:
                         yield b"".join(ahead)
                 due = await self._judge(ledger)
                 if self._is_over(ledger):
-                    if due:
-                        yield b"".join(due)
                     break
-                out = [*due, *([] if reading.is_over else self._release(ledger, is_audit=is_audit))]
+                out, due = [*due, *([] if reading.is_over else self._release(ledger, is_audit=is_audit))], []
                 if out or reading.has_comment:
                     with self._judges.deadline.paused():
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
             if self._changes is not None and self._changes.is_active:
-                await self._asked.aclose()  # for the choices that are left there is nothing more to read
-            if due := await self._judge(ledger, is_end=True):
+                await self._answering.aclose()  # for the choices that are left there is nothing more to read
+            due += await self._judge(ledger, is_end=True)
+            if due:
                 yield b"".join(due)
             if self._changes is not None:
                 async with aclosing(self._changes.rest()) as changing:
@@ -330,31 +307,6 @@ class GatewaySession:
         """Return what is told of changed choices, where the request asks for it."""
         return self._changes.told() if self._changes is not None and self._call.reports_interventions else {}
 
-    def _reading(self) -> StreamDecoder:
-        limits = self._limits
-        return StreamDecoder(
-            self._format,
-            seal=self._seal,
-            max_event_bytes=limits.max_event_bytes,
-            max_answer_bytes=limits.max_answer_bytes,
-        )
-
-    async def _unwanted(self) -> UpstreamError:
-        """Return what is wrong with a stream that was not asked for: the error that it begins with, if it does."""
-        reading = self._reading()
-        while not reading.is_over and not reading.take(await self._next(reading)):
-            pass
-        if isinstance(reading.error, ReportedError):
-            return reading.error
-        return UpstreamError("the upstream streamed what was not to be streamed")
-
-    async def _next(self, reading: StreamDecoder) -> list[bytes] | None:
-        try:
-            return await self._within(self._asked.next())
-        except UpstreamError as error:
-            reading.fail(error)
-            return None
-
     async def _last(self, ledger: ReleaseBuffer, reading: StreamDecoder) -> tuple[bool, list[bytes]]:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
         is_complete = self._is_over(ledger) or ledger.is_complete(self._request.num_groups)
@@ -375,12 +327,7 @@ class GatewaySession:
             return True, self._format.error(told)
         changed: list[bytes] = []
         if self._changes is not None:
-            changed = self._changes.ends(
-                lambda group: {
-                    **self._notes.of_choice(self._judges.fields.decision_of(group), group),
-                    **(self._told_changes() if self._format.ends_with_choice else {}),
-                }
-            )
+            changed = self._changes.ends(lambda group: self._extra(self._judges.fields.decision_of(group), group))
         end = {**self._notes.of_end(), **({} if self._format.ends_with_choice else self._told_changes())}
         return True, [*changed, *([self._format.note(None, end)] if end else []), *self._format.done()]
 
@@ -400,21 +347,19 @@ class GatewaySession:
         )
 
     def _release(self, ledger: ReleaseBuffer, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
-        released, out = ledger.release(is_last=is_last), []
-        out += self._encode_all(released, ledger)
-        stops = ledger.stops()
-        for stop in stops:
+        out = self._let_go(ledger.release(is_last=is_last), ledger)
+        for stop in ledger.stops():
             self._report.stops.append(stop)
+            self._report.note_first_byte()
             out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
-        rest = ledger.release(is_last=is_last)
-        out += self._encode_all(rest, ledger)
+        out += self._let_go(ledger.release(is_last=is_last), ledger)
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
-        if stops or any(chunk.slots for chunk in [*released, *rest]):
-            self._report.note_first_byte()
         return out
 
-    def _encode_all(self, chunks: Sequence[Chunk], ledger: ReleaseBuffer) -> list[bytes]:
+    def _let_go(self, chunks: Sequence[Chunk], ledger: ReleaseBuffer) -> list[bytes]:
+        if any(chunk.slots for chunk in chunks):
+            self._report.note_first_byte()
         changes = self._changes
         return [self._encode(each, ledger) for each in chunks if changes is None or not changes.replaces(each)]
 
@@ -422,7 +367,12 @@ class GatewaySession:
         if chunk.group is None or not ledger.is_end(chunk):
             return self._format.encode(chunk, {})
         decision = self._judges.fields.decision_of(chunk.group)
-        return self._format.encode(chunk, self._notes.of_choice(decision, chunk.group))
+        return self._format.encode(chunk, self._extra(decision, chunk.group))
+
+    def _extra(self, decision: Decision, group: int) -> JsonObject:
+        """Return what is added to the end of a choice."""
+        told = self._told_changes() if self._format.ends_with_choice else {}
+        return {**self._notes.of_choice(decision, group), **told}
 
     async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> list[bytes]:
         """Judge what was taken in; return what leaves before flagged choices are changed."""
@@ -430,21 +380,10 @@ class GatewaySession:
         await ledger.judge(is_end=is_end)
         if self._changes is not None and ledger.flagged():
             if self._request.is_stream:
-                due = self._encode_all(ledger.release(), ledger)
+                due = self._let_go(ledger.release(), ledger)
             await self._changes.begin(ledger)
         self._report.guard_s += self._clock() - started
         return due
-
-    async def _within(self, work: Awaitable[T]) -> T:
-        """Wait for the upstream, but not beyond the call's time."""
-        left_s = self._report.started + self._limits.max_answer_s - self._clock()
-        try:
-            async with asyncio.timeout(max(0.0, left_s)):
-                return await work
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
-            ) from error
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
