@@ -166,6 +166,10 @@ class Observer(Protocol):
         """Text of the part of this name was judged. Called in the event loop; must not wait."""
         ...
 
+    def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
+        """All but the first characters and tokens of a part were dropped. Likewise."""
+        ...
+
     async def finished(self, outcome: CallRecord) -> None:
         """A call has ended. Waited for before the client gets the last byte; once a call."""
         ...
@@ -173,6 +177,9 @@ class Observer(Protocol):
 
 class SilentObserver:
     """An observer that does nothing."""
+
+    def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
+        """Do nothing."""
 
     def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         """Do nothing."""

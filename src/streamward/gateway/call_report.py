@@ -1,7 +1,7 @@
 """What is told of one call when it ends, and the times in it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from streamward.decisions import ALLOWED, combine
 from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, Observer
@@ -90,10 +90,7 @@ class CallReport:
         await asyncio.shield(self._observer.finished(outcome))
 
     def _decision_of_all(self) -> Decision:
-        decisions: Sequence[Decision] = [
-            self._judges.fields.decision_of(group) for group in self._judges.fields.readers
-        ]
         decision = self.decision
-        for each in [*decisions, *(() if self.interventions is None else self.interventions.ended_by)]:
-            decision = combine(decision, each)
+        for group in self._judges.fields.readers:
+            decision = combine(decision, self._judges.fields.decision_of(group))
         return decision

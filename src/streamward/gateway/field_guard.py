@@ -42,6 +42,7 @@ class FieldGuard:
         deadline: GuardDeadline,
         on_judged: Callable[[str, str, Sequence[Event]], None],
         reopen: Callable[[], Awaitable[JudgedStream]] | None = None,
+        on_truncated: Callable[[str, int, int], None] = lambda name, num_chars, num_tokens: None,
     ) -> None:
         """Take over a stream that has read its context; whoever opened it closes it.
 
@@ -55,7 +56,9 @@ class FieldGuard:
             on_judged: Is given the name, text that was judged, and what the guard says of it.
             reopen: Opens another stream behind the same context, where text is to be truncated and goes on. None:
                 nothing is truncated.
+            on_truncated: Is given the name, and how many characters and tokens are left.
         """
+        self._on_truncated = on_truncated
         self.name = name
         self.fed = 0
         """Characters handed over, judged or not."""
@@ -254,6 +257,8 @@ class FieldGuard:
                     events = await self._stream.truncate(num_chars)
                     del self._ends[bisect_right(self._ends, num_chars) :]
                     self._state.truncate(min(len(self._ends), self._state.num_verdicts))
+            first = events[0].verdict.position if events else len(self._ends)
+            self._on_truncated(self.name, num_chars, first)
             self._observe(events)
             self.num_judged_chars = num_chars
         except Exception as error:  # as above

@@ -107,6 +107,8 @@ class FieldRouter:
         """
         self.readers: dict[int, list[FieldGuard]] = {}
         """By choice."""
+        self.ended: dict[int, Decision] = {}
+        """Decisions that ended choices which were changed in progress."""
         self._open_reader = open_reader
         self._opaque = opaque
         self._main: dict[tuple[int, bool], FieldGuard] = {}  # by choice and whether its fields are known
@@ -114,7 +116,7 @@ class FieldRouter:
 
     def decision_of(self, group: int) -> Decision:
         """What to do about a choice by all that was judged so far, what belongs to no choice included."""
-        decision = ALLOWED
+        decision = self.ended.get(group, ALLOWED)
         for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
             decision = combine(decision, reader.decision)
         return decision

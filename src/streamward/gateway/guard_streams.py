@@ -38,6 +38,7 @@ class GuardStreamFactory:
         rules: ReleaseRules,
         limits: GatewayLimits,
         on_judged: Callable[[str, str, Sequence[Event]], None],
+        on_truncated: Callable[[str, int, int], None],
     ) -> None:
         """Open nothing yet."""
         self.policy = policy
@@ -47,6 +48,7 @@ class GuardStreamFactory:
         self._rules = rules
         self._limits = limits
         self._on_judged = on_judged
+        self._on_truncated = on_truncated
         self.deadline = GuardDeadline(limits.guard_timeout_s)
         """Of what waits; begin it before anything is opened or judged."""
         self._stack = AsyncExitStack()
@@ -116,6 +118,7 @@ class GuardStreamFactory:
             overload_wait_s=self._limits.overload_wait_s,
             deadline=self.deadline,
             on_judged=self._on_judged,
+            on_truncated=self._on_truncated,
             reopen=partial(self.stream, messages) if self._rules.mode == "intervene" else None,
         )
         reader.held_from = 0 if self.holds_whole else None

@@ -236,6 +236,8 @@ class Interventions:
         async with aclosing(choice.pieces()) as pieces:
             async for piece in pieces:
                 await self._pieces.put((choice.group, piece))
+        if choice.decision is not None:
+            self._judges.fields.ended[choice.group] = choice.decision
 
     def _events(self, piece: tuple[int, str]) -> list[bytes]:
         return self._wire.more(*piece)

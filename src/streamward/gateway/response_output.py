@@ -6,7 +6,6 @@ from streamward.gateway.response_events import GROUP, WORDS, field_of, number_of
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import FieldKey
 
-
 _PLACE = ("output_index", "item_id", "content_index")
 
 

@@ -81,6 +81,7 @@ class GatewaySession:
             rules=self._rules,
             limits=limits,
             on_judged=observer.judged,
+            on_truncated=observer.truncated,
         )
         self._judges = PromptGuard(openings, self._format)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
