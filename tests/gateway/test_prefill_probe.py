@@ -28,14 +28,19 @@ def probed(turns: Turns, **settings) -> str | None:
 def test_an_upstream_that_goes_on_is_as_its_settings_say():
     turns = Turns(" 8 9 10")
     assert probed(turns) is None
-    assert turns.bodies[0]["messages"][-1] == {"role": "assistant", "content": "1 2 3 4 5 6 7", "prefix": True}
+    assert turns.bodies[0]["messages"][-1] == {
+        "role": "assistant",
+        "content": "Off we go: 1 2 3 4 5 6 7",
+        "prefix": True,
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("Sure! 1 2 3", "something else than the next number"),
-        ("1 2 3 4 5 6 7 8 9", "prefill_is_repeated = true"),
+        ("Off we go: 1 2 3 4 5 6 7 8 9", "prefill_is_repeated = true"),
+        ("1 2 3 4 5 6 7 8 9", "something else"),
     ],
 )
 def test_one_that_does_something_else_is_told(text, problem):
@@ -43,7 +48,7 @@ def test_one_that_does_something_else_is_told(text, problem):
 
 
 def test_one_that_repeats_the_text_is_right_if_its_settings_say_so():
-    assert probed(Turns("1 2 3 4 5 6 7 8 9"), prefill_is_repeated=True) is None
+    assert probed(Turns("Off we go: 1 2 3 4 5 6 7 8 9"), prefill_is_repeated=True) is None
     assert "does not repeat" in (probed(Turns(" 8 9"), prefill_is_repeated=True) or "")
 
 
