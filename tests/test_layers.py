@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"text_files", "validation"},
     {"settings"},
-    {"ladder"},
+    {"detectors", "ladder"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream"},

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from streamward.detectors.config import DetectorConfig
 from streamward.errors import ConfigError
 from streamward.ladder import ReleasePolicy
 from streamward.schema import Action, Category, RiskLevel, Side, Verdict
@@ -154,6 +155,16 @@ class Policy(Settings):
     release: ReleasePolicy | None = None
     """When text of a guarded model may leave, and whether an answer is changed in progress. None: as the settings of
     the upstream say. Counts where answers pass through the gateway, and in `streamward.intervene`."""
+    detectors: tuple[DetectorConfig, ...] = ()
+    """What is found by its form: personal data, keys, words and expressions of the policy's own."""
+
+    @model_validator(mode="after")
+    def _names_detectors_once(self) -> Self:
+        names = [each.name for each in self.detectors]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two detectors are called {repeated}; give one of them another `id`")
+        return self
 
     @model_validator(mode="after")
     def _has_a_replacement_where_needed(self) -> Self:

@@ -151,11 +151,12 @@ class Decision:
     Attributes:
         action: What the caller should do.
         side: Which side caused it; None when everything is allowed.
-        risk_level: The level that caused it; None when the guard failed.
+        risk_level: The level that caused it; None when the guard failed, or a detector caused it.
         category: The kind of harm that caused it.
         position: Token of the response at which it became final; None for prompts and whole-text guards.
         message: What to say instead, for `replace`.
         error: Code of the error, when the guard could not judge.
+        detector: Id of the policy's detector whose finding caused it; None if the guard did.
     """
 
     action: Action
@@ -165,6 +166,7 @@ class Decision:
     position: int | None = None
     message: str | None = None
     error: str | None = None
+    detector: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

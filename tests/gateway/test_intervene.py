@@ -197,7 +197,7 @@ def test_answers_that_are_not_streamed_are_changed_too():
     turns = Turns("Fine. So bad ## and on", " Good.")
     data, outcome = told(turns, intervening(step("regenerate")), chat(stream=False))
     answer = json.loads(data)
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Fine. Good."}
+    assert answer["choices"][0]["message"]["content"] == "Fine. Good."
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] == len("Fine. So bad ## and on") + len(" Good.")
     assert answer["guard"]["interventions"][0]["action"] == "regenerate"
@@ -407,3 +407,51 @@ def test_a_response_that_is_not_streamed_is_changed_too():
     assert answer["output"][0]["content"][0]["text"] == "Fine. Good."
     assert answer["status"] == "completed"
     assert answer["usage"]["input_tokens"] == 14
+
+
+def test_what_repeats_the_text_beside_a_changed_choice_is_left_out():
+    kept = "This is a harmless sentence that is rather long, so that a copy of it is seen to be one."
+    text = f"{kept} Bad ##"
+    body = {"index": 0, "message": {"content": text, "copy": text}, "finish_reason": "stop"}
+    script = Script(json.dumps({"id": "c", "choices": [body]}).encode(), content_type="application/json")
+    _, data = ask(gateway(script, **VLLM), call(chat(stream=False), policy=intervening(step("stop"))))
+    assert b"##" not in data
+    assert json.loads(data)["choices"][0]["message"]["content"] == kept
+
+
+MASKING = {"name": "m", "detectors": [{"type": "email", "action": "mask"}]}
+
+
+def test_detectors_read_a_changed_answer_too():
+    turns = Turns("Fine. ##", " Write to jo@example.org now.")
+    policy = Policy.parse(MASKING, source="test")
+    policy = policy.model_copy(update={"release": intervening(step("regenerate"), hold=20).release})
+    data, _ = told(turns, policy)
+    assert texts_in(data)[CONTENT] == "Fine. Write to [EMAIL] now."
+
+
+def test_what_a_detector_stops_is_changed_like_what_the_guard_stops():
+    turns = Turns("Fine. Write to jo@example.org now.", " Write to nobody.")
+    policy = Policy.parse({"name": "m", "detectors": [{"type": "email", "action": "block"}]}, source="test")
+    policy = policy.model_copy(update={"release": intervening(step("regenerate"), hold=40).release})
+    data, outcome = told(turns, policy)
+    assert texts_in(data)[CONTENT] == "Fine. Write to nobody."
+    assert outcome.interventions[0].record.outcome == "continued"
+
+
+def test_the_step_mask_says_what_the_detectors_leave_of_a_flagged_text():
+    class Addresses(ScriptedGuard):
+        """Flags every `@`."""
+
+    turns = Turns("Fine. Mail jo@example.org please.", " Thanks.", sizes=(40,))
+    policy = Policy.parse(MASKING, source="test")
+    policy = policy.model_copy(
+        update={
+            "release": intervening(step("mask"), hold=60).release,
+            "response": policy.response.model_copy(update={"consecutive_tokens": 1}),
+        }
+    )
+    data, outcome = told(turns, policy, guard=Addresses(mark=b"@"))
+    assert texts_in(data)[CONTENT].startswith("Fine. Mail [EMAIL]")
+    assert texts_in(data)[CONTENT].endswith(" Thanks.")
+    assert outcome.interventions[0].record.action == "mask"

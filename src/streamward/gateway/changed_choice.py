@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from streamward.decisions import combine
 from streamward.errors import UpstreamError
 from streamward.gateway.continuation_calls import ContinuationCalls
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.field_guard import FieldGuard
+from streamward.gateway.masking import FieldMask
 from streamward.intervene.generation import GenerationPrefix, MaskText
 from streamward.intervene.places import cut_place
 from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, InterventionRecord, LadderWalk
@@ -50,6 +52,7 @@ class ChangedChoice:
         calls: ContinuationCalls,
         deadline: GuardDeadline,
         mask: MaskText | None,
+        open_detectors: Callable[[], FieldMask | None],
         clock: Callable[[], float],
     ) -> None:
         """Take over a choice that is flagged.
@@ -62,6 +65,7 @@ class ChangedChoice:
             calls: Ask the upstream.
             deadline: For the guard to judge what came.
             mask: For the step `mask`, which is passed over without it.
+            open_detectors: Opens the policy's detectors for a text that begins; None if there are none.
             clock: In seconds.
         """
         self.group = group
@@ -83,12 +87,14 @@ class ChangedChoice:
         self._calls = calls
         self._deadline = deadline
         self._mask = mask
+        self._open_detectors = open_detectors
+        self._detectors = self._read_again()
         self._clock = clock
         self._episode: InterventionEpisode | None = None
         self._kept = 0  # characters before the last cut
         self._tokens_before = guard.num_tokens_in(0, choice.start)
         self._step: LadderStep | None = None
-        self._flag = guard.decision
+        self._flag = self._decision
         self._was_passed_over = False  # a step that the upstream cannot do
         guard.is_changing = True
 
@@ -96,6 +102,23 @@ class ChangedChoice:
     def text(self) -> str:
         """All that it says, released or not."""
         return self._choice.text
+
+    @property
+    def _is_flagged(self) -> bool:
+        """Whether the guard or a detector stops it."""
+        return self._guard.is_stopped or (self._detectors is not None and self._detectors.is_blocked)
+
+    @property
+    def _decision(self) -> Decision:
+        detected = None if self._detectors is None else self._detectors.decision
+        return combine(self._guard.decision, detected)
+
+    def _read_again(self) -> FieldMask | None:
+        """Return detectors that have read the text as it is now."""
+        detectors = self._open_detectors()
+        if detectors is not None:
+            detectors.feed(self._choice.text)
+        return detectors
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """Yield text as it may leave, to the end of the choice. What was begun ends with the iteration."""
@@ -131,7 +154,7 @@ class ChangedChoice:
                 if self._guard.has_failed:
                     return
                 yield self._release()
-                if self._guard.is_stopped:
+                if self._is_flagged:
                     return
         except UpstreamError:  # an attempt like any other that came to nothing
             return
@@ -140,9 +163,11 @@ class ChangedChoice:
             self._calls.usage.add(reader.usage, num_read=self._guard.num_tokens - num_read)
         self._deadline.begin()
         await self._guard.finish()
-        if self._guard.is_stopped and not self._guard.has_failed:
+        if self._detectors is not None:
+            self._detectors.finish()
+        if self._is_flagged and not self._guard.has_failed:
             yield self._release()
-        if self._guard.is_stopped or self._guard.has_failed:
+        if self._is_flagged or self._guard.has_failed:
             return
         self.finish_reason = reader.finish_reason or "stop"
         yield self._release_all()
@@ -153,6 +178,8 @@ class ChangedChoice:
         if text:
             self._choice.text += text
             self._guard.add(text, is_reasoning=False)
+            if self._detectors is not None:
+                self._detectors.feed(text)
             self._deadline.begin()
             await self._guard.judge()
 
@@ -160,11 +187,11 @@ class ChangedChoice:
         """Drop what is flagged and take the next step of the ladder; None if the choice ends."""
         while True:
             self._episode = self._episode or InterventionEpisode(clock=self._clock)
-            if self._guard.is_stopped:
-                self._flag = self._guard.decision
+            if self._is_flagged:
+                self._flag = self._decision
             self._step = step = self._walk.next(self._is_possible)
             dropped = await self._cut(step)
-            if self._guard.has_failed or self._guard.is_stopped or step is None or step.action in _ENDS:
+            if self._guard.has_failed or self._is_flagged or step is None or step.action in _ENDS:
                 return None
             self._episode.attempt(step.action)
             try:
@@ -176,7 +203,7 @@ class ChangedChoice:
             await self._feed(said)
             if self._guard.has_failed:
                 return None
-            if not self._guard.is_stopped:
+            if not self._is_flagged:
                 if self._calls.can_continue:
                     return GenerationPrefix(self.text, attempt=self.num_calls)
                 self._was_passed_over = True
@@ -187,9 +214,9 @@ class ChangedChoice:
         may_go_on = self._calls.can_continue or (not self._choice.released and self._calls.can_begin_anew)
         match step.action:
             case LadderAction.MASK:
-                return self._mask is not None and self._guard.is_stopped
+                return self._mask is not None and self._is_flagged
             case LadderAction.REWRITE:
-                return self._guard.is_stopped and not self._choice.is_whole and self._calls.can_rewrite(step)
+                return self._is_flagged and not self._choice.is_whole and self._calls.can_rewrite(step)
             case LadderAction.INTROSPECT if self._choice.is_whole:
                 return False
             case LadderAction.REGENERATE | LadderAction.INTROSPECT:
@@ -206,8 +233,11 @@ class ChangedChoice:
         choice, guard = self._choice, self._guard
         text, num_tokens = choice.text, guard.num_live_tokens
         floor = max(choice.released, self._kept)
-        clear = max(floor, min(guard.clear - choice.start, len(text)))
-        place = cut_place(text, clear, floor=floor) if guard.is_stopped else clear
+        clear = min(guard.clear - choice.start, len(text))
+        if self._detectors is not None and self._detectors.is_blocked:
+            clear = min(clear, self._detectors.limit)
+        clear = max(floor, clear)
+        place = cut_place(text, clear, floor=floor) if self._is_flagged else clear
         begins_anew = step is not None and step.action in (LadderAction.REGENERATE, LadderAction.INTROSPECT)
         if choice.is_whole or (begins_anew and not self._calls.can_continue):
             place = choice.released
@@ -218,6 +248,7 @@ class ChangedChoice:
             self._deadline.begin()
             await guard.truncate(choice.start + place)
         choice.text, self._kept = text[:place], place
+        self._detectors = self._read_again()
         if text[place:]:
             self.dropped.append(text[place:])
         num_dropped = max(0, num_tokens - guard.num_live_tokens)
@@ -250,7 +281,7 @@ class ChangedChoice:
         if self._choice.is_whole:
             return ""
         limit = min(self._guard.limit - self._choice.start, len(self.text))
-        return self._take(limit)
+        return self._take(limit if self._detectors is None else min(limit, self._detectors.limit))
 
     def _release_all(self) -> str:
         return self._take(len(self.text))
@@ -261,9 +292,14 @@ class ChangedChoice:
         piece = self.text[choice.released : limit]
         if piece:
             self._close_episode("continued")
-            choice.released = limit
+            start, choice.released = choice.released, limit
             self._guard.note_shown(choice.start + limit)
+            return self._masked(piece, start)
         return piece
+
+    def _masked(self, piece: str, start: int) -> str:
+        """Return text as it may leave, with what the detectors put in it."""
+        return piece if self._detectors is None else self._detectors.masked(piece, start)
 
     def _end(self) -> str:
         """Return the last words of a choice that cannot go on."""
@@ -272,7 +308,7 @@ class ChangedChoice:
             self.decision = Decision(Action.BLOCK, Side.RESPONSE, risk_level=None, error=self._guard.error)
         step = self._step
         is_refused = step is not None and step.action is LadderAction.REFUSE
-        kept = "" if self._guard.has_failed or self._guard.is_stopped or self._choice.is_whole else self._rest()
+        kept = "" if self._guard.has_failed or self._is_flagged or self._choice.is_whole else self._rest()
         if self._guard.has_failed or self._choice.is_whole:
             is_refused = False
         elif is_refused or self._was_passed_over:
@@ -285,9 +321,10 @@ class ChangedChoice:
         return kept
 
     def _rest(self) -> str:
-        piece = self.text[self._choice.released :]
-        self._choice.released = len(self.text)
-        return piece
+        if self._detectors is not None:
+            self._detectors.finish()
+        start, self._choice.released = self._choice.released, len(self.text)
+        return self._masked(self.text[start:], start)
 
     def _closing(self, step: LadderStep | None) -> str:
         if step is None or step.action is not LadderAction.REFUSE:

@@ -75,11 +75,6 @@ def _shorten(choice: JsonObject) -> JsonObject:
     return {}
 
 
-def _replace(choice: JsonObject, text: str) -> JsonObject:
-    message = choice.get("message")
-    return {**choice, "message": {**(message if isinstance(message, dict) else {}), "content": text}}
-
-
 LAYOUT = Layout(
     object_name="chat.completion.chunk",
     document_name="chat.completion",
@@ -90,7 +85,6 @@ LAYOUT = Layout(
     say=_say,
     shorten=_shorten,
     add=lambda text: {"delta": {"content": text} if text else {}},
-    replace=_replace,
 )
 
 

@@ -54,7 +54,6 @@ class Layout:
         say: Gives the part of a choice that says a text; in an event, or in a document.
         shorten: Gives the part of a choice that may stand where the rest was cut off.
         add: Gives the part of a choice in an event that adds a text.
-        replace: Puts another text in a choice of an answer that is not streamed.
     """
 
     object_name: str
@@ -66,7 +65,6 @@ class Layout:
     say: Callable[[str, bool], JsonObject]
     shorten: Callable[[JsonObject], JsonObject]
     add: Callable[[str], JsonObject]
-    replace: Callable[[JsonObject, str], JsonObject]
 
 
 class _End(NamedTuple):
@@ -167,9 +165,9 @@ class ChoicesFormat:
         """Return an event with the tokens of all choices; see `WireFormat`."""
         return [encode({**self._envelope, "choices": [], "usage": usage})]
 
-    def changed(self, body: JsonObject, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
-        """Return a choice that says another text; see `WireFormat`."""
-        return {**self._layout.replace(body, text), "logprobs": None, "finish_reason": reason}
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a choice that says a text; see `WireFormat`."""
+        return {"index": group, **self._layout.say(text, True), "logprobs": None, "finish_reason": reason}
 
     def note(self, group: int | None, extra: JsonObject) -> bytes:
         """Return an event without text; see `WireFormat`."""

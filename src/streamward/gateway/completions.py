@@ -35,7 +35,6 @@ LAYOUT = Layout(
     say=lambda text, _: {"text": text},
     shorten=lambda choice: {"text": choice.get("text", "")},
     add=lambda text: {"text": text},
-    replace=lambda choice, text: {**choice, "text": text},
 )
 
 

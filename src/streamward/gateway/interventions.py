@@ -11,10 +11,11 @@ from streamward.gateway.config import GatewayLimits, ReleaseRules
 from streamward.gateway.continuation import ContinuationWriter
 from streamward.gateway.continuation_calls import ContinuationCalls, WithinCall
 from streamward.gateway.field_guard import FieldGuard
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
 from streamward.gateway.strict_json import JsonObject
-from streamward.gateway.text_fields import ENVELOPE
+from streamward.gateway.text_fields import ENVELOPE, FieldKey
 from streamward.gateway.upstream import Upstream
 from streamward.gateway.wire import FormatName, WireFormat
 from streamward.intervene.generation import MaskText
@@ -57,7 +58,6 @@ class Interventions:
         self._mask = mask
         self._clock = clock
         self._choices: dict[int, ChangedChoice] = {}
-        self._taken: dict[int, Chunk | None] = {}  # what was dropped when a choice was taken over
         self._tasks: set[asyncio.Task[None]] = set()
         self._pieces: asyncio.Queue[tuple[int, str]] = asyncio.Queue(_MOST_WAITING)
         self._num_read_first = 0
@@ -107,9 +107,9 @@ class Interventions:
             choice = self._changeable(group, buffer)
             if choice is None:
                 continue
-            text, guard = choice
+            key, text, guard = choice
             self._num_read_first += guard.num_tokens
-            self._taken[group] = buffer.take_over(group)
+            buffer.take_over(group)
             self._choices[group] = ChangedChoice(
                 group,
                 text,
@@ -118,6 +118,7 @@ class Interventions:
                 calls=self.calls,
                 deadline=self._judges.deadline,
                 mask=self._mask,
+                open_detectors=self._judges.fields.take_mask(key),
                 clock=self._clock,
             )
             task = asyncio.create_task(self._run(self._choices[group]))
@@ -176,9 +177,7 @@ class Interventions:
                 chunk.body["usage"] = self.usage()
         changed = []
         for group, choice in self._choices.items():
-            taken = self._taken[group]
-            body = {} if taken is None else taken.body
-            body = self._wire.changed(body, choice.shown, choice.finish_reason, usage=self.usage())
+            body = self._wire.changed(group, choice.shown, choice.finish_reason, usage=self.usage())
             changed.append(Chunk(body, group=group))
         return [*changed, *others]
 
@@ -248,8 +247,8 @@ class Interventions:
             self._tasks.discard(task)
             task.result()
 
-    def _changeable(self, group: int, buffer: ReleaseBuffer) -> tuple[ChoiceText, FieldGuard] | None:
-        """Return what a flagged choice says and who judges it; None if it cannot be changed.
+    def _changeable(self, group: int, buffer: ReleaseBuffer) -> tuple[FieldKey, ChoiceText, FieldGuard] | None:
+        """Return which text a flagged choice has, what it says and who judges it; None if it cannot be changed.
 
         It can where it is one text, flagged within that text by a guard that works: not in reasoning before it, in a
         call of a tool, or beside the choices.
@@ -270,7 +269,7 @@ class Interventions:
             return None
         asked = prompt.messages[-1].content if prompt.messages else ""
         released = max(0, guard.num_shown_chars - start)
-        return ChoiceText(text[prefill:], start, released, asked, is_whole=self.holds_whole), guard
+        return key, ChoiceText(text[prefill:], start, released, asked, is_whole=self.holds_whole), guard
 
 
 def open_interventions(
@@ -283,6 +282,7 @@ def open_interventions(
     upstreams: Mapping[str, Upstream],
     limits: GatewayLimits,
     within: WithinCall,
+    masking: CallMasking,
     clock: Callable[[], float],
 ) -> Interventions | None:
     """Return what changes choices of a call in progress; None in other modes than `intervene`.
@@ -296,14 +296,16 @@ def open_interventions(
         upstreams: All that are configured, by name.
         limits: Bounds of the answer.
         within: Bounds the time of what is asked.
+        masking: The policy's detectors.
         clock: In seconds.
     """
     if rules.mode != "intervene":
         return None
+    mask = masking.logged if masking.masks_answers else None
     writer = ContinuationWriter(wire.request, name, upstream.config, render=upstream.render_chat)
     calls = ContinuationCalls(
         wire.request, writer, upstream=upstream, upstreams=upstreams, limits=limits, within=within
     )
-    changes = Interventions(wire, judges, rules=rules, calls=calls, mask=None, clock=clock)
+    changes = Interventions(wire, judges, rules=rules, calls=calls, mask=mask, clock=clock)
     changes.ask_for_usage()
     return changes

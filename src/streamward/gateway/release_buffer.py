@@ -4,10 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from streamward.errors import OverloadedError
 from streamward.gateway.field_router import FieldPosition, FieldRouter
+from streamward.gateway.logprobs import drop_logprobs
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
 from streamward.schema import Action, Decision
@@ -71,12 +72,13 @@ class _HeldChunk:
         slot, place = self.chunk.slots[index], self.places[index]
         assert place is not None
         cut = max(place.start + 1, min(place.reader.limit, place.end))
+        before, behind = place.split(cut)
         text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
         slot.holder[slot.key] = text[: cut - place.start]  # type: ignore[index]  # as above
-        front = Chunk(deepcopy(self.chunk.body), [slot], self.chunk.group)
+        body, copied = deepcopy((self.chunk.body, slot))
         slot.holder[slot.key] = text[cut - place.start :]  # type: ignore[index]  # as above
-        self.places = [*self.places[:index], replace(place, start=cut), *self.places[index + 1 :]]
-        return _HeldChunk(front, [replace(place, end=cut)])
+        self.places = [*self.places[:index], behind, *self.places[index + 1 :]]
+        return _HeldChunk(Chunk(body, [copied], self.chunk.group), [before])
 
     @property
     def is_due(self) -> bool:
@@ -170,6 +172,8 @@ class ReleaseBuffer:
     async def judge(self, *, is_end: bool = False) -> None:
         """Judge all that was taken in, together; at the end of the answer, to its end."""
         jobs = []
+        if is_end:
+            self._fields.finish_masks()
         for readers in self._fields.readers.values():
             for reader in readers:
                 if is_end and reader.is_open:
@@ -205,14 +209,12 @@ class ReleaseBuffer:
         state = self._groups[group]
         return next(iter(state.prose)) if len(state.prose) == 1 and not state.has_calls else None
 
-    def take_over(self, group: int) -> Chunk | None:
-        """Drop what waits of a choice, and take in nothing more of it; return the first chunk that was dropped."""
+    def take_over(self, group: int) -> None:
+        """Drop what waits of a choice, and take in nothing more of it."""
         state = self._groups[group]
         state.is_stopped = state.is_taken_over = True
-        first = state.waiting[0].chunk if state.waiting else None
         while state.waiting:
             self._drop(state.waiting)
-        return first
 
     def release(self, *, is_last: bool = False) -> list[Chunk]:
         """Return the chunks that may leave now, in order within each choice.
@@ -239,9 +241,12 @@ class ReleaseBuffer:
         return self._is_audit or waiting.is_clear or (self._may_change and waiting.is_due)
 
     def _release(self, queue: deque[_HeldChunk]) -> Chunk:
-        for place in queue[0].places:
+        waiting = queue[0]
+        for slot, place in zip(waiting.chunk.slots, waiting.places, strict=True):
             if place is not None:
                 place.reader.note_shown(place.end)
+                if not self._is_audit:
+                    _mask(waiting.chunk, slot, place)
         return self._drop(queue)
 
     def stops(self) -> list[Cutoff]:
@@ -281,6 +286,17 @@ def _is_final(decision: Decision) -> bool:
     return decision.action.severity >= Action.REPLACE.severity
 
 
+def _mask(chunk: Chunk, slot: TextField, place: FieldPosition) -> None:
+    """Write a text as the detectors leave it. Log probabilities would spell what is masked."""
+    if slot.is_name or place.mask is None:
+        return
+    text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
+    masked = place.masked(text)
+    if masked != text:
+        slot.holder[slot.key] = masked  # type: ignore[index]  # as above
+        drop_logprobs(chunk.body)
+
+
 def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
     """Return a chunk with as much of its text as is clear; None if nothing is left to say.
 
@@ -298,14 +314,15 @@ def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
             continue
         text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
         num_before = len(text) - (place.end - place.start)  # of a whole: what pieces said, which has left
-        num_clear = num_before + max(0, min(place.end, place.reader.limit) - place.start)
+        num_clear = num_before + place.limit - place.start
         if num_clear < len(text):
             text = text[:num_clear] if slot.shape.is_cuttable else ""
             slot.holder[slot.key] = text  # type: ignore[index]  # as above
         if text and slot.shape.is_cuttable:
             is_worth = True
             if shows_wholes or slot.kind is not Kind.WHOLE:
-                place.reader.note_shown(min(place.end, place.reader.limit))
+                place.reader.note_shown(place.limit)
+        _mask(chunk, slot, place)
     return Chunk(deepcopy(chunk.body), group=chunk.group) if is_worth else None
 
 

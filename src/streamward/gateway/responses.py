@@ -143,19 +143,11 @@ class ResponsesFormat:
         """Return nothing: the end of the response has told it; see `WireFormat`."""
         return []
 
-    def changed(self, body: JsonObject, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
-        """Return a response whose last message says another text; see `WireFormat`."""
-        output = body.get("output")
-        items = [item for item in (output if isinstance(output, list) else []) if isinstance(item, dict)]
-        last = next((item for item in reversed(items) if item.get("type") == "message"), None)
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a response with one message, which says a text; see `WireFormat`."""
         status = "completed" if reason == "stop" else "incomplete"
-        said = message([text], (last or {}).get("id") or self._shown.own_id(len(items)), status=status)
-        changed: JsonObject = {
-            **body,
-            "status": status,
-            "usage": _usage(usage),
-            "output": [said if item is last else item for item in items] if last is not None else [*items, said],
-        }
+        said = message([text], self._shown.own_id(0), status=status)
+        changed: JsonObject = {**self._response, "status": status, "output": [said], "usage": _usage(usage)}
         return changed if status == "completed" else {**changed, "incomplete_details": _DETAILS[reason]}
 
     def note(self, group: int | None, extra: JsonObject) -> bytes:

@@ -15,6 +15,7 @@ from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
 from streamward.gateway.interventions import open_interventions
 from streamward.gateway.keep_alive import kept_alive
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
@@ -69,6 +70,8 @@ class GatewaySession:
         asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
         asides = self._open_state(body)
+        masking = CallMasking(policy, body)
+        self._is_refused = masking.is_blocked
         self._format = read_request(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
@@ -83,7 +86,7 @@ class GatewaySession:
             on_judged=observer.judged,
             on_truncated=observer.truncated,
         )
-        self._judges = PromptGuard(openings, self._format)
+        self._judges = PromptGuard(openings, self._format, masking=masking)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
         self._report = CallReport(call, self._request, self._judges, observer=observer, clock=clock, started=started)
         self._answering = UpstreamAnswer(
@@ -104,6 +107,7 @@ class GatewaySession:
             upstreams=upstreams,
             limits=limits,
             within=self._answering.within,
+            masking=masking,
             clock=clock,
         )
         openings.holds_whole = self._changes is not None and self._changes.holds_whole
@@ -152,7 +156,7 @@ class GatewaySession:
             raise
 
     async def _answer(self) -> GatewayResponse:
-        if self._upstream.config.prompt.call_upstream == "at_once":
+        if self._upstream.config.prompt.call_upstream == "at_once" and not self._is_refused:
             self._answering.begin()
         self._report.decision = await self._judges.judge_prompts()
         self._report.note_prompt()

@@ -114,8 +114,11 @@ class WireFormat(Protocol):
         """Return the events that tell the tokens of a call, where the ends of choices do not."""
         ...
 
-    def changed(self, body: JsonObject, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
-        """Return a choice of an answer that is not streamed, with another text and reason."""
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a choice of an answer that is not streamed and was changed.
+
+        Nothing of the upstream's own choice is in it: what repeats its text beside it would repeat what was dropped.
+        """
         ...
 
     def note(self, group: int | None, extra: JsonObject) -> bytes:

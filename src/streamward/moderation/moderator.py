@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -12,6 +13,7 @@ from streamward.errors import CheckpointError, InputError, StreamClosedError, Up
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream, run_call
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
+from streamward.moderation.detection import decide_findings
 from streamward.moderation.guard_stream import GuardStream, with_prompt
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.worker_pool import Submitter, WorkerPool
@@ -278,7 +280,8 @@ class Moderator:
     def _judge(self, conversation: Conversation) -> Result:
         earlier = self._judge_earlier(conversation)
         result = self._judge_turns(conversation)
-        return result if earlier is None else with_prompt(result, earlier)
+        result = result if earlier is None else with_prompt(result, earlier)
+        return replace(result, decision=combine(result.decision, decide_findings(self.policy, conversation)))
 
     def _judge_earlier(self, conversation: Conversation) -> Result | None:
         """Judge the user's own turn by itself, where results of tools came after it."""

@@ -72,6 +72,8 @@ def build_record(
         details: Further JSON values, without text.
     """
     decision, now = result.decision, datetime.now(UTC)
+    if decision.detector is not None:
+        details = {**(details or {}), "detector": decision.detector}
     done = decision.action if action is None else action
     span = flagged_span(result)
     return AuditRecord(
