@@ -10,6 +10,7 @@ from streamward.cli import (
     assistant,
     audit,
     bench,
+    bench_intervene,
     bench_serve,
     evaluate,
     keys,
@@ -50,6 +51,7 @@ _COMMANDS = (
     evaluate,
     bench,
     bench_serve,
+    bench_intervene,
     assistant,
 )
 
