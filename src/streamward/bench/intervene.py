@@ -150,7 +150,8 @@ class InterveneBench:
             "user": user,
         }
         headers = {"x-streamward-policy": variant, "x-streamward-annotations": "guard"}
-        text, reason, told = "", "", {}
+        text, reason = "", ""
+        told: dict[str, Any] = {}  # Any: JSON values
         async with client.stream("POST", f"{base_url}/chat/completions", json=body, headers=headers) as response:
             if response.status_code != 200:
                 raise UpstreamError(f"{variant} answered with status {response.status_code}")

@@ -90,7 +90,8 @@ class Likelihood:
 
         folder = str(prepare_base())
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(folder)
+        self._model.train(False)
 
     def nll(self, prompt: str, text: str) -> float | None:
         """Return the mean negative log-likelihood of the tokens of an answer; None if it has none."""

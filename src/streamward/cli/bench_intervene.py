@@ -13,9 +13,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bench-intervene",
         help="measure what changing answers in progress gains and costs",
         description=(
-            "Asks the embedded assistant risky and ordinary prompts through the gateway, with ladders that stop, refuse,"
-            " regenerate and introspect, buffers and numbers of attempts; has a guard that is not in the loop judge the"
-            " answers, and writes report.json, report.md and plots. What is in the folder already is not asked again."
+            "Asks the embedded assistant risky and ordinary prompts through the gateway, with ladders that stop,"
+            " refuse, regenerate and introspect, buffers and numbers of attempts; has a guard that is not in the loop"
+            " judge the answers, and writes report.json, report.md and plots. What is in the folder already is not"
+            " asked again."
         ),
     )
     parser.add_argument("folder", metavar="FOLDER", help="for answers and the report; a former run is gone on with")
