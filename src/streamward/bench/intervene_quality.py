@@ -69,6 +69,7 @@ class QualityJudge:
                         level, refusal = found.risk_level, found.refusal
                 quality = AnswerQuality(name, text, level.value, refusal, likelihood.nll(asked[name], text))
                 file.write(json.dumps(asdict(quality), ensure_ascii=False) + "\n")
+                file.flush()
                 self._known[name, text] = quality
                 self._advance("judging", count, len(left))
 
@@ -82,6 +83,8 @@ class Likelihood:
         Raises:
             ConfigError: transformers is not installed.
         """
+        import torch
+
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
@@ -90,7 +93,7 @@ class Likelihood:
 
         folder = str(prepare_base())
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder)
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # bfloat16 crawls on many CPUs
         self._model.train(False)
 
     def nll(self, prompt: str, text: str) -> float | None:

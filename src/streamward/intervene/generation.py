@@ -8,7 +8,7 @@ from typing import Literal
 
 from streamward.decisions import decide_error
 from streamward.errors import StreamwardError
-from streamward.intervene.judged_text import JudgedText
+from streamward.intervene.held_text import HeldText
 from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, InterventionRecord, LadderWalk
 from streamward.intervene.wording import joined_to, language_of, words_of
 from streamward.ladder import LadderAction, LadderStep, ReleasePolicy
@@ -125,7 +125,7 @@ class GuardedGeneration:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the answer, piece by piece."""
-        with JudgedText(self._open, hold_tokens=self._release.num_held) as text:
+        with HeldText(self._open, hold_tokens=self._release.num_held) as text:
             try:
                 yield from self._run(text)
             except _GuardFailed as failure:
@@ -133,7 +133,7 @@ class GuardedGeneration:
             finally:
                 self.answer.num_tokens = text.num_judged
 
-    def _run(self, text: JudgedText) -> Iterator[str]:
+    def _run(self, text: HeldText) -> Iterator[str]:
         prefix = None if text.is_flagged else GenerationPrefix()  # else it is the prompt that is flagged
         while prefix is not None:
             if (yield from self._continue(text, prefix)):
@@ -144,7 +144,7 @@ class GuardedGeneration:
     def _open(self) -> GuardStream:
         return self._guard.stream(self._prompt, self._messages)
 
-    def _continue(self, text: JudgedText, prefix: GenerationPrefix) -> Generator[str, None, bool]:
+    def _continue(self, text: HeldText, prefix: GenerationPrefix) -> Generator[str, None, bool]:
         """Let the model go on; return whether the answer is over. It is not where it was flagged."""
         self.answer.num_calls += 1
         pieces = iter(self._generate(prefix))
@@ -171,7 +171,7 @@ class GuardedGeneration:
         self._close_episode(text, "continued")
         return True
 
-    def _change(self, text: JudgedText) -> GenerationPrefix | None:
+    def _change(self, text: HeldText) -> GenerationPrefix | None:
         """Drop what is flagged and take the next step of the ladder; None if the answer ends."""
         while True:
             self._episode = self._episode or InterventionEpisode(clock=self._clock)
@@ -226,7 +226,7 @@ class GuardedGeneration:
         content = last.content if isinstance(last, Message) else last.get("content")
         return content if isinstance(content, str) else ""
 
-    def _end(self, text: JudgedText) -> Iterator[str]:
+    def _end(self, text: HeldText) -> Iterator[str]:
         """End an answer that is flagged and cannot be changed."""
         self.answer.finish_reason = "content_filter"
         step = self._step
@@ -240,7 +240,7 @@ class GuardedGeneration:
         is_refused = step is not None and step.action is LadderAction.REFUSE
         self._close_episode(text, "refused" if is_refused else "stopped")
 
-    def _fail(self, text: JudgedText, failure: "_GuardFailed") -> Iterator[str]:
+    def _fail(self, text: HeldText, failure: "_GuardFailed") -> Iterator[str]:
         """End an answer that could not be judged, or pass it on if the policy lets it; never in an intervention."""
         self.answer.error = failure.error.code
         decision = decide_error(self._guard.policy, Side.RESPONSE, failure.error)
@@ -254,7 +254,7 @@ class GuardedGeneration:
         self.answer.finish_reason = "content_filter"
         self._close_episode(text, "stopped")
 
-    def _send(self, text: JudgedText, piece: str, *, is_end: bool = False) -> Iterator[str]:
+    def _send(self, text: HeldText, piece: str, *, is_end: bool = False) -> Iterator[str]:
         if not piece:
             return
         if not is_end:
@@ -263,7 +263,7 @@ class GuardedGeneration:
         self.answer.text += piece
         yield piece
 
-    def _close_episode(self, text: JudgedText, outcome: InterventionOutcome) -> None:
+    def _close_episode(self, text: HeldText, outcome: InterventionOutcome) -> None:
         if self._episode is None:
             return
         self._episode.wait_tokens = text.num_judged - self._waited

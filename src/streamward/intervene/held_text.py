@@ -17,7 +17,7 @@ class DroppedText(NamedTuple):
     num_tokens: int
 
 
-class JudgedText:
+class HeldText:
     """Text that grows, with the verdicts of a guard. Close it: it holds cache."""
 
     def __init__(self, open_stream: Callable[[], GuardStream], *, hold_tokens: int) -> None:
