@@ -3,7 +3,7 @@
 import codecs
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from streamward.errors import InputError
@@ -61,6 +61,8 @@ class TextStream:
         """Characters of each id. Read only."""
         self.num_chars = 0
         """Characters so far."""
+        self.on_text: Callable[[str], object] | None = None
+        """Is given the characters that are added, as they are counted."""
         self._tokenizer = tokenizer
         self._tail = ""  # text whose tokens may still change
         self._tail_start = 0  # index of its first character
@@ -95,6 +97,7 @@ class TextStream:
             text, self._id_bytes = _decode_prefix(self._id_bytes + piece)
             start = self.num_chars
             self.num_chars += len(text)
+            self._tell(text)
             end = self.num_chars + bool(self._id_bytes)
             spans.append(Span(start, max(end, start + 1)))
         edit = self._append_settled(before, ids, spans)
@@ -173,6 +176,7 @@ class TextStream:
         self._pieces.append(text)
         self._piece_starts.append(self.num_chars)
         self.num_chars += len(text)
+        self._tell(text)
         return self._replace(*self._encode_tail())
 
     def _replace(self, encoded: TokenizedText, at: _Resumption) -> Edit:
@@ -209,6 +213,7 @@ class TextStream:
         """Take the character that token ids have begun for a whole one; their spans count it already."""
         self._id_bytes = b""
         self.num_chars += 1
+        self._tell("\ufffd")
         self._settle_all()
         self._forget_text()
 
@@ -222,6 +227,10 @@ class TextStream:
         _, char, token = self._boundaries[-1]
         if (char, token) != (self._tail_start, self._tail_token):
             self._boundaries.append(_Boundary(self.num_chars, self._tail_start, self._tail_token))
+
+    def _tell(self, text: str) -> None:
+        if self.on_text is not None:
+            self.on_text(text)
 
     def _settle(self, encoded: TokenizedText, at: _Resumption) -> None:
         """Move the start of the tail to the last boundary that nothing to come can change, or come near it."""

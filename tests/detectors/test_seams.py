@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamward.detectors.config import DetectorConfig
 from streamward.detectors.detectors import Detectors
+from streamward.detectors.finding import DetectorAction, DetectorFinding
 from streamward.detectors.masker import Masked, Masker, mask_json, mask_text
 from streamward.detectors.restorer import Restorer, restore
 from streamward.detectors.vault import Vault
@@ -21,18 +22,19 @@ SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=8) | st.just([1])
 LISTS = Detectors.compile(
     [
         DetectorConfig(type="regex", patterns=(r"\bPRJ-\d+\b", r"secret \w+ end", r"(?i)ab+c?"), id="own"),
-        DetectorConfig(type="regex", patterns=(r"x[xy]*z", r"q+"), max_chars=5, id="short", action="flag"),
+        DetectorConfig(type="regex", patterns=(r"x[xy]*z", r"q+"), max_chars=5, id="short", action=DetectorAction.FLAG),
         DetectorConfig(
             type="words", words=("blue", "blue bird", "Zeus", "東京"), exceptions=("blue sky",), label="WORD"
         ),
-        DetectorConfig(type="words", words=("PRJ-7",), id="known", action="allow"),
-        DetectorConfig(type="words", words=("bird", "zeus"), id="stop", action="block"),
+        DetectorConfig(type="words", words=("PRJ-7",), id="known", action=DetectorAction.ALLOW),
+        DetectorConfig(type="words", words=("bird", "zeus"), id="stop", action=DetectorAction.BLOCK),
     ]
 )
 
 
 def in_pieces(masker: Masker, pieces: list[str]) -> Masked:
-    text, findings = "", ()
+    text = ""
+    findings: tuple[DetectorFinding, ...] = ()
     for piece in pieces:
         part = masker.feed(piece)
         text, findings = text + part.text, findings + part.findings

@@ -12,6 +12,8 @@ from streamward.cli import (
     bench,
     bench_intervene,
     bench_serve,
+    completion,
+    doctor,
     evaluate,
     keys,
     mask,
@@ -53,6 +55,8 @@ _COMMANDS = (
     bench_serve,
     bench_intervene,
     assistant,
+    doctor,
+    completion,
 )
 
 
@@ -64,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     given = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
+    arguments = parser.parse_args(
+        given, argparse.Namespace(given=given, parser=parser)
+    )  # reports say how they were made
     try:
         return int(arguments.run(arguments))
     except (InputError, ConfigError) as error:

@@ -24,7 +24,7 @@ _TYPES = tuple(name for name in get_args(DetectorType) if name not in ("regex", 
 _EXAMPLES = """\
 examples:
   tail -f app.log | streamward mask --detectors email,ip,api_key
-  streamward mask --policy policy.toml --target prompt < letter.txt
+  cat letter.txt | streamward mask --policy policy.toml --target prompt
 """
 
 

@@ -13,8 +13,8 @@ from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, 
 from streamward.intervene.wording import joined_to, language_of, words_of
 from streamward.ladder import LadderAction, LadderStep, ReleasePolicy
 from streamward.moderation.conversation import MessageLike
-from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.moderator import Moderator
+from streamward.moderation.response_stream import ResponseStream
 from streamward.schema import Action, Message, Side
 
 _INTERVENING = ReleasePolicy(mode="intervene")
@@ -141,7 +141,7 @@ class GuardedGeneration:
             prefix = self._change(text)
         yield from self._end(text)
 
-    def _open(self) -> GuardStream:
+    def _open(self) -> ResponseStream:
         return self._guard.stream(self._prompt, self._messages)
 
     def _continue(self, text: HeldText, prefix: GenerationPrefix) -> Generator[str, None, bool]:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from streamward.errors import StreamwardError
 from streamward.intervene.places import CodeBlockScanner, cut_place
-from streamward.moderation.guard_stream import GuardStream
+from streamward.moderation.response_stream import ResponseStream
 from streamward.schema import Action, Decision, Event
 
 
@@ -20,7 +20,7 @@ class DroppedText(NamedTuple):
 class HeldText:
     """Text that grows, with the verdicts of a guard. Close it: it holds cache."""
 
-    def __init__(self, open_stream: Callable[[], GuardStream], *, hold_tokens: int) -> None:
+    def __init__(self, open_stream: Callable[[], ResponseStream], *, hold_tokens: int) -> None:
         """Open a guard stream.
 
         Args:
