@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Mapping
 from typing import Protocol, TypeVar
 
 from streamward.errors import UpstreamError
-from streamward.gateway.call_usage import CallUsage
 from streamward.gateway.config import GatewayLimits
 from streamward.gateway.continuation import ContinuationRequest, ContinuationWriter, rewriting
 from streamward.gateway.continuation_reader import ContinuationReader
 from streamward.gateway.upstream import Upstream
+from streamward.gateway.upstream_usage import UpstreamUsage
 from streamward.gateway.wire import ClientRequest
 from streamward.intervene.generation import GenerationPrefix
 from streamward.ladder import LadderStep
@@ -47,7 +47,7 @@ class ContinuationCalls:
             limits: Bounds of each answer.
             within: Bounds the time.
         """
-        self.usage = CallUsage()
+        self.usage = UpstreamUsage()
         """Tokens of all calls."""
         self._request = request
         self._writer = writer

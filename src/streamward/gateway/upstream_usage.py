@@ -16,7 +16,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class CallUsage:
+class UpstreamUsage:
     """Adds up what the upstream says of each call. What it does not say of a call that was cancelled is estimated.
 
     An estimate takes the guard's tokens of the text that came for the completion, and the fewest prompt tokens that
