@@ -39,7 +39,7 @@ class LadderStep(Settings):
     a closing sentence in place of the rest. stop: end the answer."""
     attempts: Annotated[int, Field(ge=1, le=20, strict=True)] = 1
     """How often the step is tried, per answer. `refuse` and `stop` always succeed."""
-    raise_temperature: float = Field(default=0.2, ge=0, le=2, allow_inf_nan=False)
+    raise_temperature: float = Field(default=0.1, ge=0, le=2, allow_inf_nan=False)
     """Added to the request's temperature for each attempt of `regenerate` and `introspect`, up to 2 in all."""
     texts: Mapping[Language, Wording] = {}
     """The self-check of `introspect`, the instruction of `rewrite`, or the sentence of `refuse`, by language (ISO 639),

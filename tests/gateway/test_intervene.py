@@ -64,7 +64,7 @@ def test_a_flagged_answer_goes_on_from_the_sentence_before():
     again = turns.bodies[1]
     assert again["messages"][-1] == {"role": "assistant", "content": "Fine."}
     assert (again["continue_final_message"], again["add_generation_prompt"]) == (True, False)
-    assert again["temperature"] == pytest.approx(0.7)
+    assert again["temperature"] == pytest.approx(0.6)
     assert again["seed"] == 4
     assert again["max_tokens"] == 86
     assert outcome.ending is EndReason.COMPLETE

@@ -35,7 +35,7 @@ def test_the_model_continues_from_the_sentence_before_the_flag():
     told = answer(model, step("regenerate"), hold=20)
     assert told.text == "Fine. Something else."
     assert model.prefixes[1].text == "Fine."
-    assert model.prefixes[1].raise_temperature == pytest.approx(0.2)
+    assert model.prefixes[1].raise_temperature == pytest.approx(0.1)
     (record,) = told.interventions
     assert (record.action, record.outcome, record.attempts, record.at_char) == ("regenerate", "continued", 1, 5)
     assert record.dropped_tokens == len(" Now bad ##")
