@@ -47,8 +47,8 @@ def told(
 def test_an_answer_that_is_not_flagged_has_the_bytes_of_mode_checked():
     turns, other = Turns("Fine. All good here."), Turns("Fine. All good here.")
     policy = intervening(step("regenerate"))
-    _, data = ask(gateway(turns, **VLLM), call(chat(), policy=policy))  # type: ignore[arg-type]
-    assert data == ask(gateway(other), call(chat()))[1]  # type: ignore[arg-type]
+    _, data = ask(gateway(turns, **VLLM), call(chat(), policy=policy))
+    assert data == ask(gateway(other), call(chat()))[1]
     assert data.endswith(DONE)
 
 
@@ -292,15 +292,15 @@ def test_a_client_that_goes_ends_everything():
     turns = Turns("Fine. ##", " Good and long.")
     turns.gate, turns.gate_at = asyncio.Event(), 1
     guard, notebook = ScriptedGuard(), Notebook()
-    gate = gateway(turns, guard=guard, observer=notebook, **VLLM)  # type: ignore[arg-type]
+    gate = gateway(turns, guard=guard, observer=notebook, **VLLM)
 
     async def leave() -> None:
         async with gate.answer(call(chat(), policy=intervening(step("regenerate"), hold=20))) as answer:
-            reading = asyncio.ensure_future(anext(answer.events))  # type: ignore[arg-type]
+            reading = asyncio.ensure_future(anext(answer.events))
             while len(turns.bodies) < 2 or not turns.num_told[1]:
                 await asyncio.sleep(0.005)
                 if reading.done():
-                    reading = asyncio.ensure_future(anext(answer.events))  # type: ignore[arg-type]
+                    reading = asyncio.ensure_future(anext(answer.events))
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
         await gate.aclose()
@@ -313,7 +313,7 @@ def test_a_client_that_goes_ends_everything():
 
 def test_the_time_to_the_first_byte_is_that_of_text():
     notebook = Notebook()
-    ask(gateway(Turns("##"), observer=notebook, **VLLM), call(chat(), policy=intervening(step("stop"))))  # type: ignore[arg-type]
+    ask(gateway(Turns("##"), observer=notebook, **VLLM), call(chat(), policy=intervening(step("stop"))))
     assert notebook.outcomes[0].first_byte_s is None
 
 
@@ -322,7 +322,7 @@ def test_text_completions_are_continued_by_their_prompt():
     body = {"model": "m", "prompt": ["first"], "stream": True, "max_tokens": 30}
     _, data = ask(
         gateway(turns),
-        call(body, format="completions", policy=intervening(step("regenerate"), hold=20)),  # type: ignore[arg-type]
+        call(body, format="completions", policy=intervening(step("regenerate"), hold=20)),
     )
     assert turns.bodies[1]["prompt"] == "firstFine."
     assert turns.paths[1] == "/v1/completions"
@@ -332,7 +332,7 @@ def test_text_completions_are_continued_by_their_prompt():
 def test_a_client_that_gives_the_beginning_of_the_answer_gets_it_continued():
     turns = Turns(" one. ##", " two.")
     body = chat()
-    body["messages"] = [*body["messages"], {"role": "assistant", "content": "Begin"}]  # type: ignore[misc]
+    body["messages"] = [*body["messages"], {"role": "assistant", "content": "Begin"}]
     data, _ = told(turns, intervening(step("regenerate"), hold=20), body)
     assert turns.bodies[1]["messages"][-1]["content"] == "Begin one."
     assert texts_in(data)[CONTENT] == " one. two."
@@ -341,12 +341,12 @@ def test_a_client_that_gives_the_beginning_of_the_answer_gets_it_continued():
 def test_the_number_of_held_tokens_is_a_bound_also_for_large_events():
     turns = Turns("a" * 200, sizes=(50,))
     turns.gate, turns.gate_at = asyncio.Event(), 0
-    gate = gateway(turns, **VLLM)  # type: ignore[arg-type]
+    gate = gateway(turns, **VLLM)
 
     async def read() -> str:
         async with gate.answer(call(chat(), policy=intervening(step("stop"), hold=8))) as answer:
             data = b""
-            async for part in answer.events:  # type: ignore[union-attr]
+            async for part in answer.events:
                 data += part
                 if len(texts_in(data).get(CONTENT, "")) >= 42:
                     break
@@ -363,7 +363,7 @@ def response_text(data: bytes) -> str:
 def test_a_response_goes_on_in_the_message_it_began():
     turns = Turns("Fine. Bad ## it", " Good.")
     body = {"model": "m", "instructions": "Be kind.", "input": "hello", "stream": True, "max_output_tokens": 50}
-    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    gate = gateway(turns, prefill="continue_final_message")
     policy = intervening(step("regenerate"), hold=20)
     _, data = ask(gate, call(body, format="responses", policy=policy, reports_interventions=True))
     assert response_text(data) == "Fine. Good."
@@ -390,7 +390,7 @@ def test_a_response_that_cannot_go_on_is_incomplete():
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
         "stream": True,
     }
-    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    gate = gateway(turns, prefill="continue_final_message")
     _, data = ask(gate, call(body, format="responses", policy=intervening(step("regenerate"), step("refuse"), hold=20)))
     assert response_text(data) == f"Fine. {REFUSAL}"
     last = events_in(data)[-1]
@@ -400,7 +400,7 @@ def test_a_response_that_cannot_go_on_is_incomplete():
 
 def test_a_response_that_is_not_streamed_is_changed_too():
     turns = Turns("Fine. Bad ## it", " Good.")
-    gate = gateway(turns, prefill="continue_final_message")  # type: ignore[arg-type]
+    gate = gateway(turns, prefill="continue_final_message")
     body = {"model": "m", "input": "hello"}
     _, data = ask(gate, call(body, format="responses", policy=intervening(step("regenerate"))))
     answer = json.loads(data)

@@ -121,6 +121,7 @@ def test_a_client_that_goes_at_any_time_leaves_nothing_open(texts, sizes, hold, 
 
     async def leave() -> None:
         async with gate.answer(call(chat(), policy=policy)) as answer:
+            assert answer.events is not None
             for _ in range(num_taken):
                 if await anext(answer.events, None) is None:
                     break
@@ -145,6 +146,8 @@ def test_no_more_tokens_are_held_than_the_policy_says(text, sizes, hold) -> None
 
     async def read() -> None:
         async with gate.answer(call(chat(), policy=intervening(step("stop"), hold=hold))) as answer:
+            assert answer.events is not None
+            assert turns.permits is not None
             shown = ""
             for count in range(1, len(pieces) + 1):
                 turns.permits.release()

@@ -23,9 +23,10 @@ class HashGuard:
 
     def stream(self, prompt=None, messages=None) -> GuardStream:
         self.num_open += 1
+        error = StreamwardError("broken") if self._fails_at is not None else None
         return GuardStream(
             TextStream(TOKENIZER),
-            HashJudge(self._fails_at, StreamwardError("broken") if self._fails_at is not None else None),
+            HashJudge(self._fails_at, error),  # type: ignore[arg-type]  # as it is used
             policy=self.policy,
             prompt=None,
             prompt_decision=None,

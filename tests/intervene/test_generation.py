@@ -138,7 +138,7 @@ def test_whatever_comes_nothing_is_taken_back_nothing_flagged_leaves_and_attempt
     model = ScriptedModel(*texts, sizes=sizes)
     guard = HashGuard()
     run = GuardedGeneration(
-        model,  # type: ignore[arg-type]
+        model,
         guard,
         prompt="hi",
         release=ladder(*used, hold=hold),

@@ -69,7 +69,7 @@ def test_the_answer_and_the_limit_are_those_of_what_is_kept(model, tokenizer):
     generate = source(model, tokenizer, temperature=1.0, seed=3, max_new_tokens=24)
     run = GuardedGeneration(
         generate,
-        HashGuard(),  # type: ignore[arg-type]  # as it is used
+        HashGuard(),
         prompt="hi",
         release=ladder(step("regenerate", 5), step("introspect", 5), step("stop"), hold=4),
     )

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from streamward.decisions import combine
-from streamward.errors import UpstreamError
+from streamward.errors import InputError, UpstreamError
 from streamward.gateway.continuation_calls import ContinuationCalls
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.field_guard import FieldGuard
@@ -147,7 +147,10 @@ class ChangedChoice:
         """Let the upstream go on; yields None at the end of the choice, which is not reached where it was flagged."""
         self.num_calls += 1
         num_read = self._guard.num_tokens
-        reader = self._calls.begin(self.group, prefix, num_spent=self._guard.num_live_tokens - self._tokens_before)
+        try:
+            reader = self._calls.begin(self.group, prefix, num_spent=self._guard.num_live_tokens - self._tokens_before)
+        except InputError:  # the upstream's template refuses the conversation: an attempt that came to nothing
+            return
         try:
             while (text := await self._calls.within(reader.next())) is not None:
                 await self._feed(text)

@@ -31,7 +31,7 @@ def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collectio
         "guard": lambda: _guard(config),
         "listen": lambda: _listen(config),
         "auth": lambda: read_admin_key(config),
-        "policies": lambda: read_policies(config.policies),
+        "policies": lambda: _policies(config),
         "store": lambda: None if extras else _store(config),
         "audit": lambda: read_hash_key(config),
         "upstreams": lambda: _upstreams(config),
@@ -133,6 +133,17 @@ def _listen(config: ServeConfig) -> Iterator[str]:
                 context.load_cert_chain(listen.tls_certificate, listen.tls_key, password=lambda: b"")
             except (ssl.SSLError, ValueError):
                 yield "listen.tls_certificate and tls_key are no PEM files that belong together, without a password"
+
+
+def _policies(config: ServeConfig) -> Iterator[str]:
+    for name, loaded in read_policies(config.policies).items():
+        ladder = () if loaded.policy.release is None else loaded.policy.release.ladder
+        for step in ladder:
+            if step.upstream is not None and step.upstream not in config.upstreams:
+                yield (
+                    f"the policy {name} has passages rewritten by the upstream {step.upstream!r}, which is not"
+                    f" configured; there are {', '.join(sorted(config.upstreams)) or 'none'}"
+                )
 
 
 def _store(config: ServeConfig) -> None:
