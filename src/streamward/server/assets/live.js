@@ -55,7 +55,8 @@ export class LiveView {
     }
     let entry = this.entries.get(key);
     if (!entry || (event.kind === "opened" && entry.isOver)) entry = this.add(key, event);
-    if (event.kind === "tokens") entry.put(event);
+    if (event.kind === "dropped" || (event.kind === "tokens" && !event.tokens.length)) entry.drop(event);
+    else if (event.kind === "tokens") entry.put(event);
     if (isStopped(event) && !entry.isCut) {
       entry.stop(event);
       this.announcer.textContent = `A stream of ${event.endpoint} was cut.`;
@@ -111,6 +112,17 @@ class Entry {
       this.first += 1;
     }
     this.text.scrollTop = this.text.scrollHeight;
+  }
+
+  /** Take out tokens that were dropped, which nobody got; whoever may see them sees them struck through. */
+  drop(event) {
+    for (const old of this.tokens.splice(Math.max(0, event.start - this.first))) {
+      if (event.kind === "dropped") old.classList.add("withheld");
+      else old.remove();
+    }
+    if (this.isCut) this.cut.remove();
+    this.isCut = false;
+    this.state.textContent = "being changed";
   }
 
   /** Mark where it was cut: before the last tokens that are over the threshold. */
