@@ -24,7 +24,7 @@ from streamward.bench.serve_report import environment
 from streamward.distributed.config import ApplicationArguments, FleetConfig
 from streamward.distributed.remote import RemoteDriver
 from streamward.distributed.serving import open_moderator
-from streamward.engine.attention import KVCache
+from streamward.engine.torch_attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.loading import find_checkpoint, load, load_engine
@@ -119,7 +119,7 @@ def steps(engine: Engine, *, is_quick: bool) -> Iterator[Step]:
         for streams in (1, 16) if is_quick else (1, 8, 32):
             ids = [driver.open() for _ in range(streams)]
             for stream_id in ids:
-                driver.read(stream_id, [(7 * n) % vocab for n in range(context)], side=None)
+                driver.score(stream_id, [(7 * n) % vocab for n in range(context)], head=None)
             for k in (2,) if is_quick else (1, 2, 4, 16):
                 ms = _step_ms(engine, ids, k=k, repeats=5 if is_quick else 15)
                 yield Step(streams, k, context, round(ms, 2), round(streams * k / ms * 1000, 1))
@@ -132,7 +132,7 @@ def _step_ms(engine: Engine, ids: Sequence[int], *, k: int, repeats: int) -> flo
     for _ in range(repeats + 2):
         lengths = [engine.length(stream_id) for stream_id in ids]
         for stream_id in ids:
-            engine.extend(stream_id, list(range(k)), read=Side.RESPONSE)
+            engine.extend(stream_id, list(range(k)), head=Side.RESPONSE)
         start = time.perf_counter()
         while engine.num_queued_tokens:
             engine.step()

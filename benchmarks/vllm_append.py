@@ -91,7 +91,7 @@ def tokens(draw: random.Random, count: int) -> list[int]:
 def append(
     pool: ThreadPoolExecutor, driver: TokenScorer, streams: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> None:
-    list(pool.map(lambda stream, ids: driver.read(stream, ids, side=Side.RESPONSE), streams, texts))
+    list(pool.map(lambda stream, ids: driver.score(stream, ids, head=Side.RESPONSE), streams, texts))
 
 
 if __name__ == "__main__":

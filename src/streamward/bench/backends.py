@@ -38,7 +38,7 @@ def appending(engine: Engine, *, context: int, k: int, streams: int = 1) -> Prep
 
     def step() -> None:
         for stream_id in opened:
-            engine.extend(stream_id, new, read=Side.RESPONSE)
+            engine.extend(stream_id, new, head=Side.RESPONSE)
         while engine.num_queued_tokens:
             engine.step()
         for stream_id in opened:
@@ -52,14 +52,14 @@ def appending(engine: Engine, *, context: int, k: int, streams: int = 1) -> Prep
 
 
 def _read(engine: Engine, stream_id: int, ids: list[int]) -> None:
-    engine.extend(stream_id, ids, read=None)
+    engine.extend(stream_id, ids, head=None)
     while engine.num_queued_tokens:
         engine.step()
 
 
 def _copy(engine: Engine, source_id: int, target_id: int, ids: list[int]) -> None:
     """Give a stream pages of its own with another's keys and values: reading 128 contexts would take minutes."""
-    engine.extend(target_id, ids, read=None)
+    engine.extend(target_id, ids, head=None)
     source, target = engine._streams[source_id], engine._streams[target_id]
     for one, other in zip(source.pages, target.pages, strict=False):
         engine._runner.copy_page(one, other)
