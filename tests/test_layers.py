@@ -18,6 +18,7 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
     {"settings"},
+    {"rules"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream"},
@@ -26,7 +27,7 @@ LAYERS = (
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant", "distributed"},
-    {"server", "train"},
+    {"server", "train", "teach"},
     {"cli"},
     {"__main__"},
 )

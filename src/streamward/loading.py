@@ -21,6 +21,7 @@ from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.config_file import read_config
 from streamward.model.dtypes import dtype_name
+from streamward.model.fingerprint import identity_of
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.parameters import read_shapes
 from streamward.moderation.engine_worker import EngineWorker
@@ -180,7 +181,8 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: objec
         config = engine or EngineConfig()
         model = load_language_model(folder, runner=config.runner, threads=config.threads, dtype=dtype_name(dtype))
         return GenGuardAdapter(LocalGenGuard(model, tokenizer))
-    return StreamGuard(tokenizer, EngineWorker(load_engine(folder, engine=engine, dtype=dtype)))
+    worker = EngineWorker(load_engine(folder, engine=engine, dtype=dtype))
+    return StreamGuard(tokenizer, worker, identity=identity_of(folder))
 
 
 def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Engine:

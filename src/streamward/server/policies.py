@@ -9,6 +9,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from streamward.errors import ConfigError
+from streamward.rules.probe import PROBE_SUFFIX
 from streamward.server.config import PoliciesConfig
 from streamward.server.policy_folder import LoadedPolicy, get_policy, read_policies
 from streamward.server.store import POLICY_VERSIONS, translate_db_errors
@@ -111,7 +112,7 @@ class PolicyStore:
         if folder is None:
             return frozenset()
         stamps = set()
-        for path in folder.glob("*.toml"):
+        for path in [*folder.glob("*.toml"), *folder.glob(f"*{PROBE_SUFFIX}"), *folder.glob("*.jsonl")]:
             try:
                 found = path.stat()
             except OSError:
