@@ -36,7 +36,22 @@ Judges what people ask a language model and what it answers, also while the answ
   streamward models list                                 what guards there are
 """
 _EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."
-_COMMANDS = (moderate, watch, models, policy, teach, serve, keys, store, audit, train, evaluate, bench, bench_serve, assistant)
+_COMMANDS = (
+    moderate,
+    watch,
+    models,
+    policy,
+    teach,
+    serve,
+    keys,
+    store,
+    audit,
+    train,
+    evaluate,
+    bench,
+    bench_serve,
+    assistant,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

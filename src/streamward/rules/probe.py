@@ -1,4 +1,4 @@
-"""Taught rules: linear heads on normalised hidden states of a Stream guard, pooled over time, and the file they are in."""
+"""Taught rules: linear heads on normalised hidden states of a Stream guard, pooled over time, and their file."""
 
 # Shapes: T tokens; L taps; D hidden size; N rules; C channels.
 

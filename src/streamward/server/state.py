@@ -124,6 +124,7 @@ class ServiceState:
                 "side": record.side,
                 "risk_level": record.risk_level,
                 "category": record.category,
+                "rules": ", ".join(rule.id for rule in decision.rules) or None,
                 "guard_error": record.error,
                 "num_tokens": tokens,
                 "duration_ms": round(seconds * 1000, 1),
@@ -140,6 +141,7 @@ class ServiceState:
                     action=record.action,
                     risk_level=record.risk_level,
                     category=record.category,
+                    rules=tuple(rule.id for rule in decision.rules),
                     side=record.side,
                     latency_ms=record.latency_ms,
                 )
@@ -191,6 +193,11 @@ def open_state(
     if moderator is None:
         moderator = load(config, policies.default.policy)
         _warm_up(moderator)
+    try:
+        policies.require(moderator.check_policy)
+    except ConfigError:
+        moderator.close()
+        raise
     if config.upstreams:
         _check_streams(moderator, config)
     return ServiceState(

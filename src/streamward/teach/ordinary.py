@@ -1,4 +1,4 @@
-"""Ordinary traffic in twelve languages as a guard sees it: what rules must not fire at. Read once per guard, then cached."""
+"""Ordinary traffic in twelve languages, which rules must not fire at; read once per guard, then cached."""
 
 import logging
 import os
@@ -139,9 +139,7 @@ def _load(path: Path) -> OrdinaryTraffic | None:
     return OrdinaryTraffic(standards, texts[:num_teaching], texts[num_teaching:])
 
 
-def _split(
-    rows: NDArray[np.float16], lengths: NDArray[np.int64], sides: NDArray[np.str_]
-) -> Iterator[PooledText]:
+def _split(rows: NDArray[np.float16], lengths: NDArray[np.int64], sides: NDArray[np.str_]) -> Iterator[PooledText]:
     start = 0
     for length, side in zip(lengths, sides, strict=True):
         yield PooledText(Side(str(side)), rows[start : start + int(length)])
