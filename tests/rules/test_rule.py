@@ -127,5 +127,5 @@ def test_a_policy_with_examples_loads_only_with_what_was_taught_from_them(tmp_pa
     with pytest.raises(ConfigError, match="changed since"):
         Policy.load(path)
     path.write_text(text + '[[rules]]\nid = "two"\ntext = "no"\nexamples = ["a"]\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match="'two' of own.toml was not taught"):
+    with pytest.raises(ConfigError, match=r"of own\.toml was not taught"):
         Policy.load(path)

@@ -47,7 +47,9 @@ class ProbeScorer:
     def score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
         """Return the scores of n tokens, [n, N * C]; each row depends on its own token only."""
         x = normalized(hidden, self._means[side], self._deviations[side])
-        scores: Floats = np.stack([row @ self._weights for row in x]) if len(x) else np.zeros((0, self.num_scores))
+        if not len(x):
+            return np.zeros((0, self.num_scores), np.float32)
+        scores: Floats = np.stack([row @ self._weights for row in x])  # by rows: sums must not depend on the others
         return scores
 
 
