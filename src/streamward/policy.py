@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from streamward.detectors.config import DetectorConfig
 from streamward.errors import ConfigError
 from streamward.rules.examples import rule_digest
 from streamward.rules.probe import ProbeBank, probe_path, read_probe
@@ -155,6 +156,8 @@ class Policy(Settings):
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
+    detectors: tuple[DetectorConfig, ...] = ()
+    """What is found by its form: personal data, keys, words and expressions of the policy's own."""
     rules: tuple[Rule, ...] = Field(default=(), max_length=100)
     """Rules of the operator's own, beside or instead of the built-in categories."""
     _probe: ProbeBank | None = PrivateAttr(default=None)
@@ -164,6 +167,14 @@ class Policy(Settings):
         ids = [rule.id.lower() for rule in self.rules]
         if len(set(ids)) < len(ids):
             raise ValueError("two rules have one id; upper and lower case count as the same")
+        return self
+
+    @model_validator(mode="after")
+    def _names_detectors_once(self) -> Self:
+        names = [each.name for each in self.detectors]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two detectors are called {repeated}; give one of them another `id`")
         return self
 
     @model_validator(mode="after")
@@ -214,6 +225,10 @@ class Policy(Settings):
     def probe(self) -> ProbeBank | None:
         """What was learnt of the taught rules; None if there are none."""
         return self._probe
+
+    def with_rules(self, rules: tuple[Rule, ...]) -> "Policy":
+        """Return the policy with other rules, of which the taught ones are as they were taught."""
+        return self.model_copy(update={"rules": rules})
 
     def with_probe(self, probe: ProbeBank) -> "Policy":
         """Return the policy with rules as they were just taught."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamward.engine.outputs import StepOutput
-from streamward.engine.torch_attention import PagedAttention
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.outputs import StepOutput
+from streamward.engine.torch_attention import PagedAttention
 from streamward.engine.torch_runner import TorchModelRunner
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import dense_hidden

@@ -11,8 +11,11 @@ from streamward.cli import (
     audit,
     bench,
     bench_serve,
+    completion,
+    doctor,
     evaluate,
     keys,
+    mask,
     models,
     moderate,
     policy,
@@ -39,6 +42,7 @@ _EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."
 _COMMANDS = (
     moderate,
     watch,
+    mask,
     models,
     policy,
     teach,
@@ -51,6 +55,8 @@ _COMMANDS = (
     bench,
     bench_serve,
     assistant,
+    doctor,
+    completion,
 )
 
 
@@ -62,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     given = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
+    arguments = parser.parse_args(
+        given, argparse.Namespace(given=given, parser=parser)
+    )  # reports say how they were made
     try:
         return int(arguments.run(arguments))
     except (InputError, ConfigError) as error:

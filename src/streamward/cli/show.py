@@ -31,8 +31,8 @@ def describe_side(name: str, side: SideResult) -> Text:
     for rule in side.rules:
         text.append(f"  rule {rule.id} ({rule.score:.2f})", style="bold")
     text.append(f"  ({describe_probabilities(side)})", style="dim")
-    if side.first_flagged is not None:
-        text.append(f"  from character {side.first_flagged.char}")
+    if side.first_flagged_char is not None:
+        text.append(f"  from character {side.first_flagged_char}")
     if side.refusal:
         text.append("  refusal")
     if side.windows > 1:

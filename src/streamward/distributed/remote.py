@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-
 from streamward.distributed.wire import Description, ReadReply, ReadRequest
 from streamward.engine.outputs import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError, StreamwardError

@@ -15,7 +15,6 @@ from streamward.kernels.cache import SequenceSlice, decoder_page_bytes
 from streamward.kernels.decoder import KernelDecoder
 from streamward.kernels.heads import softmax
 from streamward.kernels.library import Kernels, load_kernels, set_num_threads
-
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import GuardConfig
 from streamward.model.kernel_model import has_int8_weights, pack_decoder, pack_heads, why_unsupported

@@ -71,7 +71,7 @@ class TaughtRules:
 
 
 def _without(policy: Policy, rule_id: str) -> Policy:
-    return policy.model_copy(update={"rules": tuple(rule for rule in policy.rules if rule.id != rule_id)})
+    return policy.with_rules(tuple(rule for rule in policy.rules if rule.id != rule_id))
 
 
 def _tokens(row: RuleRow, side: SideResult) -> Mapping[str, int]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.kernels.arena import lazy_zeros
-from streamward.kernels.cache import cache_token_bytes, items_of
 from streamward.kernels.cache import SequenceSlice as SequenceSlice
+from streamward.kernels.cache import cache_token_bytes, items_of
 from streamward.kernels.library import Kernels, rope_table_into
 from streamward.kernels.quantization import QuantizedWeight
 from streamward.kernels.structs import BufferArgs, CacheArgs, DecoderArgs, LayerArgs, StepArgs

@@ -15,8 +15,8 @@ from streamward.kernels.library import Kernels
 from streamward.kernels.quantization import QuantizedWeight
 from streamward.kernels.weights import PackedWeight
 from streamward.model.config import ModelConfig
-from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, embedding_scale
 from streamward.model.key_statistics import measure_key_basis
+from streamward.model.parameters import EMBEDDING, LM_HEAD, ModelParameters, Weight, embedding_scale
 from streamward.schema import Side
 
 _SIZE_STEP = 64  # inputs and outputs of a matrix are multiples of it

@@ -89,6 +89,8 @@ class Extension(Settings):
     """Rules of the policy that the text breaks."""
     probabilities: Mapping[RiskLevel, float] | None
     refusal: bool | None
+    first_flagged_char: int | None
+    """Index of the first character of the first flagged token, where the guard says."""
     span: Span | None
     """Characters of the first flagged token, where the guard says."""
     decision: Decision
@@ -202,6 +204,7 @@ def _extension(result: Result, judgement: SideResult | None, policy: PolicyInFor
         rules=result.decision.rules,
         probabilities=None if judgement is None else judgement.probabilities,
         refusal=None if judgement is None else judgement.refusal,
+        first_flagged_char=None if judgement is None else judgement.first_flagged_char,
         span=flagged_span(result),
         decision=result.decision,
         policy=policy,
