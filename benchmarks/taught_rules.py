@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamward.evals.packaged_sets import packaged_set
 from streamward.loading import find_served, load_guard
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.rules.calibration import Thresholds2D, choose, cross_validate, f1, ordinary_scores
-from streamward.rules.features import PooledText, first_row, pool
+from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
+from streamward.rules.probe import CHANNELS
 from streamward.rules.rule import RuleExample
+from streamward.rules.scoring import normalized, pooled
 from streamward.schema import Side
 from streamward.teach.hidden_states import ReadText, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
@@ -57,16 +60,45 @@ def main() -> None:
     assert isinstance(guard, StreamGuard) and guard.identity is not None
     traffic = ordinary_traffic(guard, fingerprint=guard.identity.fingerprint)
     rows = read_rows(guard, arguments.out / f"states-{guard.identity.fingerprint}.pickle")
+    judged = [Judged.of(row, traffic) for row in rows if row.split in ("test", "ordinary")]
     counts = [int(count) for count in arguments.counts.split(",")]
-    results = {
-        count: measure(rows, traffic, count=count, false_positives=arguments.false_positives) for count in counts
+    results = {}
+    for count in reversed(counts):
+        results[count] = measure(rows, judged, traffic, count=count, false_positives=arguments.false_positives)
+        print(count, {name: value for name, value in results[count].items() if name != "rules"}, flush=True)
+    facts = {
+        "guard": guard.identity.name,
+        "fingerprint": guard.identity.fingerprint,
+        "false_positives": arguments.false_positives,
+        "by_count": results,
     }
-    facts = {"guard": guard.identity.name, "fingerprint": guard.identity.fingerprint, "by_count": results}
     (arguments.out / "results.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    for count, found in results.items():
-        print(count, {name: value for name, value in found.items() if name != "rules"})
     for rule, found in results[counts[-1]]["rules"].items():
         print(f"{rule:26} {found}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A text that is judged, its hidden states normalised once for all rules."""
+
+    row: Row
+    inputs: NDArray[np.float16]
+    first: int
+
+    @classmethod
+    def of(cls, row: Row, traffic: OrdinaryTraffic) -> "Judged":
+        states, standard = row.text.states.astype(np.float32), traffic.standards[row.text.side]
+        x = normalized([states[:, tap] for tap in range(states.shape[1])], standard.mean, standard.deviation)
+        return cls(row, x.astype(np.float16), first_row(row.text.side, len(x)))
+
+    def scores(
+        self, fitted: FittedRule, weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what serving computes: pooled scores of both heads at every token that is scored."""
+        found = pooled((self.inputs.astype(np.float32) @ weights)[:, None])[self.first :, 0]
+        gate = [channel.is_gate for channel in CHANNELS]
+        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(fitted.violation.bias)
+        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias)
 
 
 def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
@@ -106,49 +138,51 @@ def pooled_text(row: Row, traffic: OrdinaryTraffic) -> PooledText:
     return PooledText(row.text.side, rows, row.violates, start, first_row(row.text.side, len(rows)))
 
 
-def measure(rows: Sequence[Row], traffic: OrdinaryTraffic, *, count: int, false_positives: float) -> dict[str, Any]:
+def measure(
+    rows: Sequence[Row], judged: Sequence[Judged], traffic: OrdinaryTraffic, *, count: int, false_positives: float
+) -> dict[str, Any]:
     """Return the figures of all rules taught from `count` rows each, half of which break the rule."""
     applies = {each["id"]: each["applies_to"] for each in tomllib.loads((RULES / "rules.toml").read_text())["rules"]}
-    by_rule, delays, any_fired = {}, [], {}
+    by_rule: dict[str, dict[str, float]] = {}
+    delays: list[int | None] = []
+    flagged: set[int] = set()
+    ordinary = [each for each in judged if each.row.rule is None]
     for rule in sorted({row.rule for row in rows if row.rule}):
         sides = frozenset(Side(side) for side in applies[rule])
-        own = [row for row in rows if row.rule == rule]
-        train = [pooled_text(row, traffic) for row in subset([row for row in own if row.split == "train"], count)]
-        test = [pooled_text(row, traffic) for row in own if row.split == "test"]
-        fitted, thresholds, seconds = taught(train, traffic, sides, false_positives)
-        truth = np.array([text.violates for text in test])
-        fires = [thresholds.fires(fitted.score(text), run=RUNS[text.side]) for text in test]
+        train = [row for row in rows if row.rule == rule and row.split == "train"]
+        texts = [pooled_text(row, traffic) for row in subset(train, count)]
+        fitted, thresholds, seconds = taught(texts, traffic, sides, false_positives)
+        shape = texts[0].rows.shape[2:]
+        weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
+        weights = (weights + channel_weights(fitted.gate.weights, shape, is_gate=True)).reshape(len(CHANNELS), -1).T
+        test = [each for each in judged if each.row.rule == rule]
+        truth = np.array([each.row.violates for each in test])
+        scores = [each.scores(fitted, weights) for each in test]
+        fires = [thresholds.fires(pair, run=RUNS[each.row.text.side]) for pair, each in zip(scores, test, strict=True)]
         fired = np.array([each.any() for each in fires])
-        peaks = np.array([float(fitted.score(text)[0].max()) for text in test])
-        ordinary = {
-            index: bool(thresholds.fires(fitted.score(pooled_text(row, traffic)), run=RUNS[row.text.side]).any())
-            for index, row in enumerate(rows)
-            if row.rule is None and row.text.side in sides
-        }
-        any_fired = {index: any_fired.get(index, False) or hit for index, hit in ordinary.items()} | {
-            index: hit for index, hit in any_fired.items() if index not in ordinary
-        }
+        peaks = np.array([float(pair[0].max()) for pair in scores])
+        own = [each for each in ordinary if each.row.text.side in sides]
+        alarms = [thresholds.fires(each.scores(fitted, weights), run=RUNS[each.row.text.side]).any() for each in own]
+        flagged |= {id(each) for each, alarm in zip(own, alarms, strict=True) if alarm}
         delays += [
-            int(np.flatnonzero(found)[0]) + text.first - text.start if found.any() else None
-            for text, found in zip(test, fires, strict=True)
-            if text.violates and text.start is not None
+            int(np.flatnonzero(found)[0]) + each.first - each.row.text.start if found.any() else None
+            for each, found in zip(test, fires, strict=True)
+            if each.row.violates and each.row.text.start is not None
         ]
         by_rule[rule] = {
             "f1": round(f1(fired, truth), 3),
             "recall": round(float(fired[truth].mean()), 3),
             "hard_negatives": round(float(fired[~truth].mean()), 3),
-            "ordinary": round(float(np.mean(list(ordinary.values()))), 4),
+            "ordinary": round(float(np.mean(alarms)), 4),
             "auc": round(float((peaks[truth][:, None] > peaks[~truth]).mean()), 3),
             "cross_validated_f1": round(thresholds.f1, 3),
             "seconds": round(seconds, 2),
         }
     found = [delay for delay in delays if delay is not None]
+    means = {name: float(np.mean([each[name] for each in by_rule.values()])) for name in next(iter(by_rule.values()))}
     return {
-        **{
-            name: round(float(np.mean([each[name] for each in by_rule.values()])), 4)
-            for name in next(iter(by_rule.values()))
-        },
-        "any_rule_on_ordinary": round(float(np.mean(list(any_fired.values()))), 4),
+        **{name: round(value, 4) for name, value in means.items()},
+        "any_rule_on_ordinary": round(len(flagged) / len(ordinary), 4),
         "stream_hits": round(len(found) / len(delays), 3),
         "stream_in_time": round(float(np.mean([-1 <= delay <= 12 for delay in found])), 3),
         "stream_early": round(float(np.mean([delay < -1 for delay in found])), 3),
