@@ -93,7 +93,9 @@ def compile_kernels(
         commands, objects = [], []
         for name in BASELINE_SOURCES:
             objects.append(f"{folder}/{name}.o")
-            commands.append([*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]])
+            commands.append(
+                [*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]]
+            )
         for unit, flags in units.items():
             objects.append(f"{folder}/unit_{unit}.o")
             defined = f"-DUNIT_{unit.upper()}"

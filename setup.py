@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # builds in isolation do not loo
 from build_kernels import SOURCES, KernelBuildError, compile_kernels, find_compiler, library_name
 
 KERNELS = "streamward.kernels._kernels"
-NATIVE = Path("src/streamward/model/native")
 
 
 class BuildKernels(build_ext):
@@ -19,15 +18,10 @@ class BuildKernels(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         """Return the library's file, below the folder of packages."""
-        if fullname.rpartition(".")[2] != "_kernels" or "native" in fullname:
-            return str(super().get_ext_filename(fullname))
         return str(Path(*fullname.split(".")[:-1], library_name(sys.platform)))
 
     def build_extension(self, extension: Extension) -> None:
         """Compile the kernels, or fail with one sentence."""
-        if extension.name != KERNELS:
-            super().build_extension(extension)
-            return
         try:
             compile_kernels(Path(self.get_ext_fullpath(extension.name)), compiler=find_compiler())
         except KernelBuildError as error:
@@ -38,12 +32,5 @@ setup(
     cmdclass={"build_ext": BuildKernels},
     ext_modules=[
         Extension(KERNELS, sources=[], depends=[str(path) for path in sorted(SOURCES.glob("*.[ch]"))]),
-        Extension(
-            "streamward.model.native._kernels",
-            sources=[str(path) for path in sorted(NATIVE.glob("*.c"))],
-            depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
-            extra_compile_args=["-O3", "-fopenmp"],  # not for linking: the runtime is the one torch has loaded
-            optional=True,
-        ),
     ],
 )

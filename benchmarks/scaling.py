@@ -24,7 +24,6 @@ from streamward.bench.serve_report import environment
 from streamward.distributed.config import ApplicationArguments, FleetConfig
 from streamward.distributed.remote import RemoteDriver
 from streamward.distributed.serving import open_moderator
-from streamward.engine.torch_attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.loading import find_checkpoint, load, load_engine
@@ -114,7 +113,7 @@ class Recovery:
 def steps(engine: Engine, *, is_quick: bool) -> Iterator[Step]:
     """Measure one replica of one core."""
     driver = EngineWorker(engine)
-    vocab = engine.model.decoder.config.vocab_size
+    vocab = engine.runner.model_config.vocab_size
     for context in (256,) if is_quick else (128, 512, 2048):
         for streams in (1, 16) if is_quick else (1, 8, 32):
             ids = [driver.open() for _ in range(streams)]
@@ -282,8 +281,7 @@ def _compare(found: Sequence, expected: Sequence) -> tuple[int, float]:
 
 
 def cache_bytes_per_token(engine: Engine) -> int:
-    model = engine.model
-    return KVCache.bytes_per_token(model.decoder.config, model.decoder.embed.weight.dtype)
+    return engine.runner.token_bytes
 
 
 def ray_ms_a_word(loads: Sequence[Spread]) -> float:

@@ -36,7 +36,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy", "decisions", "kernels", "client", "text_release"}
+TORCH_FREE = FOUNDATION | {"policy", "decisions", "client", "text_release", "kernels"}
 
 
 def module_name(path: Path) -> str:

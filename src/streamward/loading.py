@@ -19,7 +19,7 @@ from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.engine.runner_choice import load_runner
 from streamward.errors import CheckpointError, ConfigError
-from streamward.generative.language_model import load_language_model
+from streamward.generative.lm_loading import load_language_model
 from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.config_file import read_config
@@ -64,16 +64,16 @@ def load(
             next release, with a DeprecationWarning.
         vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
             server (`http://host:port`), or a `VllmConfig`.
-        dtype: Of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards have 8-bit
-            weights and others bfloat16; where torch runs the model and the CPU is slow with bfloat16, float32.
+        dtype: Data type of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards
+            have 8-bit weights and others bfloat16; where torch runs the model on a CPU slow with bfloat16, float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
         second_opinion: A slower guard that reads policies, and when it is asked: the table `[second_opinion]` of the
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-    ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not installed,
-        `engine` and `vllm` are both given, or vLLM cannot serve the guard.
+        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is missing,
+            `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """

@@ -121,7 +121,11 @@ def full_pass(guard: GuardModel, ids: Sequence[int], sides: Sequence[Side | None
 def opinions_of(outputs: Iterable[StepOutput]) -> list[tuple[int, int, Opinion]]:
     """Split outputs into (stream id, position, opinion), one a token."""
     return [
-        (output.stream_id, output.position + row, Opinion(output.side, torch.from_numpy(risk), torch.from_numpy(category)))
+        (
+            output.stream_id,
+            output.position + row,
+            Opinion(output.side, torch.from_numpy(risk), torch.from_numpy(category)),
+        )
         for output in outputs
         for row, (risk, category) in enumerate(zip(output.risk_probs, output.category_probs, strict=True))
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from streamward.engine.config import EngineConfig
-from streamward.engine.scheduler import Scheduler, fair_shares
+from streamward.engine.scheduler import ScheduledSequence, Scheduler, fair_shares
 from streamward.engine.sequence import TokenSequence
 
 CONFIG = EngineConfig(max_batch_tokens=512, max_long_tokens=128)
@@ -13,7 +13,7 @@ def waiting(number: int, *, owner: str | None, num_tokens: int) -> list[TokenSeq
     return [TokenSequence(0, owner, [1] * num_tokens, [None] * num_tokens) for _ in range(number)]
 
 
-def schedule(streams: list[TokenSequence]) -> list[tuple[TokenSequence, int]]:
+def schedule(streams: list[TokenSequence]) -> list[ScheduledSequence]:
     return Scheduler(CONFIG).schedule(streams)
 
 

@@ -55,14 +55,18 @@ def judged(guard: LocalGenGuard, messages: Sequence[Message]) -> tuple[str, str,
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_answer_is_that_of_greedy_generation(seed: int, messages: list[Message]) -> None:
     model, tokenizer = random_model(seed), byte_tokenizer()
-    assert judged(LocalGenGuard(TorchLanguageModel(model), tokenizer), messages) == generated(model, tokenizer, messages)
+    assert judged(LocalGenGuard(TorchLanguageModel(model), tokenizer), messages) == generated(
+        model, tokenizer, messages
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_answer_is_that_of_greedy_generation_in_the_vocabulary_of_qwen(seed: int) -> None:
     tokenizer = qwen()
     model = random_model(seed, vocab_size=tokenizer.vocab_size)
-    assert judged(LocalGenGuard(TorchLanguageModel(model), tokenizer), [USER, ASSISTANT]) == generated(model, tokenizer, [USER, ASSISTANT])
+    assert judged(LocalGenGuard(TorchLanguageModel(model), tokenizer), [USER, ASSISTANT]) == generated(
+        model, tokenizer, [USER, ASSISTANT]
+    )
 
 
 def test_random_models_answer_with_every_level() -> None:

@@ -50,7 +50,9 @@ def marked_model() -> GuardModel:
 def marked_guard(model: GuardModel | None = None) -> StreamGuard:
     """The guard, with its own weights or those given."""
     config = EngineConfig(page_tokens=16, kv_cache_bytes=2**24)
-    return StreamGuard(guard_tokenizer(), EngineWorker(Engine(config, TorchModelRunner(model or marked_model(), config))))
+    return StreamGuard(
+        guard_tokenizer(), EngineWorker(Engine(config, TorchModelRunner(model or marked_model(), config)))
+    )
 
 
 def marked_moderator(policy: str | Policy = "strict", *, model: GuardModel | None = None) -> Moderator:

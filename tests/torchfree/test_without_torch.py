@@ -39,7 +39,9 @@ def run(program: str) -> object:
 def _kept() -> dict[str, str]:
     import os
 
-    return {name: os.environ[name] for name in ("HOME", "STREAMWARD_CACHE", "PATH", "STREAMWARD_CPU") if name in os.environ}
+    return {
+        name: os.environ[name] for name in ("HOME", "STREAMWARD_CACHE", "PATH", "STREAMWARD_CPU") if name in os.environ
+    }
 
 
 def test_the_default_guard_judges_a_prompt_a_response_and_a_stream() -> None:

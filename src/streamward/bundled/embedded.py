@@ -130,7 +130,7 @@ def _made(folder: Path, write: Callable[[Path], None]) -> Path:
 
 def _write_published(source: Path, staged: Path) -> None:
     parameters, is_rounded = _merged(source)
-    save_published(prepare(parameters) if is_rounded else parameters, staged, embedding=parameters)
+    save_published(prepare(parameters) if is_rounded else parameters, staged)
     _copy_texts(source, staged)
 
 

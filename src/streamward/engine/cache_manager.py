@@ -88,9 +88,7 @@ class KVCacheManager:
             if self._num_missing(sequence, length) <= self._pool.num_free:
                 return
 
-    def _num_missing(
-        self, sequence: TokenSequence, length: int, *, evicted: Mapping[int, int] | None = None
-    ) -> int:
+    def _num_missing(self, sequence: TokenSequence, length: int, *, evicted: Mapping[int, int] | None = None) -> int:
         """Count the pages that `reserve` allocates, if the users counted in `evicted` were gone."""
         missing = self._pages_for(length) - len(sequence.pages)
         index, num_kept = divmod(sequence.num_cached, self._page_tokens)

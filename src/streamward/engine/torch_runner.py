@@ -19,6 +19,7 @@ from streamward.model.attention import round_size
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import GuardConfig
 from streamward.model.guard_model import GuardModel
+from streamward.model.torch_threads import fixed_threads
 from streamward.schema import Side
 
 
@@ -72,7 +73,7 @@ class TorchModelRunner:
     @torch.inference_mode()
     def run(self, batch: ModelInput) -> ModelOutput:
         """Store keys and values of the new tokens and score their hidden states."""
-        with _fixed_threads(self._threads), self._tapped(batch.taps) as tapped:
+        with fixed_threads(self._threads), self._tapped(batch.taps) as tapped:
             hidden_TD = self._forward(batch.sequences)
             probs = {side: self._score(side, rows, hidden_TD) for side, rows in batch.head_rows.items() if rows}
         num_rows = sum(len(each.token_ids) for each in batch.sequences)
@@ -146,16 +147,3 @@ def _array(x: Tensor) -> NDArray[np.float32]:
     """Return a copy in numpy: slices of it are kept long after the step."""
     array: NDArray[np.float32] = x.float().cpu().numpy()
     return array.copy() if array.base is not None else array
-
-
-@contextmanager
-def _fixed_threads(number: int | None) -> Iterator[None]:
-    """Let torch use `number` threads during a `with` block; the setting belongs to each calling thread."""
-    own = torch.get_num_threads()
-    if number is not None and own != number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        if number is not None and own != number:
-            torch.set_num_threads(own)

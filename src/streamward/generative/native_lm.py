@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.generative.language_model import PAGE_TOKENS
 from streamward.kernels.cache import SequenceSlice
 from streamward.kernels.decoder import KernelDecoder
 from streamward.kernels.library import Kernels, load_kernels, set_num_threads
 from streamward.model.kernel_model import has_int8_weights, pack_decoder, pack_lm_head
 from streamward.model.parameters import ModelParameters
 
+PAGE_TOKENS = 64
 _MAX_ROWS = 512  # tokens of one pass
 
 

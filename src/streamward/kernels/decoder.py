@@ -129,9 +129,7 @@ class KernelDecoder:
         self._max_rows = max_rows
         num_kv_heads, head_dim, num_layers = weights.num_kv_heads, weights.head_dim, len(weights.layers)
         hidden_size = len(weights.norm)
-        layer_bytes = page_tokens * cache_token_bytes(
-            num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache
-        )
+        layer_bytes = page_tokens * cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache)
         self._cache: NDArray[np.uint8] = lazy_zeros((num_pages, num_layers, layer_bytes), np.uint8, huge_pages=True)
         self.page_bytes = num_layers * layer_bytes
         """What a page takes."""
@@ -196,9 +194,7 @@ class KernelDecoder:
         tapped = np.empty((len(taps), num_rows, self._hidden.shape[1]), np.float32)
         assert list(taps) == sorted(taps) and all(0 <= tap < len(weights.layers) for tap in taps)
         ids_at, positions_at, slots_at = (row.ctypes.data for row in where)
-        step = StepArgs(
-            num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data
-        )
+        step = StepArgs(num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data)
         buffers = BufferArgs(
             *(array.ctypes.data for array in (self._hidden, self._branch, self._wide, self._q)),
             self._operand.args,
@@ -226,9 +222,7 @@ class KernelDecoder:
     def _rope_table(self, theta: float) -> tuple[int, int]:
         shape = (self._weights.max_positions, self._weights.head_dim // 2)
         cosines, sines = (self._keep(lazy_zeros(shape, np.float32)) for _ in range(2))
-        rope_table_into(
-            theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines
-        )
+        rope_table_into(theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines)
         return cosines, sines
 
     def _layer(self, layer: LayerWeights, table: tuple[int, int], index: int) -> LayerArgs:

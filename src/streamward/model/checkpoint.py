@@ -1,4 +1,4 @@
-"""Checkpoint folders as torch modules and back: published layouts of Qwen3Guard-Stream and -Gen, and prepared guards."""
+"""Checkpoint folders as torch modules and back: layouts of Qwen3Guard-Stream and -Gen, and prepared guards."""
 
 import json
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from streamward.model.parameters import ModelParameters, parameter_mappings
 from streamward.model.prepared import is_prepared_folder, load_prepared
 from streamward.model.published import config_keys
 from streamward.model.tensor_file import TensorFile
+from streamward.model.torch_parameters import bfloat16_tensor
 from streamward.model.weights import ParamMapping, lm_head_param, param_rows
 
 
@@ -114,11 +115,8 @@ def _load(
         setattr(model.get_submodule(owner), attribute, values)
         parameters[name] = values
     for mapping in mappings:
-        if prepared is not None:
-            values = _of_prepared(prepared, mapping)
-        else:
-            values = _stored(files[mapping.published], mapping)
-        parameters[mapping.module].data[param_rows(mapping)].copy_(values)
+        found = _stored(files[mapping.published], mapping) if prepared is None else _of_prepared(prepared, mapping)
+        parameters[mapping.module].data[param_rows(mapping)].copy_(found)
     model.eval()
 
 
@@ -133,4 +131,4 @@ def _of_prepared(parameters: ModelParameters, mapping: ParamMapping) -> Tensor:
     rows = param_rows(mapping)
     if len(mapping.shape) == 1:
         return torch.from_numpy(parameters.vectors[mapping.module][rows].copy())
-    return torch.from_numpy(parameters.bfloat16(mapping.module)[rows].copy().view("<i2")).view(torch.bfloat16)
+    return bfloat16_tensor(parameters.bfloat16(mapping.module)[rows])

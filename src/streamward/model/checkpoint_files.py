@@ -13,9 +13,7 @@ INDEX_FILE = "model.safetensors.index.json"
 _SHOWN_NAMES = 5
 
 
-def open_checkpoint(
-    folder: Path, mappings: Sequence[ParamMapping], *, unused: set[str]
-) -> Mapping[str, TensorFile]:
+def open_checkpoint(folder: Path, mappings: Sequence[ParamMapping], *, unused: set[str]) -> Mapping[str, TensorFile]:
     """Return the file that holds each published tensor.
 
     Args:

@@ -69,16 +69,18 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
             )
             for kind in ("qkv", "out", "gate_up", "down")
         }
-        norms = {
-            kind: parameters.vectors.get(f"{name}{kind}.weight")
-            for kind in ("q_norm", "k_norm", "attention_out_norm", "mlp_out_norm")
-        }
         layers.append(
             LayerWeights(
-                **packed,
-                **norms,
+                qkv=packed["qkv"],
+                out=packed["out"],
+                gate_up=packed["gate_up"],
+                down=packed["down"],
                 input_norm=parameters.vectors[f"{name}input_norm.weight"],
                 post_norm=parameters.vectors[f"{name}post_norm.weight"],
+                q_norm=parameters.vectors.get(f"{name}q_norm.weight"),
+                k_norm=parameters.vectors.get(f"{name}k_norm.weight"),
+                attention_out_norm=parameters.vectors.get(f"{name}attention_out_norm.weight"),
+                mlp_out_norm=parameters.vectors.get(f"{name}mlp_out_norm.weight"),
                 window=config.window_of(index),
                 rope=0 if config.window_of(index) is None else 1,
                 mean_key=None if basis is None else basis.mean_key[index],
@@ -129,9 +131,12 @@ def pack(
     arena: WeightArena | None = None,
 ) -> PackedWeight:
     """Pack one matrix, whose blocks are all of 8 bits or all bfloat16."""
-    if all(isinstance(block, QuantizedWeight) for block in blocks):
-        return PackedWeight.int8(blocks, kernels=kernels, is_gated=is_gated, arena=arena)
-    return PackedWeight.bfloat16(blocks, kernels=kernels, is_gated=is_gated, is_fast=is_fast, arena=arena)
+    rounded = [block for block in blocks if isinstance(block, QuantizedWeight)]
+    exact = [block for block in blocks if not isinstance(block, QuantizedWeight)]
+    assert not rounded or not exact, "the blocks of a matrix are of one kind"
+    if rounded:
+        return PackedWeight.int8(rounded, kernels=kernels, is_gated=is_gated, arena=arena)
+    return PackedWeight.bfloat16(exact, kernels=kernels, is_gated=is_gated, is_fast=is_fast, arena=arena)
 
 
 def has_int8_weights(parameters: ModelParameters) -> bool:

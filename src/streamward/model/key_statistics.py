@@ -1,10 +1,10 @@
 """What keys and queries of a decoder have in common, for a KV cache of 8 bits.
 
 Attention depends on how keys differ: a vector subtracted from all keys of a head changes all scores of a query by the
-same amount, and softmax not at all. Keys have a few channels that are large for every token and set the scale with which
-the rest is rounded (Zhang et al., SageAttention, arXiv 2410.02367, subtract the mean of the keys at hand; a cache needs
-one vector for all texts, so that no verdict depends on what was read before). Queries have much in common too, and errors
-of keys count most along it: with one more number per key, the component along one direction of a head is exact.
+same amount, and softmax not at all. Keys have a few channels that are large for every token and set the scale with
+which the rest is rounded (Zhang et al., SageAttention, arXiv 2410.02367, subtract the mean of the keys at hand; a cache
+needs one vector for all texts, so that no verdict depends on what was read before). Queries have much in common too,
+and errors of keys count most along it: with one more number per key, the component along one direction is exact.
 """
 
 # Shapes: L layers; H query heads; K key/value heads; d head size; T tokens.
@@ -21,8 +21,8 @@ from streamward.model.reference_decoder import Floats, ReferenceDecoder
 def measure_key_basis(parameters: ModelParameters) -> KeyBasis:
     """Read a few tokens and return the mean of each head's keys and the direction in which its queries are largest.
 
-    The direction is the first eigenvector of the queries' second moment, Hadamard-transformed as the kernels need it. The
-    first token is left out: it is unlike all others.
+    The direction is the first eigenvector of the queries' second moment, Hadamard-transformed as the kernels need it.
+    The first token is left out: it is unlike all others.
     """
     statistics = KeyStatistics()
     decoder = ReferenceDecoder(
@@ -46,10 +46,10 @@ class KeyStatistics:
     def note(self, _: int, q_THd: Floats, k_TKd: Floats) -> None:
         """Take the rotated queries and keys of one layer."""
         num_kv_heads, head_dim = k_TKd.shape[1:]
-        q_KNd = q_THd[1:].reshape(len(q_THd) - 1, num_kv_heads, -1, head_dim).swapaxes(0, 1)
-        q_KNd = q_KNd.reshape(num_kv_heads, -1, head_dim)
+        q_TKGd = q_THd[1:].reshape(len(q_THd) - 1, num_kv_heads, -1, head_dim)
+        q_KNd = q_TKGd.swapaxes(0, 1).reshape(num_kv_heads, -1, head_dim)
         moments_Kdd = _finite(q_KNd.swapaxes(1, 2) @ q_KNd)
-        _, vectors_Kdd = np.linalg.eigh(moments_Kdd)  # ascending eigenvalues
+        vectors_Kdd = np.linalg.eigh(moments_Kdd).eigenvectors  # of ascending eigenvalues
         self._mean_keys.append(_finite(k_TKd[1:].mean(axis=0)))
         self._directions.append(vectors_Kdd[:, :, -1])
 

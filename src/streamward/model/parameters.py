@@ -1,4 +1,4 @@
-"""The weights of a guard in numpy, by our module names, as the native kernels and the preparation of guards take them."""
+"""The weights of a guard in numpy, by our module names: for the native kernels and for preparing guards."""
 
 # Shapes: O outputs; I inputs; L layers; K key/value heads; d head size.
 
@@ -52,7 +52,9 @@ class ModelParameters:
 
     def bfloat16(self, name: str) -> NDArray[np.uint16]:
         """Return a matrix as bfloat16 [O, I], dequantized if need be."""
-        blocks = [block if isinstance(block, np.ndarray) else to_bfloat16(dequantize(block)) for block in self.weights[name]]
+        blocks = [
+            block if isinstance(block, np.ndarray) else to_bfloat16(dequantize(block)) for block in self.weights[name]
+        ]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 

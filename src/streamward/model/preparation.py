@@ -3,11 +3,11 @@
 1. SmoothQuant: a few channels of the hidden states are ten to fifty times larger than the rest and spoil the scale of
    their group; factors move them from the activations into the weights (Xiao et al., arXiv 2211.10438). All factors are
    powers of two, so this changes no bit of what the decoder computes.
-2. Each group of 64 inputs is Hadamard-transformed (Ashkboos et al., QuaRot, arXiv 2404.00456) and rounded to +-127 steps
-   of a bfloat16 scale.
-3. Sensitive layers stay bfloat16. Two matrices of each layer write to the residual stream; in small models a few of them
-   write far more than the rest, or something far larger for one token than for others, and rounding one of these costs
-   as much as rounding ten others.
+2. Each group of 64 inputs is Hadamard-transformed (Ashkboos et al., QuaRot, arXiv 2404.00456) and rounded to +-127
+   multiples of a bfloat16 scale.
+3. Sensitive layers stay bfloat16. Two matrices of each layer write to the residual stream; in small models a few of
+   them write far more than the rest, or something far larger for one token than for others, and rounding one of these
+   costs as much as rounding ten others.
 """
 
 # Shapes: T tokens; O outputs; I inputs; D hidden size.

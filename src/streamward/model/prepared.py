@@ -1,8 +1,8 @@
 """Prepared guards: one file with 8-bit weights, ready for the kernels. Loading it is mapping it.
 
 The file is safetensors. A matrix NAME is int8 [O, I] with `NAME.scales`, bfloat16 [O, I / 64]; the integers are within
-+-127 and the Hadamard transform of each 64 inputs is applied. A matrix without scales is bfloat16: heads, and the layers
-that must not be rounded (`streamward.exact_layers` in `config.json`). Norms are float32 as they multiply.
++-127 and the Hadamard transform of each 64 inputs is applied. A matrix without scales is bfloat16: heads, and the
+layers that must not be rounded (`streamward.exact_layers` in `config.json`). Norms are float32 as they multiply.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamward.errors import CheckpointError
 from streamward.kernels.quantization import GROUP, QuantizedWeight
@@ -90,7 +91,8 @@ def exact_layers(parameters: ModelParameters) -> list[str]:
 
 def _matrix(file: TensorFile, name: str, shape: tuple[int, ...]) -> Weight:
     if name + _SCALES not in file:
-        return _checked(file, name, shape, "BF16")
+        exact: NDArray[np.uint16] = _checked(file, name, shape, "BF16")
+        return exact
     scales = _checked(file, name + _SCALES, (shape[0], shape[1] // GROUP), "BF16")
     return QuantizedWeight(_checked(file, name, shape, "I8"), scales)
 

@@ -10,21 +10,19 @@ from streamward.kernels.bfloat16 import to_bfloat16
 from streamward.model.checkpoint_files import SINGLE_FILE
 from streamward.model.config import ModelConfig, model_config_keys
 from streamward.model.guard_config import GuardConfig, guard_config_keys
-from streamward.model.parameters import EMBEDDING, ModelParameters, parameter_mappings
+from streamward.model.parameters import ModelParameters, parameter_mappings
 from streamward.model.tensor_file import Array, save_tensors
 from streamward.model.weights import param_rows
 
 _ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "gemma3_text": "Gemma3"}
 
 
-def save_published(parameters: ModelParameters, folder: Path, *, embedding: ModelParameters | None = None) -> None:
+def save_published(parameters: ModelParameters, folder: Path) -> None:
     """Write `model.safetensors` in bfloat16 and `config.json`; the tokenizer is the caller's to copy.
 
     Args:
         parameters: 8-bit weights are dequantized.
         folder: Must exist.
-        embedding: Where the embeddings and the language-model head are taken from, if they should not be those of
-            `parameters`, which 8 bits have rounded.
     """
     tensors: dict[str, Array] = {}
     for mapping in parameter_mappings(parameters.config, parameters.guard, has_lm_head=True):
@@ -32,9 +30,7 @@ def save_published(parameters: ModelParameters, folder: Path, *, embedding: Mode
             values = parameters.vectors[mapping.module] - np.float32(mapping.offset)
             tensors[mapping.published] = to_bfloat16(values)
         else:
-            is_table = mapping.module in (EMBEDDING, "lm_head.weight")
-            source = embedding if is_table and embedding is not None else parameters
-            tensors[mapping.published] = source.bfloat16(mapping.module)[param_rows(mapping)]
+            tensors[mapping.published] = parameters.bfloat16(mapping.module)[param_rows(mapping)]
     save_tensors(folder / SINGLE_FILE, tensors, metadata={"format": "pt"})
     keys = config_keys(parameters.config, parameters.guard, dtype="bfloat16")
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")

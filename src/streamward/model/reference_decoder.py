@@ -1,6 +1,7 @@
 """A decoder in numpy, float64, dense attention over one text: for calibration, and as a reference in tests."""
 
-# Shapes: T tokens; D hidden size; H query heads; K key/value heads; d head size; F intermediate size; O outputs; I inputs.
+# Shapes: T tokens; D hidden size; H query heads; K key/value heads; d head size; F intermediate size; O outputs;
+# I inputs.
 
 from collections.abc import Callable, Mapping
 
@@ -18,7 +19,12 @@ class ReferenceDecoder:
     """Token ids to hidden states. Slow and exact: what is computed does not depend on the CPU but for its last bits."""
 
     def __init__(
-        self, config: ModelConfig, *, vectors: Mapping[str, NDArray[np.float32]], linear: Linear, embed: Callable[[NDArray[np.int64]], Floats]
+        self,
+        config: ModelConfig,
+        *,
+        vectors: Mapping[str, NDArray[np.float32]],
+        linear: Linear,
+        embed: Callable[[NDArray[np.int64]], Floats],
     ) -> None:
         """Take the parts of a model.
 
@@ -62,9 +68,7 @@ class ReferenceDecoder:
                 after_layer(layer, hidden_TD)
         return self._norm("decoder.norm", hidden_TD)
 
-    def _attention(
-        self, layer: int, x_TD: Floats, note: Callable[[int, Floats, Floats], None] | None
-    ) -> Floats:
+    def _attention(self, layer: int, x_TD: Floats, note: Callable[[int, Floats, Floats], None] | None) -> Floats:
         config, name = self._config, f"decoder.layers.{layer}."
         num_tokens, group = len(x_TD), config.num_heads // config.num_kv_heads
         qkv = self._linear(name + "qkv", x_TD).reshape(num_tokens, -1, config.head_dim)
@@ -98,13 +102,13 @@ class ReferenceDecoder:
 
     def _activation(self, x: Floats) -> Floats:
         if self._config.is_gemma:  # GELU, tanh approximation
-            return 0.5 * x * (1.0 + np.tanh((2.0 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
-        return x / (1.0 + np.exp(np.minimum(-x, 700.0)))
+            return np.asarray(0.5 * x * (1.0 + np.tanh((2.0 / np.pi) ** 0.5 * (x + 0.044715 * x**3))))
+        return np.asarray(x / (1.0 + np.exp(np.minimum(-x, 700.0))))
 
 
 def rms_norm(x: Floats, weight: NDArray[np.float32], eps: float) -> Floats:
     """Return x / rms(x) * weight over the last dimension."""
-    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+    return np.asarray(x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight)
 
 
 def _rotation(num_tokens: int, head_dim: int, theta: float) -> tuple[Floats, Floats]:

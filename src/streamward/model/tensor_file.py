@@ -90,7 +90,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, metadata: Mapping[
         tensors: Of uint16, float16, float32, float64 or int8.
         metadata: Texts stored in the header.
     """
-    arrays = {name: np.ascontiguousarray(array).astype(_STORED[_OF_ARRAY[array.dtype.name]], copy=False) for name, array in tensors.items()}
+    arrays = {
+        name: np.ascontiguousarray(array).astype(_STORED[_OF_ARRAY[array.dtype.name]], copy=False)
+        for name, array in tensors.items()
+    }
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # every tensor is aligned to its dtype
     end = 0

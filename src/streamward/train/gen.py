@@ -90,7 +90,7 @@ def train_gen(config: GenTrainConfig) -> Path:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)
         scores = score_answers(model, held_out.examples, writer.level_tokens)
-        save_adapter(folder, adapter, model=model)
+        save_adapter(folder, adapter, model_config=model.decoder.config)
         report = {
             "config": json.loads(config.model_dump_json()),
             **took,

@@ -11,6 +11,15 @@ INLINE void pack_bf16_query(Work *work, int row, const float *query, int64_t d) 
 INLINE vf even_values(vi pairs) { return vi_as_float(vi_shift_left(pairs, 16)); }
 INLINE vf odd_values(vi pairs) { return vi_as_float(vi_and(pairs, vi_set1((int32_t)0xffff0000u))); }
 
+/* sums += values * what each row has for them, from lane group `first` on. */
+INLINE void add_products(const int rows, const int first, const vf *values, const float *of_rows, const int stride,
+                         vf (*sums)[MAX_WIDTH]) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        const vf factor = vf_set1(of_rows[r * stride]);
+        UNROLL for (int i = 0; i < ATTEND_GROUPED; i++) sums[r][first + i] = vf_fma(values[i], factor, sums[r][first + i]);
+    }
+}
+
 /* Products of a few rows with a tile's keys in the order of the head, while the first rows ask for the next tile's. */
 INLINE void score_bf16(const int rows, const int is_first, const Work *work, int first_row, const Tile *tile,
                        const Tile *next, int64_t d, float scores[][TILE]) {
@@ -22,20 +31,16 @@ INLINE void score_bf16(const int rows, const int is_first, const Work *work, int
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int i = 0; i < width; i++) sums[r][i] = vf_zero();
         for (int64_t at = 0; at < d / 2; at++) {
-            vf even[MAX_WIDTH], odd[MAX_WIDTH];
-            UNROLL for (int i = 0; i < width; i++) {
-                const vi pairs = vi_load(tile->blocks[block + i].keys + at * CACHE_BLOCK * 4);
-                if (is_first) prefetch(next->blocks[block + i].keys + at * CACHE_BLOCK * 4);
-                even[i] = even_values(pairs);
-                odd[i] = odd_values(pairs);
-            }
-            UNROLL for (int r = 0; r < rows; r++) {
-                const vf q = vf_set1(queries[2 * at][r]);
-                UNROLL for (int i = 0; i < width; i++) sums[r][i] = vf_fma(even[i], q, sums[r][i]);
-            }
-            UNROLL for (int r = 0; r < rows; r++) {
-                const vf q = vf_set1(queries[2 * at + 1][r]);
-                UNROLL for (int i = 0; i < width; i++) sums[r][i] = vf_fma(odd[i], q, sums[r][i]);
+            UNROLL for (int first = 0; first < width; first += ATTEND_GROUPED) {
+                vf even[ATTEND_GROUPED], odd[ATTEND_GROUPED];
+                UNROLL for (int i = 0; i < ATTEND_GROUPED; i++) {
+                    const vi pairs = vi_load(tile->blocks[block + first + i].keys + at * CACHE_BLOCK * 4);
+                    if (is_first) prefetch(next->blocks[block + first + i].keys + at * CACHE_BLOCK * 4);
+                    even[i] = even_values(pairs);
+                    odd[i] = odd_values(pairs);
+                }
+                add_products(rows, first, even, queries[2 * at], 1, sums);
+                add_products(rows, first, odd, queries[2 * at + 1], 1, sums);
             }
         }
         UNROLL for (int r = 0; r < rows; r++)
@@ -72,21 +77,17 @@ INLINE void add_values_bf16(const int rows, const int is_first, Work *work, int 
     const float(*weights)[TILE] = (const float(*)[TILE])work->weights + first_row;
     for (int64_t key = 0; key < tile->count; key += 2) {
         const int64_t block = key / CACHE_BLOCK, at = key % CACHE_BLOCK * d * 2 + offset * 4;
-        vf even[MAX_WIDTH], odd[MAX_WIDTH];
-        UNROLL for (int i = 0; i < width; i++) {
-            const vi pairs = vi_load(tile->blocks[block].values + at + i * 64);
-            if (is_first) prefetch(next->blocks[block].values + at + i * 64);
-            even[i] = even_values(pairs);
-            odd[i] = odd_values(pairs);
-        }
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vf weight = vf_set1(weights[r][key]);
-            UNROLL for (int i = 0; i < width; i++) sums[r][i] = vf_fma(even[i], weight, sums[r][i]);
-        }
-        if (key + 1 == tile->count) break; /* its partner is another stream's past: whatever it holds must not count */
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vf weight = vf_set1(weights[r][key + 1]);
-            UNROLL for (int i = 0; i < width; i++) sums[r][i] = vf_fma(odd[i], weight, sums[r][i]);
+        const int is_alone = key + 1 == tile->count; /* its partner is another stream's past, which must not count */
+        UNROLL for (int first = 0; first < width; first += ATTEND_GROUPED) {
+            vf even[ATTEND_GROUPED], odd[ATTEND_GROUPED];
+            UNROLL for (int i = 0; i < ATTEND_GROUPED; i++) {
+                const vi pairs = vi_load(tile->blocks[block].values + at + (first + i) * 64);
+                if (is_first) prefetch(next->blocks[block].values + at + (first + i) * 64);
+                even[i] = even_values(pairs);
+                odd[i] = odd_values(pairs);
+            }
+            add_products(rows, first, even, weights[0] + key, TILE, sums);
+            if (!is_alone) add_products(rows, first, odd, weights[0] + key + 1, TILE, sums);
         }
     }
     UNROLL for (int r = 0; r < rows; r++)

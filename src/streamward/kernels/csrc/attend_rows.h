@@ -13,7 +13,7 @@
 #define PADDED_ROWS ((MAX_ROWS / ATTEND_ROWS + 1) * ATTEND_ROWS)
 #define ROW_BLOCKS (PADDED_ROWS / ATTEND_ROWS)
 #define MAX_PARTS (MAX_HEAD_DIM / PART)
-#define MAX_WIDTH 2
+#define MAX_WIDTH 4
 #define LOWEST -1e30f /* stands for minus infinity, so that differences stay numbers */
 
 /* Of each row, or of each block of rows that are computed together. */

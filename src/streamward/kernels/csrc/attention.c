@@ -15,7 +15,8 @@ enum { CACHE_BF16, CACHE_BF16_FAST, CACHE_INT8 };
 
 /* How many rows are taken together when so many are left; past the last they are like the first, and not used. */
 INLINE int row_block(int left) {
-    return left <= ATTEND_SMALL ? ATTEND_SMALL : left <= ATTEND_MEDIUM ? ATTEND_MEDIUM : left <= ATTEND_LARGE ? ATTEND_LARGE : ATTEND_ROWS;
+    if (left >= ATTEND_ROWS) return ATTEND_ROWS;
+    return left <= 2 ? 2 : left <= 4 ? left : left <= ATTEND_LARGE ? ATTEND_LARGE : ATTEND_ROWS;
 }
 
 INLINE void process_rows(const int rows, const int kind, const int is_first, Work *work, int row, const Tile *tile,
@@ -34,10 +35,9 @@ INLINE void process_tile(const int kind, Work *work, int num_rows, const Tile *t
     if (kind == CACHE_INT8) scales = find_value_scales(tile);
     for (int row = 0; row < num_rows; row += ATTEND_ROWS) {
         const int rows = row_block(num_rows - row);
-        if (ATTEND_SMALL < ATTEND_ROWS && rows == ATTEND_SMALL)
-            process_rows(ATTEND_SMALL, kind, 1, work, row, tile, next, &scales, first_key, d);
-        else if (ATTEND_MEDIUM < ATTEND_ROWS && rows == ATTEND_MEDIUM)
-            process_rows(ATTEND_MEDIUM, kind, 1, work, row, tile, next, &scales, first_key, d);
+        if (ATTEND_ROWS > 2 && rows == 2) process_rows(2, kind, 1, work, row, tile, next, &scales, first_key, d);
+        else if (ATTEND_ROWS > 3 && rows == 3) process_rows(3, kind, 1, work, row, tile, next, &scales, first_key, d);
+        else if (ATTEND_ROWS > 4 && rows == 4) process_rows(4, kind, 1, work, row, tile, next, &scales, first_key, d);
         else if (ATTEND_LARGE < ATTEND_ROWS && rows == ATTEND_LARGE)
             process_rows(ATTEND_LARGE, kind, 1, work, row, tile, next, &scales, first_key, d);
         else if (row == 0) process_rows(ATTEND_ROWS, kind, 1, work, row, tile, next, &scales, first_key, d);

@@ -4,7 +4,6 @@
 #define MAX_TOGETHER 12 /* tokens whose sums are in registers */
 #define BLOCK_BYTES (384 * 1024) /* of activations that stay in the second-level cache */
 #define MANY_ROWS 24 /* from so many on arithmetic sets the pace */
-#define BUSY_ROWS 6  /* from so many on a processor does not see by itself what memory it needs next */
 #define AHEAD 4096 /* bytes of weights that are asked for in advance where a panel is read once */
 
 /* Some tokens that one panel is multiplied with. */

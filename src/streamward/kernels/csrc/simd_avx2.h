@@ -12,11 +12,10 @@ typedef struct {
 typedef vi vm; /* all bits of a lane */
 
 #define PANEL_LANES 1
-#define ATTEND_ROWS 6 /* query rows computed together; and the smaller numbers that are */
-#define ATTEND_SMALL 2
-#define ATTEND_MEDIUM 3
-#define ATTEND_LARGE 6
-#define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1)
+#define ATTEND_ROWS 4 /* query rows computed together */
+#define ATTEND_LARGE 4
+#define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_GROUPED 1 /* vf that are widened together */
 #ifdef UNIT_AVXVNNI
 #define ROWS_INT8 6
 #define WEIGHT_ZERO 128
@@ -25,6 +24,7 @@ typedef vi vm; /* all bits of a lane */
 #define WEIGHT_ZERO 0
 #endif
 #define ROWS_BF16 4
+#define BUSY_ROWS 2 /* tokens from which on a processor does not see by itself what memory it needs next */
 
 #define PAIR_F(f, a, b) ((vf){f((a).low, (b).low), f((a).high, (b).high)})
 #define PAIR_I(f, a, b) ((vi){f((a).low, (b).low), f((a).high, (b).high)})

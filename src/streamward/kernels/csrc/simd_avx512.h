@@ -8,12 +8,12 @@ typedef __mmask16 vm;
 #define PANEL_LANES 2
 #define ROWS_INT8 6
 #define ROWS_BF16 12
+#define BUSY_ROWS 6 /* tokens from which on a processor does not see by itself what memory it needs next */
 #define WEIGHT_ZERO 128
-#define ATTEND_ROWS 12 /* query rows computed together; and the smaller numbers that are */
-#define ATTEND_SMALL 2
-#define ATTEND_MEDIUM 4
-#define ATTEND_LARGE 8
-#define ATTEND_WIDTH(rows) 2
+#define ATTEND_ROWS 12 /* query rows computed together */
+#define ATTEND_LARGE 8 /* and what is nearest below, but for 2, 3 and 4 */
+#define ATTEND_WIDTH(rows) ((rows) <= 3 ? 4 : 2) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_GROUPED 2 /* vf that are widened together */
 #ifdef UNIT_AVX512BF16
 #define HAS_BF16_DOT 1
 #endif

@@ -16,12 +16,12 @@ typedef struct {
 #define PANEL_LANES 1
 #define ROWS_INT8 6
 #define ROWS_BF16 4
+#define BUSY_ROWS 2 /* tokens from which on a processor does not see by itself what memory it needs next */
 #define WEIGHT_ZERO 0
-#define ATTEND_ROWS 6 /* query rows computed together; and the smaller numbers that are */
-#define ATTEND_SMALL 2
-#define ATTEND_MEDIUM 3
+#define ATTEND_ROWS 6 /* query rows computed together */
 #define ATTEND_LARGE 6
-#define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1)
+#define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_GROUPED 1 /* vf that are widened together */
 #ifdef UNIT_I8MM
 #define HAS_INT8_MATRIX 1
 #endif

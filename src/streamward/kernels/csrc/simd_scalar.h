@@ -17,12 +17,12 @@ typedef struct {
 #define PANEL_LANES 1
 #define ROWS_INT8 1
 #define ROWS_BF16 1
+#define BUSY_ROWS 2 /* tokens from which on a processor does not see by itself what memory it needs next */
 #define WEIGHT_ZERO 0
-#define ATTEND_ROWS 1 /* query rows computed together; and the smaller numbers that are */
-#define ATTEND_SMALL 1
-#define ATTEND_MEDIUM 1
+#define ATTEND_ROWS 1 /* query rows computed together */
 #define ATTEND_LARGE 1
 #define ATTEND_WIDTH(rows) 1
+#define ATTEND_GROUPED 1
 #define ROUND_MAGIC 12582912.0f /* 1.5 * 2^23: a sum with it is an integer, in its lowest bits */
 
 #define EACH(i) for (int i = 0; i < LANES; i++)
