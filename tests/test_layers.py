@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
     {"settings"},
-    {"detectors", "ladder"},
+    {"detectors", "ladder", "rules"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream", "client", "text_release"},
@@ -28,7 +28,7 @@ LAYERS = (
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant", "distributed", "integrations"},
-    {"server", "train"},
+    {"server", "train", "teach"},
     {"cli"},
     {"__main__"},
 )

@@ -22,6 +22,7 @@ from streamward.cli import (
     policy,
     serve,
     store,
+    teach,
     train,
     watch,
 )
@@ -45,6 +46,7 @@ _COMMANDS = (
     mask,
     models,
     policy,
+    teach,
     serve,
     keys,
     store,

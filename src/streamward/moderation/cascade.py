@@ -6,12 +6,13 @@ from dataclasses import replace
 import httpx
 
 from streamward.decisions import SideState, combine
+from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.moderator import Guard
+from streamward.moderation.moderator import Guard, RuleJudge
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, check_config_rules, with_opinion
 from streamward.moderation.uncertainty import risk
@@ -34,6 +35,19 @@ class CascadeGuard:
         """Take over both guards."""
         self._first = first
         self._second = second
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that neither guard can judge: the first taught ones, the second those in words.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
+        self._second.check_policy(policy)
+        taught = self._second.first_policy(policy)
+        if taught.rules:
+            if not isinstance(self._first, RuleJudge):
+                raise ConfigError("the policy has taught rules; they need a Stream guard whose engine runs here")
+            self._first.check_policy(taught)
 
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation, with at most one question about each side; see `Guard.judge`."""

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from streamward.decisions import ALLOWED, SideState, combine
+from streamward.decisions import ALLOWED, SideState, combine, token_action
 from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.response_judge import ResponseJudge
@@ -66,7 +66,7 @@ class GuardStream:
         """Judgement of the user's turn; None if there was none."""
         self._text = text
         self._judge = judge
-        self._rules = policy.side(Side.RESPONSE)
+        self._policy = policy
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
         self._reasoning = reasoning
@@ -232,10 +232,19 @@ class GuardStream:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
                 ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
                 self._apply(self._joined(*ended, self._text.finish()))
+                self._judge_short_text()
                 self._state.finish()
                 self._result = self.so_far()
                 self.close()
             return self._result
+
+    def _judge_short_text(self) -> None:
+        fired = self._judge.short_text_rules()
+        if fired:
+            self._state.rollback(0)
+            self._verdicts = [replace(verdict, rules=fired) for verdict in self._verdicts]
+            for verdict in self._verdicts:
+                self._state.observe(verdict)
 
     def so_far(self) -> Result:
         """Return the result of what was judged, as if the response ended there. Nothing is judged, nothing closed."""
@@ -342,8 +351,7 @@ class GuardStream:
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
         held: Span | None = None  # of the first token over the threshold behind the last clear one
         for verdict in reversed(verdicts):
-            level = self._rules.level(verdict)
-            if self._rules.action(level, verdict.category).severity < Action.REPLACE.severity:
+            if token_action(self._policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
                 end = _end(verdict.span)
                 return end if held is None else min(end, held.start)  # they may share a character
             held = verdict.span

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from streamward.decisions import combine, decide_error
-from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
+from streamward.errors import CheckpointError, ConfigError, InputError, StreamClosedError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream, run_call
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
@@ -57,6 +57,19 @@ class Guard(Protocol):
 
     def close(self) -> None:
         """Free what the guard holds; calls that are being made end with a StreamClosedError."""
+        ...
+
+
+@runtime_checkable
+class RuleJudge(Protocol):
+    """A guard that can judge rules of the policy's own."""
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that this guard cannot judge.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
         ...
 
 
@@ -123,6 +136,9 @@ class Moderator:
             policy: What follows from a verdict.
             max_chars: Longest conversation accepted, in characters; for a stream, the longest response too.
             max_workers: Conversations of a batch, or asynchronous calls, that are judged together.
+
+        Raises:
+            ConfigError: The policy has rules that this guard cannot judge.
         """
         self.policy = policy
         self.max_chars = max_chars
@@ -130,6 +146,11 @@ class Moderator:
         """Whose calls these are; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
         self._is_view = False
+        try:
+            self.check_policy(policy)
+        except ConfigError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the moderator; it is closed at the end of the block."""
@@ -220,11 +241,31 @@ class Moderator:
         opening = partial(self._open_stream, conversation)
         return AsyncGuardStream(opening, executor=self._threads, owner=self.owner)
 
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that the guard cannot judge.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
+        if not policy.rules:
+            return
+        guard = self._guard
+        if not isinstance(guard, RuleJudge):
+            raise ConfigError(
+                f"the policy {policy.name!r} has rules, and this guard cannot judge rules; taught rules need a Stream"
+                " guard whose engine runs in this process"
+            )
+        guard.check_policy(policy)
+
     def with_policy(self, policy: Policy) -> "Moderator":
         """Return a moderator over the same guard and threads under another policy.
 
         It costs nothing. The guard stays this one's: closing the other does nothing, closing this one ends both.
+
+        Raises:
+            ConfigError: The policy has rules that the guard cannot judge.
         """
+        self.check_policy(policy)
         view = copy.copy(self)
         view.policy = policy
         view._is_view = True

@@ -146,6 +146,7 @@ class GatewayLog:
                 action=decision.action,
                 risk_level=decision.risk_level,
                 category=decision.category,
+                rules=tuple(rule.id for rule in decision.rules),
                 side=decision.side,
             )
         )

@@ -218,7 +218,8 @@ def _answer(decision: Decision) -> GuardrailAnswer:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=decision.message)
     if decision.error is not None:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Streamward could not judge this ({decision.error})")
-    what = f"{decision.risk_level}, {decision.category}" if decision.category else f"{decision.risk_level}"
+    causes = [*([decision.category] if decision.category else []), *(f"rule {rule.id}" for rule in decision.rules)]
+    what = ", ".join([f"{decision.risk_level}", *causes])
     return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Blocked by Streamward: the {decision.side} is {what}")
 
 

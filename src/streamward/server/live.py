@@ -61,6 +61,7 @@ class LiveEvent:
         action: The decision so far.
         risk_level: The level that caused it.
         category: The kind of harm that caused it.
+        rules: Ids of the rules of the policy that the text breaks.
         side: Which side caused it.
         latency_ms: For `decided`.
     """
@@ -75,6 +76,7 @@ class LiveEvent:
     action: Action = Action.ALLOW
     risk_level: RiskLevel | None = RiskLevel.SAFE
     category: Category | None = None
+    rules: tuple[str, ...] = ()
     side: Side | None = None
     latency_ms: float | None = None
 

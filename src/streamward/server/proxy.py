@@ -85,7 +85,8 @@ def open_gateway(state: ServiceState, *, transports: Mapping[str, httpx.AsyncBas
 
 def describe(judgement: SideResult) -> JsonObject:
     """Return a judgement as OpenAI's moderation result states it; scores as in `/v1/moderations`."""
-    keys = () if judgement.category is None else OPENAI_KEYS[judgement.category]
+    named = judgement.categories or (() if judgement.category is None else (judgement.category,))
+    keys = frozenset(key for category in named for key in OPENAI_KEYS[category])
     is_flagged = judgement.risk_level is not RiskLevel.SAFE
     risk = risk_of(judgement.probabilities)
     judged = {key for each in OPENAI_KEYS.values() for key in each}

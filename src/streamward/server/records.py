@@ -97,7 +97,9 @@ def build_record(
 
 
 def _decision_facts(decision: Decision) -> dict[str, Any]:  # Any: column values
-    return {name: getattr(decision, name) for name in ("side", "risk_level", "category", "position", "error")}
+    facts = {name: getattr(decision, name) for name in ("side", "risk_level", "category", "position", "error")}
+    rules = [{"id": rule.id, "score": round(rule.score, 4)} for rule in decision.rules]
+    return facts | {"rules": rules or None}
 
 
 def _job_facts(job: ModerationContext) -> dict[str, Any]:  # Any: column values

@@ -15,7 +15,7 @@ from streamward.errors import ConfigError, InputError, StreamClosedError
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
-from streamward.policy import Policy
+from streamward.policy import STRICT, Policy
 from streamward.schema import Action, Decision, Result
 from streamward.server.admission import Admission
 from streamward.server.audit import AuditLog, AuditRecord
@@ -125,6 +125,7 @@ class ServiceState:
                 "side": record.side,
                 "risk_level": record.risk_level,
                 "category": record.category,
+                "rules": ", ".join(rule.id for rule in decision.rules) or None,
                 "guard_error": record.error,
                 "num_tokens": tokens,
                 "duration_ms": round(seconds * 1000, 1),
@@ -141,6 +142,7 @@ class ServiceState:
                     action=record.action,
                     risk_level=record.risk_level,
                     category=record.category,
+                    rules=tuple(rule.id for rule in decision.rules),
                     side=record.side,
                     latency_ms=record.latency_ms,
                 )
@@ -192,11 +194,18 @@ def open_state(
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
-        moderator = load(config, policies.default.policy)
+        first = STRICT if wrap is not None else policies.default.policy  # rules in words need the second guard
+        moderator = load(config, first)
         _warm_up(moderator)
     if wrap is not None:
         moderator.wrap_guard(wrap)
         metrics.watch_second_opinions(lambda: _counts(moderator))
+    try:
+        policies.require(moderator.check_policy)
+        moderator.policy = policies.default.policy
+    except ConfigError:
+        moderator.close()
+        raise
     if config.upstreams:
         _check_streams(moderator, config)
     return ServiceState(

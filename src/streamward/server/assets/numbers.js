@@ -52,7 +52,7 @@ function decision(each) {
     each.action,
     each.side || "",
     each.error ? `guard failed (${each.error})` : each.risk_level || "",
-    each.category || "",
+    [each.category, ...(each.rules || []).map((rule) => rule.id)].filter(Boolean).join(", "),
     each.num_tokens,
     ms(each.latency_ms),
   ]);

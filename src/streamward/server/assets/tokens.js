@@ -22,9 +22,15 @@ export function token(text, level, unsafe, controversial, category) {
 }
 
 /** Make the mark of a cut; the reason may not be known yet. */
-export function cut({ risk_level: level, category, error }) {
-  const known = error ? "guard failed" : level === "Safe" ? "" : [level, category].filter(Boolean).join(", ");
+export function cut({ risk_level: level, category, error, rules }) {
+  const known = error ? "guard failed" : level === "Safe" ? "" : reasons(level, category, rules);
   return element("span", "cut", known ? `cut: ${known}` : "cut");
+}
+
+/** Join what caused a decision; rules come as ids or as objects with an id. */
+function reasons(level, category, rules) {
+  const named = (rules || []).map((rule) => `rule ${rule.id || rule}`);
+  return [level, category, ...named].filter(Boolean).join(", ");
 }
 
 export function percent(share) {
@@ -32,11 +38,11 @@ export function percent(share) {
 }
 
 export function describe(decision) {
-  const { action, side, risk_level: level, category, error } = decision;
+  const { action, side, risk_level: level, category, error, rules } = decision;
   if (error) return `${action}: the guard could not judge (${error})`;
   if (action === "allow") return "allow";
   if (!side) return action; // more is known with the last event
-  return `${action}: the ${side} is ${[level, category].filter(Boolean).join(", ")}`;
+  return `${action}: the ${side} is ${reasons(level, category, rules)}`;
 }
 
 /** Say how probable harm is, beside the threshold from which on it counts. */
