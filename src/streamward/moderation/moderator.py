@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from streamward.decisions import combine, decide_error
 from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
@@ -16,7 +16,7 @@ from streamward.moderation.guard_stream import GuardStream, with_prompt
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy
-from streamward.schema import Result, Side
+from streamward.schema import Result, RiskLevel, Side
 
 BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
@@ -53,6 +53,15 @@ class Guard(Protocol):
 
     def close(self) -> None:
         """Free what the guard holds; calls that are being made end with a StreamClosedError."""
+        ...
+
+
+@runtime_checkable
+class CalibratedGuard(Protocol):
+    """A guard with an operating point of its own."""
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
         ...
 
 
@@ -231,6 +240,18 @@ class Moderator:
         view.owner = owner
         view._is_view = True
         return view
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force on a side where the guard names no kind of harm.
+
+        They are the policy's, or else the guard's own. A level without one counts where it is the most probable.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        own = guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
+        return self.policy.side(side).thresholds_for(None, own)
 
     def health(self) -> GuardHealth:
         """Say whether the guard makes progress.

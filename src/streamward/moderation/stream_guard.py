@@ -1,7 +1,7 @@
 """Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamward.decisions import SideState
@@ -17,7 +17,7 @@ from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy
-from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
+from streamward.schema import Decision, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -100,6 +100,10 @@ class StreamGuard:
         except BaseException:
             self._driver.close_stream(stream_id)
             raise
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        return self._readers[side].thresholds
 
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""

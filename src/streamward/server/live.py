@@ -60,6 +60,7 @@ class LiveEvent:
         category: The kind of harm that caused it.
         side: Which side caused it.
         latency_ms: For `decided`.
+        guard_ms: For `decided`: the part of it that was spent waiting for the guard; None if it was not measured.
     """
 
     kind: LiveKind
@@ -74,6 +75,7 @@ class LiveEvent:
     category: Category | None = None
     side: Side | None = None
     latency_ms: float | None = None
+    guard_ms: float | None = None
 
 
 class Subscriber:
