@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright. Skipped where either is missing."""
+"""The console in a real browser: Debian's Chromium, driven by Playwright. Skipped where either is missing."""
 
 import re
 from pathlib import Path
@@ -35,11 +35,11 @@ def browser():
 
 @pytest.fixture
 def visit(browser, tmp_path):
-    """Open a service with these settings and its page; gives both. What the page complains of fails the test."""
+    """Open a service with these settings and its console; gives both. What the page complains of fails the test."""
     opened, complaints = [], []
 
     def open_page(**tables):
-        service = open_service(tmp_path, guard=marked_guard(), **{"page": {"live_text": True}, **tables})
+        service = open_service(tmp_path, guard=marked_guard(), **{"console": {"live_text": True}, **tables})
         opened.append(service)
         state = service.__enter__()
         address = served(state.app)
@@ -109,7 +109,7 @@ def test_hostile_text_is_shown_and_never_run(visit, side):
 
 
 def test_without_text_every_token_is_a_block(visit):
-    page, _ = visit(page={"live_text": False})
+    page, _ = visit(console={"live_text": False})
     ready(page)
     write(page, "one # two")
     entry = page.locator("#streams li").first
@@ -144,7 +144,7 @@ def test_a_key_is_asked_for_where_one_is_needed_and_other_tenants_see_nothing(vi
     other.context.close()
 
 
-def test_the_page_is_used_with_the_keyboard_alone(visit):
+def test_the_console_is_used_with_the_keyboard_alone(visit):
     page, _ = visit()
     ready(page)
     seen = []

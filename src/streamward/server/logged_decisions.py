@@ -73,6 +73,8 @@ class DecisionFilter(Settings):
     endpoint: _SHORT | None = None
     policy: _SHORT | None = None
     upstream: _SHORT | None = None
+    request_id: _SHORT | None = None
+    """As in the header `x-request-id` of the answer; a guarded answer has one decision for each of its texts."""
     before: Annotated[str, Field(max_length=40)] | None = None
     """Id of a decision: only those before it."""
     limit: Annotated[int, Field(ge=1, le=200)] = 25

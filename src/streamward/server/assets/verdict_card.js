@@ -1,0 +1,61 @@
+// A verdict as a card: what to do, why, how close it was, and how to ask for it again.
+
+import { curlPart } from "./curl.js";
+import { actionMark, element, facts } from "./elements.js";
+import { probabilityBars } from "./probability_bar.js";
+import { describe, milliseconds } from "./words.js";
+
+/**
+ * Make a card.
+ *
+ * @param verdict The decision; the sides as the service returns them; name of the policy; tokens; time of the guard.
+ * @param request Path and body that ask for it again; none: it cannot be asked for again.
+ */
+export function verdictCard(verdict, request = null) {
+  const { decision, policy, num_tokens: tokens, guard_ms: guardMs, writing_ms: writingMs, title } = verdict;
+  const made = element("article", `card ${decision.action}`);
+  const head = element("div", "head");
+  head.append(actionMark(decision.action));
+  const reason = describe(decision);
+  if (reason !== decision.action) head.append(element("span", "reason", reason.slice(decision.action.length + 2)));
+  if (title) made.append(element("h4", "", title));
+  made.append(head);
+  const sides = ["prompt", "response"].filter((name) => verdict[name]?.probabilities);
+  made.append(
+    facts([
+      ["Level", decision.error ? "" : decision.risk_level],
+      ["Category", decision.category],
+      ["Rules", rulesOf(verdict)],
+      ["Detector", decision.detector],
+      ["Policy", policy && (policy.version ? `${policy.name}, version ${policy.version}` : policy.name)],
+      ["Tokens", tokens],
+      ["Guard time", milliseconds(guardMs)],
+      ["Writing time", milliseconds(writingMs)],
+      ["Refusal", refusalOf(verdict.response)],
+    ])
+  );
+  for (const name of sides) made.append(sidePart(name, verdict[name]));
+  if (decision.message) made.append(element("p", "message", `Said instead: ${decision.message}`));
+  if (request) made.append(curlPart(request.path, request.body));
+  return made;
+}
+
+function sidePart(name, side) {
+  const made = element("div", "side");
+  const level = side.risk_level ? `: ${[side.risk_level, side.category].filter(Boolean).join(", ")}` : "";
+  made.append(element("h5", "", `${name[0].toUpperCase()}${name.slice(1)}${level}`), probabilityBars(side));
+  return made;
+}
+
+function refusalOf(response) {
+  if (response?.refusal === true) return "yes, the response declines to help";
+  return response?.refusal === false ? "no" : "";
+}
+
+/** Name the rules that fired, with their scores, where the service sends them. */
+function rulesOf({ rules, decision }) {
+  const fired = rules || decision.rules || [];
+  return fired
+    .map((each) => (typeof each === "string" ? each : [each.rule ?? each.name ?? each.id, each.score?.toFixed?.(2)].filter(Boolean).join(" ")))
+    .join(", ");
+}
