@@ -261,7 +261,7 @@ def test_whoever_sends_no_key_is_a_tenant_without_admin_rights(service, headers)
     assert service.post("/v1/guard", BODY, headers=headers).status_code == 200
     overview = service.get("/v1/stats", headers=headers).json()
     assert (overview["tenant"], overview["is_admin"]) == ("local", False)
-    assert len(overview["numbers"]["recent"]) == 1
+    assert len(overview["stats"]["recent"]) == 1
     assert [row["tenant"] for row in service.get("/v1/usage", headers=headers).json()] == ["local"]
     for method, path in ADMIN_ROUTES:
         assert service.request(method, path, headers=headers).status_code == 401

@@ -55,7 +55,7 @@ def test_a_probability_stands_beside_its_threshold(tmp_path):
 
 
 def test_a_request_is_told_as_a_command_that_a_shell_reads_and_never_holds_the_key(tmp_path):
-    body = {"prompt": "it's $HOME `id` \\ \"quoted\"\nline", "policy": "strict"}
+    body = {"prompt": 'it\'s $HOME `id` \\ "quoted"\nline', "policy": "strict"}
     script = f"""
     import {{ asCurl }} from "./curl.mjs";
     globalThis.sessionStorage = {{ getItem: () => "sw-secret" }};

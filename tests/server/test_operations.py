@@ -353,7 +353,7 @@ def test_the_command_serves_over_tls_and_ends_when_told(tmp_path, certificate):
     lines = [json.loads(line) for line in log.splitlines()]
     assert any(line["message"] == "decided" for line in lines)
     (told,) = [line for line in lines if line["message"] == "serving"]
-    assert (told["page"], told["policies"]) == (f"https://127.0.0.1:{port}/", "loose, strict")
+    assert (told["console"], told["policies"]) == (f"https://127.0.0.1:{port}/", "loose, strict")
     assert "swordfish" not in log
 
 

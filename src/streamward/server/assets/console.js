@@ -84,8 +84,9 @@ function askForKey(problem) {
   part("facts").textContent = "";
   part("guard-badge").replaceChildren();
   part("drawer").close();
-  for (const id of ["streams", "recent", "card", "answer", "policy-list", "compare-results"]) part(id).replaceChildren();
-  playground.tokens.clear();
+  for (const id of ["recent", "policy-list", "compare-results", "drawer"]) part(id).replaceChildren();
+  playground.forget();
+  for (const id of ["compare-prompt", "compare-response"]) part(id).value = "";
   part("key-form").hidden = false;
   part("key-problem").textContent = problem;
   say("is-lost", "not signed in");

@@ -85,9 +85,26 @@ export class Playground {
     this.outcome.className = `outcome ${className}`.trim();
   }
 
+  /** Show a card; the sentence above it stays for screen readers only. */
+  showCards(...cards) {
+    this.card.replaceChildren(...cards);
+    this.outcome.classList.toggle("unseen", cards.length > 0);
+  }
+
   tell(decision, result = {}) {
     const judged = decision.side ? result[decision.side] : result.response || result.prompt;
     this.say(describe(decision) + (judged ? ` (${measured(judged)})` : ""), decision.action);
+  }
+
+  /** End what is running, and forget every text. */
+  forget() {
+    this.running?.abort();
+    this.prompt.value = "";
+    this.response.value = "";
+    this.card.replaceChildren();
+    this.answer.replaceChildren();
+    this.tokens.clear();
+    this.say("Choose a sample, or write a text and judge it.");
   }
 
   /** Return the request for what the form holds. */
@@ -108,7 +125,7 @@ export class Playground {
 
   conclude(answer, request) {
     this.tell(answer.decision, answer);
-    this.card.replaceChildren(verdictCard(answer, request));
+    this.showCards(verdictCard(answer, request));
   }
 
   async judgeWhileWritten(signal) {
@@ -173,7 +190,7 @@ export class Playground {
   async showLogged(requestId, request) {
     if (!requestId) return;
     const { decisions } = await call(withQuery("/v1/decisions", { request_id: requestId, limit: 10 }));
-    this.card.replaceChildren(...decisions.map((each) => verdictCard(fromLog(each), request)));
+    this.showCards(...decisions.map((each) => verdictCard(fromLog(each), request)));
   }
 
   /** Draw a text with its verdicts. Spans count characters, which JavaScript's strings do not. */

@@ -13,14 +13,14 @@ export class Status {
   show({ guard, health, load, upstream_states: upstreams, stats }) {
     const isReady = health.status === "ready";
     const numBad = health.problems.length + health.warnings.length;
-    this.badge.replaceChildren(state(isReady && !numBad ? "good" : isReady ? "warning" : "bad", isReady ? "guard ready" : "guard not ready"));
+    this.badge.replaceChildren(state(isReady && !numBad ? "good" : isReady ? "warning" : "bad", isReady ? `guard ready${warned(health)}` : "guard not ready"));
     this.guard.replaceChildren(
       facts([
         ["Guard", guard],
         ["State", state(isReady ? "good" : "bad", health.status)],
         ["Requests being worked on", load.num_in_flight],
-        ["Longest wait for the guard", milliseconds(load.guard_wait_s * 1000)],
-        ["Time since the guard showed life, while something waits", milliseconds(load.guard_step_s * 1000)],
+        ["Longest wait at this moment", milliseconds(load.guard_wait_s * 1000)],
+        ["Silence of the guard while work waits", milliseconds(load.guard_step_s * 1000)],
       ])
     );
     this.problems.replaceChildren(
@@ -50,6 +50,10 @@ export class Status {
     );
     this.latencies.replaceChildren(...(rows.length ? rows : [emptyRow("Nothing was judged in the last hour.", COLUMNS.length)]));
   }
+}
+
+function warned({ warnings: { length } }) {
+  return length ? `, ${length} ${length === 1 ? "warning" : "warnings"}` : "";
 }
 
 function state(kind, text) {

@@ -3,7 +3,7 @@
 import { curlPart } from "./curl.js";
 import { actionMark, element, facts } from "./elements.js";
 import { probabilityBars } from "./probability_bar.js";
-import { describe, milliseconds } from "./words.js";
+import { describe, harm, measures, milliseconds } from "./words.js";
 
 /**
  * Make a card.
@@ -18,7 +18,7 @@ export function verdictCard(verdict, request = null) {
   head.append(actionMark(decision.action));
   const reason = describe(decision);
   if (reason !== decision.action) head.append(element("span", "reason", reason.slice(decision.action.length + 2)));
-  if (title) made.append(element("h4", "", title));
+  if (title) made.append(element("p", "title", title));
   made.append(head);
   const sides = ["prompt", "response"].filter((name) => verdict[name]?.probabilities);
   made.append(
@@ -42,9 +42,18 @@ export function verdictCard(verdict, request = null) {
 
 function sidePart(name, side) {
   const made = element("div", "side");
-  const level = side.risk_level ? `: ${[side.risk_level, side.category].filter(Boolean).join(", ")}` : "";
-  made.append(element("h5", "", `${name[0].toUpperCase()}${name.slice(1)}${level}`), probabilityBars(side));
+  const level = side.risk_level ? `: ${harm(side)}` : "";
+  made.append(element("p", "title", `${name[0].toUpperCase()}${name.slice(1)}${level}`), probabilityBars(side));
+  if (side.risk_level === "Safe" && isAlone(side)) {
+    made.append(element("p", "quiet", "One token was this risky; the policy asks for more of them in a row."));
+  }
   return made;
+}
+
+/** Return whether a side was passed though its riskiest token was over the threshold. */
+function isAlone({ probabilities, thresholds = {} }) {
+  const [unsafe, risky] = measures({ probabilities, thresholds });
+  return [unsafe, risky].some(({ value, threshold }) => value >= (threshold ?? 0.5));
 }
 
 function refusalOf(response) {
