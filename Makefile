@@ -8,7 +8,7 @@ RAY_VENV := .venv-ray
 RAY_STAMP := $(RAY_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
+.PHONY: help setup demo docs picture test test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
@@ -58,6 +58,10 @@ $(RAY_STAMP): pyproject.toml constraints.txt
 docs: setup ## Build the documentation into build/docs, warnings are errors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+picture: setup ## Capture docs/images/cut.png from the console, with Debian's Chromium
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[console]'
+	$(BIN)/python docs/images/capture.py
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -43,7 +43,7 @@ function* parts(each, policy) {
   for (const name of ["prompt", "response"]) {
     const side = judged[name];
     if (!side) continue;
-    const thresholds = policy ? thresholdsOf(policy, name, side.category) : {};
+    const thresholds = policy ? thresholdsOf(policy, name, side.category) : undefined;
     yield element("h3", "", `${name[0].toUpperCase()}${name.slice(1)}: ${harm(side)}`);
     yield probabilityBars({ ...side, thresholds });
   }

@@ -3,19 +3,30 @@
 import { drawn, element } from "./elements.js";
 import { measures, percent } from "./words.js";
 
+// Guards without thresholds of their own name the most probable level.
+const MOST_PROBABLE = {
+  Unsafe: "no threshold: Unsafe where it is the most probable level",
+  Controversial: "no threshold: harmful where Safe is not the most probable level",
+};
 const STROKES = { Unsafe: "unsafe", Controversial: "controversial" };
 
 /** Make the bars of one side: P(Unsafe), and P(Unsafe) + P(Controversial). */
 export function probabilityBars(side) {
   const made = element("div", "bars");
-  made.append(...measures(side).map(bar));
+  const knowsThresholds = side.thresholds !== undefined;
+  made.append(...measures(side).map((each) => bar(each, knowsThresholds)));
   return made;
 }
 
-function bar({ name, value, threshold, level }) {
+function bar({ name, value, threshold, level }, knowsThresholds) {
   const isOver = threshold !== undefined && value >= threshold;
   const made = element("div", "bar");
-  const said = threshold === undefined ? "" : `${isOver ? "reaches" : "below"} the threshold ${percent(threshold)}`;
+  const said =
+    threshold === undefined
+      ? knowsThresholds
+        ? MOST_PROBABLE[level]
+        : ""
+      : `${isOver ? "reaches" : "below"} the threshold ${percent(threshold)}`;
   const picture = drawn("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img" });
   picture.setAttribute("aria-label", `${name} ${percent(value)}${said ? `, ${said}` : ""}`);
   picture.append(drawn("rect", { class: "track", x: 0, y: 0, width: 100, height: 10 }));
