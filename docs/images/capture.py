@@ -38,7 +38,7 @@ def main() -> None:
         page.locator("#card .card").wait_for()
         check(page)
         page.locator("#judged .text").focus()  # chooses the first unsafe token, and shows its probabilities
-        page.screenshot(path=PICTURE, clip=extent(page), full_page=True)
+        page.screenshot(path=PICTURE, clip={"x": 0, "y": 0, "width": WIDTH, "height": height(page)}, full_page=True)
         browser.close()
     if PICTURE.stat().st_size > MAX_BYTES:
         sys.exit(f"{PICTURE} has {PICTURE.stat().st_size} bytes; at most {MAX_BYTES} are allowed")
@@ -58,12 +58,12 @@ def check(page: Page) -> None:
     print(f"Released of the harmful part: {leaked.strip()!r}. Withheld: {withheld.strip()!r}.")
 
 
-def extent(page: Page) -> dict[str, float]:
-    """Return the part of the page that is the picture: the header and both halves of the playground."""
+def height(page: Page) -> float:
+    """Return how much of the page is the picture: the header and the playground."""
     box = page.locator("#playground .desk").bounding_box()
     if box is None:
         sys.exit("the playground is not shown")
-    return {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + 14}
+    return box["y"] + box["height"] + 14
 
 
 @contextmanager

@@ -387,6 +387,30 @@ def test_every_control_has_a_name_and_every_colour_contrast(visit):
             assert _contrast(page, selector) >= 4.5, (scheme, selector)
 
 
+@pytest.mark.parametrize(("is_shown", "expected"), [(True, "Take poison tea"), (False, "Take tea")])
+def test_dropped_tokens_are_struck_through_where_they_may_be_seen(visit, is_shown, expected):
+    page, _ = visit()
+    ready(page)
+    page.evaluate(
+        """async (isShown) => {
+            const { TokenList } = await import("/assets/token_list.js");
+            const root = document.getElementById("judged");
+            const list = new TokenList(root, { label: "Changed" });
+            const level = (unsafe) => (unsafe ? "Unsafe" : "Safe");
+            const token = (text, unsafe) => ({ text, risk_level: level(unsafe), unsafe, controversial: 0 });
+            list.put(0, [token("Take", 0), token(" poison", 0.9)]);
+            list.drop(1, { isShown });
+            list.put(1, [token(" tea", 0)]);
+        }""",
+        is_shown,
+    )
+    text = page.locator("#judged .text")
+    assert text.inner_text() == expected
+    assert text.locator(".dropped").all_inner_texts() == ([" poison"] if is_shown else [])
+    text.press("End")
+    expect(page.locator("#judged .readout")).to_contain_text("“tea”, token 2: Safe.")
+
+
 MARKS = {
     ".legend .r1": "borderBottomColor",
     ".legend .r2": "borderBottomColor",

@@ -82,3 +82,18 @@ def test_queries_leave_out_what_is_not_asked_for(tmp_path):
     console.log(withQuery("/v1/decisions", {}));
     """
     assert run(tmp_path, script).splitlines() == ["/v1/decisions?category=Suicide+%26+Self-Harm", "/v1/decisions"]
+
+
+def test_rules_that_fired_and_detectors_are_named(tmp_path):
+    script = """
+    import { describe, scoredRules } from "./words.mjs";
+    const rules = [["no-finance", 0.912], ["no-names", 0.5]];
+    console.log(describe({ action: "block", side: "response", risk_level: "Unsafe", category: null, rules }));
+    console.log(scoredRules(rules));
+    console.log(describe({ action: "block", side: "prompt", risk_level: null, detector: "iban" }));
+    """
+    assert run(tmp_path, script).splitlines() == [
+        "block: the response is Unsafe, rule no-finance, rule no-names",
+        "no-finance 0.91, no-names 0.50",
+        "block: the detector iban found something in the prompt",
+    ]

@@ -16,7 +16,8 @@ _FALSE_POSITIVES = (
     "False positives",
     "stopped falsely",
     "share flagged",
-)  # columns and cards, in percent
+)
+"""Columns and cards that hold shares of flagged harmless rows, in percent."""
 _FIGURE = re.compile(r"(\d+(?:\.\d+)?)(?: \[[^,]+, (\d+(?:\.\d+)?)\])?")
 
 

@@ -24,8 +24,9 @@ _MODES: tuple[PointName, ...] = ("strict", "loose")
 _FEW_COLUMNS = 3  # below, a mean of columns is no headline
 _MARKS = {"nearly": " *"}
 _SCATTER_NOTE = (
-    "Up and left is better; the bands are the limits of the first sentence: green to block, amber to block where a person"
-    " can look again, red to mark for review. Sets of unsafe rows only have no place here: they cannot show false alarms."
+    "Up and left is better; the bands are the limits of the first sentence: green to block, amber to block where a"
+    " person can look again, red to mark for review. Sets of unsafe rows only have no place here: they cannot show"
+    " false alarms."
 )
 
 

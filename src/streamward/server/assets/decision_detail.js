@@ -5,7 +5,7 @@ import { fromLog } from "./playground.js";
 import { probabilityBars, timeBar } from "./probability_bar.js";
 import { describe, harm, milliseconds } from "./words.js";
 
-const SHOWN_ELSEWHERE = new Set(["guard_ms", "prompt_ms"]);
+const SHOWN_ELSEWHERE = new Set(["guard_ms", "prompt_ms", "interventions", "detector"]);
 
 export class DecisionDrawer {
   constructor(dialog) {
@@ -25,27 +25,35 @@ export class DecisionDrawer {
 }
 
 function* parts(each, policy) {
+  const judged = fromLog(each);
   const told = element("p", "told");
   told.append(actionMark(each.action));
-  const reason = describe(each).slice(each.action.length + 2);
+  const reason = describe(judged.decision).slice(each.action.length + 2);
   if (reason) told.append(` ${reason}`);
   yield told;
   yield facts([
     ["Time", new Date(each.time).toLocaleString([], { hour12: false })],
     ["Level", each.risk_level],
     ["Category", each.category],
+    ["Detector", each.details?.detector],
     ["Error", each.error],
     ["Token at which it became final", each.position],
     ["Flagged characters", each.flagged_start === null ? "" : `${each.flagged_start} to ${each.flagged_end}`],
     ["Refusal", each.refusal === null ? "" : each.refusal ? "yes" : "no"],
   ]);
-  const judged = fromLog(each);
   for (const name of ["prompt", "response"]) {
     const side = judged[name];
     if (!side) continue;
     const thresholds = policy ? thresholdsOf(policy, name, side.category) : undefined;
     yield element("h3", "", `${name[0].toUpperCase()}${name.slice(1)}: ${harm(side)}`);
     yield probabilityBars({ ...side, thresholds });
+  }
+  const changes = each.details?.interventions || [];
+  if (changes.length) {
+    yield element("h3", "", "Changes in progress");
+    const list = element("ol", "changes");
+    list.append(...changes.map((one) => element("li", "", changed(one))));
+    yield list;
   }
   yield element("h3", "", "Time");
   if (each.guard_ms !== null && each.writing_ms !== null) yield timeBar(each.guard_ms, each.writing_ms);
@@ -74,6 +82,11 @@ function* parts(each, policy) {
       .filter(([name]) => !SHOWN_ELSEWHERE.has(name))
       .map(([name, value]) => [name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)]),
   ]);
+}
+
+function changed({ at_char: place, action, outcome, category, attempts, dropped_tokens: dropped }) {
+  const why = category ? ` because of ${category}` : "";
+  return `${action} at character ${place}${why}: ${outcome}, ${attempts} tried, ${dropped} tokens dropped`;
 }
 
 /** Return the thresholds of a side, with what a category changes. */

@@ -88,7 +88,8 @@ export class LiveView {
     }
     let entry = this.entries.get(key);
     if (!entry || (event.kind === "opened" && entry.isOver)) entry = this.add(key, event);
-    if (event.kind === "tokens") entry.put(event, this.showsText);
+    if (event.kind === "dropped" || (event.kind === "tokens" && !event.tokens.length)) entry.drop(event);
+    else if (event.kind === "tokens") entry.put(event, this.showsText);
     if (isStopped(event) && !entry.isCut) {
       entry.stop(event);
       this.announcer.textContent = `A stream of ${event.endpoint} was cut.`;
@@ -132,6 +133,13 @@ class Entry {
     );
     this.tokens.keep(MAX_TOKENS);
     this.tokens.scrollToEnd();
+  }
+
+  /** Take out tokens that were dropped while the answer was changed; the service shows them to admins only. */
+  drop(event) {
+    this.tokens.drop(event.start, { isShown: event.kind === "dropped" });
+    this.isCut = false;
+    this.state.textContent = "being changed";
   }
 
   /** Mark where it was cut: before the last tokens that are over the threshold. */

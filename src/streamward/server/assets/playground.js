@@ -202,7 +202,8 @@ export class Playground {
       const said = characters.slice(end, Math.max(end, stop)).join("");
       end = Math.max(end, stop);
       const { Unsafe: unsafe, Controversial: controversial } = verdict.probabilities;
-      return { text: said, risk_level: verdict.risk_level, unsafe, controversial, category: verdict.category };
+      const { risk_level, category, rules } = verdict;
+      return { text: said, risk_level, unsafe, controversial, category, rules };
     });
     this.tokens.put(0, tokens);
     this.tokens.setRest(characters.slice(end).join(""));
@@ -224,7 +225,7 @@ export function fromLog(each) {
           refusal: name === "response" ? each.refusal : null,
         };
   return {
-    decision: each,
+    decision: { ...each, detector: each.details?.detector },
     prompt: side("prompt"),
     response: side("response"),
     policy: { name: each.policy, version: each.policy_version },

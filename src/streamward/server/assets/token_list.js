@@ -1,10 +1,11 @@
 // Judged tokens. Arrow keys and taps choose one; its probabilities then stand below the text.
 
 import { drawn, element } from "./elements.js";
-import { harm, percent } from "./words.js";
+import { harm, percent, scoredRules } from "./words.js";
 
 const CLASSES = { Unsafe: "r3", Controversial: "r2" };
 const SOME_RISK = 0.2;
+const MAX_DROPPED = 200; // of one text
 let numMade = 0;
 
 /** Return the class of a token: r3 unsafe, r2 controversial, r1 some risk, or none. */
@@ -56,6 +57,7 @@ export class TokenList {
     this.elements = [];
     this.first = 0;
     this.cut = null;
+    this.dropped = [];
     this.rest = element("span", "rest");
     this.rest.setAttribute("role", "presentation");
     this.text.replaceChildren(this.rest);
@@ -92,6 +94,22 @@ export class TokenList {
   /** Show text behind the last token that is not judged yet. */
   setRest(text) {
     this.rest.textContent = text;
+  }
+
+  /** Take out tokens that nobody got; whoever may see them sees them struck through, in front of what takes their place. */
+  drop(start, { isShown }) {
+    const from = Math.max(0, start - this.first);
+    if (this.chosen >= from) this.unchoose();
+    this.tokens.splice(from);
+    this.cut?.remove();
+    for (const old of this.elements.splice(from)) {
+      if (isShown) {
+        old.classList.add("withheld", "dropped");
+        old.setAttribute("aria-disabled", "true");
+        this.dropped.push(old);
+      } else old.remove();
+    }
+    while (this.dropped.length > MAX_DROPPED) this.dropped.shift().remove();
   }
 
   /** Forget tokens at the beginning, so that no more than this many stay. */
@@ -168,12 +186,13 @@ export class TokenList {
   }
 
   describe(index) {
-    const { text, risk_level: level, category, unsafe, controversial } = this.tokens[index];
+    const { text, risk_level: level, category, unsafe, controversial, rules } = this.tokens[index];
     const said = text?.trim() ? `“${text.trim()}”, ` : "";
     const kind = category ? `, ${category}` : "";
+    const fired = rules?.length ? ` Rules: ${scoredRules(rules)}.` : "";
     return (
       `${said}token ${this.first + index + 1}: ${level}${kind}. Unsafe ${percent(unsafe)}, ` +
-      `controversial ${percent(controversial)}, safe ${percent(Math.max(0, 1 - unsafe - controversial))}.`
+      `controversial ${percent(controversial)}, safe ${percent(Math.max(0, 1 - unsafe - controversial))}.${fired}`
     );
   }
 }

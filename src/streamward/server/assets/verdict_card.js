@@ -3,7 +3,7 @@
 import { curlPart } from "./curl.js";
 import { actionMark, element, facts } from "./elements.js";
 import { probabilityBars } from "./probability_bar.js";
-import { describe, harm, measures, milliseconds } from "./words.js";
+import { describe, harm, measures, milliseconds, scoredRules } from "./words.js";
 
 /**
  * Make a card.
@@ -25,8 +25,8 @@ export function verdictCard(verdict, request = null) {
     facts([
       ["Level", decision.error ? "" : decision.risk_level],
       ["Category", decision.category],
-      ["Rules", rulesOf(verdict)],
-      ["Detector", decision.detector],
+      ["Rules that fired", scoredRules(decision.rules)],
+      ["Detectors", found(verdict.findings) || decision.detector],
       ["Policy", policy && (policy.version ? `${policy.name}, version ${policy.version}` : policy.name)],
       ["Tokens", tokens],
       ["Guard time", milliseconds(guardMs)],
@@ -35,6 +35,9 @@ export function verdictCard(verdict, request = null) {
     ])
   );
   for (const name of sides) made.append(sidePart(name, verdict[name]));
+  for (const [name, text] of Object.entries(verdict.masked || {})) {
+    if (typeof text === "string" && verdict.findings?.length) made.append(element("p", "message", `Masked ${name}: ${text}`));
+  }
   if (decision.message) made.append(element("p", "message", `Said instead: ${decision.message}`));
   if (request) made.append(curlPart(request.path, request.body));
   return made;
@@ -61,10 +64,12 @@ function refusalOf(response) {
   return response?.refusal === false ? "no" : "";
 }
 
-/** Name the rules that fired, with their scores, where the service sends them. */
-function rulesOf({ rules, decision }) {
-  const fired = rules || decision.rules || [];
-  return fired
-    .map((each) => (typeof each === "string" ? each : [each.rule ?? each.name ?? each.id, each.score?.toFixed?.(2)].filter(Boolean).join(" ")))
-    .join(", ");
+/** Count what the policy's detectors found. */
+function found(findings = []) {
+  const counts = new Map();
+  for (const { id, action } of findings) {
+    const name = `${id} (${action})`;
+    counts.set(name, (counts.get(name) || 0) + 1);
+  }
+  return [...counts].map(([name, count]) => (count > 1 ? `${name} ${count} times` : name)).join(", ");
 }

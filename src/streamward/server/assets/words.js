@@ -17,9 +17,22 @@ export function isStopped({ action }) {
   return action === "block" || action === "replace";
 }
 
-/** Name the level and the kind of harm. */
-export function harm({ risk_level: level, category }) {
-  return [level, category].filter(Boolean).join(", ");
+/** Name the level, the kinds of harm, and the policy's rules that a text breaks. */
+export function harm({ risk_level: level, category, categories, rules }) {
+  const kinds = categories?.length ? categories : [category];
+  return [level, ...kinds, ...firedRules(rules).map(({ id }) => `rule ${id}`)].filter(Boolean).join(", ");
+}
+
+/** Return rules that fired; a service sends each as `[id, score]`. */
+export function firedRules(rules) {
+  return (rules || []).map(([id, score]) => ({ id, score }));
+}
+
+/** Name rules that fired, with their scores. */
+export function scoredRules(rules) {
+  return firedRules(rules)
+    .map(({ id, score }) => `${id} ${score.toFixed(2)}`)
+    .join(", ");
 }
 
 export function describe(decision) {
