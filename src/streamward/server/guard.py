@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 
 from streamward.server.auth import MeteredCaller
+from streamward.server.detection import FindingWire, MaskedTexts, detect
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -40,6 +41,10 @@ class GuardAnswer(SideWire):
     """Tokens judged, on both sides."""
     guard_ms: float
     """Time that the request waited for the guard, in milliseconds."""
+    findings: tuple[FindingWire, ...] = ()
+    """What the policy's detectors found."""
+    masked: MaskedTexts | None = None
+    """The request's texts, masked; null if the policy has no detectors."""
 
 
 @router.post("/v1/guard", responses=ERRORS)
@@ -52,6 +57,7 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
     )
     result = await judge(state, job, prompt=body.prompt, response=body.response, messages=body.messages)
     judged = SideWire.of(result, has_verdicts=body.verdicts)
+    found = detect(kept.policy, prompt=body.prompt, response=body.response, messages=body.messages)
     return GuardAnswer(
         id=job.request_id,
         guard=state.config.guard,
@@ -61,4 +67,6 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
         response=judged.response,
         num_tokens=num_tokens(result),
         guard_ms=job.guard_time.ms or 0.0,
+        findings=found.findings,
+        masked=found.masked,
     )
