@@ -113,6 +113,7 @@ def test_policies_are_those_that_the_caller_may_ask_for_with_the_thresholds_in_f
     (folder / "own.toml").write_text(
         'name = "own"\nversion = "7"\n[response]\nconsecutive_tokens = 3\ncontroversial = "flag"\n'
         "[response.thresholds]\nunsafe = 0.75\n"
+        '[[detectors]]\ntype = "words"\nid = "projects"\nwords = ["swordfish"]\naction = "block"\n'
     )
     with open_service(
         tmp_path, guard=marked_guard(), auth={"required": True}, policies={"folder": str(folder)}
@@ -125,6 +126,8 @@ def test_policies_are_those_that_the_caller_may_ask_for_with_the_thresholds_in_f
     assert own["consecutive_tokens"] == {"prompt": 1, "response": 3}
     assert own["response"]["controversial"] == "flag"
     assert own["on_error"] == {"prompt": "block", "response": "block"}
+    assert [(each["id"], each["type"], each["action"]) for each in own["detectors"]] == [("projects", "words", "block")]
+    assert "swordfish" not in str(own)
     assert (loose["name"], loose["is_default"]) == ("loose", False)
     assert [each["name"] for each in everything] == ["strict", "loose", "own"]
 

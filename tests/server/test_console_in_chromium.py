@@ -67,7 +67,7 @@ def policies(tmp_path):
     (folder / "quick.toml").write_text(
         'name = "quick"\nversion = "2"\n[response]\nconsecutive_tokens = 1\n'
         "[response.thresholds]\nunsafe = 0.6\ncontroversial = 0.3\n"
-        '[response.categories.PII]\nunsafe = "flag"\n'
+        '[response.categories.PII]\nunsafe = "flag"\n[[detectors]]\ntype = "email"\n'
     )
     return {"folder": str(folder)}
 
@@ -135,6 +135,16 @@ def test_a_verdict_is_a_card_with_thresholds_drawn_in(visit, policies):
     assert places == ["60%", "30%"]
     card.get_by_text("Show as curl").click()
     expect(card.locator("pre")).to_contain_text('"policy":"quick"')
+
+
+def test_what_detectors_found_stands_in_the_card(visit, policies):
+    page, _ = visit(policies=policies)
+    ready(page)
+    page.select_option("#policy", "quick")
+    judge(page, "", prompt="write to ann@example.org or bob@example.org")
+    card = page.locator("#card .card")
+    expect(card).to_contain_text("email (mask) 2 times")
+    expect(card).to_contain_text("Masked prompt: write to [EMAIL] or [EMAIL]")
 
 
 def test_a_token_tells_its_probabilities_to_the_keyboard(visit):
@@ -315,6 +325,7 @@ def test_two_policies_are_compared_on_one_text(visit, policies):
     quick = page.locator(".policy").last
     expect(quick).to_contain_text("Unsafe P(Unsafe) from 60 % (this policy's): block")
     expect(quick.locator("table")).to_contain_text("PII")
+    expect(quick).to_contain_text("email (mask)")
     page.fill("#compare-response", "one # two")
     page.select_option("#second-policy", "quick")
     page.click("#compare button[type=submit]")

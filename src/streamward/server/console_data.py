@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import computed_field
 
+from streamward.detectors.config import DetectorType
+from streamward.detectors.finding import DetectorAction, DetectorTarget
 from streamward.policy import FailurePolicy, SidePolicy
 from streamward.schema import RiskLevel, Side
 from streamward.server.auth import Caller, IdentifiedCaller
@@ -86,6 +88,15 @@ class DecisionList(Settings):
     """True if there are older ones: ask again with `before` set to the last id."""
 
 
+class DetectorView(Settings):
+    """A detector of a policy, without its words and expressions."""
+
+    id: str
+    type: DetectorType
+    action: DetectorAction
+    applies_to: tuple[DetectorTarget, ...]
+
+
 class PolicyView(Settings):
     """A policy that the caller may ask for."""
 
@@ -101,6 +112,7 @@ class PolicyView(Settings):
     """Those in force where no category has its own: the policy's, or else the guard's operating point."""
     consecutive_tokens: Mapping[Side, int]
     """How many successive tokens must be over the threshold."""
+    detectors: tuple[DetectorView, ...]
 
     @classmethod
     def of(cls, state: ServiceState, kept: LoadedPolicy, *, is_default: bool) -> "PolicyView":
@@ -117,6 +129,10 @@ class PolicyView(Settings):
             on_error=policy.on_error,
             thresholds={side: guard.thresholds(side) for side in Side},
             consecutive_tokens={side: policy.consecutive_tokens(side) for side in Side},
+            detectors=tuple(
+                DetectorView(id=each.name, type=each.type, action=each.action, applies_to=each.applies_to)
+                for each in policy.detectors
+            ),
         )
 
 

@@ -74,6 +74,7 @@ function policyCard(policy) {
     facts([
       ["If the guard fails, prompt", actionMark(policy.on_error.prompt)],
       ["If the guard fails, response", actionMark(policy.on_error.response)],
+      ["Detectors", policy.detectors.map(({ id, action }) => `${id} (${action})`).join(", ")],
     ])
   );
   const exceptions = SIDES.flatMap((side) =>
