@@ -141,10 +141,11 @@ def test_what_detectors_found_stands_in_the_card(visit, policies):
     page, _ = visit(policies=policies)
     ready(page)
     page.select_option("#policy", "quick")
-    judge(page, "", prompt="write to ann@example.org or bob@example.org")
+    judge(page, "one two", prompt="write to ann@example.org or bob@example.org")
     card = page.locator("#card .card")
     expect(card).to_contain_text("email (mask) 2 times")
     expect(card).to_contain_text("Masked prompt: write to [EMAIL] or [EMAIL]")
+    expect(card).not_to_contain_text("Masked response")
 
 
 def test_a_token_tells_its_probabilities_to_the_keyboard(visit):

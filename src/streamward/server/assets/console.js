@@ -87,7 +87,7 @@ function askForKey(problem) {
   for (const id of ["recent", "policy-list", "compare-results", "drawer"]) part(id).replaceChildren();
   playground.forget();
   for (const id of ["compare-prompt", "compare-response"]) part(id).value = "";
-  part("key-form").hidden = false;
+  part("sign-in").hidden = false;
   part("key-problem").textContent = problem;
   say("is-lost", "not signed in");
   part("key").focus();
@@ -142,7 +142,7 @@ async function start(isFirst) {
     return;
   }
   isOpen = true;
-  part("key-form").hidden = true;
+  part("sign-in").hidden = true;
   part("main").hidden = false;
   part("views").hidden = false;
   part("sign-out").hidden = !hasKey();

@@ -36,7 +36,8 @@ export function verdictCard(verdict, request = null) {
   );
   for (const name of sides) made.append(sidePart(name, verdict[name]));
   for (const [name, text] of Object.entries(verdict.masked || {})) {
-    if (typeof text === "string" && verdict.findings?.length) made.append(element("p", "message", `Masked ${name}: ${text}`));
+    const isChanged = verdict.findings?.some(({ path, action }) => path === name && action === "mask");
+    if (isChanged) made.append(element("p", "message", `Masked ${name}: ${text}`));
   }
   if (decision.message) made.append(element("p", "message", `Said instead: ${decision.message}`));
   if (request) made.append(curlPart(request.path, request.body));
