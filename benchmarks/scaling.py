@@ -24,7 +24,6 @@ from streamward.bench.serve_report import environment
 from streamward.distributed.config import ApplicationArguments, FleetConfig
 from streamward.distributed.remote import RemoteDriver
 from streamward.distributed.serving import open_moderator
-from streamward.engine.attention import KVCache
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.loading import find_checkpoint, load, load_engine
@@ -114,12 +113,12 @@ class Recovery:
 def steps(engine: Engine, *, is_quick: bool) -> Iterator[Step]:
     """Measure one replica of one core."""
     driver = EngineWorker(engine)
-    vocab = engine.model.decoder.config.vocab_size
+    vocab = engine.runner.model_config.vocab_size
     for context in (256,) if is_quick else (128, 512, 2048):
         for streams in (1, 16) if is_quick else (1, 8, 32):
             ids = [driver.open() for _ in range(streams)]
             for stream_id in ids:
-                driver.read(stream_id, [(7 * n) % vocab for n in range(context)], side=None)
+                driver.score(stream_id, [(7 * n) % vocab for n in range(context)], head=None)
             for k in (2,) if is_quick else (1, 2, 4, 16):
                 ms = _step_ms(engine, ids, k=k, repeats=5 if is_quick else 15)
                 yield Step(streams, k, context, round(ms, 2), round(streams * k / ms * 1000, 1))
@@ -132,7 +131,7 @@ def _step_ms(engine: Engine, ids: Sequence[int], *, k: int, repeats: int) -> flo
     for _ in range(repeats + 2):
         lengths = [engine.length(stream_id) for stream_id in ids]
         for stream_id in ids:
-            engine.extend(stream_id, list(range(k)), read=Side.RESPONSE)
+            engine.extend(stream_id, list(range(k)), head=Side.RESPONSE)
         start = time.perf_counter()
         while engine.num_queued_tokens:
             engine.step()
@@ -282,8 +281,7 @@ def _compare(found: Sequence, expected: Sequence) -> tuple[int, float]:
 
 
 def cache_bytes_per_token(engine: Engine) -> int:
-    model = engine.model
-    return KVCache.bytes_per_token(model.decoder.config, model.decoder.embed.weight.dtype)
+    return engine.runner.token_bytes
 
 
 def ray_ms_a_word(loads: Sequence[Spread]) -> float:

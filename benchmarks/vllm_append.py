@@ -33,7 +33,9 @@ def main() -> None:
         save_checkpoint(random_guard(arguments.shape, dtype=dtype), path)
         drivers = {
             "engine": EngineWorker(load_engine(path)),
-            "vllm": vllm_driver(path, VllmConfig(options=options, timeout_s=300), dtype=dtype),
+            "vllm": vllm_driver(
+                path, VllmConfig(options=options, timeout_s=300), dtype=str(dtype).removeprefix("torch.")
+            ),
         }
         for num_streams, k in ((1, 1), (1, 4), (1, 16), (8, 4), (32, 4)):
             for context in arguments.contexts:
@@ -91,7 +93,7 @@ def tokens(draw: random.Random, count: int) -> list[int]:
 def append(
     pool: ThreadPoolExecutor, driver: TokenScorer, streams: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> None:
-    list(pool.map(lambda stream, ids: driver.read(stream, ids, side=Side.RESPONSE), streams, texts))
+    list(pool.map(lambda stream, ids: driver.score(stream, ids, head=Side.RESPONSE), streams, texts))
 
 
 if __name__ == "__main__":

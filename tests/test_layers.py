@@ -16,7 +16,7 @@ ROOT = "__init__"  # the public names
 # Lowest first. A part imports parts of earlier rows, and modules of its own.
 LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
-    {"text_files", "validation"},
+    {"kernels", "text_files", "validation"},
     {"settings"},
     {"detectors"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
@@ -36,7 +36,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy", "decisions", "client", "text_release"}
+TORCH_FREE = FOUNDATION | {"policy", "decisions", "client", "text_release", "kernels"}
 
 
 def module_name(path: Path) -> str:

@@ -50,8 +50,8 @@ def test_a_gen_folder_becomes_a_moderator_of_whole_texts(tmp_path):
             guard.stream(prompt="hello")
 
 
-def test_weights_of_8_bits_are_refused_for_a_gen_guard(tmp_path):
-    with pytest.raises(ConfigError, match="no weights of 8 bits"):
+def test_weights_of_8_bits_are_refused_where_the_shape_does_not_suit_them(tmp_path):
+    with pytest.raises(ConfigError, match=r"8-bit weights need inputs that are multiples of 64"):
         streamward.load(write(tmp_path, random_lm(1), GEN_TEMPLATE), engine=EngineConfig(weights="int8"))
 
 

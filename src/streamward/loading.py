@@ -6,19 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from streamward.bundled.adapter import ADAPTER_FILE
-from streamward.bundled.embedded import embedded_guards, guard_folder, prepare_adapter, prepare_guard
+from streamward.bundled.embedded import (
+    embedded_guards,
+    guard_folder,
+    prepare_adapter,
+    prepare_guard,
+    prepare_int8,
+    suits_int8,
+)
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.runner_choice import load_runner
 from streamward.errors import CheckpointError, ConfigError
+from streamward.generative.lm_loading import load_language_model
 from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
-from streamward.model.checkpoint import load_gen, load_stream
 from streamward.model.config_file import read_config
+from streamward.model.dtypes import dtype_name
 from streamward.model.guard_config import is_stream_checkpoint
-from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
+from streamward.model.parameters import read_shapes
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
@@ -40,7 +47,7 @@ def load(
     policy: str | Path | Policy = "strict",
     engine: EngineConfig | VllmConfig | str | None = None,
     vllm: VllmConfig | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: object | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
     max_workers: int = DEFAULT_MAX_WORKERS,
     second_opinion: SecondOpinionConfig | Mapping[str, Any] | None = None,  # Any: TOML or JSON values
@@ -56,15 +63,16 @@ def load(
             next release, with a DeprecationWarning.
         vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
             server (`http://host:port`), or a `VllmConfig`.
-        dtype: Data type of weights and cache; by default bfloat16 where the CPU computes it fast, else float32.
+        dtype: Data type of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards
+            have 8-bit weights and others bfloat16; where torch runs the model on a CPU slow with bfloat16, float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
         second_opinion: A slower guard that reads policies, and when it is asked: the table `[second_opinion]` of the
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-    ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not installed,
-        `engine` and `vllm` are both given, or vLLM cannot serve the guard.
+        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is missing,
+            `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
@@ -76,9 +84,9 @@ def load(
             raise ConfigError("a guard behind an endpoint has its own engine; leave vllm out")
         guard = _endpoint(name)
     elif isinstance(how, VllmConfig):
-        guard = _vllm_guard(find_checkpoint(name), how, dtype)
+        guard = _vllm_guard(find_checkpoint(name), how, dtype_name(dtype))
     else:
-        guard = load_guard(find_checkpoint(name), engine=how, dtype=dtype)
+        guard = load_guard(find_served(name, engine=how, dtype=dtype), engine=how, dtype=dtype)
     moderator = Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
     if wrap is not None:
         moderator.wrap_guard(wrap)
@@ -114,15 +122,40 @@ def _endpoint(name: str) -> Guard:
     return remote_guard(base_url, model, api_key_env=API_KEY_ENV if API_KEY_ENV in os.environ else None)
 
 
-def _vllm_guard(folder: Path, config: VllmConfig, dtype: torch.dtype | None) -> Guard:
+def _vllm_guard(folder: Path, config: VllmConfig, dtype: str | None) -> Guard:
     from streamward.vllm.guard import vllm_driver  # not for those who do without
 
-    tokenizer = GuardTokenizer.from_folder(folder)
-    return StreamGuard(tokenizer, vllm_driver(folder, config, dtype=serving_dtype() if dtype is None else dtype))
+    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_driver(folder, config, dtype=dtype))
+
+
+def find_served(name: str | Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Path:
+    """Return the folder that our engine serves a guard from: with 8-bit weights, or the checkpoint as it is.
+
+    Embedded guards and adapters are served with 8-bit weights unless `engine.weights` is full or a dtype is given;
+    other checkpoints if `engine.weights` is int8. What is prepared for that is kept in the cache.
+
+    Raises:
+        ConfigError: As `find_checkpoint`; or the guard's shape does not suit 8-bit weights that were asked for.
+        CheckpointError: As `find_checkpoint`.
+    """
+    weights = None if engine is None else engine.weights
+    source = _adapter_source(name)
+    if source is not None and weights is None and dtype is None and suits_int8(read_shapes(source)[1]):
+        return prepare_int8(source)
+    if weights == "int8":
+        return prepare_int8(source or find_checkpoint(name))
+    return find_checkpoint(name)
+
+
+def _adapter_source(name: str | Path) -> Path | None:
+    """Return the folder of an adapter, embedded or the user's own; None for everything else."""
+    if isinstance(name, str) and name in embedded_guards():
+        return guard_folder(name)
+    return Path(name) if (Path(name) / ADAPTER_FILE).exists() else None
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Return the folder of a guard's checkpoint, prepared or fetched if need be.
+    """Return the folder of a guard's checkpoint in a published layout, merged or fetched if need be.
 
     Raises:
         ConfigError: The hub's package is not installed.
@@ -168,34 +201,32 @@ def _no_guard(name: str | Path) -> CheckpointError:
     )
 
 
-def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: torch.dtype | None = None) -> Guard:
+def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Guard:
     """Load a checkpoint's folder as a guard without a policy.
+
+    Args:
+        folder: A prepared guard, or a checkpoint in a published layout.
+        engine: Limits of the engine; for a Gen guard only `runner` and `threads` count.
+        dtype: As for `load`.
 
     Raises:
         CheckpointError: A file is missing or damaged.
-        ConfigError: The engine's settings do not fit this kind of guard.
+        ConfigError: The engine's settings do not fit this kind of guard, or nothing here can run it.
     """
     tokenizer = GuardTokenizer.from_folder(folder)
-    chosen = serving_dtype() if dtype is None else dtype
     if not is_stream_checkpoint(read_config(folder)):
-        if engine is not None and engine.weights == "int8":
-            raise ConfigError("weights is int8; a Gen guard has no weights of 8 bits, leave the setting out")
-        lm = load_gen(folder, dtype=chosen)
-        pack_linears(lm)
-        return GenGuardAdapter(LocalGenGuard(lm, tokenizer))
-    return StreamGuard(tokenizer, EngineWorker(load_engine(folder, engine=engine, dtype=chosen)))
+        config = engine or EngineConfig()
+        model = load_language_model(folder, runner=config.runner, threads=config.threads, dtype=dtype_name(dtype))
+        return GenGuardAdapter(LocalGenGuard(model, tokenizer))
+    return StreamGuard(tokenizer, EngineWorker(load_engine(folder, engine=engine, dtype=dtype)))
 
 
-def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: torch.dtype | None = None) -> Engine:
+def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Engine:
     """Load a Stream guard's checkpoint as an engine, which needs no tokenizer.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or it is no Stream guard.
-        ConfigError: The engine's settings do not fit the guard.
+        CheckpointError: A file is missing or damaged, or it is not a Stream guard.
+        ConfigError: The engine's settings do not fit the guard, or nothing here can run it.
     """
-    model = load_stream(folder, dtype=serving_dtype() if dtype is None else dtype)
     config = engine or EngineConfig()
-    if config.weights == "int8":
-        quantize_linears(model.decoder)
-    pack_linears(model)
-    return Engine(config, model=model)
+    return Engine(config, load_runner(folder, config, dtype=dtype_name(dtype)))

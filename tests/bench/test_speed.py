@@ -15,7 +15,7 @@ from streamward.bench.run import main_bench
 from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
 from streamward.bench.timing import timed
 from streamward.errors import InputError
-from streamward.model.native.library import kernels
+from streamward.kernels.library import available_units
 
 TINY = dataclasses.replace(
     SHAPES["0.6b"],
@@ -50,7 +50,7 @@ def test_every_path_is_measured_and_written(shape: str, tmp_path: Path, capsys: 
     main_bench(shapes=[shape], json_path=tmp_path / "out.jsonl", plot_path=tmp_path / "out.png")
     records = [Record(**json.loads(line)) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     expected = {"append", "reread", "reread-transformers", "transformers-cache"}
-    expected |= {"append-torch"} if kernels() is not None else set()
+    expected |= {"append-torch"} if available_units() else set()
     assert {record.path for record in records} == expected
     ours = [record for record in records if record.path == "append" and "int8" not in record.dtype]
     single = [(record.context, record.k) for record in ours if record.streams == 1]

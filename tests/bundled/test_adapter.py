@@ -1,19 +1,22 @@
+"""An adapter and its base make the guard that was trained; whatever does not fit is refused by name."""
+
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from streamward.bundled.adapter import ADAPTER_FILE, Adapter, build_guard, load_adapter, save_adapter
+from streamward.bundled.adapter import ADAPTER_FILE, Adapter, load_adapter, merge_adapter, save_adapter
 from streamward.errors import CheckpointError
-from streamward.model.config import parse_model_config
+from streamward.kernels.bfloat16 import from_bfloat16
 from streamward.model.config_file import read_config
-from streamward.model.decoder import Decoder, dense_hidden
-from streamward.schema import Side
+from streamward.model.parameters import ModelParameters, read_shapes
+from streamward.model.torch_parameters import decoder_parameters, parameters_of
 from streamward.train.lora import add_lora, lora_modules, merge_lora
 from streamward.train.trainer import trained_tensors
-from tests.train.tiny import MODEL_CONFIG, tiny_guard
+from tests.train.tiny import tiny_guard
 
 
 @pytest.fixture
@@ -23,26 +26,31 @@ def saved(tmp_path: Path) -> Path:
     add_lora(model.decoder, rank=4, alpha=8)
     for _, module in lora_modules(model.decoder):
         torch.nn.init.normal_(module.lora_b, std=0.1)
-    save_adapter(tmp_path, Adapter("tiny", 2.0, trained_tensors(model)), model=model)
+    tensors = {name: value.detach().numpy() for name, value in trained_tensors(model).items()}
+    adapter = Adapter("tiny", 2.0, tensors)
+    save_adapter(tmp_path, adapter, model_config=model.decoder.config, guard_config=model.guard_config)
     return tmp_path
 
 
-def base() -> Decoder:
-    return tiny_guard().decoder
+def merged(folder: Path) -> ModelParameters:
+    _, config, guard = read_shapes(folder)
+    base = decoder_parameters(tiny_guard().decoder.bfloat16())
+    return merge_adapter(folder, base, model_config=config, guard_config=guard)
 
 
 def test_a_guard_built_from_its_adapter_is_the_trained_one(saved: Path) -> None:
-    trained = tiny_guard()
+    trained = tiny_guard().bfloat16()
     add_lora(trained.decoder, rank=4, alpha=8)
     tensors = {name: value.float() for name, value in load_file(saved / ADAPTER_FILE).items()}
     trained.load_state_dict(tensors, strict=False)
     merge_lora(trained.decoder)
-    built = build_guard(saved, base(), model_config=parse_model_config(read_config(saved)))
-    ids = torch.arange(10).view(1, 10)
-    with torch.no_grad():
-        expected = trained.heads(Side.RESPONSE)(dense_hidden(trained.decoder, ids)[0])
-        actual = built.heads(Side.RESPONSE)(dense_hidden(built.decoder, ids)[0])
-    torch.testing.assert_close(actual.risk_TR, expected.risk_TR, rtol=1e-3, atol=1e-4)
+    expected, actual = parameters_of(trained), merged(saved)
+    assert actual.weights.keys() == expected.weights.keys()
+    for name in expected.weights:
+        one, other = (from_bfloat16(each.bfloat16(name)) for each in (actual, expected))
+        np.testing.assert_allclose(one, other, rtol=0.01, atol=1e-6)  # a unit of bfloat16: 1 / 128
+    for name, vector in expected.vectors.items():
+        np.testing.assert_array_equal(actual.vectors[name], vector)
 
 
 @pytest.mark.parametrize("name", ["decoder.layers.0.qkv.lora_b", "prompt_heads.risk.weight"])
@@ -51,14 +59,14 @@ def test_a_missing_tensor_is_named(saved: Path, name: str) -> None:
     del tensors[name]
     save_file(tensors, saved / ADAPTER_FILE)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        build_guard(saved, base(), model_config=MODEL_CONFIG)
+        merged(saved)
 
 
 def test_a_truncated_adapter_is_an_error(saved: Path) -> None:
     path = saved / ADAPTER_FILE
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cannot be read"):
-        build_guard(saved, base(), model_config=MODEL_CONFIG)
+        merged(saved)
 
 
 def test_a_setting_of_another_type_is_an_error(saved: Path) -> None:
@@ -75,4 +83,4 @@ def test_a_misshapen_update_is_an_error(saved: Path) -> None:
     tensors["decoder.layers.0.qkv.lora_a"] = torch.zeros(4, 7)
     save_file(tensors, saved / ADAPTER_FILE)
     with pytest.raises(CheckpointError, match="does not fit"):
-        build_guard(saved, base(), model_config=MODEL_CONFIG)
+        merged(saved)

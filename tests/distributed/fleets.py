@@ -8,6 +8,7 @@ from streamward.distributed.replica import GuardReplica
 from streamward.distributed.wire import ReadReply, ReadRequest
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.errors import OverloadedError
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
@@ -51,10 +52,8 @@ class LocalFleet:
         """Add a replica, which never has the name of an earlier one."""
         self._num_started += 1
         name = f"replica-{self._num_started}"
-        engine = Engine(
-            EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **self._limits}),
-            model=random_model(window_tokens=self._window_tokens),
-        )
+        config = EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **self._limits})
+        engine = Engine(config, TorchModelRunner(random_model(window_tokens=self._window_tokens), config))
         self.replicas[name] = GuardReplica(engine, guard="tiny", name=name, idle_s=60.0, clock=self.clock)
         return name
 

@@ -72,14 +72,14 @@ def test_a_stream_that_moves_never_meets_what_it_left_behind():
     driver = remote_driver(fleet)
     ids = [list(range(start, start + 8)) for start in (0, 20, 40, 60)]
     stream_id = driver.open()
-    driver.read(stream_id, ids[0] + ids[1], side=Side.RESPONSE)
+    driver.score(stream_id, ids[0] + ids[1], head=Side.RESPONSE)
     (first,) = [name for name, replica in fleet.replicas.items() if replica.num_streams]
     away = fleet.replicas.pop(first)  # drained: it runs on, but nobody is sent there
     driver.truncate(stream_id, 8)
-    driver.read(stream_id, ids[2], side=Side.RESPONSE)
+    driver.score(stream_id, ids[2], head=Side.RESPONSE)
     fleet.kill(next(iter(fleet.replicas)))
     fleet.replicas[first] = away
-    (output,) = driver.read(stream_id, ids[3], side=Side.RESPONSE)
+    (output,) = driver.score(stream_id, ids[3], head=Side.RESPONSE)
     assert driver.num_handovers == 2
     whole = remote_driver(LocalFleet(1))
     (expected,) = whole.read(whole.open(), ids[0] + ids[2] + ids[3], side=Side.RESPONSE)
@@ -132,10 +132,10 @@ def test_what_a_replica_refuses_leaves_the_stream_as_it_was():
     fleet = LocalFleet(1)
     driver = remote_driver(fleet)
     stream_id = driver.open()
-    driver.read(stream_id, [1, 2, 3], side=Side.RESPONSE)
+    driver.score(stream_id, [1, 2, 3], head=Side.RESPONSE)
     with pytest.raises(InputError, match="out of range"):
-        driver.read(stream_id, [4, 10**6], side=Side.RESPONSE)
-    (output,) = driver.read(stream_id, [4], side=Side.RESPONSE)
+        driver.score(stream_id, [4, 10**6], head=Side.RESPONSE)
+    (output,) = driver.score(stream_id, [4], head=Side.RESPONSE)
     assert output.position == 3
 
 
@@ -143,25 +143,25 @@ def test_a_stream_refused_at_the_start_leaves_nothing_at_the_replica():
     fleet = LocalFleet(1)
     driver = remote_driver(fleet)
     with pytest.raises(InputError), driver.temporary_stream() as stream_id:
-        driver.read(stream_id, [10**6], side=Side.RESPONSE)
+        driver.score(stream_id, [10**6], head=Side.RESPONSE)
     assert fleet.num_streams == 0
 
 
 def test_full_replicas_are_overloaded():
     fleet = LocalFleet(1, max_streams=1)
     driver = remote_driver(fleet)
-    driver.read(driver.open(), [1], side=None)
+    driver.score(driver.open(), [1], head=None)
     with pytest.raises(OverloadedError, match="max_streams"):
-        driver.read(driver.open(), [1], side=None)
+        driver.score(driver.open(), [1], head=None)
 
 
 def test_longer_than_the_guard_reads_is_refused_here():
     fleet = LocalFleet(1, max_stream_tokens=200)
     driver = remote_driver(fleet)
     stream_id = driver.open()
-    driver.read(stream_id, [1] * 150, side=None)
+    driver.score(stream_id, [1] * 150, head=None)
     with pytest.raises(ContextLengthError, match="201 tokens; at most 200"):
-        driver.read(stream_id, [1] * 51, side=None)
+        driver.score(stream_id, [1] * 51, head=None)
 
 
 def test_long_texts_slide_over_windows_as_they_do_here():
@@ -181,7 +181,7 @@ def test_closing_ends_the_streams_and_lets_the_fleet_go():
     fleet = LocalFleet(1)
     driver = remote_driver(fleet)
     stream_id = driver.open()
-    driver.read(stream_id, [1, 2], side=None)
+    driver.score(stream_id, [1, 2], head=None)
     driver.close()
     with pytest.raises(StreamClosedError):
         driver.open()
@@ -189,7 +189,7 @@ def test_closing_ends_the_streams_and_lets_the_fleet_go():
     driver.close()
     assert (fleet.is_closed, fleet.num_streams, driver.num_streams) == (True, 0, 0)
     with pytest.raises(StreamClosedError):
-        driver.read(stream_id, [1], side=None)
+        driver.score(stream_id, [1], head=None)
 
 
 def test_many_threads_get_the_verdicts_of_one(local):

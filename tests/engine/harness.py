@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamward.engine.attention import PagedAttention
 from streamward.engine.config import EngineConfig
-from streamward.engine.engine import Engine, StepOutput
+from streamward.engine.engine import Engine
+from streamward.engine.outputs import StepOutput
+from streamward.engine.torch_attention import PagedAttention
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import dense_hidden
 from streamward.model.guard_config import (
@@ -74,7 +76,7 @@ def make_engine(guard: GuardModel, *, num_pages: int = 256, **limits: int) -> En
     page_tokens = limits.setdefault("page_tokens", 8)
     page_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 4 * page_tokens
     config = EngineConfig.model_validate({"kv_cache_bytes": num_pages * page_bytes, **limits})
-    return Engine(config, model=guard)
+    return Engine(config, TorchModelRunner(guard, config))
 
 
 @contextmanager
@@ -119,7 +121,11 @@ def full_pass(guard: GuardModel, ids: Sequence[int], sides: Sequence[Side | None
 def opinions_of(outputs: Iterable[StepOutput]) -> list[tuple[int, int, Opinion]]:
     """Split outputs into (stream id, position, opinion), one a token."""
     return [
-        (output.stream_id, output.position + row, Opinion(output.side, risk, category))
+        (
+            output.stream_id,
+            output.position + row,
+            Opinion(output.side, torch.from_numpy(risk), torch.from_numpy(category)),
+        )
         for output in outputs
         for row, (risk, category) in enumerate(zip(output.risk_probs, output.category_probs, strict=True))
     ]
@@ -149,6 +155,8 @@ class Judge:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        assert isinstance(engine.runner, TorchModelRunner)
+        self.model = engine.runner.model
         self.streams: dict[int, Tracked] = {}
 
     def open(self) -> int:
@@ -156,10 +164,10 @@ class Judge:
         self.streams[stream_id] = Tracked()
         return stream_id
 
-    def extend(self, stream_id: int, ids: Sequence[int], *, read: Side | None = Side.RESPONSE) -> None:
-        self.engine.extend(stream_id, ids, read=read)
+    def extend(self, stream_id: int, ids: Sequence[int], *, head: Side | None = Side.RESPONSE) -> None:
+        self.engine.extend(stream_id, ids, head=head)
         self.streams[stream_id].ids += ids
-        self.streams[stream_id].sides += [read] * len(ids)
+        self.streams[stream_id].sides += [head] * len(ids)
 
     def step(self) -> list[StepOutput]:
         outputs = self.engine.step()
@@ -176,8 +184,8 @@ class Judge:
             num_steps += 1
             assert num_steps < 5000, "the queue does not empty"
 
-    def feed(self, stream_id: int, ids: Sequence[int], *, read: Side | None = Side.RESPONSE) -> None:
-        self.extend(stream_id, ids, read=read)
+    def feed(self, stream_id: int, ids: Sequence[int], *, head: Side | None = Side.RESPONSE) -> None:
+        self.extend(stream_id, ids, head=head)
         self.drain()
 
     def truncate(self, stream_id: int, length: int) -> None:
@@ -202,5 +210,5 @@ class Judge:
         for stream_id in stream_ids or tuple(self.streams):
             tracked = self.streams[stream_id]
             assert self.engine.length(stream_id) == len(tracked.ids)
-            expected = full_pass(self.engine.model, tracked.ids, tracked.sides) if tracked.ids else {}
+            expected = full_pass(self.model, tracked.ids, tracked.sides) if tracked.ids else {}
             assert_same(tracked.given, expected)

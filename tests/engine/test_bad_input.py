@@ -16,7 +16,7 @@ BAD_IDS = {
     "negative": ([1, -1], "out of range; ids must be from 0 to 63"),
     "too large": ([VOCAB_SIZE], "out of range; ids must be from 0 to 63"),
     "huge": ([2**70], "out of range; ids must be from 0 to 63"),
-    "float": ([1, 2.0], "of type float; ids must be whole numbers"),
+    "float": ([1, 2.0], "of type float; ids must be integers"),
     "not a number": ([float("nan")], "of type float"),
     "bool": ([True], "of type bool"),
     "text": ("abc", "of type str"),
@@ -39,18 +39,18 @@ def test_malformed_token_ids_are_refused_and_nothing_is_queued(case: str) -> Non
     stream = judge.open()
     judge.feed(stream, random_ids(5, seed=1))
     with pytest.raises(InputError, match=message):
-        judge.engine.extend(stream, ids, read=Side.RESPONSE)
+        judge.engine.extend(stream, ids, head=Side.RESPONSE)
     assert judge.engine.num_queued_tokens == 0
     judge.feed(stream, random_ids(5, seed=2))
     judge.check()
 
 
-@pytest.mark.parametrize("read", ["response", "answer", 1, True])
-def test_a_side_that_is_none_is_refused(read: Any) -> None:
+@pytest.mark.parametrize("head", ["response", "answer", 1, True])
+def test_a_side_that_is_none_is_refused(head: Any) -> None:
     engine = make_engine(random_guard())
     stream = engine.open()
     with pytest.raises(InputError, match="give a Side, or None for context"):
-        engine.extend(stream, [1], read=read)
+        engine.extend(stream, [1], head=head)
     assert engine.length(stream) == 0
 
 
@@ -59,7 +59,7 @@ def test_truncating_to_no_length_of_the_stream_is_refused(length: Any) -> None:
     judge = Judge(make_engine(random_guard()))
     stream = judge.open()
     judge.feed(stream, random_ids(5, seed=1))
-    with pytest.raises(InputError, match="it must be a whole number from 0 to 5"):
+    with pytest.raises(InputError, match="it must be an integer from 0 to 5"):
         judge.engine.truncate(stream, length)
     judge.check()
 
@@ -76,5 +76,5 @@ def test_token_ids_do_not_show_in_messages() -> None:
     engine = make_engine(random_guard())
     stream = engine.open()
     with pytest.raises(InputError) as caught:
-        engine.extend(stream, [987654], read=None)
+        engine.extend(stream, [987654], head=None)
     assert "987654" not in str(caught.value)

@@ -58,7 +58,7 @@ class Fuzz:
 
     def step(self) -> None:
         streams = self.judge.engine._streams.values()
-        self.num_rereads += sum(stream.num_cached < stream.num_judged and stream.num_unread > 0 for stream in streams)
+        self.num_rereads += sum(stream.num_cached < stream.num_scored and stream.num_pending > 0 for stream in streams)
         self.judge.step()
 
     def attempt(self, operation: Callable[[int], object], stream: int) -> None:
@@ -70,8 +70,8 @@ class Fuzz:
     def extend(self, stream: int) -> None:
         count = min(self.rng.choice([1, 1, 2, 5, 13, 30]), MAX_TOKENS - len(self.judge.streams[stream].ids))
         if count > 0:
-            read = self.rng.choice([None, Side.RESPONSE, Side.RESPONSE, Side.PROMPT])
-            self.judge.extend(stream, random_ids(count, seed=self.rng.randrange(10**6)), read=read)
+            head = self.rng.choice([None, Side.RESPONSE, Side.RESPONSE, Side.PROMPT])
+            self.judge.extend(stream, random_ids(count, seed=self.rng.randrange(10**6)), head=head)
 
     def truncate(self, stream: int) -> None:
         self.judge.truncate(stream, self.rng.randint(0, len(self.judge.streams[stream].ids)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamward.engine.attention import KVCache
+from streamward.engine.torch_attention import KVCache
 from streamward.errors import StreamClosedError
 from streamward.model.attention import round_size
 from streamward.schema import Side
@@ -28,12 +28,12 @@ def test_ten_thousand_streams_leave_nothing_behind() -> None:
     engine = make_engine(random_guard(), num_pages=16)
     free = engine.num_free_pages
     kept_open = engine.open()
-    engine.extend(kept_open, random_ids(20, seed=1), read=Side.RESPONSE)
+    engine.extend(kept_open, random_ids(20, seed=1), head=Side.RESPONSE)
     engine.step()
     held = free - engine.num_free_pages
     for cycle in range(10_000):
         stream = engine.open()
-        engine.extend(stream, [cycle % 64, 5, 9], read=Side.RESPONSE)
+        engine.extend(stream, [cycle % 64, 5, 9], head=Side.RESPONSE)
         assert len(engine.step()) == 1
         engine.close(stream)
     assert engine.num_streams == 1
@@ -55,7 +55,7 @@ def test_the_last_of_many_streams_is_judged_like_the_first() -> None:
 def test_closing_a_stream_frees_its_pages() -> None:
     engine = make_engine(random_guard(), num_pages=4)
     stream = engine.open()
-    engine.extend(stream, random_ids(30, seed=1), read=Side.RESPONSE)
+    engine.extend(stream, random_ids(30, seed=1), head=Side.RESPONSE)
     assert engine.num_free_pages == 0
     engine.close(stream)
     assert engine.num_free_pages == 4
@@ -66,7 +66,7 @@ def test_closing_a_stream_frees_its_pages() -> None:
 def test_closing_twice_does_nothing() -> None:
     engine = make_engine(random_guard())
     stream, other = engine.open(), engine.open()
-    engine.extend(other, [1, 2], read=Side.RESPONSE)
+    engine.extend(other, [1, 2], head=Side.RESPONSE)
     engine.close(stream)
     engine.close(stream)
     assert engine.num_streams == 1
@@ -88,7 +88,7 @@ def test_a_closed_stream_is_refused(operation: str) -> None:
     stream = engine.open()
     engine.close(stream)
     calls = {
-        "extend": lambda: engine.extend(stream, [1], read=None),
+        "extend": lambda: engine.extend(stream, [1], head=None),
         "truncate": lambda: engine.truncate(stream, 0),
         "fork": lambda: engine.fork(stream),
         "length": lambda: engine.length(stream),
@@ -104,7 +104,7 @@ def test_a_step_reads_new_tokens_only_however_old_the_stream() -> None:
     stream = engine.open()
     with counted_tokens(guard) as counts:
         for start in range(0, MAX_POSITIONS, 4):
-            engine.extend(stream, random_ids(4, seed=start), read=Side.RESPONSE)
+            engine.extend(stream, random_ids(4, seed=start), head=Side.RESPONSE)
             engine.step()
     assert counts == [4] * (MAX_POSITIONS // 4)
 
@@ -115,7 +115,7 @@ def test_truncating_does_not_make_kept_tokens_be_read_again() -> None:
     stream = engine.open()
     with counted_tokens(guard) as counts:
         for turn in range(20):
-            engine.extend(stream, random_ids(10, seed=turn), read=Side.RESPONSE)
+            engine.extend(stream, random_ids(10, seed=turn), head=Side.RESPONSE)
             engine.step()
             engine.truncate(stream, 5 + turn)
     assert counts == [10] * 20
@@ -125,11 +125,11 @@ def test_a_fork_does_not_read_what_its_source_has_read() -> None:
     guard = random_guard()
     engine = make_engine(guard)
     source = engine.open()
-    engine.extend(source, random_ids(50, seed=1), read=None)
+    engine.extend(source, random_ids(50, seed=1), head=None)
     engine.step()
     with counted_tokens(guard) as counts:
         for _ in range(4):
-            engine.extend(engine.fork(source), [1, 2, 3], read=Side.RESPONSE)
+            engine.extend(engine.fork(source), [1, 2, 3], head=Side.RESPONSE)
         engine.step()
     assert counts == [12]
 
@@ -140,7 +140,7 @@ def test_a_step_without_queued_tokens_runs_no_forward_pass() -> None:
     stream = engine.open()
     with counted_tokens(guard) as counts:
         assert engine.step() == []
-        engine.extend(stream, [1], read=None)
+        engine.extend(stream, [1], head=None)
         engine.truncate(stream, 0)
         assert engine.step() == []
     assert counts == []
@@ -153,7 +153,7 @@ def test_a_pass_that_fails_loses_no_verdict(failing: str) -> None:
     stream, other = judge.open(), judge.open()
     judge.feed(stream, random_ids(5, seed=1))
     judge.extend(stream, random_ids(9, seed=2))
-    judge.extend(other, random_ids(9, seed=3), read=Side.PROMPT)
+    judge.extend(other, random_ids(9, seed=3), head=Side.PROMPT)
 
     def fail(*_: object) -> None:
         raise MemoryError
@@ -187,7 +187,7 @@ def test_eight_threads_get_the_verdicts_of_their_own_streams() -> None:
         ids = random_ids(60, seed=worker)
         start.wait(timeout=30)
         for first in range(0, 60, 1 + worker % 3):
-            engine.extend(stream, ids[first : first + 1 + worker % 3], read=Side.RESPONSE)
+            engine.extend(stream, ids[first : first + 1 + worker % 3], head=Side.RESPONSE)
             while engine.num_queued(stream):
                 for stream_id, position, opinion in opinions_of(engine.step()):
                     with given_lock:

@@ -4,6 +4,7 @@ import pytest
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.errors import ConfigError, ContextLengthError, OverloadedError
 from streamward.schema import Side
 from tests.engine.harness import MAX_POSITIONS, Judge, counted_tokens, make_engine, random_guard, random_ids
@@ -38,9 +39,9 @@ def test_a_full_queue_is_refused_until_a_step_empties_it() -> None:
 def test_tokens_taken_out_of_the_queue_make_room_in_it(free: str) -> None:
     engine = make_engine(random_guard(), max_queued_tokens=20)
     first, second = engine.open(), engine.open()
-    engine.extend(first, random_ids(20, seed=1), read=Side.RESPONSE)
+    engine.extend(first, random_ids(20, seed=1), head=Side.RESPONSE)
     {"truncate": lambda: engine.truncate(first, 0), "close": lambda: engine.close(first)}[free]()
-    engine.extend(second, random_ids(20, seed=2), read=Side.RESPONSE)
+    engine.extend(second, random_ids(20, seed=2), head=Side.RESPONSE)
     assert engine.num_queued_tokens == 20
 
 
@@ -122,7 +123,8 @@ def test_limits_that_fit_neither_model_nor_cache_are_refused() -> None:
     with pytest.raises(ConfigError, match="the KV cache room for 16 tokens"):
         make_engine(guard, num_pages=2, max_stream_tokens=17)
     with pytest.raises(ConfigError, match="not one page of 64 fits"):
-        Engine(EngineConfig(kv_cache_bytes=100), model=guard)
+        config = EngineConfig(kv_cache_bytes=100)
+        Engine(config, TorchModelRunner(guard, config))
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 4, 10, 30])
@@ -142,8 +144,8 @@ def test_no_step_reads_more_than_max_batch_tokens(max_batch_tokens: int) -> None
 def test_a_short_append_does_not_wait_for_a_long_prompt() -> None:
     engine = make_engine(random_guard(), max_batch_tokens=16)
     long, short = engine.open(), engine.open()
-    engine.extend(long, random_ids(100, seed=1), read=None)
-    engine.extend(short, [1, 2, 3], read=Side.RESPONSE)
+    engine.extend(long, random_ids(100, seed=1), head=None)
+    engine.extend(short, [1, 2, 3], head=Side.RESPONSE)
     assert [(output.stream_id, len(output.risk_probs)) for output in engine.step()] == [(short, 3)]
 
 
@@ -151,7 +153,7 @@ def test_more_streams_than_tokens_in_a_step_are_served_in_turn() -> None:
     engine = make_engine(random_guard(), max_batch_tokens=4)
     streams = [engine.open() for _ in range(10)]
     for stream in streams:
-        engine.extend(stream, random_ids(50, seed=stream), read=Side.RESPONSE)
+        engine.extend(stream, random_ids(50, seed=stream), head=Side.RESPONSE)
     served = [[output.stream_id for output in engine.step()] for _ in range(30)]
     assert {stream for step in served[:3] for stream in step} == set(streams)
     assert {sum(step.count(stream) for step in served) for stream in streams} == {12}
@@ -160,9 +162,9 @@ def test_more_streams_than_tokens_in_a_step_are_served_in_turn() -> None:
 def test_a_newcomer_is_served_before_streams_that_wait_for_their_next_turn() -> None:
     engine = make_engine(random_guard(), max_batch_tokens=2)
     for seed in range(6):
-        engine.extend(engine.open(), random_ids(50, seed=seed), read=Side.RESPONSE)
+        engine.extend(engine.open(), random_ids(50, seed=seed), head=Side.RESPONSE)
     for _ in range(3):
         engine.step()
     newcomer = engine.open()
-    engine.extend(newcomer, [1], read=Side.RESPONSE)
+    engine.extend(newcomer, [1], head=Side.RESPONSE)
     assert newcomer in {output.stream_id for output in engine.step()}

@@ -3,8 +3,8 @@
 import pytest
 
 from streamward.engine.config import EngineConfig
-from streamward.engine.scheduler import Scheduler, shares
-from streamward.engine.token_sequence import TokenSequence
+from streamward.engine.scheduler import ScheduledSequence, Scheduler, fair_shares
+from streamward.engine.sequence import TokenSequence
 
 CONFIG = EngineConfig(max_batch_tokens=512, max_long_tokens=128)
 
@@ -13,7 +13,7 @@ def waiting(number: int, *, owner: str | None, num_tokens: int) -> list[TokenSeq
     return [TokenSequence(0, owner, [1] * num_tokens, [None] * num_tokens) for _ in range(number)]
 
 
-def schedule(streams: list[TokenSequence]) -> list[tuple[TokenSequence, int]]:
+def schedule(streams: list[TokenSequence]) -> list[ScheduledSequence]:
     return Scheduler(CONFIG).schedule(streams)
 
 
@@ -71,4 +71,4 @@ def test_of_more_owners_than_tokens_those_in_front_are_served(num_owners: int) -
 
 
 def test_who_asks_for_nothing_stands_in_nobodys_way() -> None:
-    assert shares([0, 0, 7], total=2) == [0, 0, 2]
+    assert fair_shares([0, 0, 7], budget=2) == [0, 0, 2]

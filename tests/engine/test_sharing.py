@@ -29,26 +29,26 @@ def test_fork_and_source_go_on_differently(guard: GuardModel, length: int) -> No
 def test_a_fork_takes_no_page_until_it_writes() -> None:
     engine = make_engine(random_guard())
     source = engine.open()
-    engine.extend(source, random_ids(20, seed=1), read=None)
+    engine.extend(source, random_ids(20, seed=1), head=None)
     engine.step()
     free = engine.num_free_pages
     fork = engine.fork(source)
     assert engine.num_free_pages == free
-    engine.extend(fork, [1], read=None)
+    engine.extend(fork, [1], head=None)
     assert engine.num_free_pages == free - 1
     engine.step()
-    engine.extend(source, [2], read=None)
+    engine.extend(source, [2], head=None)
     assert engine.num_free_pages == free - 1
 
 
 def test_a_fork_repeats_no_verdict_of_its_source() -> None:
     engine = make_engine(random_guard())
     source = engine.open()
-    engine.extend(source, random_ids(12, seed=1), read=Side.RESPONSE)
+    engine.extend(source, random_ids(12, seed=1), head=Side.RESPONSE)
     engine.step()
     fork = engine.fork(source)
     assert engine.step() == []
-    engine.extend(fork, [3, 4], read=Side.RESPONSE)
+    engine.extend(fork, [3, 4], head=Side.RESPONSE)
     assert [(output.stream_id, output.position) for output in engine.step()] == [(fork, 12)]
 
 
@@ -64,7 +64,7 @@ def test_an_empty_stream_can_be_forked(guard: GuardModel) -> None:
 def test_a_stream_with_queued_tokens_is_not_forked() -> None:
     engine = make_engine(random_guard())
     stream = engine.open()
-    engine.extend(stream, [1, 2], read=None)
+    engine.extend(stream, [1, 2], head=None)
     with pytest.raises(InputError, match="2 queued tokens"):
         engine.fork(stream)
     assert engine.num_streams == 1
@@ -87,10 +87,10 @@ def test_closing_source_and_forks_in_any_order_frees_every_page(guard: GuardMode
     engine = make_engine(guard)
     free = engine.num_free_pages
     source = engine.open()
-    engine.extend(source, random_ids(21, seed=1), read=None)
+    engine.extend(source, random_ids(21, seed=1), head=None)
     engine.step()
     first, second = engine.fork(source), engine.fork(source)
-    engine.extend(first, random_ids(9, seed=2), read=None)
+    engine.extend(first, random_ids(9, seed=2), head=None)
     for stream in (source, second, first):
         engine.close(stream)
     assert engine.num_free_pages == free

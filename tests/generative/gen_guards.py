@@ -3,6 +3,7 @@
 import torch
 
 from streamward.generative.local import LocalGenGuard
+from streamward.generative.torch_lm import TorchLanguageModel
 from streamward.model.config import ModelConfig
 from streamward.model.guard_model import CausalLM
 from streamward.tokenizer import GuardTokenizer
@@ -46,4 +47,4 @@ def gen_tokenizer() -> GuardTokenizer:
 
 def gen_guard(seed: int = 0, *, max_positions: int = 1024) -> LocalGenGuard:
     """The two together."""
-    return LocalGenGuard(random_lm(seed, max_positions=max_positions), gen_tokenizer())
+    return LocalGenGuard(TorchLanguageModel(random_lm(seed, max_positions=max_positions)), gen_tokenizer())

@@ -6,6 +6,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from streamward.generative.local import LocalGenGuard
+from streamward.generative.torch_lm import TorchLanguageModel
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import dense_hidden
 from streamward.model.guard_model import CausalLM
@@ -72,7 +73,7 @@ def random_model(seed: int, *, max_positions: int = 1024, vocab_size: int = 288)
 
 
 def gen_guard(seed: int = 0, *, max_positions: int = 1024) -> LocalGenGuard:
-    return LocalGenGuard(random_model(seed, max_positions=max_positions), byte_tokenizer())
+    return LocalGenGuard(TorchLanguageModel(random_model(seed, max_positions=max_positions)), byte_tokenizer())
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import torch
 
 from streamward.errors import CheckpointError, ContextLengthError
 from streamward.generative.local import LocalGenGuard
+from streamward.generative.torch_lm import TorchLanguageModel
 from streamward.model.decoder import dense_hidden
 from streamward.schema import Category, Message, RiskLevel, Role
 from tests.generative.gen_guards import gen_guard, gen_tokenizer, random_lm
@@ -62,9 +63,9 @@ def test_probabilities_sum_to_one_and_the_level_is_the_most_probable():
 def test_the_context_is_read_once(monkeypatch):
     guard = gen_guard()
     lengths = []
-    forward = guard._model.decoder.forward
+    forward = guard._model.model.decoder.forward
     monkeypatch.setattr(
-        guard._model.decoder,
+        guard._model.model.decoder,
         "forward",
         lambda ids, positions, attend: (lengths.append(len(ids)), forward(ids, positions, attend))[1],
     )
@@ -108,7 +109,7 @@ def test_damaged_weights_are_an_error():
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="non-finite logits"):
-        LocalGenGuard(model, gen_tokenizer()).judge(PROMPT)
+        LocalGenGuard(TorchLanguageModel(model), gen_tokenizer()).judge(PROMPT)
 
 
 @pytest.mark.parametrize("text", ["", "\x00", "\ud83d", "👩‍💻"])

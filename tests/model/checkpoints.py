@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from streamward.model.checkpoint import SINGLE_FILE
+from streamward.model.checkpoint_files import SINGLE_FILE
 
 QWEN3_CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],

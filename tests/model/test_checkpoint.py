@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streamward.errors import CheckpointError
-from streamward.model.checkpoint import INDEX_FILE, SINGLE_FILE, load_gen, load_stream, save_checkpoint
+from streamward.model.checkpoint import load_gen, load_stream, save_checkpoint
+from streamward.model.checkpoint_files import INDEX_FILE, SINGLE_FILE
 from streamward.model.config import parse_model_config
 from streamward.model.guard_config import parse_guard_config
 from tests.model.checkpoints import Checkpoint, gen_checkpoint, read_tensors, stream_checkpoint

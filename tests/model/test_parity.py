@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from streamward.bundled.base import prepare_base
-from streamward.engine.attention import AttentionMetadata, KVCache, PagedAttention
+from streamward.engine.torch_attention import AttentionMetadata, KVCache, PagedAttention
 from streamward.errors import CheckpointError
 from streamward.model.checkpoint import load_gen
 from streamward.model.decoder import Decoder, dense_hidden

@@ -5,6 +5,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
@@ -74,8 +75,6 @@ def random_model(*, window_tokens: int | None = None, seed: int = 0) -> GuardMod
 
 def stream_guard(*, window_tokens: int | None = None, **limits: int) -> StreamGuard:
     """A guard over its own engine; `limits` are those of `EngineConfig`."""
-    engine = Engine(
-        EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **limits}),
-        model=random_model(window_tokens=window_tokens),
-    )
+    config = EngineConfig.model_validate({"page_tokens": 16, "kv_cache_bytes": 2**24, **limits})
+    engine = Engine(config, TorchModelRunner(random_model(window_tokens=window_tokens), config))
     return StreamGuard(guard_tokenizer(), EngineWorker(engine))

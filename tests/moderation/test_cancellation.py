@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import CallCancelledError, StreamClosedError
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
@@ -246,7 +246,7 @@ def test_closing_ends_calls_in_flight_and_frees_the_model_the_cache_and_the_thre
     for thread in threads:
         thread.start()
     assert steps.begun.wait(TIMEOUT_S)
-    watched = [weakref.ref(each) for each in (guard.engine, guard.engine.model, guard.engine._runner)]
+    watched = [weakref.ref(each) for each in (guard.engine, guard.engine.runner.model, guard.engine.runner)]
     view.close()
     moderator.close()
     moderator.close()

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.health import GuardHealth
@@ -35,7 +35,7 @@ class HeldEngine:
     def hold(self) -> None:
         """Start the first step."""
         first = self.driver.open()
-        in_threads([lambda: self.driver.read(first, [1], side=None)])
+        in_threads([lambda: self.driver.score(first, [1], head=None)])
         assert self._is_stepping.wait(TIMEOUT_S)
 
     def release(self) -> None:
@@ -65,7 +65,7 @@ def test_what_arrives_during_a_step_is_read_together_in_the_next() -> None:
     held = HeldEngine(num_queued=40)
     streams = [held.driver.open() for _ in range(40)]
     held.hold()
-    reads = in_threads([partial(held.driver.read, stream, [1, 2], side=Side.RESPONSE) for stream in streams])
+    reads = in_threads([partial(held.driver.score, stream, [1, 2], head=Side.RESPONSE) for stream in streams])
     assert [len(read.result(TIMEOUT_S)[0].risk_probs) for read in reads] == [2] * 40
     assert len(held.batches) == 1
 
@@ -76,8 +76,8 @@ def test_a_short_append_is_ready_before_a_long_text_that_came_first() -> None:
     held.hold()
     reads = in_threads(
         [
-            partial(held.driver.read, long, random_ids(100, seed=1), side=None),
-            partial(held.driver.read, short, [3], side=Side.RESPONSE),
+            partial(held.driver.score, long, random_ids(100, seed=1), head=None),
+            partial(held.driver.score, short, [3], head=Side.RESPONSE),
         ]
     )
     assert reads[1].result(TIMEOUT_S)[0].stream_id == short
@@ -96,9 +96,9 @@ def test_threads_with_streams_of_their_own_get_the_verdicts_of_one_pass() -> Non
             start = 0
             while start < len(ids):
                 count = rng.choice([1, 2, 5, 30])
-                driver.read(stream, ids[start : start + count + 3], side=None)
+                driver.score(stream, ids[start : start + count + 3], head=None)
                 driver.truncate(stream, start)
-                outputs += driver.read(stream, ids[start : start + count], side=Side.RESPONSE)
+                outputs += driver.score(stream, ids[start : start + count], head=Side.RESPONSE)
                 start += count
         return outputs
 
@@ -114,8 +114,8 @@ def test_closing_a_stream_wakes_who_waits_for_it_and_nobody_else() -> None:
     held.hold()
     reads = in_threads(
         [
-            partial(held.driver.read, closed, random_ids(100, seed=1), side=Side.RESPONSE),
-            partial(held.driver.read, other, random_ids(20, seed=2), side=Side.RESPONSE),
+            partial(held.driver.score, closed, random_ids(100, seed=1), head=Side.RESPONSE),
+            partial(held.driver.score, other, random_ids(20, seed=2), head=Side.RESPONSE),
         ]
     )
     held.driver.close_stream(closed)
@@ -128,11 +128,11 @@ def test_a_failing_step_reaches_every_waiter_and_leaves_streams_as_they_were() -
     streams = [held.driver.open() for _ in range(3)]
     held.fails = True
     held.hold()
-    reads = in_threads([partial(held.driver.read, stream, [5, 6], side=Side.RESPONSE) for stream in streams])
+    reads = in_threads([partial(held.driver.score, stream, [5, 6], head=Side.RESPONSE) for stream in streams])
     assert [type(read.exception(TIMEOUT_S)) for read in reads] == [MemoryError] * 3
     held.fails = False
     assert [held.engine.length(stream) for stream in streams] == [0, 0, 0]
-    (output,) = held.driver.read(streams[0], [5, 6], side=Side.RESPONSE)
+    (output,) = held.driver.score(streams[0], [5, 6], head=Side.RESPONSE)
     assert output.position == 0
 
 
@@ -142,8 +142,8 @@ def test_a_read_that_cannot_be_queued_leaves_the_others_alone() -> None:
     held.hold()
     reads = in_threads(
         [
-            partial(held.driver.read, streams[0], [1] * 1000, side=Side.RESPONSE),
-            partial(held.driver.read, streams[1], [1] * 20, side=Side.RESPONSE),
+            partial(held.driver.score, streams[0], [1] * 1000, head=Side.RESPONSE),
+            partial(held.driver.score, streams[1], [1] * 20, head=Side.RESPONSE),
         ]
     )
     assert isinstance(reads[0].exception(TIMEOUT_S), ContextLengthError)
@@ -162,7 +162,7 @@ def test_too_many_streams_are_refused_while_steps_run() -> None:
 def test_nothing_runs_while_nothing_waits() -> None:
     driver = EngineWorker(make_engine(random_guard()))
     with driver.temporary_stream() as stream:
-        driver.read(stream, [1, 2, 3], side=None)
+        driver.score(stream, [1, 2, 3], head=None)
         poll = threading.Event()
         while driver._is_running:
             poll.wait(0.001)
@@ -173,4 +173,4 @@ def test_nothing_runs_while_nothing_waits() -> None:
 def test_no_tokens_give_no_outputs(ids: list[int]) -> None:
     driver = EngineWorker(make_engine(random_guard()))
     with driver.temporary_stream() as stream:
-        assert driver.read(stream, ids, side=Side.RESPONSE) == []
+        assert driver.score(stream, ids, head=Side.RESPONSE) == []

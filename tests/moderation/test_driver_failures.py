@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import streamward.moderation.engine_worker as driver_module
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import GuardFailedError
 from streamward.guard_call import GuardCall
 from streamward.moderation.engine_worker import EngineWorker
@@ -21,7 +21,7 @@ from tests.moderation.test_driver import TIMEOUT_S, in_threads
 
 IDS = random_ids(30, seed=3)
 GUARD = random_guard()
-ENGINE_STEPS = ["step", "extend", "length", "num_queued", "num_unread", "truncate", "close", "open", "recover"]
+ENGINE_STEPS = ["step", "extend", "length", "num_queued", "num_pending", "truncate", "close", "open", "recover"]
 DRIVER_STEPS = ["_turn", "_tidy", "_begin", "_step", "_queue_part", "_note_progress", "_end", "_survive", "_fail_all"]
 ERRORS = [MemoryError, RuntimeError, KeyError, TimeoutError, KeyboardInterrupt, SystemExit, GeneratorExit]
 
@@ -68,9 +68,9 @@ def driven(**limits: int) -> Iterator[EngineWorker]:
 def judge(driver: EngineWorker, *, closes: bool = True) -> list[StepOutput]:
     stream = driver.open()
     try:
-        driver.read(stream, IDS[:10], side=None)
+        driver.score(stream, IDS[:10], head=None)
         driver.truncate(stream, 5)
-        return driver.read_segments(stream, [(IDS[5:20], Side.RESPONSE), (IDS[20:], None)])
+        return driver.score_segments(stream, [(IDS[5:20], Side.RESPONSE), (IDS[20:], None)])
     finally:
         if closes:
             driver.close_stream(stream)
@@ -148,11 +148,11 @@ def test_a_refused_engine_is_tried_again_though_as_many_streams_are_open_as_may_
         Saboteur(driver.engine, "step", at=set(range(1, 4)), error=MemoryError, is_after=False)
         for _ in range(3):
             with suppress(MemoryError, GuardFailedError):
-                driver.read(stream, IDS[:5], side=None)
+                driver.score(stream, IDS[:5], head=None)
         eventually(lambda: driver.health().failure is None, until=True)
-        driver.read(idle, IDS[:5], side=None)
-        driver.read(stream, IDS[:5], side=None)
-        assert_right(driver.read(stream, IDS[5:20], side=Side.RESPONSE))
+        driver.score(idle, IDS[:5], head=None)
+        driver.score(stream, IDS[:5], head=None)
+        assert_right(driver.score(stream, IDS[5:20], head=Side.RESPONSE))
 
 
 def test_a_stream_opened_in_the_place_of_one_closed_meanwhile_fails_no_other_read() -> None:
@@ -166,7 +166,7 @@ def test_a_stream_opened_in_the_place_of_one_closed_meanwhile_fails_no_other_rea
             return step()
 
         driver.engine.step = held  # type: ignore[method-assign]
-        (read,) = in_threads([lambda: driver.read(other, IDS, side=None)])
+        (read,) = in_threads([lambda: driver.score(other, IDS, head=None)])
         assert is_stepping.wait(TIMEOUT_S)
         driver.close_stream(first)
         driver.open()
@@ -187,11 +187,11 @@ def test_a_stream_opened_in_the_place_of_one_closed_meanwhile_fails_no_other_rea
 def test_a_failure_leaves_open_streams_as_they_were() -> None:
     with driven() as driver:
         stream = driver.open()
-        driver.read(stream, IDS[:5], side=None)
+        driver.score(stream, IDS[:5], head=None)
         Saboteur(driver.engine, "step", at={1}, error=MemoryError, is_after=True)
         with pytest.raises(MemoryError):
-            driver.read(stream, IDS[5:20], side=Side.RESPONSE)
-        assert_right([*driver.read(stream, IDS[5:20], side=Side.RESPONSE)])
+            driver.score(stream, IDS[5:20], head=Side.RESPONSE)
+        assert_right([*driver.score(stream, IDS[5:20], head=Side.RESPONSE)])
 
 
 def test_a_cancelled_read_ends_at_once_and_its_tokens_are_dropped() -> None:
@@ -206,13 +206,13 @@ def test_a_cancelled_read_ends_at_once_and_its_tokens_are_dropped() -> None:
 
         driver.engine.step = held  # type: ignore[method-assign]
         call = GuardCall()
-        (read,) = in_threads([lambda: call.make(lambda: driver.read(stream, IDS, side=Side.RESPONSE))])
+        (read,) = in_threads([lambda: call.make(lambda: driver.score(stream, IDS, head=Side.RESPONSE))])
         assert is_stepping.wait(TIMEOUT_S)
         call.cancel()
         assert type(read.exception(TIMEOUT_S)).__name__ == "CallCancelledError"  # though the step still runs
         may_go_on.set()
-        driver.read(other, IDS, side=None)
+        driver.score(other, IDS, head=None)
         assert driver.engine.length(stream) == 0
         assert driver.engine.num_queued_tokens == 0
-        driver.read(stream, IDS[:5], side=None)
-        assert_right(driver.read(stream, IDS[5:20], side=Side.RESPONSE))
+        driver.score(stream, IDS[:5], head=None)
+        assert_right(driver.score(stream, IDS[5:20], head=Side.RESPONSE))

@@ -197,7 +197,7 @@ def test_a_guard_that_fails_never_says_safe(on_error, action):
 def test_damaged_weights_block_instead_of_passing():
     guard = stream_guard()
     with torch.no_grad():
-        guard.engine.model.prompt_heads.risk.weight.fill_(float("nan"))
+        guard.engine.runner.model.prompt_heads.risk.weight.fill_(float("nan"))
     result = Moderator(guard, policy=STRICT).moderate(prompt="x")
     assert result.decision.action is Action.BLOCK
     assert result.decision.side is Side.PROMPT
@@ -220,13 +220,13 @@ def test_a_piece_refused_for_lack_of_room_is_judged_later():
     whole = guard.moderate(response=text)
     blocker = guard._guard.engine
     held = blocker.open()
-    blocker.extend(held, [1] * 100, read=None)  # waits for a step, so it cannot be evicted
+    blocker.extend(held, [1] * 100, head=None)  # waits for a step, so it cannot be evicted
     with pytest.raises(OverloadedError):
         guard.stream()
     blocker.close(held)
     stream = guard.stream()
     held = blocker.open()
-    blocker.extend(held, [1] * 90, read=None)
+    blocker.extend(held, [1] * 90, head=None)
     with pytest.raises(OverloadedError):
         stream.feed(text)
     blocker.close(held)

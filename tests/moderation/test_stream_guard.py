@@ -162,7 +162,7 @@ def test_a_turn_with_reasoning_is_read_as_the_template_renders_it():
         stream.feed("ok")
         (read,) = guard.engine._streams.values()
         assert read.token_ids == rendered.ids[: len(read.token_ids)]
-        assert read.sides.count(Side.RESPONSE) == stream.num_tokens
+        assert read.heads.count(Side.RESPONSE) == stream.num_tokens
 
 
 def _context(turns):

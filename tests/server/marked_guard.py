@@ -8,6 +8,7 @@ import torch
 
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.model.guard_model import GuardModel
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.moderator import Moderator
@@ -49,7 +50,9 @@ def marked_model() -> GuardModel:
 def marked_guard(model: GuardModel | None = None) -> StreamGuard:
     """The guard, with its own weights or those given."""
     config = EngineConfig(page_tokens=16, kv_cache_bytes=2**24)
-    return StreamGuard(guard_tokenizer(), EngineWorker(Engine(config, model=model or marked_model())))
+    return StreamGuard(
+        guard_tokenizer(), EngineWorker(Engine(config, TorchModelRunner(model or marked_model(), config)))
+    )
 
 
 def marked_moderator(policy: str | Policy = "strict", *, model: GuardModel | None = None) -> Moderator:

@@ -78,7 +78,7 @@ def test_a_long_read_that_makes_progress_is_no_stall_and_one_that_does_not_is() 
 
     guard.engine.step = slow  # type: ignore[method-assign, assignment]
     stream = driver.open()
-    driver.read(stream, [1] * 300, side=None)
+    driver.score(stream, [1] * 300, head=None)
     assert len(seen) == 5
     assert max(each.wait_s for each in seen) <= 20.0
     driver.close()

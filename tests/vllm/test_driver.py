@@ -30,7 +30,7 @@ def driver_of(fake: FakeVllm, *, max_streams: int = 8, max_stream_tokens: int | 
 
 
 def judged(driver: VllmDriver, stream_id: int, ids: list[int], side: Side | None) -> dict[int, Opinion]:
-    return {position: opinion for _, position, opinion in opinions_of(driver.read(stream_id, ids, side=side))}
+    return {position: opinion for _, position, opinion in opinions_of(driver.score(stream_id, ids, head=side))}
 
 
 def expected(guard: GuardModel, ids: list[int], first: int) -> dict[int, Opinion]:
@@ -63,18 +63,18 @@ def test_any_cut_with_drops_and_evictions_equals_the_whole(cuts, drops, eviction
 def test_an_append_is_asked_for_with_the_cached_beginning(fake):
     driver = driver_of(fake)
     stream = driver.open()
-    driver.read(stream, random_ids(40, seed=1), side=Side.RESPONSE)
-    driver.read(stream, [5, 6], side=Side.RESPONSE)
+    driver.score(stream, random_ids(40, seed=1), head=Side.RESPONSE)
+    driver.score(stream, [5, 6], head=Side.RESPONSE)
     assert fake.asked == [(40, True), (42, True)]
 
 
 def test_context_is_read_with_the_first_judged_token_and_what_follows_it_later(fake):
     driver = driver_of(fake)
     stream = driver.open()
-    assert driver.read(stream, [1, 2, 3], side=None) == []
-    (output,) = driver.read_segments(stream, [([4, 5], None), ([6], Side.PROMPT), ([7, 8, 9], None)])
+    assert driver.score(stream, [1, 2, 3], head=None) == []
+    (output,) = driver.score_segments(stream, [([4, 5], None), ([6], Side.PROMPT), ([7, 8, 9], None)])
     assert (output.position, output.side, len(output.risk_probs)) == (5, Side.PROMPT, 1)
-    driver.read(stream, [10], side=Side.RESPONSE)
+    driver.score(stream, [10], head=Side.RESPONSE)
     assert fake.asked == [(6, True), (10, True)]
 
 
@@ -87,7 +87,7 @@ def test_the_same_text_twice_has_all_its_verdicts_again(fake):
 
 def test_both_sides_in_one_call_get_their_own_heads(fake):
     driver, ids = driver_of(fake), random_ids(20, seed=3)
-    outputs = driver.read_segments(driver.open(), [(ids[:9], Side.PROMPT), (ids[9:], Side.RESPONSE)])
+    outputs = driver.score_segments(driver.open(), [(ids[:9], Side.PROMPT), (ids[9:], Side.RESPONSE)])
     given_ = {position: opinion for _, position, opinion in opinions_of(outputs)}
     assert_same(given_, full_pass(GUARD, ids, [Side.PROMPT] * 9 + [Side.RESPONSE] * 11))
 
@@ -103,7 +103,7 @@ def test_a_text_that_is_always_put_aside_is_an_overload(fake):
     stream = driver.open()
     fake.num_stale = [4] * 50
     with pytest.raises(OverloadedError, match="put this text aside"):
-        driver.read(stream, random_ids(30, seed=5), side=Side.RESPONSE)
+        driver.score(stream, random_ids(30, seed=5), head=Side.RESPONSE)
 
 
 @pytest.mark.parametrize("error", [UpstreamError("gone"), OverloadedError("full")])
@@ -113,25 +113,25 @@ def test_a_failed_append_leaves_the_stream_as_it_was(fake, error):
     given_ = judged(driver, stream, ids[:10], Side.RESPONSE)
     fake.failures = [error]
     with pytest.raises(type(error)):
-        driver.read(stream, ids[10:20], side=Side.RESPONSE)
+        driver.score(stream, ids[10:20], head=Side.RESPONSE)
     assert_same(given_ | judged(driver, stream, ids[10:], Side.RESPONSE), expected(GUARD, ids, 0))
 
 
 def test_a_stream_cannot_grow_past_the_limit(fake):
     driver = driver_of(fake, max_stream_tokens=20)
     stream = driver.open()
-    driver.read(stream, [1] * 20, side=Side.RESPONSE)
+    driver.score(stream, [1] * 20, head=Side.RESPONSE)
     with pytest.raises(ContextLengthError, match="at most 20 fit"):
-        driver.read(stream, [1], side=None)
+        driver.score(stream, [1], head=None)
     driver.truncate(stream, 19)
-    assert len(driver.read(stream, [1], side=Side.RESPONSE)) == 1
+    assert len(driver.score(stream, [1], head=Side.RESPONSE)) == 1
 
 
 @pytest.mark.parametrize("bad", [[-1], [64], [True], ["a"], [1.0], [1, None]])
 def test_ids_that_are_none_are_refused_before_anything_is_asked(fake, bad):
     driver = driver_of(fake)
     with pytest.raises(InputError):
-        driver.read(driver.open(), bad, side=Side.RESPONSE)
+        driver.score(driver.open(), bad, head=Side.RESPONSE)
     assert fake.asked == []
 
 
@@ -139,14 +139,14 @@ def test_ids_that_are_none_are_refused_before_anything_is_asked(fake, bad):
 def test_a_stream_is_cut_only_within_itself(fake, length):
     driver = driver_of(fake)
     stream = driver.open()
-    driver.read(stream, [1, 2], side=None)
+    driver.score(stream, [1, 2], head=None)
     with pytest.raises(InputError):
         driver.truncate(stream, length)
 
 
 def test_nothing_is_asked_for_no_tokens(fake):
     driver = driver_of(fake)
-    assert driver.read(driver.open(), [], side=Side.RESPONSE) == []
+    assert driver.score(driver.open(), [], head=Side.RESPONSE) == []
     assert fake.asked == []
 
 
@@ -164,8 +164,8 @@ def test_streams_are_limited_and_closing_one_makes_room(fake):
 def test_a_closed_stream_is_not_read(fake):
     driver = driver_of(fake)
     with driver.temporary_stream() as stream:
-        driver.read(stream, [1], side=Side.RESPONSE)
-    for call in (lambda: driver.read(stream, [1], side=None), lambda: driver.truncate(stream, 0)):
+        driver.score(stream, [1], head=Side.RESPONSE)
+    for call in (lambda: driver.score(stream, [1], head=None), lambda: driver.truncate(stream, 0)):
         with pytest.raises(StreamClosedError):
             call()
 
@@ -185,7 +185,7 @@ def test_who_waits_for_a_stream_that_is_closed_is_told(fake):
 
     def append() -> None:
         try:
-            driver.read(stream, [1, 2], side=Side.RESPONSE)
+            driver.score(stream, [1, 2], head=Side.RESPONSE)
         except StreamClosedError as error:
             errors.append(error)
 
@@ -207,7 +207,7 @@ def test_a_closed_driver_frees_the_reader_and_ends_its_streams(fake):
         driver.open()
     assert fake.is_closed
     with pytest.raises(StreamClosedError):
-        driver.read(stream, [1], side=Side.RESPONSE)
+        driver.score(stream, [1], head=Side.RESPONSE)
     driver.close_stream(stream)
 
 
@@ -218,7 +218,7 @@ def test_rows_of_another_guard_are_refused(fake):
         read(token_ids, reuse=reuse).probs[:, 1:], 0
     )
     with pytest.raises(UpstreamError, match="another shape"):
-        driver.read(driver.open(), [1, 2], side=Side.RESPONSE)
+        driver.score(driver.open(), [1, 2], head=Side.RESPONSE)
 
 
 def test_many_threads_get_the_verdicts_of_one(fake):

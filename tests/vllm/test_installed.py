@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import streamward
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
+from streamward.engine.torch_runner import TorchModelRunner
 from streamward.errors import ConfigError, UpstreamError
 from streamward.model.guard_model import GuardModel
 from streamward.moderation.engine_worker import EngineWorker
@@ -102,7 +103,8 @@ def moderators(server) -> Iterator[tuple[Moderator, Moderator]]:
 
 
 def our_driver(guard: GuardModel) -> EngineWorker:
-    return EngineWorker(Engine(EngineConfig(kv_cache_bytes=2**26), model=guard))
+    config = EngineConfig(kv_cache_bytes=2**26)
+    return EngineWorker(Engine(config, TorchModelRunner(guard, config)))
 
 
 def conversation(draw: random.Random) -> list[tuple[int, Side | None]]:
@@ -117,7 +119,7 @@ def segments(part: list[tuple[int, Side | None]]) -> list[Segment]:
 
 
 def opinions(driver: TokenScorer, stream: int, part: list[tuple[int, Side | None]]) -> dict[int, Opinion]:
-    found = opinions_of(driver.read_segments(stream, segments(part)))
+    found = opinions_of(driver.score_segments(stream, segments(part)))
     return {position: opinion for _, position, opinion in found}
 
 
@@ -257,7 +259,7 @@ def test_a_stream_outlives_a_server_that_is_killed_and_started_again(server):
     found = opinions(driver, stream, text[:half])
     started.kill()
     with pytest.raises(UpstreamError, match="cannot be reached"):
-        driver.read_segments(stream, segments(text[half:]))
+        driver.score_segments(stream, segments(text[half:]))
     started.start()
     found |= opinions(driver, stream, text[half:])
     with ours.temporary_stream() as other:
@@ -273,13 +275,13 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_stream_is_an_error_and_not_
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     driver = vllm_driver(setup.folder, setup.config, dtype=torch.float32)
     stream = driver.open()
-    driver.read(stream, [1, 2, 3], side=Side.RESPONSE)
+    driver.score(stream, [1, 2, 3], head=Side.RESPONSE)
     for child in psutil.Process().children(recursive=True):
         if child.pid not in before:
             child.kill()
     for _ in range(2):
         with pytest.raises(UpstreamError):
-            driver.read(stream, [4], side=Side.RESPONSE)
+            driver.score(stream, [4], head=Side.RESPONSE)
     driver.close_stream(stream)
     driver.close()
 

@@ -74,9 +74,9 @@ def test_a_stream_over_http_has_the_verdicts_of_one_pass(upstream):
     for _ in range(2):  # the second finds everything in the cache
         with driver.temporary_stream() as stream:
             outputs = [
-                *driver.read_segments(stream, [(ids[:20], None), (ids[20:21], Side.PROMPT)]),
-                *driver.read(stream, ids[21:40], side=Side.RESPONSE),
-                *driver.read(stream, ids[40:], side=Side.RESPONSE),
+                *driver.score_segments(stream, [(ids[:20], None), (ids[20:21], Side.PROMPT)]),
+                *driver.score(stream, ids[21:40], head=Side.RESPONSE),
+                *driver.score(stream, ids[40:], head=Side.RESPONSE),
             ]
         given = {position: opinion for _, position, opinion in opinions_of(outputs)}
         assert_same(given, full_pass(GUARD, ids, [None] * 20 + [Side.PROMPT] + [Side.RESPONSE] * 29))
@@ -207,7 +207,7 @@ def test_an_empty_answer_gives_no_rows(upstream):
         httpx.Response(200, json={"data": {"guard": FINGERPRINT, "num_cached": 0, "probabilities": ""}})
     ] * 9
     with pytest.raises(OverloadedError):
-        driver.read(stream, [1, 2], side=Side.RESPONSE)
+        driver.score(stream, [1, 2], head=Side.RESPONSE)
 
 
 @pytest.mark.parametrize("num_cached", [-1, -5, 7])
@@ -218,4 +218,4 @@ def test_a_cache_that_cannot_be_is_no_verdict(upstream, num_cached):
     answer = {"guard": FINGERPRINT, "num_cached": num_cached, "probabilities": encoded(rows)}
     upstream.answers = [httpx.Response(200, json={"data": answer})] * 9
     with pytest.raises((OverloadedError, UpstreamError)):
-        driver.read(stream, [1, 2], side=Side.RESPONSE)
+        driver.score(stream, [1, 2], head=Side.RESPONSE)

@@ -4,15 +4,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 
 from streamward.assistant.answer import GeneratedAnswer, Written, read_next
 from streamward.assistant.config import AssistantConfig
-from streamward.engine.threads import ThreadGovernor, fixed_threads
 from streamward.errors import CheckpointError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.model.guard_model import CausalLM
+from streamward.model.torch_threads import fixed_threads
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ class Generator:
         self._active: list[GeneratedAnswer] = []
         self._wake = threading.Condition()
         self._is_closed = False
-        self._governor = ThreadGovernor(torch.get_num_threads())
         self._thread = threading.Thread(target=self._run, name="assistant", daemon=True)
         self._thread.start()
 
@@ -108,7 +106,7 @@ class Generator:
     @torch.inference_mode()
     def _step(self, batch: Sequence[GeneratedAnswer]) -> None:
         parts = self._parts(batch)
-        with self._threads():
+        with fixed_threads(self._config.threads):
             hidden_AD = read_next(self._model.decoder, parts)
             ready = [index for index, (answer, _) in enumerate(parts) if not answer.num_unread]
             if not ready:
@@ -148,8 +146,3 @@ class Generator:
             self._active = [answer for answer in self._active if id(answer) not in ended]
         for answer in answers:
             answer.deliver(last)
-
-    def _threads(self) -> AbstractContextManager[None]:
-        if self._config.threads is not None:
-            return fixed_threads(self._config.threads)
-        return self._governor.step()

@@ -10,6 +10,7 @@ import torch
 
 from streamward.bench.timing import Work
 from streamward.engine.engine import Engine
+from streamward.model.config import ModelConfig
 from streamward.model.decoder import dense_hidden
 from streamward.model.guard_model import GuardModel
 from streamward.schema import Side
@@ -29,7 +30,7 @@ class Prepared(NamedTuple):
 
 def appending(engine: Engine, *, context: int, k: int, streams: int = 1) -> Prepared:
     """Our engine: k new tokens of each stream behind a context that stays in the cache."""
-    ids = token_ids(engine.model, context)
+    ids = token_ids(engine.runner.model_config, context)
     opened = [engine.open() for _ in range(streams)]
     _read(engine, opened[0], ids)
     for stream_id in opened[1:]:
@@ -38,7 +39,7 @@ def appending(engine: Engine, *, context: int, k: int, streams: int = 1) -> Prep
 
     def step() -> None:
         for stream_id in opened:
-            engine.extend(stream_id, new, read=Side.RESPONSE)
+            engine.extend(stream_id, new, head=Side.RESPONSE)
         while engine.num_queued_tokens:
             engine.step()
         for stream_id in opened:
@@ -52,14 +53,14 @@ def appending(engine: Engine, *, context: int, k: int, streams: int = 1) -> Prep
 
 
 def _read(engine: Engine, stream_id: int, ids: list[int]) -> None:
-    engine.extend(stream_id, ids, read=None)
+    engine.extend(stream_id, ids, head=None)
     while engine.num_queued_tokens:
         engine.step()
 
 
 def _copy(engine: Engine, source_id: int, target_id: int, ids: list[int]) -> None:
     """Give a stream pages of its own with another's keys and values: reading 128 contexts would take minutes."""
-    engine.extend(target_id, ids, read=None)
+    engine.extend(target_id, ids, head=None)
     source, target = engine._streams[source_id], engine._streams[target_id]
     for one, other in zip(source.pages, target.pages, strict=False):
         engine._runner.copy_page(one, other)
@@ -68,7 +69,7 @@ def _copy(engine: Engine, source_id: int, target_id: int, ids: list[int]) -> Non
 
 def rereading(model: GuardModel, *, context: int) -> Work:
     """The same decoder without a cache: the whole text once more for one new token."""
-    ids_1S = torch.tensor([token_ids(model, context + 1)])
+    ids_1S = torch.tensor([token_ids(model.decoder.config, context + 1)])
 
     @torch.inference_mode()
     def read() -> object:
@@ -88,7 +89,7 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def token_ids(model: GuardModel, count: int) -> list[int]:
+def token_ids(config: ModelConfig, count: int) -> list[int]:
     """Return some ids that the model knows."""
-    size = min(1000, model.decoder.config.vocab_size - 7)
+    size = min(1000, config.vocab_size - 7)
     return [7 + index % size for index in range(count)]

@@ -13,17 +13,19 @@ from rich.console import Console
 from streamward.bench import backends, reference
 from streamward.bench.plot import plot
 from streamward.bench.record import Record, ratios, table
-from streamward.bench.roofline import MachineLimits, faster, measure_machine, roofline_step_s
-from streamward.bench.shapes import SHAPES, linear_bytes, random_guard
+from streamward.bench.roofline import MachineLimits, decoder_weights, faster, measure_machine, roofline_step_s
+from streamward.bench.shapes import SHAPES, linear_bytes, random_guard, rounded
 from streamward.bench.startup import ready_s, text_side
 from streamward.bench.timing import median_seconds, timed
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
-from streamward.engine.runner import token_bytes
-from streamward.model.guard_model import GuardModel
-from streamward.model.native.library import kernels
-from streamward.model.native_linear import NativeLinear
-from streamward.model.packing import pack_linears, quantize_linears, serving_dtype
+from streamward.engine.native_runner import NativeModelRunner
+from streamward.engine.torch_runner import TorchModelRunner
+from streamward.kernels.cache import decoder_page_bytes
+from streamward.kernels.library import available_units
+from streamward.kernels.quantization import GROUP
+from streamward.model.packing import pack_linears, serving_dtype
+from streamward.model.torch_parameters import parameters_of
 
 CHUNKS = (1, 4, 16)
 CONTEXTS = (128, 512, 2048, 8176)  # the last chunk of 16 ends at the last of 8,192 positions
@@ -97,17 +99,19 @@ class _Bench:
         self._stream_counts = () if quick else STREAM_COUNTS
         self._repeats = 5 if quick else 11
         self._min_seconds = MIN_SECONDS / 5 if quick else MIN_SECONDS
-        self._full_bytes = linear_bytes(random_guard(shape, dtype=dtype))
+        self._model = random_guard(shape, dtype=dtype)
+        self._full_bytes = linear_bytes(self._model)
+        self._has_kernels = bool(available_units())
         self._engine = self._make_engine()
 
     def records(self) -> Iterator[Record]:
         """Measure path after path; slow ones less often."""
         yield from self._appending(self._engine, "append", self._name(), weight_bytes=self._full_bytes)
         yield from self._many(self._engine, self._name(), weight_bytes=self._full_bytes)
-        if self._engine.is_native:
+        if self._has_kernels:
             plain = self._make_engine(native=False)
             yield from self._appending(plain, "append-torch", self._name(), weight_bytes=self._full_bytes)
-        if kernels() is not None:
+        if self._has_kernels:
             yield from self._int8(int8_cache=False)  # one engine at a time: the caches of 128 streams are large
             yield from self._int8(int8_cache=True)
         yield from self._rereading()
@@ -125,7 +129,14 @@ class _Bench:
         )
 
     def _token_bytes(self, int8_cache: bool) -> int:
-        return token_bytes(SHAPES[self.shape], self._dtype, is_int8=int8_cache)
+        config = SHAPES[self.shape]
+        return decoder_page_bytes(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            page_tokens=1,
+            is_int8=int8_cache,
+        )
 
     def contention(self) -> str:
         """Compare a chunk's time alone and while another process holds one core."""
@@ -138,15 +149,16 @@ class _Bench:
         return f"{self.shape}: {alone / shared:.2f} of the speed while another process holds one core"
 
     def _make_engine(self, *, native: bool = True, int8: bool = False, int8_cache: bool = False) -> Engine:
-        model = random_guard(self.shape, dtype=self._dtype)
-        if int8:
-            quantize_linears(model.decoder)
-        pack_linears(model, native=native)
         tokens = max(self._contexts[-1] + 64, *(count * (SHARED_CONTEXT + 64) for count in (1, *self._stream_counts)))
         config = EngineConfig(
             kv_cache_bytes=tokens * self._token_bytes(int8_cache), kv_cache="int8" if int8_cache else "full"
         )
-        return Engine(config, model=model, native_kernels=native)
+        if native and self._has_kernels:
+            parameters = parameters_of(self._model)
+            return Engine(config, NativeModelRunner(rounded(parameters) if int8 else parameters, config))
+        model = random_guard(self.shape, dtype=self._dtype)
+        pack_linears(model)
+        return Engine(config, TorchModelRunner(model, config))
 
     def _appending(self, engine: Engine, path: str, dtype: str, *, weight_bytes: int) -> Iterator[Record]:
         for context in self._contexts:
@@ -171,16 +183,15 @@ class _Bench:
 
     def _int8(self, *, int8_cache: bool) -> Iterator[Record]:
         engine = self._make_engine(int8=True, int8_cache=int8_cache)
-        packed = [layer for layer in engine.model.modules() if isinstance(layer, NativeLinear)]
-        full_bytes = sum(layer.num_outputs * layer.num_inputs * self._dtype.itemsize for layer in packed)
-        weight_bytes = self._full_bytes - full_bytes + sum(layer.weight_bytes for layer in packed)
+        num_weights = decoder_weights(self._model)
+        weight_bytes = self._full_bytes - num_weights * self._dtype.itemsize + num_weights * (GROUP + 2) // GROUP
         if not int8_cache:
             yield from self._appending(engine, "append", "int8", weight_bytes=weight_bytes)
         yield from self._many(engine, INT8_CACHE if int8_cache else "int8", weight_bytes=weight_bytes)
 
     def _rereading(self) -> Iterator[Record]:
         for context in self._contexts:
-            read = backends.rereading(self._engine.model, context=context)
+            read = backends.rereading(self._model, context=context)
             yield self._record("reread", context, 1, median_seconds(read, repeats=1, warmup=context < CONTEXTS[-1]))
         try:
             model = reference.reference_model(self.shape, dtype=self._dtype)
@@ -227,10 +238,6 @@ class _Bench:
             tokens_per_s=round(k * streams / seconds, 1),
             roofline_ms=round(roofline_s * 1e3, 3),
         )
-
-    @property
-    def _model(self) -> GuardModel:
-        return self._engine.model
 
     def _name(self) -> str:
         return str(self._dtype).removeprefix("torch.")

@@ -1,9 +1,12 @@
 """Guards of the published shapes with random weights: speed does not depend on what they say."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
 from streamward.errors import InputError
+from streamward.kernels.quantization import QuantizedWeight, quantize
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import (
     PUBLISHED_PROMPT_CATEGORIES,
@@ -13,6 +16,7 @@ from streamward.model.guard_config import (
     SideLabels,
 )
 from streamward.model.guard_model import GuardModel
+from streamward.model.parameters import ModelParameters
 
 
 def _qwen3(*, hidden_size: int, num_layers: int, num_heads: int, intermediate_size: int) -> ModelConfig:
@@ -86,6 +90,17 @@ def random_guard(shape: str, *, dtype: torch.dtype) -> GuardModel:
             nn.init.ones_(module.get_parameter("weight"))
     model.decoder.fill_rotary_table()
     return model.eval()
+
+
+def rounded(parameters: ModelParameters) -> ModelParameters:
+    """Return a guard whose decoder has 8-bit weights; nothing is smoothed or left exact: values do not matter."""
+    weights = {
+        name: tuple(quantize(block) for block in blocks if not isinstance(block, QuantizedWeight))
+        if name.startswith("decoder.")
+        else blocks
+        for name, blocks in parameters.weights.items()
+    }
+    return dataclasses.replace(parameters, weights=weights)
 
 
 def linear_bytes(model: GuardModel) -> int:

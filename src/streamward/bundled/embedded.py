@@ -1,25 +1,29 @@
-"""The guards this package carries: adapters over the embedded base, merged once and kept in the cache."""
+"""The guards this package carries: adapters over a base, merged and rounded once and kept in the cache. No torch."""
 
 import dataclasses
 import hashlib
+import json
 import shutil
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from streamward.bundled.adapter import ADAPTER_FILE, build_gen, build_guard, load_adapter
+from streamward.bundled.adapter import ADAPTER_FILE, load_adapter, merge_adapter
 from streamward.bundled.base import cache_folder, find_base, install_folder, staging_folder
 from streamward.errors import ConfigError
-from streamward.model.checkpoint import load_gen, save_checkpoint
-from streamward.model.config import parse_model_config
+from streamward.kernels.quantization import GROUP
+from streamward.model.checkpoint_files import INDEX_FILE, SINGLE_FILE
+from streamward.model.config import ModelConfig, parse_model_config
 from streamward.model.config_file import read_config
-from streamward.model.fake_quantization import fake_quantize_weights
-from streamward.model.guard_config import is_stream_checkpoint
-from streamward.model.guard_model import CausalLM, GuardModel
+from streamward.model.parameters import ModelParameters, load_published, read_shapes
+from streamward.model.preparation import prepare
+from streamward.model.prepared import exact_layers, is_prepared_folder, save_prepared
+from streamward.model.published import save_published
 
 DEFAULT_GUARD = "stream-135m"
-_LAYOUT_VERSION = b"1"  # raise it when prepared folders change in a way the adapter's hash does not show
+_LAYOUT_VERSION = b"2"  # raise it when prepared folders change in a way the adapter's hash does not show
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def embedded_guards() -> list[str]:
@@ -42,7 +46,7 @@ def guard_folder(name: str) -> Path:
 
 
 def prepare_guard(name: str) -> Path:
-    """Return an embedded guard as a checkpoint folder in the published layout.
+    """Return an embedded guard as a checkpoint folder in the published layout, in bfloat16.
 
     The first call merges the adapter into the base (some seconds); later ones find the folder in the cache.
 
@@ -50,28 +54,44 @@ def prepare_guard(name: str) -> Path:
         ConfigError: There is no guard of this name.
         CheckpointError: The base or the adapter is missing or damaged.
     """
-    source = guard_folder(name)
-    return prepare_adapter(source)
+    return prepare_adapter(guard_folder(name))
 
 
 def is_prepared(name: str) -> bool:
-    """Whether an embedded guard was merged already."""
-    return _prepared_folder(guard_folder(name)).exists()
+    """Whether an embedded guard was prepared with 8-bit weights already."""
+    return _int8_folder(guard_folder(name)).exists()
 
 
 def prepare_adapter(source: Path) -> Path:
-    """Merge an adapter's folder into the base it names; the result is kept in the cache by content."""
-    folder = _prepared_folder(source)
-    if not folder.exists():
-        _merge(source, folder)
-    return folder
+    """Merge an adapter's folder into the base it names, in the published layout and bfloat16; kept in the cache."""
+    folder = cache_folder() / f"{source.name}-{_digest(source)}"
+    return _made(folder, lambda staged: _write_published(source, staged))
 
 
-def _prepared_folder(source: Path) -> Path:
-    digest = hashlib.sha256(_LAYOUT_VERSION)
-    for file in (ADAPTER_FILE, "config.json"):
-        digest.update((source / file).read_bytes())
-    return cache_folder() / f"{source.name}-{digest.hexdigest()[:12]}"
+def prepare_int8(source: Path) -> Path:
+    """Return a guard with 8-bit weights, ready to be mapped; kept in the cache.
+
+    Args:
+        source: An adapter's folder, or a checkpoint in a published layout.
+
+    Raises:
+        ConfigError: The shape does not suit 8-bit weights.
+        CheckpointError: The base, the adapter or the checkpoint is missing or damaged.
+    """
+    if is_prepared_folder(source):
+        return source
+    return _made(_int8_folder(source), lambda staged: _write_int8(source, staged))
+
+
+def suits_int8(config: ModelConfig) -> bool:
+    """Whether every matrix of a decoder has sizes that 8-bit weights and the native kernels support."""
+    sizes = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.head_dim,
+        (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
+    )
+    return all(size % GROUP == 0 for size in sizes)
 
 
 def template_file(*, is_gen: bool, is_gemma: bool = False) -> Path:
@@ -80,26 +100,77 @@ def template_file(*, is_gen: bool, is_gemma: bool = False) -> Path:
     return Path(__file__).parent / (f"{kind}_gemma.jinja" if is_gemma else f"{kind}.jinja")
 
 
-def _merge(source: Path, folder: Path) -> None:
+def _int8_folder(source: Path) -> Path:
+    return cache_folder() / f"{source.name}-int8-{_digest(source)}"
+
+
+def _digest(source: Path) -> str:
+    """Return what tells two guards apart: the content of an adapter; of whole weights, size and time, to be quick."""
+    digest = hashlib.sha256(_LAYOUT_VERSION + (source / "config.json").read_bytes())
+    if (source / ADAPTER_FILE).exists():
+        digest.update((source / ADAPTER_FILE).read_bytes())
+        return digest.hexdigest()[:12]
+    for path in sorted([*source.glob("*.safetensors"), *source.glob("tokenizer*"), *source.glob("*.jinja")]):
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _made(folder: Path, write: Callable[[Path], None]) -> Path:
+    if not folder.exists():
+        staged = staging_folder(folder)
+        try:
+            write(staged)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        install_folder(staged, folder)
+    return folder
+
+
+def _write_published(source: Path, staged: Path) -> None:
+    parameters, is_rounded = _merged(source)
+    save_published(prepare(parameters) if is_rounded else parameters, staged)
+    _copy_texts(source, staged)
+
+
+def _write_int8(source: Path, staged: Path) -> None:
+    if (source / ADAPTER_FILE).exists():
+        parameters, is_rounded = _merged(source)
+    elif (source / SINGLE_FILE).exists() or (source / INDEX_FILE).exists():
+        parameters, is_rounded = load_published(source), False
+    else:
+        raise ConfigError(f"{source} is no checkpoint that can be prepared: it holds no {SINGLE_FILE}")
+    prepared = prepare(parameters, keeps_exact_layers=not is_rounded)
+    save_prepared(prepared, staged)
+    keys: dict[str, Any] = dict(read_config(source))
+    keys["streamward"] = {**keys.get("streamward", {}), "weights": "int8", "exact_layers": exact_layers(prepared)}
+    (staged / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
+    _copy_texts(source, staged)
+
+
+def _merged(source: Path) -> tuple[ModelParameters, bool]:
+    """Return the guard of an adapter in bfloat16, and whether its weights were rounded before it was calibrated."""
     adapter = load_adapter(source)
     base_folder = find_base(adapter.base)
-    raw = read_config(source)
-    shape = parse_model_config(raw)
+    _, shape, guard_config = read_shapes(source)
     config = dataclasses.replace(
         parse_model_config(read_config(base_folder)), num_layers=shape.num_layers, max_positions=shape.max_positions
     )
-    base = load_gen(base_folder, dtype=torch.bfloat16)
-    is_gen = not is_stream_checkpoint(raw)
-    model: GuardModel | CausalLM
-    if is_gen:
-        model = build_gen(source, base, model_config=config)
-    else:
-        model = build_guard(source, base.decoder, model_config=config)
-    model.to(torch.bfloat16)
-    if adapter.has_rounded_weights:
-        fake_quantize_weights(model.decoder)
-    staged = staging_folder(folder)
-    save_checkpoint(model, staged)
+    base = load_published(base_folder)
+    merged = merge_adapter(source, base, model_config=config, guard_config=guard_config)
+    return merged, adapter.has_rounded_weights
+
+
+def _copy_texts(source: Path, staged: Path) -> None:
+    """Copy tokenizer and template: an adapter has those of its base, under the template of our own guards."""
+    if not (source / ADAPTER_FILE).exists():
+        for name in _TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, staged)
+        return
+    base_folder = find_base(load_adapter(source).base)
+    _, config, guard_config = read_shapes(source)
     shutil.copy(base_folder / "tokenizer.json", staged)
-    shutil.copy(template_file(is_gen=is_gen, is_gemma=config.is_gemma), staged / "chat_template.jinja")
-    install_folder(staged, folder)
+    template = template_file(is_gen=guard_config is None, is_gemma=config.is_gemma)
+    shutil.copy(template, staged / "chat_template.jinja")

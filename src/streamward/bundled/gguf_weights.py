@@ -5,11 +5,11 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from numpy.typing import NDArray
 
+from streamward.kernels.bfloat16 import to_bfloat16
 from streamward.model.config import ModelConfig
+from streamward.model.tensor_file import save_tensors
 
 _PLAIN_NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 _LAYER_NAMES = {
@@ -36,7 +36,7 @@ _GEMMA_NAMES = {
 def save_weights(gguf_path: Path, config: ModelConfig, target: Path) -> None:
     """Dequantise the weights of a Llama or Gemma 3 model and write them as safetensors in bfloat16."""
     names = _GEMMA_NAMES if config.is_gemma else _LAYER_NAMES
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, NDArray[np.uint16]] = {}
     for item in gguf.GGUFReader(gguf_path).tensors:
         name = _published_name(item.name, names)
         values = np.array(gguf.dequantize(item.data, item.tensor_type))
@@ -47,8 +47,8 @@ def save_weights(gguf_path: Path, config: ModelConfig, target: Path) -> None:
             values = _unpermute(values, config.num_heads)
         elif name.endswith("k_proj.weight"):
             values = _unpermute(values, config.num_kv_heads)
-        tensors[name] = torch.from_numpy(values).to(torch.bfloat16)
-    save_file(tensors, target, metadata={"format": "pt"})
+        tensors[name] = to_bfloat16(values.astype(np.float32))
+    save_tensors(target, tensors, metadata={"format": "pt"})
 
 
 def _published_name(gguf_name: str, names: Mapping[str, str]) -> str:
@@ -58,7 +58,7 @@ def _published_name(gguf_name: str, names: Mapping[str, str]) -> str:
     return f"model.layers.{layer}.{names[name]}.{suffix}"
 
 
-def _unpermute(values: np.ndarray, num_heads: int) -> np.ndarray:
+def _unpermute(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
     """Undo the row order of rotary projections that llama.cpp uses for Llama: pairs side by side back to halves."""
     rows, columns = values.shape
     return values.reshape(num_heads, rows // num_heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

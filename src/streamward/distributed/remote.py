@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from streamward.distributed.wire import Description, ReadReply, ReadRequest
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import ContextLengthError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
@@ -159,7 +157,7 @@ class RemoteDriver(TokenScorer):
         if placed is not None:
             self._leave(placed)
 
-    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+    def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are read; see `EngineWorker.read`.
 
         Raises:
@@ -169,9 +167,9 @@ class RemoteDriver(TokenScorer):
             StreamClosedError: The stream was closed.
             CallCancelledError: The current call was cancelled.
         """
-        return self.read_segments(stream_id, [(token_ids, side)])
+        return self.score_segments(stream_id, [(token_ids, head)])
 
-    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+    def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Likewise for successive tokens that different heads judge, in one request."""
         new = [(list(token_ids), side) for token_ids, side in segments if token_ids]
         if not new:
@@ -188,8 +186,8 @@ class RemoteDriver(TokenScorer):
                 stream_id,
                 output.position,
                 output.side,
-                torch.from_numpy(output.risk_probs.copy()),
-                torch.from_numpy(output.category_probs.copy()),
+                output.risk_probs,
+                output.category_probs,
             )
             for output in reply.outputs
         ]

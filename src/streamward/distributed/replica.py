@@ -106,7 +106,7 @@ class GuardReplica:
         if held.length > request.start:
             self._driver.truncate(held.stream_id, request.start)
             held.length = request.start
-        outputs = self._driver.read_segments(held.stream_id, request.segments)
+        outputs = self._driver.score_segments(held.stream_id, request.segments)
         held.length += sum(len(token_ids) for token_ids, _ in request.segments)
         return ReadReply(self._name, [Output.of(output) for output in outputs])
 

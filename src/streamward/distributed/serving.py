@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Self
 
 import ray
-import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ProxyLocation, RequestRouterConfig
@@ -27,7 +26,7 @@ from streamward.distributed.wire import Description, ReadReply, ReadRequest
 from streamward.engine.config import EngineConfig
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
 from streamward.guard_call import GuardCall, current_call
-from streamward.loading import find_checkpoint, load_engine
+from streamward.loading import find_checkpoint, find_served, load_engine
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.async_stream import run_call
@@ -51,8 +50,8 @@ class ServeReplica:
     def __init__(self, guard: str, engine: EngineConfig, fleet: FleetConfig) -> None:
         """Load the guard."""
         name = serve.get_replica_context().replica_id.unique_id
-        dtype = None if fleet.dtype is None else getattr(torch, fleet.dtype)
-        loaded = load_engine(find_checkpoint(guard), engine=engine, dtype=dtype)
+        folder = find_served(guard, engine=engine, dtype=fleet.dtype)
+        loaded = load_engine(folder, engine=engine, dtype=fleet.dtype)
         self._replica = GuardReplica(loaded, guard=guard, name=name, idle_s=fleet.idle_s)
         self._pool = ThreadPoolExecutor(fleet.max_reads, thread_name_prefix="streamward-read")
         self._num_reads = 0

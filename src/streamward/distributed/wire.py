@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import StreamwardError
 from streamward.moderation.token_scorer import Segment
 from streamward.schema import Side
@@ -43,7 +43,7 @@ class Output:
     @classmethod
     def of(cls, output: StepOutput) -> "Output":
         """Take an engine's output."""
-        return cls(output.position, output.side, output.risk_probs.numpy(), output.category_probs.numpy())
+        return cls(output.position, output.side, output.risk_probs, output.category_probs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,55 +1,61 @@
-"""Which tokens one step reads: fair between owners first, then between the streams of each."""
+"""Which tokens the next step processes: fair between owners first, then between the sequences of each."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from streamward.engine.config import EngineConfig
-from streamward.engine.token_sequence import TokenSequence
+from streamward.engine.sequence import TokenSequence
 
 SHORT_TOKENS = 32
-"""A stream with at most so many tokens waiting is being appended to; one with more is a text being read in."""
+"""A sequence with at most this many pending tokens is a short append; one with more is a long text (a prefill)."""
+_RECENT_STEPS = 16  # an owner who appended within this many steps is expected to append again
 
 
-_RECENT_STEPS = 16  # somebody who appended within so many steps will soon append again
+class ScheduledSequence(NamedTuple):
+    """A sequence and how many of its pending tokens a step processes."""
+
+    sequence: TokenSequence
+    num_tokens: int
 
 
 class Scheduler:
-    """Chooses what a step reads.
+    """Divides the token budget of a step: short appends first, chunked prefill with what is left.
 
-    Short appends come first. What is left goes to long texts, `max_long_tokens` at most while somebody waits for a
-    short append, or is about to: who has just made one, and has no long text himself, should find a short step under
-    way when he makes the next. Each owner gets an equal part of both as far as he asks for one, so that an owner of
-    fifty long texts slows the others down no more than an owner of one.
+    Long texts get at most `max_long_tokens` while somebody waits for a short append or is expected to make one: an
+    owner who has just appended, and has no long text himself, should find a short step under way when he appends next.
+    Both parts of the budget are divided equally between the owners who ask for them, so fifty long texts of one owner
+    slow the others down no more than one long text does.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         """Start without a memory of who appended."""
-        self._most = config.max_batch_tokens
-        self._most_long = config.max_long_tokens
+        self._token_budget = config.max_batch_tokens
+        self._long_token_budget = config.max_long_tokens
         self._num_steps = 0
         self._appended: dict[str | None, int] = {}  # owners of short appends, and the step of the last one
 
-    def schedule(self, streams: Sequence[TokenSequence]) -> list[tuple[TokenSequence, int]]:
-        """Return how many of its waiting tokens each stream may have read in the next step; none are left out.
+    def schedule(self, sequences: Sequence[TokenSequence]) -> list[ScheduledSequence]:
+        """Return how many of its pending tokens each sequence gets into the next step; those with none are left out.
 
         Args:
-            streams: Those with tokens to read, the one that waited longest first.
+            sequences: Those with pending tokens, the one that has waited longest first.
         """
         owned: dict[str | None, list[int]] = {}
-        for index, stream in enumerate(streams):
-            owned.setdefault(stream.owner, []).append(index)
-        demands = [stream.num_unread for stream in streams]
+        for index, sequence in enumerate(sequences):
+            owned.setdefault(sequence.owner, []).append(index)
+        demands = [sequence.num_pending for sequence in sequences]
         short = [sum(demands[index] for index in own if demands[index] <= SHORT_TOKENS) for own in owned.values()]
         long = [sum(demands[index] for index in own if demands[index] > SHORT_TOKENS) for own in owned.values()]
         self._note([owner for owner, total in zip(owned, short, strict=True) if total])
-        readers = {owner for owner, total in zip(owned, long, strict=True) if total}
-        is_awaited = any(short) or bool(self._appended.keys() - readers)
-        long = shares(long, total=self._most_long if is_awaited else self._most)
-        totals = shares([sum(both) for both in zip(short, long, strict=True)], total=self._most)
-        granted = [0] * len(streams)
+        prefilling = {owner for owner, total in zip(owned, long, strict=True) if total}
+        expects_appends = any(short) or bool(self._appended.keys() - prefilling)
+        long = fair_shares(long, budget=self._long_token_budget if expects_appends else self._token_budget)
+        totals = fair_shares([sum(both) for both in zip(short, long, strict=True)], budget=self._token_budget)
+        granted = [0] * len(sequences)
         for own, total in zip(owned.values(), totals, strict=True):
             for index, count in _divided(own, demands, total):
                 granted[index] = count
-        return [(stream, count) for stream, count in zip(streams, granted, strict=True) if count]
+        return [ScheduledSequence(each, count) for each, count in zip(sequences, granted, strict=True) if count]
 
     def _note(self, owners: Sequence[str | None]) -> None:
         self._num_steps += 1
@@ -58,24 +64,25 @@ class Scheduler:
         self._appended = {owner: step for owner, step in self._appended.items() if step > oldest}
 
 
-def _divided(own: Sequence[int], demands: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
-    """Divide one owner's tokens between his streams, short appends first."""
+def _divided(own: Sequence[int], demands: Sequence[int], budget: int) -> Iterator[tuple[int, int]]:
+    """Divide one owner's budget between his sequences, short appends first."""
     for is_short in (True, False):
         members = [index for index in own if (demands[index] <= SHORT_TOKENS) is is_short]
-        for index, count in zip(members, shares([demands[each] for each in members], total=total), strict=True):
+        for index, count in zip(members, fair_shares([demands[each] for each in members], budget=budget), strict=True):
             yield index, count
-            total -= count
+            budget -= count
 
 
-def shares(demands: Sequence[int], *, total: int) -> list[int]:
-    """Divide a number of tokens: nobody gets more than he asks for, and what he leaves goes to the others.
+def fair_shares(demands: Sequence[int], *, budget: int) -> list[int]:
+    """Divide a number of tokens max-min fairly: nobody gets more than he asks for, and the rest goes to the others.
 
-    Of more than `total` the first in line get one token each, so callers put those that waited longest first.
+    If there are more demands than tokens, the first ones get one token each, so callers put those first that have
+    waited longest.
     """
     granted = [0] * len(demands)
-    in_line = [index for index, demand in enumerate(demands) if demand][:total]
+    in_line = [index for index, demand in enumerate(demands) if demand][:budget]
     waiting = sorted(in_line, key=lambda index: demands[index])
     for rank, index in enumerate(waiting):
-        granted[index] = min(demands[index], total // (len(waiting) - rank))
-        total -= granted[index]
+        granted[index] = min(demands[index], budget // (len(waiting) - rank))
+        budget -= granted[index]
     return granted

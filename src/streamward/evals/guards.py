@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from streamward.decisions import SideState, decide
 from streamward.errors import StreamwardError
 from streamward.evals.predictions import Flag, LabelledRow, Prediction, TokenRisk
-from streamward.loading import find_checkpoint, load_guard
+from streamward.loading import find_served, load_guard
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.moderation.moderator import Moderator
@@ -92,7 +92,7 @@ class StreamwardGuard:
             CheckpointError: There is no such guard, or its files are damaged.
             ConfigError: A package that fetches it is not installed.
         """
-        folder = find_checkpoint(name)
+        folder = find_served(name)
         self._name = name
         self._policy = policy
         self._weights = _folder_hash(folder)

@@ -1,21 +1,18 @@
 """A Gen guard on this machine: scores the label words instead of generating freely."""
 
-# Shapes: t new tokens; C capacity of the cache; D hidden size; H query heads; K key/value heads; d head size.
-
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from streamward.errors import CheckpointError, ContextLengthError
 from streamward.generative.judgement import GenJudgement
+from streamward.generative.language_model import LanguageModel, TokenSession
 from streamward.generative.parsing import NO_CATEGORY
 from streamward.guard_call import current_call
-from streamward.model.attention import attend
-from streamward.model.guard_model import CausalLM
 from streamward.schema import Category, Message, RiskLevel, Role
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -35,7 +32,7 @@ class LocalGenGuard:
     most probable one unless levels share their first token, when greedy generation may end elsewhere.
     """
 
-    def __init__(self, model: CausalLM, tokenizer: GuardTokenizer) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: GuardTokenizer) -> None:
         """Take a loaded checkpoint.
 
         Raises:
@@ -85,7 +82,7 @@ class LocalGenGuard:
         return paths
 
     def _windows(self, messages: Sequence[Message]) -> Iterator[Rendered]:
-        max_positions = self._model.decoder.config.max_positions
+        max_positions = self._model.max_positions
         limit = max_positions - self._num_answer_tokens
         turns = list(messages)
         rendered = self._render(turns)
@@ -111,9 +108,8 @@ class LocalGenGuard:
     def _render(self, turns: Sequence[Message]) -> Rendered:
         return self._tokenizer.render(turns, is_open=True)
 
-    @torch.inference_mode()
     def _judge_rendered(self, rendered: Rendered, role: Role) -> GenJudgement:
-        reader = _Reader(self._model, rendered.ids, capacity=len(rendered.ids) + self._num_answer_tokens)
+        reader = self._model.session(rendered.ids, capacity=len(rendered.ids) + self._num_answer_tokens)
         probabilities = _score(reader, self._levels)
         level = RiskLevel(_walk(reader, self._levels))
         is_safe = level is RiskLevel.SAFE
@@ -123,12 +119,12 @@ class LocalGenGuard:
         return GenJudgement(level, {each: probabilities[each] for each in RiskLevel}, categories, refusal)
 
 
-def _walk(reader: "_Reader", paths: Paths) -> str:
+def _walk(reader: TokenSession, paths: Paths) -> str:
     """Read the word of greedy generation among some, and return it."""
     depth = 0
     while len(paths) > 1:
         branches = _branches(paths, depth)
-        logits = reader.logits() if len(branches) > 1 else None
+        logits = _checked(reader) if len(branches) > 1 else None
         token = next(iter(branches)) if logits is None else max(branches, key=lambda each: float(logits[each]))
         reader.read([token])
         paths, depth = branches[token], depth + 1
@@ -137,14 +133,14 @@ def _walk(reader: "_Reader", paths: Paths) -> str:
     return word
 
 
-def _score(reader: "_Reader", paths: Paths) -> dict[str, float]:
+def _score(reader: TokenSession, paths: Paths) -> dict[str, float]:
     """Return the probability of each word; they sum to 1. The reader stands where it stood."""
     shares: dict[str, float] = {}
     _add_shares(reader, paths, 0, 1.0, shares)
     return shares
 
 
-def _add_shares(reader: "_Reader", paths: Paths, depth: int, share: float, shares: dict[str, float]) -> None:
+def _add_shares(reader: TokenSession, paths: Paths, depth: int, share: float, shares: dict[str, float]) -> None:
     """Walk the trie of words that agree in their first `depth` tokens, which the reader has read.
 
     Args:
@@ -159,7 +155,7 @@ def _add_shares(reader: "_Reader", paths: Paths, depth: int, share: float, share
         shares[word] = share
         return
     branches, length = _branches(paths, depth), reader.length
-    parts = [1.0] if len(branches) == 1 else reader.logits()[list(branches)].double().softmax(dim=0).tolist()
+    parts = [1.0] if len(branches) == 1 else _softmax(_checked(reader)[list(branches)])
     for (token, own), part in zip(branches.items(), parts, strict=True):
         reader.read([token])
         _add_shares(reader, own, depth + 1, share * part, shares)
@@ -174,56 +170,18 @@ def _branches(paths: Paths, depth: int) -> dict[int, dict[str, Sequence[int]]]:
     return branches
 
 
-class _Reader:
-    """One sequence with its keys and values; tokens are read when their successors are asked for."""
+def _checked(reader: TokenSession) -> NDArray[np.float32]:
+    """Return the logits of the next token, [vocabulary].
 
-    def __init__(self, model: CausalLM, ids: Sequence[int], *, capacity: int) -> None:
-        self._model = model
-        self._ids = list(ids)
-        self._capacity = capacity
-        self._keys_KCd: list[Tensor] = []
-        self._values_KCd: list[Tensor] = []
-        self._num_cached = 0
+    Raises:
+        CheckpointError: They are not finite.
+    """
+    logits = reader.logits()
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the guard's model gave non-finite logits; its weights are damaged")
+    return logits
 
-    @property
-    def length(self) -> int:
-        """Tokens so far, cached or not."""
-        return len(self._ids)
 
-    def read(self, ids: Sequence[int]) -> None:
-        """Append tokens."""
-        self._ids += ids
-
-    def truncate(self, length: int) -> None:
-        """Drop tokens from `length` on."""
-        del self._ids[length:]
-        self._num_cached = min(self._num_cached, length)
-
-    def logits(self) -> Tensor:
-        """Return the logits of the next token, [vocabulary].
-
-        Raises:
-            CheckpointError: They are non-finite.
-        """
-        self._num_cached = min(self._num_cached, self.length - 1)
-        device = self._model.decoder.embed.weight.device
-        hidden_tD: Tensor = self._model.decoder(
-            torch.tensor(self._ids[self._num_cached :], device=device),
-            torch.arange(self._num_cached, self.length, device=device),
-            self._attend,
-        )
-        self._num_cached = self.length
-        logits = self._model.logits(hidden_tD[-1:])[0]
-        if not bool(torch.isfinite(logits).all()):
-            raise CheckpointError("the guard's model gave non-finite logits; its weights are damaged")
-        return logits
-
-    def _attend(self, layer: int, q_tHd: Tensor, k_tKd: Tensor, v_tKd: Tensor) -> Tensor:
-        if layer == len(self._keys_KCd):  # the first pass
-            _, num_kv_heads, head_dim = k_tKd.shape
-            self._keys_KCd.append(k_tKd.new_empty(num_kv_heads, self._capacity, head_dim))
-            self._values_KCd.append(v_tKd.new_empty(num_kv_heads, self._capacity, head_dim))
-        keys_KCd, values_KCd = self._keys_KCd[layer], self._values_KCd[layer]
-        keys_KCd[:, self._num_cached : self.length] = k_tKd.transpose(0, 1)
-        values_KCd[:, self._num_cached : self.length] = v_tKd.transpose(0, 1)
-        return attend(q_tHd, keys_KCd[:, : self.length], values_KCd[:, : self.length]).flatten(1)
+def _softmax(logits: NDArray[np.float32]) -> list[float]:
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return [float(weight) for weight in weights / weights.sum()]

@@ -1,45 +1,39 @@
-"""Checkpoint folders: safetensors in, modules out, and back. Published layouts of Qwen3Guard-Stream and -Gen."""
+"""Checkpoint folders as torch modules and back: layouts of Qwen3Guard-Stream and -Gen, and prepared guards."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from streamward.errors import CheckpointError
-from streamward.model.config import model_config_keys, parse_model_config
+from streamward.model.checkpoint_files import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from streamward.model.config import parse_model_config
 from streamward.model.config_file import read_config
-from streamward.model.guard_config import guard_config_keys, parse_guard_config
+from streamward.model.guard_config import parse_guard_config
 from streamward.model.guard_model import CausalLM, GuardModel
-from streamward.model.weights import ParamMapping, decoder_params, head_params, lm_head_param, param_rows
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-_ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "gemma3_text": "Gemma3"}
-_SHOWN_NAMES = 5
-_DTYPES = ("BF16", "F16", "F32", "F64")  # as safetensors spells them
+from streamward.model.parameters import ModelParameters, parameter_mappings
+from streamward.model.prepared import is_prepared_folder, load_prepared
+from streamward.model.published import config_keys
+from streamward.model.tensor_file import TensorFile
+from streamward.model.torch_parameters import bfloat16_tensor
+from streamward.model.weights import ParamMapping, lm_head_param, param_rows
 
 
 def load_stream(folder: Path, *, dtype: torch.dtype) -> GuardModel:
-    """Load a Stream guard.
+    """Load a Stream guard; the 8-bit weights of a prepared one are dequantized.
 
-    An `lm_head.weight` is left aside: the heads do not need it.
+    An `lm_head.weight` is ignored: the heads do not need it.
 
     Raises:
         CheckpointError: A file or tensor is missing, unknown, misshapen or damaged; names it and what was expected.
     """
     raw = read_config(folder)
     config, guard = parse_model_config(raw), parse_guard_config(raw)
-    mappings = [*decoder_params(config), *head_params(config, guard)]
-    with _opened(folder, mappings, unused={lm_head_param(config).published}) as files:
-        with torch.device("meta"):
-            model = GuardModel(config, guard)
-        _fill(model, files, mappings, dtype=dtype)
+    with torch.device("meta"):
+        model = GuardModel(config, guard)
+    _load(model, folder, parameter_mappings(config, guard), unused={lm_head_param(config).published}, dtype=dtype)
     return model
 
 
@@ -50,15 +44,10 @@ def load_gen(folder: Path, *, dtype: torch.dtype) -> CausalLM:
         CheckpointError: As for `load_stream`.
     """
     config = parse_model_config(read_config(folder))
-    mappings, unused = [*decoder_params(config)], set[str]()
-    if config.has_tied_embeddings:
-        unused = {lm_head_param(config).published}
-    else:
-        mappings.append(lm_head_param(config))
-    with _opened(folder, mappings, unused=unused) as files:
-        with torch.device("meta"):
-            model = CausalLM(config)
-        _fill(model, files, mappings, dtype=dtype)
+    unused = {lm_head_param(config).published} if config.has_tied_embeddings else set[str]()
+    with torch.device("meta"):
+        model = CausalLM(config)
+    _load(model, folder, parameter_mappings(config, None, has_lm_head=True), unused=unused, dtype=dtype)
     if config.has_tied_embeddings:
         model.lm_head.weight = model.decoder.embed.weight
     return model
@@ -69,29 +58,24 @@ def save_checkpoint(model: GuardModel | CausalLM, folder: Path, *, max_shard_byt
 
     Args:
         model: In the dtype to be saved.
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
         max_shard_bytes: Above this the weights are split over several files with an index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.decoder.config
-    mappings = [*decoder_params(config)]
-    keys: dict[str, Any] = model_config_keys(config)
-    if isinstance(model, GuardModel):
-        mappings += head_params(config, model.guard_config)
-        keys |= guard_config_keys(model.guard_config)
-    elif not config.has_tied_embeddings:
-        mappings.append(lm_head_param(config))
-    kind = "ForGuardModel" if isinstance(model, GuardModel) else "ForCausalLM"
-    keys["architectures"] = [f"{_ARCHITECTURES[config.family]}{kind}"]
-    keys["torch_dtype"] = str(model.decoder.embed.weight.dtype).removeprefix("torch.")
+    guard = model.guard_config if isinstance(model, GuardModel) else None
     parameters = dict(model.named_parameters())
-    tensors = {mapping.published: _published(parameters[mapping.module].detach(), mapping) for mapping in mappings}
+    tensors = {
+        mapping.published: _published(parameters[mapping.module].detach(), mapping)
+        for mapping in parameter_mappings(config, guard, has_lm_head=True)
+    }
     _write_shards(tensors, folder, max_shard_bytes=max_shard_bytes)
+    keys = config_keys(config, guard, dtype=str(model.decoder.embed.weight.dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
 
 
 def _published(parameter: Tensor, mapping: ParamMapping) -> Tensor:
-    values = param_rows(parameter, mapping).contiguous()
+    values = parameter[param_rows(mapping)].contiguous()
     return values if not mapping.offset else (values.float() - mapping.offset).to(values.dtype)
 
 
@@ -118,8 +102,12 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
     (folder / SINGLE_FILE).unlink(missing_ok=True)  # one of an earlier save would be read instead
 
 
-def _fill(model: nn.Module, files: Mapping[str, Any], mappings: Sequence[ParamMapping], *, dtype: torch.dtype) -> None:
+def _load(
+    model: nn.Module, folder: Path, mappings: list[ParamMapping], *, unused: set[str], dtype: torch.dtype
+) -> None:
     """Give a model on the meta device its weights, one tensor at a time."""
+    prepared = load_prepared(folder) if is_prepared_folder(folder) else None
+    files = {} if prepared is not None else open_checkpoint(folder, mappings, unused=unused)
     parameters = dict(model.named_parameters())
     for name in {mapping.module for mapping in mappings}:
         owner, _, attribute = name.rpartition(".")
@@ -127,76 +115,20 @@ def _fill(model: nn.Module, files: Mapping[str, Any], mappings: Sequence[ParamMa
         setattr(model.get_submodule(owner), attribute, values)
         parameters[name] = values
     for mapping in mappings:
-        try:
-            stored = files[mapping.published].get_tensor(mapping.published)
-            param_rows(parameters[mapping.module].data, mapping).copy_(
-                stored.float() + mapping.offset if mapping.offset else stored
-            )
-        except SafetensorError as error:
-            raise CheckpointError(f"{mapping.published} cannot be read: {error}") from error
+        found = _stored(files[mapping.published], mapping) if prepared is None else _of_prepared(prepared, mapping)
+        parameters[mapping.module].data[param_rows(mapping)].copy_(found)
     model.eval()
 
 
-@contextmanager
-def _opened(folder: Path, mappings: Sequence[ParamMapping], *, unused: set[str]) -> Iterator[Mapping[str, Any]]:
-    """Open a checkpoint's files and check every tensor's name, shape and dtype before any memory is taken."""
-    with ExitStack() as stack:
-        files = _open(folder, stack)
-        _check_names(files.keys(), mappings, unused=unused, folder=folder)
-        for mapping in mappings:
-            stored = files[mapping.published].get_slice(mapping.published)
-            shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-            if shape != mapping.shape:
-                raise CheckpointError(
-                    f"{folder}: {mapping.published} has shape {list(shape)}; expected {list(mapping.shape)}"
-                )
-            if dtype not in _DTYPES:
-                raise CheckpointError(
-                    f"{folder}: {mapping.published} is of {dtype}; expected one of {', '.join(_DTYPES)}"
-                )
-        yield files
+def _stored(file: TensorFile, mapping: ParamMapping) -> Tensor:
+    array = file.array(mapping.published).copy()  # torch warns of memory that it must not write to
+    is_bfloat16 = file.dtype(mapping.published) == "BF16"
+    values = torch.from_numpy(array.view("<i2")).view(torch.bfloat16) if is_bfloat16 else torch.from_numpy(array)
+    return values.float() + mapping.offset if mapping.offset else values
 
 
-def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:  # Any: safetensors' open files are untyped
-    """Map each tensor's name to the open file that holds it."""
-    found: dict[str, Any] = {}
-    for path in _weight_files(folder):
-        try:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing; {INDEX_FILE} names it") from error
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-        for name in file.keys():  # noqa: SIM118  # not a mapping
-            if name in found:
-                raise CheckpointError(f"{path}: {name} is in two files of the checkpoint")
-            found[name] = file
-    return found
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / SINGLE_FILE).exists():
-        return [folder / SINGLE_FILE]
-    index = folder / INDEX_FILE
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in weight_map.values()})
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors is read"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} must be JSON with a weight_map of tensor names to files") from error
-    outside = [name for name in names if Path(name).name != name or name in ("", "..")]
-    if outside:
-        raise CheckpointError(f"{index} names {outside[0]!r}; files must lie in the checkpoint's folder")
-    return [folder / name for name in names]
-
-
-def _check_names(found: Iterable[str], mappings: Iterable[ParamMapping], *, unused: set[str], folder: Path) -> None:
-    names, expected = set(found), {mapping.published for mapping in mappings}
-    for kind, left in (("lacks", expected - names), ("has unknown", names - expected - unused)):
-        if left:
-            shown = ", ".join(sorted(left)[:_SHOWN_NAMES])
-            more = f" and {len(left) - _SHOWN_NAMES} more" if len(left) > _SHOWN_NAMES else ""
-            raise CheckpointError(f"{folder} {kind} {len(left)} of {len(expected)} tensors: {shown}{more}")
+def _of_prepared(parameters: ModelParameters, mapping: ParamMapping) -> Tensor:
+    rows = param_rows(mapping)
+    if len(mapping.shape) == 1:
+        return torch.from_numpy(parameters.vectors[mapping.module][rows].copy())
+    return bfloat16_tensor(parameters.bfloat16(mapping.module)[rows])

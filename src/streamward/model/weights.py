@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torch import Tensor
-
 from streamward.model.config import ModelConfig
 from streamward.model.guard_config import GuardConfig, SideLabels
 
@@ -68,9 +66,9 @@ def head_params(config: ModelConfig, guard: GuardConfig) -> Iterator[ParamMappin
         )
 
 
-def param_rows(parameter: Tensor, mapping: ParamMapping) -> Tensor:
-    """Return the rows of our parameter that hold a published tensor; a view."""
-    return parameter[mapping.first_row : mapping.first_row + mapping.shape[0]]
+def param_rows(mapping: ParamMapping) -> slice:
+    """Return the rows of our parameter that hold a published tensor."""
+    return slice(mapping.first_row, mapping.first_row + mapping.shape[0])
 
 
 def _norm_param(config: ModelConfig, published: str, module: str, size: int) -> ParamMapping:

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from streamward.engine.engine import Engine, StepOutput
+from streamward.engine.engine import Engine
+from streamward.engine.outputs import StepOutput
 from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
@@ -47,7 +48,7 @@ class EngineWorker(TokenScorer):
             clock: Seconds that only grow.
         """
         self._engine: Engine | None = engine
-        self._guard_config = engine.model.guard_config
+        self._guard_config = engine.guard_config
         self._max_stream_tokens = engine.max_stream_tokens
         self._clock = clock
         self._lock = threading.Lock()
@@ -124,7 +125,7 @@ class EngineWorker(TokenScorer):
             elif self._engine is not None:
                 self._engine.close(stream_id)
 
-    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+    def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are read.
 
         Args:
@@ -143,9 +144,9 @@ class EngineWorker(TokenScorer):
             CallCancelledError: The current call was cancelled. The stream is as it was, from the next step on.
             GuardFailedError: The engine does not work.
         """
-        return self.read_segments(stream_id, [(token_ids, side)])
+        return self.score_segments(stream_id, [(token_ids, head)])
 
-    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+    def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
         read = WaitingRead(stream_id, [segment for segment in segments if segment[0]], self._clock())
         return self._answer(read) if read.segments else []
@@ -310,18 +311,18 @@ class EngineWorker(TokenScorer):
         room = self.engine.config.max_batch_tokens if not self.engine.num_queued(read.stream_id) else 0
         while room and read.segments:
             token_ids, side = read.segments[0]
-            self.engine.extend(read.stream_id, token_ids[:room], read=side)
+            self.engine.extend(read.stream_id, token_ids[:room], head=side)
             if len(token_ids) > room:
                 read.segments[0] = token_ids[room:], side
             else:
                 del read.segments[0]
             room -= min(room, len(token_ids))
-            read.num_left = self.engine.num_unread(read.stream_id)
+            read.num_left = self.engine.num_pending(read.stream_id)
 
     def _note_progress(self, read: WaitingRead) -> None:
         """Answer a read whose tokens are all read."""
         try:
-            num_left = self.engine.num_unread(read.stream_id)
+            num_left = self.engine.num_pending(read.stream_id)
         except StreamClosedError as error:
             self._end(read, error)
             return
@@ -361,7 +362,7 @@ class EngineWorker(TokenScorer):
         self._tidy()
         stream_id = self.engine.open(is_extra=True)
         try:
-            self.engine.extend(stream_id, [0], read=None)
+            self.engine.extend(stream_id, [0], head=None)
             self.engine.step()
         finally:
             self.engine.close(stream_id)

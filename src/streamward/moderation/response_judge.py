@@ -76,7 +76,7 @@ class ResponseJudge:
             self._place(window, position)
             part = new_ids[done : done + self._windows.end(window) - position]
             self._end = _UNKNOWN  # until the read below has succeeded
-            for output in self._driver.read(self._stream_id, part, side=Side.RESPONSE):
+            for output in self._driver.score(self._stream_id, part, head=Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
                 verdicts += self._reader.read(output, first_position=first, spans=rows)
@@ -94,5 +94,5 @@ class ResponseJudge:
             self._end = _UNKNOWN
             self._driver.truncate(self._stream_id, self._context_length)
             self._window = window
-            self._driver.read(self._stream_id, self._ids[start:position], side=None)
+            self._driver.score(self._stream_id, self._ids[start:position], head=None)
         self._end = position

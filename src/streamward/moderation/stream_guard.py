@@ -124,7 +124,7 @@ class StreamGuard:
                 with self._driver.temporary_stream() as other:
                     prompt = self._read_prompt(other, conversation.context, policy)
             context = self._shortened(conversation.context, limit)
-            self._driver.read(stream_id, context.ids, side=None)
+            self._driver.score(stream_id, context.ids, head=None)
         judge = ResponseJudge(
             self._driver,
             self._readers[Side.RESPONSE],
@@ -148,7 +148,7 @@ class StreamGuard:
         """Read a context that fits; its prompt is judged on the way."""
         position = context.prompt_position
         if not has_prompt or position is None:
-            self._driver.read(stream_id, context.ids, side=None)
+            self._driver.score(stream_id, context.ids, head=None)
             return None
         ids, end = context.ids, position + 1
         return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy, self._readers[Side.PROMPT])
@@ -180,7 +180,7 @@ class StreamGuard:
     ) -> Verdict:
         """Read a rendered prompt, judge it at its last token, the closing one, and read what follows."""
         segments: list[Segment] = [(ids[:-1], None), (ids[-1:], Side.PROMPT), (after, None)]
-        (output,) = self._driver.read_segments(stream_id, segments)
+        (output,) = self._driver.score_segments(stream_id, segments)
         (verdict,) = self._readers[Side.PROMPT].read(output, first_position=index, spans=[span])
         return verdict
 

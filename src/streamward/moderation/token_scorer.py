@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.model.guard_config import GuardConfig
 from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
@@ -46,11 +46,11 @@ class TokenScorer(Protocol):
         """Close a stream. Waits for nothing; whoever waits for its tokens gets a StreamClosedError."""
         ...
 
-    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+    def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are read, or the current call is cancelled."""
         ...
 
-    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+    def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Likewise for successive tokens that different heads judge."""
         ...
 

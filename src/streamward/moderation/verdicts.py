@@ -1,17 +1,17 @@
-"""Head probabilities of the engine as verdicts."""
+"""Turns the head probabilities of the engine into verdicts."""
 
 from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import CheckpointError
 from streamward.model.guard_config import GuardConfig, OperatingPoint, SideLabels
 from streamward.schema import Category, RiskLevel, Side, Span, Verdict
 
 
 class VerdictReader:
-    """Reads the outputs of one side's heads."""
+    """Interprets the outputs of one side's heads."""
 
     def __init__(self, config: GuardConfig, side: Side) -> None:
         self._labels: SideLabels = config.labels(side)
@@ -19,24 +19,24 @@ class VerdictReader:
 
     @property
     def thresholds(self) -> Mapping[RiskLevel, float]:
-        """The guard's own; empty if the most probable level counts."""
+        """The guard's own thresholds; empty if the most probable level counts."""
         point = self._point
         return {} if point is None else {RiskLevel.UNSAFE: point.unsafe, RiskLevel.CONTROVERSIAL: point.controversial}
 
     def read(self, output: StepOutput, *, first_position: int, spans: Sequence[Span | None]) -> list[Verdict]:
-        """Make one verdict of each judged token.
+        """Return one verdict per scored token.
 
         Args:
-            output: Of consecutive tokens of this side.
+            output: Scores of consecutive tokens of this side.
             first_position: Position of its first token.
             spans: Characters of each token, one for each row of the output.
 
         Raises:
-            CheckpointError: A probability is not a number; the guard cannot judge.
+            CheckpointError: A probability is not finite; the guard cannot judge.
         """
-        if not bool(torch.isfinite(output.risk_probs).all()):
-            raise CheckpointError("the guard's heads gave probabilities that are no numbers; its weights are damaged")
-        categories = output.category_probs.argmax(dim=-1).tolist()
+        if not np.isfinite(output.risk_probs).all():
+            raise CheckpointError("the guard's heads gave non-finite probabilities; its weights are damaged")
+        categories = output.category_probs.argmax(axis=-1).tolist()
         rows = zip(output.risk_probs.tolist(), categories, spans, strict=True)
         return [
             self._verdict(risk, self._labels.categories[category], first_position + offset, span)
@@ -51,7 +51,7 @@ class VerdictReader:
 
 
 def level_at(probabilities: Mapping[RiskLevel, float], point: OperatingPoint | None) -> RiskLevel:
-    """Return the level at an operating point; the most probable one without."""
+    """Return the level at an operating point; without one, the most probable level."""
     if point is None:
         return max(probabilities, key=lambda level: probabilities[level])
     if probabilities[RiskLevel.UNSAFE] >= point.unsafe:

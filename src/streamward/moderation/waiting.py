@@ -4,7 +4,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.moderation.token_scorer import Segment
 
 T = TypeVar("T")

@@ -20,7 +20,6 @@ from streamward.evals.metrics import Counts
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config_file import read_config
-from streamward.model.fake_quantization import fake_quantize_weights
 from streamward.model.guard_config import guard_config_keys
 from streamward.model.guard_model import GuardModel
 from streamward.policy import RESPONSE_CONSECUTIVE_TOKENS
@@ -29,6 +28,7 @@ from streamward.settings import Settings
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
+from streamward.train.fake_quantization import fake_quantize_weights
 from streamward.train.initialization import copy_tokenizer_files, guard_source, is_adapter, is_stream_folder
 from streamward.train.mixture import held_out_rows
 from streamward.train.operating_point import Aim

@@ -15,6 +15,7 @@ from streamward.bundled.adapter import save_adapter
 from streamward.errors import ConfigError
 from streamward.evals.metrics import count
 from streamward.generative.local import LocalGenGuard
+from streamward.generative.torch_lm import TorchLanguageModel
 from streamward.model.checkpoint import load_gen
 from streamward.model.guard_model import CausalLM
 from streamward.model.packing import pack_linears
@@ -89,7 +90,7 @@ def train_gen(config: GenTrainConfig) -> Path:
         adapter = new_adapter(config, model)
         merge_lora(model.decoder)
         scores = score_answers(model, held_out.examples, writer.level_tokens)
-        save_adapter(folder, adapter, model=model)
+        save_adapter(folder, adapter, model_config=model.decoder.config)
         report = {
             "config": json.loads(config.model_dump_json()),
             **took,
@@ -179,7 +180,7 @@ def _refusals(
         return {"rows": 0}
     model.to(torch.bfloat16)
     pack_linears(model)
-    guard = LocalGenGuard(model, tokenizer)
+    guard = LocalGenGuard(TorchLanguageModel(model), tokenizer)
     said, truth = [], []
     for sample in asked:
         turns = [Message(Role.USER, clean_text(sample.prompt)), Message(Role.ASSISTANT, sample.response or "")]

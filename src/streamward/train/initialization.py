@@ -133,7 +133,7 @@ def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) ->
         ConfigError: It has another shape.
     """
     wanted = trained_tensors(model)
-    tensors = dict(load_adapter(folder).tensors)
+    tensors = {name: torch.from_numpy(value) for name, value in load_adapter(folder).tensors.items()}
     if only_updates:
         tensors = {name: value for name, value in tensors.items() if name.startswith("decoder.")}
     higher = {name for name in tensors.keys() - wanted.keys() if name.startswith("decoder.layers.")}
@@ -145,7 +145,8 @@ def start_from(folder: Path, model: nn.Module, *, only_updates: bool = False) ->
 
 def new_adapter(config: RunConfig, model: nn.Module) -> Adapter:
     """Return what training has added to the base."""
-    return Adapter(config.base, config.lora.alpha / config.lora.rank, trained_tensors(model))
+    tensors = {name: value.detach().float().cpu().numpy() for name, value in trained_tensors(model).items()}
+    return Adapter(config.base, config.lora.alpha / config.lora.rank, tensors)
 
 
 def copy_tokenizer_files(source: Path, folder: Path) -> None:

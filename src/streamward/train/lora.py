@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamward.bundled.adapter import merge_update
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
 
@@ -89,6 +88,12 @@ def lora_modules(decoder: Decoder) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in decoder.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
+
+
+@torch.no_grad()
+def merge_update(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> None:
+    """Add scale * B A to a weight in place, computed in float32."""
+    weight.copy_((weight.float() + scale * (lora_b.float() @ lora_a.float())).to(weight.dtype))
 
 
 def merge_lora(decoder: Decoder) -> None:

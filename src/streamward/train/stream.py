@@ -187,7 +187,7 @@ def write_guard(
             report["held_out"][side.value] = _side_report(own, points[side], rows=held_out.rows)
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
     if start.whole is None:
-        save_adapter(folder, adapter, model=model)
+        save_adapter(folder, adapter, model_config=model.decoder.config, guard_config=model.guard_config)
     else:
         save_checkpoint(model.to(torch.bfloat16), folder)
         copy_tokenizer_files(start.whole, folder)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from streamward.engine.engine import StepOutput
+from streamward.engine.outputs import StepOutput
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
@@ -130,13 +131,13 @@ class VllmDriver(TokenScorer):
         if stream is not None:
             stream.is_open = False
 
-    def read(self, stream_id: int, token_ids: Sequence[int], *, side: Side | None) -> list[StepOutput]:
+    def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
         """Add tokens to a stream and wait until they are judged.
 
         Args:
             stream_id: From `open`.
             token_ids: Any number of ids.
-            side: Whose heads judge these tokens; None if they are only context, for which nothing waits.
+            head: Side whose heads score these tokens; None if they are only context, for which nothing waits.
 
         Returns:
             The outputs of the judged tokens, in order; none for context.
@@ -149,9 +150,9 @@ class VllmDriver(TokenScorer):
             UpstreamError: vLLM failed, or did not answer in time.
             CallCancelledError: The current call was cancelled.
         """
-        return self.read_segments(stream_id, [(token_ids, side)])
+        return self.score_segments(stream_id, [(token_ids, head)])
 
-    def read_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+    def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Like `read`, for successive tokens that different heads judge; they cost one request together."""
         current_call().check()
         stream = self._stream(stream_id)
@@ -227,7 +228,7 @@ class VllmDriver(TokenScorer):
             outputs.append(StepOutput(stream_id, start, side, risk, category))
         return outputs
 
-    def _tail(self, ids: Sequence[int], first: int) -> Tensor:
+    def _tail(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
         """Return the rows of the tokens from `first` on.
 
         vLLM gives no rows of what it took from the cache, which goes past `first` where the same text was read before;
@@ -238,7 +239,7 @@ class VllmDriver(TokenScorer):
         for _ in range(_TRIES):
             current_call().check()
             rows = self._reader.read(ids, reuse=reuse)
-            if rows.probs.dim() != 2 or rows.probs.shape[1] != self._width:
+            if rows.probs.ndim != 2 or rows.probs.shape[1] != self._width:
                 raise UpstreamError(f"vLLM answered with rows of another shape; expected {self._width} labels")
             if len(rows.probs) != len(ids) - rows.num_cached:
                 continue

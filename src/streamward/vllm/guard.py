@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from streamward.errors import ConfigError
 from streamward.model.config import parse_model_config
 from streamward.model.config_file import read_config
@@ -15,13 +13,13 @@ from streamward.vllm.local import LocalVllm
 from streamward.vllm.server import VllmServer
 
 
-def vllm_driver(folder: Path, config: VllmConfig, *, dtype: torch.dtype) -> VllmDriver:
+def vllm_driver(folder: Path, config: VllmConfig, *, dtype: str | None) -> VllmDriver:
     """Start vLLM over a checkpoint, or connect to a server that has it.
 
     Args:
         folder: A Stream guard's checkpoint; where a server reads the tokens, only its `config.json` is needed.
         config: Which of both, and limits.
-        dtype: Of weights and cache of an engine in this process.
+        dtype: Of weights and cache of an engine in this process; None for what suits the CPU.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.
@@ -34,7 +32,9 @@ def vllm_driver(folder: Path, config: VllmConfig, *, dtype: torch.dtype) -> Vllm
     model, guard = parse_model_config(raw), parse_guard_config(raw)
     reader: TokenReader
     if config.url is None:
-        reader = LocalVllm(folder, config, dtype=str(dtype).removeprefix("torch."))
+        from streamward.model.packing import serving_dtype  # imports torch, which vLLM does anyway
+
+        reader = LocalVllm(folder, config, dtype=dtype or str(serving_dtype()).removeprefix("torch."))
     else:
         reader = VllmServer(
             config,

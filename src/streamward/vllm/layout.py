@@ -4,7 +4,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from streamward.model.config import ModelConfig, model_config_keys
 from streamward.model.guard_config import GuardConfig, guard_config_keys
@@ -20,7 +21,7 @@ class Rows:
         num_cached: Tokens before them that vLLM says it took from its cache.
     """
 
-    probs: Tensor
+    probs: NDArray[np.float32]
     num_cached: int
 
 
@@ -31,9 +32,11 @@ def head_widths(config: GuardConfig) -> tuple[int, int, int, int]:
     return *response, *prompt
 
 
-def side_probs(probs: Tensor, side: Side, config: GuardConfig) -> tuple[Tensor, Tensor]:
+def side_probs(
+    probs: NDArray[np.float32], side: Side, config: GuardConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Take risk and category of one side out of rows of all heads."""
-    parts = probs.split(head_widths(config), dim=-1)
+    parts = np.split(probs, np.cumsum(head_widths(config))[:-1], axis=-1)
     risk, category = parts[:2] if side is Side.RESPONSE else parts[2:]
     return risk, category
 

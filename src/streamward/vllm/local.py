@@ -104,7 +104,7 @@ class LocalVllm:
             pass
         if output is None or output.error is not None:
             raise UpstreamError("vLLM gave no answer")
-        return Rows(output.outputs.data.float().cpu(), output.num_cached_tokens)
+        return Rows(output.outputs.data.float().cpu().numpy(), output.num_cached_tokens)
 
     async def _shut_down(self) -> None:
         self._engine.shutdown()

@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from streamward.errors import ConfigError, OverloadedError, UpstreamError
 from streamward.reasons import reason_of
@@ -150,11 +149,11 @@ class VllmServer:
                 raise UpstreamError(f"the vLLM server cannot be asked: {reason_of(error)}") from None
         raise AssertionError("the last try returns or raises")
 
-    def _rows(self, encoded: object) -> Tensor:
+    def _rows(self, encoded: object) -> NDArray[np.float32]:
         if not isinstance(encoded, str):
             raise UpstreamError("the vLLM server's answer has no probabilities")
         try:
             data = base64.b64decode(encoded, validate=True)
-            return torch.from_numpy(np.frombuffer(data, dtype="<f4").reshape(-1, self._num_labels).copy())
+            return np.frombuffer(data, dtype="<f4").reshape(-1, self._num_labels)
         except (binascii.Error, ValueError):
             raise UpstreamError("the vLLM server's answer cannot be read") from None

@@ -1,0 +1,32 @@
+"""What a step returns."""
+
+# Shapes: n successive tokens of one sequence; R risk levels; C categories; K scores of a probe.
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamward.schema import Side
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Scores of n successive tokens of one stream.
+
+    Attributes:
+        stream_id: From `Engine.open`.
+        position: Index of the first token in its stream.
+        side: Side whose heads scored them.
+        risk_probs: Probabilities [n, R] in the order of the checkpoint's risk levels, float32.
+        category_probs: Probabilities [n, C] in the order of the checkpoint's categories, float32.
+        probe_scores: Scores [n, K] of each probe of the side, float32; NaN where a probe failed.
+    """
+
+    stream_id: int
+    position: int
+    side: Side
+    risk_probs: NDArray[np.float32]
+    category_probs: NDArray[np.float32]
+    probe_scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
