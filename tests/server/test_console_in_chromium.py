@@ -7,6 +7,7 @@ import pytest
 
 from tests.server.marked_guard import marked_guard
 from tests.server.services import open_service, served
+from tests.server.test_proxy_openai import echo
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -185,6 +186,23 @@ def test_a_text_that_is_being_written_can_be_stopped(visit):
     (row,) = page.request.get("/v1/decisions").json()["decisions"]
     assert row["details"]["ended"] == "closed"
     assert row["response_chars"] < 2000
+
+
+def test_a_guarded_models_answer_is_cut_and_its_logged_decision_is_the_card(visit):
+    with served(echo()) as upstream:
+        page, _ = visit(upstreams={"echo": {"base_url": f"{upstream}/v1", "models": ["m"]}})
+        ready(page)
+        expect(page.locator("#model")).to_have_value("m")
+        page.fill("#prompt", "one @@ two")
+        page.click("#ask")
+        card = page.locator("#card .card")
+        expect(card).to_contain_text("the response is Unsafe, Violent")
+        assert page.locator("#answer").inner_text() == "one cut"
+        assert re.fullmatch(r"[\d.]+ ms", card.locator("dl div", has_text="Writing time").locator("dd").inner_text())
+        page.fill("#prompt", "one two")
+        page.click("#ask")
+        expect(card.locator(".action")).to_have_text("allow")
+        assert page.locator("#answer").inner_text() == "one two"
 
 
 def test_samples_fill_the_form_and_are_judged(visit):
