@@ -90,10 +90,14 @@ def test_rules_that_fired_and_detectors_are_named(tmp_path):
     const rules = [["no-finance", 0.912], ["no-names", 0.5]];
     console.log(describe({ action: "block", side: "response", risk_level: "Unsafe", category: null, rules }));
     console.log(scoredRules(rules));
+    console.log(scoredRules([{ id: "no-names", score: 0.5 }]));
+    console.log(scoredRules(["no-names"]));
     console.log(describe({ action: "block", side: "prompt", risk_level: null, detector: "iban" }));
     """
     assert run(tmp_path, script).splitlines() == [
         "block: the response is Unsafe, rule no-finance, rule no-names",
         "no-finance 0.91, no-names 0.50",
+        "no-names 0.50",
+        "no-names",
         "block: the detector iban found something in the prompt",
     ]

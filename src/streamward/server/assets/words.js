@@ -23,15 +23,18 @@ export function harm({ risk_level: level, category, categories, rules }) {
   return [level, ...kinds, ...firedRules(rules).map(({ id }) => `rule ${id}`)].filter(Boolean).join(", ");
 }
 
-/** Return rules that fired; a service sends each as `[id, score]`. */
+/** Return rules that fired: answers name each as `[id, score]`, the log as an object, live events by its id alone. */
 export function firedRules(rules) {
-  return (rules || []).map(([id, score]) => ({ id, score }));
+  return (rules || []).map((each) => {
+    if (Array.isArray(each)) return { id: each[0], score: each[1] };
+    return typeof each === "string" ? { id: each } : each;
+  });
 }
 
 /** Name rules that fired, with their scores. */
 export function scoredRules(rules) {
   return firedRules(rules)
-    .map(({ id, score }) => `${id} ${score.toFixed(2)}`)
+    .map(({ id, score }) => (score === undefined ? id : `${id} ${score.toFixed(2)}`))
     .join(", ");
 }
 
