@@ -135,7 +135,7 @@ class CallRecord:
         prompt_s: Until the prompt's verdict, from the request on.
         first_byte_s: Until the first byte of the answer; None if there was none.
         duration_s: Until the end.
-        guard_s: Part of that spent waiting for the guard while there was something to judge.
+        guard_s: Part of that in which the answer waited for the guard; the prompt's verdict is not in it.
         num_tokens: Tokens judged in the answer.
         error: Code of what went wrong; None if nothing did.
         interventions: What was changed while the answer was in progress.

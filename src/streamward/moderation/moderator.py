@@ -20,7 +20,7 @@ from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy
-from streamward.schema import Result, Side
+from streamward.schema import Result, RiskLevel, Side
 
 BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
@@ -70,6 +70,15 @@ class RuleJudge(Protocol):
         Raises:
             ConfigError: There is such a rule.
         """
+        ...
+
+
+@runtime_checkable
+class CalibratedGuard(Protocol):
+    """A guard with an operating point of its own."""
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
         ...
 
 
@@ -281,6 +290,18 @@ class Moderator:
         view.owner = owner
         view._is_view = True
         return view
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force on a side where the guard names no kind of harm.
+
+        They are the policy's, or else the guard's own. A level without one counts where it is the most probable.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        own = guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
+        return self.policy.side(side).thresholds_for(None, own)
 
     def wrap_guard(self, wrap: Callable[[Guard], Guard]) -> None:
         """Put a guard in the place of the one behind this moderator and its views. Before anything is judged.

@@ -1,7 +1,7 @@
 """Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamward.decisions import SideState
@@ -20,7 +20,7 @@ from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy
-from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
+from streamward.schema import Decision, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -130,6 +130,10 @@ class StreamGuard:
         except BaseException:
             close()
             raise
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        return self._readers[side].thresholds
 
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""

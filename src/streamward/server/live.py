@@ -64,6 +64,7 @@ class LiveEvent:
         rules: Ids of the rules of the policy that the text breaks.
         side: Which side caused it.
         latency_ms: For `decided`.
+        guard_ms: For `decided`: the part of it that was spent waiting for the guard; None if it was not measured.
     """
 
     kind: LiveKind
@@ -79,6 +80,7 @@ class LiveEvent:
     rules: tuple[str, ...] = ()
     side: Side | None = None
     latency_ms: float | None = None
+    guard_ms: float | None = None
 
 
 class Subscriber:
