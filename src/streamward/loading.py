@@ -30,7 +30,8 @@ from streamward.model.parameters import read_shapes
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
-from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
+from streamward.moderation.guard import Guard
+from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig

@@ -10,9 +10,9 @@ from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.moderator import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, check_config_rules, with_opinion
 from streamward.moderation.uncertainty import risk
