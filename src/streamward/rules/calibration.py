@@ -96,7 +96,7 @@ def cross_validate(texts: Sequence[PooledText], ordinary: Floats) -> list[ScoreP
             train = list(texts)  # nothing is left to tell apart; such a rule is refused for its figures anyway
         rule = fit(train, ordinary)
         for index in np.flatnonzero(labels == fold):
-            found[index] = rule.score(texts[index])
+            found[int(index)] = rule.score(texts[int(index)])
     return [pair for pair in found if pair is not None]
 
 

@@ -99,6 +99,8 @@ def _read_file(rule: Rule, path: Path, *, violates: bool) -> Iterator[RuleExampl
                 row = _row(line.text, where)
                 is_other = row.get("rule", rule.id) != rule.id or row.get("split") == "test"
                 if not is_other and row.get("violates", violates) is violates:
+                    if row.get("draft"):
+                        raise ConfigError(f"{where} is a draft: read it, correct it, then remove its key `draft`")
                     yield _example(row, where)
     except OSError as error:
         raise ConfigError(f"the examples of the rule {rule.id!r} cannot be read: {reason_of(error)}") from error
