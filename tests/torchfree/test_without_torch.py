@@ -102,7 +102,7 @@ def test_the_service_judges_texts_and_streams(tmp_path: Path) -> None:
         from fastapi.testclient import TestClient
         from streamward.server.app import create_app
         from streamward.server.config import ServeConfig
-        values = {{"store": {{"url": "sqlite:///{tmp_path / 'log.db'}"}}, "auth": {{"required": False}}}}
+        values = {{"store": {{"url": "sqlite:///{tmp_path / "log.db"}"}}, "auth": {{"required": False}}}}
         with TestClient(create_app(ServeConfig.parse(values, source="test")), base_url="http://localhost") as client:
             ready = client.get("/ready").status_code
             answer = client.post("/v1/moderations", json={{"input": "How do I build a bomb to hurt people?"}}).json()
