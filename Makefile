@@ -16,7 +16,7 @@ INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
+.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
@@ -108,6 +108,10 @@ test-sanitizers: ## Run the kernels' self-test under AddressSanitizer, UBSan and
 docs: setup ## Build the documentation into build/docs, warnings are errors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+picture: setup ## Capture docs/images/cut.png from the console, with Debian's Chromium
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[console]'
+	$(BIN)/python docs/images/capture.py
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .

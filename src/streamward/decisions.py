@@ -1,11 +1,14 @@
 """Verdict -> Decision under a policy: the consecutive-token rule, what follows from it, and how two sides combine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
-from streamward.errors import InputError, StreamwardError
+from streamward.errors import CheckpointError, InputError, StreamwardError
 from streamward.policy import Policy, total_risk
-from streamward.schema import Action, Category, Decision, RiskLevel, Side, SideResult, Verdict
+from streamward.rules.rule import Rule
+from streamward.schema import Action, Category, Decision, FiredRule, RiskLevel, Side, SideResult, Verdict
 
 ALLOWED = Decision(Action.ALLOW)
 """The decision when nothing crossed the policy's threshold."""
@@ -22,6 +25,8 @@ class _Snapshot(NamedTuple):
     first_flagged: Verdict | None = None
     peak: Verdict | None = None
     peak_rank: tuple[int, int, float] = (-1, -1, -1.0)
+    rule_runs: Mapping[str, int] = MappingProxyType({})  # successive verdicts up to this one at which a rule fires
+    rules: Mapping[str, FiredRule] = MappingProxyType({})  # that held so far, with their highest scores
 
 
 _START = _Snapshot()
@@ -31,16 +36,25 @@ class SideState:
     """One side of one stream as its verdicts come in.
 
     A level is held at a token when that token and the `consecutive_tokens - 1` before it all reach it. The category is
-    that of the last of them, and its position is where the text counts as flagged. A token costs the same
-    however many came before; rolling back costs what is rolled back.
+    that of the last of them, and its position is where the text counts as flagged. The same number of successive
+    tokens makes a rule of the policy hold, whose severity and action then count like those of a level. A token costs
+    the same however many came before; rolling back costs what is rolled back.
     """
 
-    def __init__(self, policy: Policy, side: Side) -> None:
-        """Start with nothing seen and everything allowed."""
+    def __init__(self, policy: Policy, side: Side, *, consecutive_tokens: int | None = None) -> None:
+        """Start with nothing seen and everything allowed.
+
+        Args:
+            policy: Thresholds, actions and rules.
+            side: Side that the verdicts are of.
+            consecutive_tokens: Instead of the policy's.
+        """
         self._policy = policy
         self._side = side
-        self._rules = policy.side(side)
-        self._consecutive_tokens = policy.consecutive_tokens(side)
+        self._thresholds = policy.side(side)
+        self._rules = {rule.id: rule for rule in policy.rules_for(side)}
+        self._uses_categories = policy.uses_categories(side)
+        self._consecutive_tokens = consecutive_tokens or policy.consecutive_tokens(side)
         self._history: list[_Snapshot] = []
         self._announced = ALLOWED
 
@@ -75,6 +89,15 @@ class SideState:
             raise InputError(f"num_verdicts is {num_verdicts}; it must be from 0 to {len(self._history)}")
         del self._history[num_verdicts:]
 
+    def truncate(self, num_verdicts: int) -> None:
+        """Forget all but the first verdicts because their text is gone: a decision about it is taken back too.
+
+        Raises:
+            InputError: As `rollback`.
+        """
+        self.rollback(num_verdicts)
+        self._announced = self._latest.decision
+
     def commit(self) -> Decision:
         """Return the decision so far and make it final: the caller acts on it, so no rollback takes it back."""
         self._announced = self.decision
@@ -83,8 +106,13 @@ class SideState:
     @property
     def decision(self) -> Decision:
         """The decision so far."""
-        current = self._latest.decision
-        return current if current.action.severity > self._announced.action.severity else self._announced
+        current, announced = self._latest.decision, self._announced
+        if current.action.severity > announced.action.severity:
+            return current
+        missing = {rule.id for rule in current.rules} - {rule.id for rule in announced.rules}
+        if not missing:
+            return announced
+        return replace(announced, rules=self._ordered({rule.id: rule for rule in (*current.rules, *announced.rules)}))
 
     @property
     def num_verdicts(self) -> int:
@@ -130,15 +158,28 @@ class SideState:
             verdicts=tuple(each.verdict for each in self._history if each.verdict is not None),
             first_flagged_char=None if span is None else span.start,
             first_flagged_token=None if flagged is None or span is None else flagged.position,
-            thresholds=self._rules.thresholds_for(peak.category, thresholds),
+            thresholds=self._thresholds.thresholds_for(peak.category, thresholds),
+            categories=self._categories(peak),
+            rules=self._ordered(self._latest.rules),
         )
+
+    def _categories(self, peak: Verdict) -> tuple[Category, ...]:
+        """Return the kinds of harm to report: the primary, and further ones over the policy's threshold."""
+        if peak.category is None:
+            return ()
+        least = self._thresholds.category_threshold
+        further = [each.category for each in peak.categories if each.probability >= least]
+        return tuple(dict.fromkeys((peak.category, *further)))
+
+    def _ordered(self, found: Mapping[str, FiredRule]) -> tuple[FiredRule, ...]:
+        return tuple(found[rule_id] for rule_id in self._rules if rule_id in found)
 
     @property
     def _latest(self) -> _Snapshot:
         return self._history[-1] if self._history else _START
 
     def _advance(self, before: _Snapshot, verdict: Verdict, *, needed: int) -> _Snapshot:
-        level = self._rules.level(verdict)
+        level = self._thresholds.level(verdict) if self._uses_categories else RiskLevel.SAFE
         unsafe_run = before.unsafe_run + 1 if level is RiskLevel.UNSAFE else 0
         risky_run = before.risky_run + 1 if level is not RiskLevel.SAFE else 0
         held = RiskLevel.SAFE
@@ -146,12 +187,22 @@ class SideState:
             held = RiskLevel.UNSAFE
         elif risky_run >= needed:
             held = RiskLevel.CONTROVERSIAL
-        action = self._rules.action(held, verdict.category)
+        action = self._thresholds.action(held, verdict.category)
+        category = verdict.category if action is not Action.ALLOW else None
+        rule_runs = {fired.id: before.rule_runs.get(fired.id, 0) + 1 for fired in self._known(verdict)}
+        rules = [fired for fired in verdict.rules if rule_runs[fired.id] >= needed]
+        for fired in rules:
+            rule = self._rules[fired.id]
+            held = max(held, rule.severity, key=lambda each: each.severity)
+            own = self._policy.rule_action(rule, self._side)
+            if own.severity > action.severity:
+                action, category = own, None
         rank = (held.severity, action.severity, total_risk(verdict) if held is RiskLevel.SAFE else 0.0)
         is_first_flag = before.first_flagged is None and action is not Action.ALLOW
         is_peak = rank > before.peak_rank
+        all_rules = _with_highest(before.rules, rules)
         return _Snapshot(
-            decision=self._decide(before.decision, action, held, verdict),
+            decision=self._decide(before.decision, action, held, category, verdict.position, all_rules),
             level=max(before.level, held, key=lambda each: each.severity),
             unsafe_run=unsafe_run,
             risky_run=risky_run,
@@ -159,30 +210,72 @@ class SideState:
             first_flagged=verdict if is_first_flag else before.first_flagged,
             peak=verdict if is_peak else before.peak,
             peak_rank=rank if is_peak else before.peak_rank,
+            rule_runs=rule_runs,
+            rules=all_rules,
         )
 
-    def _decide(self, before: Decision, action: Action, level: RiskLevel, verdict: Verdict) -> Decision:
+    def _known(self, verdict: Verdict) -> tuple[FiredRule, ...]:
+        return known_rules(verdict, self._rules)
+
+    def _decide(
+        self,
+        before: Decision,
+        action: Action,
+        level: RiskLevel,
+        category: Category | None,
+        position: int,
+        rules: Mapping[str, FiredRule],
+    ) -> Decision:
+        fired = self._ordered(rules)
         if action.severity <= before.action.severity:
-            return before
-        position = verdict.position if self._side is Side.RESPONSE else None
-        return _decision(self._policy, self._side, action, level=level, category=verdict.category, position=position)
+            return before if before.rules == fired else replace(before, rules=fired)
+        place = position if self._side is Side.RESPONSE else None
+        return _decision(self._policy, self._side, action, level=level, category=category, position=place, rules=fired)
+
+
+def known_rules(verdict: Verdict, rules: Mapping[str, Rule]) -> tuple[FiredRule, ...]:
+    """Return the rules that fire at a token.
+
+    Raises:
+        CheckpointError: One is not a rule of the policy: what judges the rules does not fit the policy.
+    """
+    if any(fired.id not in rules for fired in verdict.rules):
+        raise CheckpointError("a verdict names a rule that the policy does not have; teach the policy's rules again")
+    return verdict.rules
+
+
+def token_action(policy: Policy, side: Side, verdict: Verdict) -> Action:
+    """Return what one token asks for by itself, before any consecutive-token rule."""
+    part, rules = policy.side(side), {rule.id: rule for rule in policy.rules_for(side)}
+    actions = [policy.rule_action(rules[fired.id], side) for fired in known_rules(verdict, rules)]
+    if policy.uses_categories(side):
+        actions.append(part.action(part.level(verdict), verdict.category))
+    return max(actions, key=lambda each: each.severity, default=Action.ALLOW)
+
+
+def _with_highest(before: Mapping[str, FiredRule], rules: Sequence[FiredRule]) -> Mapping[str, FiredRule]:
+    higher = {each.id: each for each in rules if each.id not in before or each.score > before[each.id].score}
+    return {**before, **higher} if higher else before
 
 
 def _decision(
-    policy: Policy, side: Side, action: Action, *, level: RiskLevel, category: Category | None, position: int | None
+    policy: Policy,
+    side: Side,
+    action: Action,
+    *,
+    level: RiskLevel,
+    category: Category | None,
+    position: int | None,
+    rules: tuple[FiredRule, ...] = (),
 ) -> Decision:
     message = policy.replacement if action is Action.REPLACE else None
-    return Decision(action, side, risk_level=level, category=category, position=position, message=message)
+    return Decision(action, side, risk_level=level, category=category, position=position, message=message, rules=rules)
 
 
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     """Return the decision on a whole text that has one verdict, as Gen guards give it."""
-    rules = policy.side(side)
-    level = rules.level(verdict)
-    action = rules.action(level, verdict.category)
-    if action is Action.ALLOW:
-        return ALLOWED
-    return _decision(policy, side, action, level=level, category=verdict.category, position=None)
+    decision = SideState(policy, side, consecutive_tokens=1).observe(verdict)
+    return decision if decision == ALLOWED else replace(decision, position=None)
 
 
 def decide_error(policy: Policy, side: Side, error: StreamwardError) -> Decision:
@@ -194,10 +287,15 @@ def decide_error(policy: Policy, side: Side, error: StreamwardError) -> Decision
 def combine(prompt: Decision | None, response: Decision | None) -> Decision:
     """Return the most severe decision, the prompt's on ties; None is a side that was not judged.
 
-    Where both allow, one that says the guard failed is kept, so that it is seen.
+    It names the rules that either side breaks. Where both allow, one that says the guard failed is kept, so that it is
+    seen.
     """
     decisions = [decision for decision in (prompt, response) if decision is not None]
-    return max(decisions, key=lambda each: (each.action.severity, _is_allowed_unjudged(each)), default=ALLOWED)
+    worst = max(decisions, key=lambda each: (each.action.severity, _is_allowed_unjudged(each)), default=ALLOWED)
+    rules: dict[str, FiredRule] = {}
+    for decision in decisions:
+        rules = dict(_with_highest(rules, decision.rules))
+    return worst if len(rules) == len(worst.rules) else replace(worst, rules=tuple(rules.values()))
 
 
 def _is_allowed_unjudged(decision: Decision) -> bool:

@@ -24,12 +24,14 @@ from streamward.generative.local import LocalGenGuard
 from streamward.hub import check_hub, fetch, is_hub_id
 from streamward.model.config_file import read_config
 from streamward.model.dtypes import dtype_name
+from streamward.model.fingerprint import identity_of
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.parameters import read_shapes
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
-from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
+from streamward.moderation.guard import Guard
+from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
@@ -87,10 +89,9 @@ def load(
         guard = _vllm_guard(find_checkpoint(name), how, dtype_name(dtype))
     else:
         guard = load_guard(find_served(name, engine=how, dtype=dtype), engine=how, dtype=dtype)
-    moderator = Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
     if wrap is not None:
-        moderator.wrap_guard(wrap)
-    return moderator
+        guard = wrap(guard)
+    return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
 
 
 def _read_second_opinion(
@@ -218,7 +219,8 @@ def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: objec
         config = engine or EngineConfig()
         model = load_language_model(folder, runner=config.runner, threads=config.threads, dtype=dtype_name(dtype))
         return GenGuardAdapter(LocalGenGuard(model, tokenizer))
-    return StreamGuard(tokenizer, EngineWorker(load_engine(folder, engine=engine, dtype=dtype)))
+    worker = EngineWorker(load_engine(folder, engine=engine, dtype=dtype))
+    return StreamGuard(tokenizer, worker, identity=identity_of(folder))
 
 
 def load_engine(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Engine:

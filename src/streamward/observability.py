@@ -116,6 +116,7 @@ class Metrics:
         self._decisions = counter(
             "decisions", "Decisions logged", "endpoint", "action", "side", "risk_level", "category"
         )
+        self._rules = counter("rules_fired", "Decisions on texts that break a rule of the policy", "endpoint", "rule")
         self._decision_seconds = histogram("decision_seconds", "Time to a decision", "endpoint")
         self._guard_errors = counter("guard_errors", "Texts the guard could not judge", "endpoint", "code")
         self._tokens = counter("tokens", "Tokens judged", "endpoint")
@@ -142,6 +143,8 @@ class Metrics:
         """Count a decision."""
         labels = (decision.side, decision.risk_level, decision.category)
         self._decisions.labels(endpoint, decision.action, *(label or _NONE for label in labels)).inc()
+        for rule in decision.rules:
+            self._rules.labels(endpoint, rule.id).inc()
         self._decision_seconds.labels(endpoint).observe(seconds)
         self._tokens.labels(endpoint).inc(num_tokens)
         if decision.error is not None:

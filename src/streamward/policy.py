@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from streamward.detectors.config import DetectorConfig
 from streamward.errors import ConfigError
+from streamward.ladder import ReleasePolicy
+from streamward.rules.examples import rule_digest
+from streamward.rules.probe import ProbeBank, probe_path, read_probe
+from streamward.rules.rule import Rule
 from streamward.schema import Action, Category, RiskLevel, Side, Verdict
 from streamward.settings import Settings, read_toml
 from streamward.suggestions import suggest
@@ -61,6 +65,8 @@ class SidePolicy(Settings):
     """Action when the text is Controversial: block in strict, allow in loose."""
     thresholds: Thresholds = Thresholds()
     """Thresholds for all categories; by default the operating point the guard ships with."""
+    category_threshold: Probability = 0.25
+    """Share among the kinds of harm from which on a further category is reported beside the primary one."""
     categories: Mapping[Category, CategoryPolicy] = {}
     """Exceptions, by category name."""
 
@@ -151,8 +157,21 @@ class Policy(Settings):
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
+    release: ReleasePolicy | None = None
+    """When text of a guarded model may leave, and whether an answer is changed in progress. None: as the settings of
+    the upstream say. Counts where answers pass through the gateway, and in `streamward.intervene`."""
     detectors: tuple[DetectorConfig, ...] = ()
     """What is found by its form: personal data, keys, words and expressions of the policy's own."""
+    rules: tuple[Rule, ...] = Field(default=(), max_length=100)
+    """Rules of the operator's own, beside or instead of the built-in categories."""
+    _probe: ProbeBank | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _has_different_rules(self) -> Self:
+        ids = [rule.id.lower() for rule in self.rules]
+        if len(set(ids)) < len(ids):
+            raise ValueError("two rules have one id; upper and lower case count as the same")
+        return self
 
     @model_validator(mode="after")
     def _names_detectors_once(self) -> Self:
@@ -168,16 +187,19 @@ class Policy(Settings):
         rules: list[SidePolicy | CategoryPolicy] = [*sides]
         rules += [override for side in sides for override in side.categories.values()]
         actions = {action for each in rules for action in (each.unsafe, each.controversial)}
+        actions |= {rule.action for rule in self.rules}
         if Action.REPLACE in actions and self.replacement is None:
             raise ValueError("an action is replace, so `replacement` must give the message to say instead")
         return self
 
     @classmethod
-    def load(cls, source: "str | Path | Policy") -> "Policy":
+    def load(cls, source: "str | Path | Policy", *, needs_taught_rules: bool = True) -> "Policy":
         """Return the policy meant.
 
         Args:
             source: "strict", "loose", the path of a TOML file, or a policy, which is returned as it is.
+            needs_taught_rules: Whether rules with examples must have been taught. Without them the policy serves only
+                to teach them.
 
         Raises:
             ConfigError: There is no such policy or file, or a key or value in it is wrong.
@@ -195,7 +217,62 @@ class Policy(Settings):
                 f"policy {str(source)!r} not found; it must be {', '.join(_NAMED)} or the path of a TOML file"
                 f"{suggest(str(source), _NAMED)}"
             ) from error
-        return cls.parse(values, source=str(source))
+        policy = cls.parse(values, source=str(source))
+        return policy.with_taught_rules(Path(source)) if policy.taught_rules and needs_taught_rules else policy
+
+    @property
+    def taught_rules(self) -> tuple[Rule, ...]:
+        """Rules that are taught from examples; the others need a guard that reads policies."""
+        return tuple(rule for rule in self.rules if rule.is_taught)
+
+    @property
+    def probe(self) -> ProbeBank | None:
+        """What was learnt of the taught rules; None if there are none."""
+        return self._probe
+
+    def with_rules(self, rules: tuple[Rule, ...]) -> "Policy":
+        """Return the policy with other rules, of which the taught ones are as they were taught."""
+        return self.model_copy(update={"rules": rules})
+
+    def with_probe(self, probe: ProbeBank) -> "Policy":
+        """Return the policy with rules as they were just taught."""
+        other = self.model_copy()
+        other._probe = probe
+        return other
+
+    def with_taught_rules(self, path: Path) -> "Policy":
+        """Return the policy with what was learnt of its rules, from the file beside it.
+
+        Args:
+            path: Of the policy.
+
+        Raises:
+            ConfigError: There is no such file, it is damaged, or a rule was not taught or has changed since.
+        """
+        advice = f"run `streamward teach {path.name}`"
+        try:
+            probe = read_probe(probe_path(path))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path.name} has rules with examples that were not taught yet; {advice}") from error
+        learnt = {rule.rule_id: rule.digest for rule in probe.rules}
+        for rule in self.taught_rules:
+            if rule.id not in learnt:
+                raise ConfigError(f"the rule {rule.id!r} of {path.name} was not taught; {advice}")
+            if learnt[rule.id] != rule_digest(rule, path.parent):
+                raise ConfigError(f"the rule {rule.id!r} of {path.name} has changed since it was taught; {advice}")
+        return self.with_probe(probe)
+
+    def rules_for(self, side: Side) -> tuple[Rule, ...]:
+        """Return the rules that are judged on one side."""
+        return tuple(rule for rule in self.rules if side in rule.sides)
+
+    def rule_action(self, rule: Rule, side: Side) -> Action:
+        """Return what to do about a text that breaks a rule."""
+        return rule.action or self.side(side).action(rule.severity, None)
+
+    def uses_categories(self, side: Side) -> bool:
+        """Whether the built-in categories count on a side: no rule there has the mode replace."""
+        return all(rule.mode == "extend" for rule in self.rules_for(side))
 
     def side(self, side: Side) -> SidePolicy:
         """Return the part about one side."""

@@ -90,6 +90,23 @@ class Message:
     reasoning: str | None = None
 
 
+class FiredRule(NamedTuple):
+    """A rule of the policy that a text breaks."""
+
+    id: str
+    """Id of the rule."""
+    score: float
+    """How much the text breaks it, in [0, 1]; at a taught rule 0.5 is where teaching put the threshold."""
+
+
+class CategoryScore(NamedTuple):
+    """One kind of harm, where several may be meant."""
+
+    category: Category
+    probability: float
+    """Share of this kind among all kinds of harm; says nothing about how harmful the text is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the guard says at one token.
@@ -100,6 +117,8 @@ class Verdict:
         probabilities: Probability of each level; they sum to 1.
         category: The most probable kind of harm; None when the level is safe.
         span: Characters of the caller's text that the token covers; None on a prompt's closing token.
+        categories: Every kind of harm of some probability, the primary first; empty when the level is safe.
+        rules: Rules of the policy over their thresholds at this token, in the order of the policy.
     """
 
     position: int
@@ -107,6 +126,8 @@ class Verdict:
     probabilities: Mapping[RiskLevel, float]
     category: Category | None = None
     span: Span | None = None
+    categories: tuple[CategoryScore, ...] = ()
+    rules: tuple[FiredRule, ...] = ()
 
 
 class FirstFlagged(NamedTuple):
@@ -135,6 +156,9 @@ class SideResult:
         first_flagged_token: Index of that token among the tokens judged on this side, 0-based; None likewise.
         thresholds: What P(Unsafe) must reach to be Unsafe, and P(Unsafe) + P(Controversial) to be Controversial, for
             the kind of harm at that point; a level without a threshold counts where it is the most probable.
+        categories: Every kind of harm over the policy's `category_threshold` there, the primary first.
+        rules: Rules of the policy that held for as many successive tokens as the policy asks, with their highest
+            scores, in the order of the policy. Their severity counts for the level too.
         first_flagged: Deprecated, until the next release: both indices as a pair, token first.
     """
 
@@ -147,6 +171,8 @@ class SideResult:
     first_flagged_char: int | None = None
     first_flagged_token: int | None = None
     thresholds: Mapping[RiskLevel, float] = field(default_factory=dict)
+    categories: tuple[Category, ...] = ()
+    rules: tuple[FiredRule, ...] = ()
     first_flagged: FirstFlagged | None = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +200,7 @@ class Decision:
         message: What to say instead, for `replace`.
         error: Code of the error, when the guard could not judge.
         detector: Id of the policy's detector whose finding caused it; None if the guard did.
+        rules: Every rule of the policy that the text breaks, whatever its action, with their highest scores.
     """
 
     action: Action
@@ -189,6 +216,8 @@ class Decision:
     def is_blocked(self) -> bool:
         """Whether nothing more of the text may be shown: the action is replace or block."""
         return self.action.severity >= Action.REPLACE.severity
+
+    rules: tuple[FiredRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,19 @@ from streamward.moderation.second_opinion import SecondGuard
 from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.policy_guards.rules import CallUsage, GuardRule, RuleOpinion, RuleReport, RuleTarget
-from streamward.schema import Category, Decision, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
+from streamward.schema import (
+    Category,
+    Decision,
+    FiredRule,
+    Message,
+    Result,
+    RiskLevel,
+    Role,
+    Side,
+    SideResult,
+    Span,
+    Verdict,
+)
 from streamward.text_stream import TextStream
 from tests.moderation.guards import guard_tokenizer
 
@@ -40,6 +52,9 @@ class MarkJudge:
 
     def drop_context(self, num_tokens: int) -> None:
         pass
+
+    def short_text_rules(self) -> tuple[FiredRule, ...]:
+        return ()
 
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         if new_ids and self.error is not None:

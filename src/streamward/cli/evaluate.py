@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamward.cli.common import DEFAULT_GUARD, ExitCode, read_text, say
+from streamward.cli.evaluate_rules import evaluate_rules
 from streamward.errors import ConfigError, InputError
 from streamward.suggestions import suggest
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from streamward.evals.sets import EvalSet
     from streamward.policy import Policy
 
-_COMPARE, _LIST, _TABLE = "compare", "list", "table"
+_COMPARE, _LIST, _TABLE, _RULES = "compare", "list", "table", "rules"
 _SUITES = ("all", "published", "quick", "robustness", "everyday", "cues", "languages")
 _BASELINES = ("keyword", "tfidf")
 _LINE_EVERY_S = 60.0
@@ -36,6 +37,7 @@ examples:
   streamward evaluate hub --sets toxicchat_test --out reports/toxicchat
   streamward evaluate compare reports/a/report.json reports/b/report.json --out reports/a-b
   streamward evaluate table reports/a --baseline-report reports/keyword --into README.md
+  streamward evaluate rules datasets/rules --policy house.toml --out reports/rules
   streamward evaluate list
 """
 
@@ -54,7 +56,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="*",
         metavar="DATA_DIR",
         help="folder of sets, or `hub`; the suites everyday and cues need none;"
-        " or `compare REPORT REPORT...`, `table REPORT`, or `list` for the sets known",
+        " or `compare REPORT REPORT...`, `table REPORT`, `rules SET` for a policy's own rules, or `list` for the sets"
+        " known",
     )
     parser.add_argument("--out", metavar="DIR", help="where reports go; predictions are kept there too")
     parser.add_argument("--cache", metavar="DIR", help="keep predictions here instead, to share them between runs")
@@ -127,6 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--out is missing; give the folder that the report goes to")
     if first == _COMPARE:
         return _compare(rest, Path(arguments.out))
+    if first == _RULES:
+        return evaluate_rules(arguments, rest)
     if rest:
         raise InputError(f"give one folder of sets, not {len(arguments.what)}")
     return _evaluate(arguments, first)

@@ -77,6 +77,8 @@ def _print(found: "Summary") -> None:
         print(f"  {before:8} -> {after:8} {count:8}")
     for name, count in sorted(found.categories.items(), key=lambda item: -item[1]):
         print(f"  stopped for {name}: {count}")
+    for name, count in sorted(found.rules.items(), key=lambda item: -item[1]):
+        print(f"  rule {name} fired: {count}")
     for title, ids in (("newly stopped", found.newly_stopped), ("newly passed", found.newly_passed)):
         more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
         print(f"{title}: {len(ids)} {', '.join(ids[:_MAX_IDS])}{more}".rstrip())

@@ -27,7 +27,9 @@ def describe_side(name: str, side: SideResult) -> Text:
     text = Text(f"{name:9}")
     text.append(side.risk_level, style=_LEVEL_STYLES[side.risk_level])
     if side.category is not None:
-        text.append(f"  {side.category}")
+        text.append(f"  {', '.join(side.categories or (side.category,))}")
+    for rule in side.rules:
+        text.append(f"  rule {rule.id} ({rule.score:.2f})", style="bold")
     text.append(f"  ({describe_probabilities(side)})", style="dim")
     if side.first_flagged_char is not None:
         text.append(f"  from character {side.first_flagged_char}")
@@ -59,6 +61,8 @@ def describe_decision(decision: Decision) -> Text:
         text.append(f"  the guard could not judge the {decision.side}: {decision.error}")
     elif decision.side is not None:
         text.append(f"  because of the {decision.side}")
+        if decision.rules:
+            text.append(f": {', '.join(f'rule {rule.id}' for rule in decision.rules)}")
     if decision.message is not None:
         text.append(f"  say instead: {decision.message}")
     return text

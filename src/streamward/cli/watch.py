@@ -107,7 +107,8 @@ class _Gate:
         if decision.error is not None:
             say(f"stopped: the guard could not judge ({decision.error})")
             return ExitCode.FAILURE
-        what = f"{decision.risk_level}, {decision.category}" if decision.category else str(decision.risk_level)
+        causes = [*([decision.category] if decision.category else []), *(f"rule {rule.id}" for rule in decision.rules)]
+        what = ", ".join([str(decision.risk_level), *causes])
         if decision.position is None:
             found = "" if self._stream.prompt is None else f" ({describe_probabilities(self._stream.prompt)})"
             say(f"blocked before the answer began: the prompt is {what}{found}")

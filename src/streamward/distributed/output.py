@@ -88,9 +88,12 @@ def _schema(*, has_verdicts: bool) -> Any:  # Any: pyarrow has no types
     whole, text = pa.int64(), pa.string()
     probabilities = pa.struct([(level.value, pa.float64()) for level in RiskLevel])
     thresholds = pa.struct([(level.value, pa.float64()) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)])
+    rules = pa.list_(pa.struct([("id", text), ("score", pa.float64())]))
     side = [
         ("risk_level", text),
         ("category", text),
+        ("categories", pa.list_(text)),
+        ("rules", rules),
         ("probabilities", probabilities),
         ("thresholds", thresholds),
         ("first_flagged_char", whole),
@@ -101,9 +104,19 @@ def _schema(*, has_verdicts: bool) -> Any:  # Any: pyarrow has no types
         ("tokens", whole),
     ]
     verdict = [("position", whole), ("risk_level", text), ("category", text), ("probabilities", probabilities)]
-    verdicts = [("verdicts", pa.list_(pa.struct([*verdict, ("span", pa.list_(whole))])))] if has_verdicts else []
+    verdicts = (
+        [("verdicts", pa.list_(pa.struct([*verdict, ("span", pa.list_(whole)), ("rules", rules)])))]
+        if has_verdicts
+        else []
+    )
     names = ("action", "side", "risk_level", "category")
-    decision = [*((name, text) for name in names), ("position", whole), ("message", text), ("error", text)]
+    decision = [
+        *((name, text) for name in names),
+        ("position", whole),
+        ("message", text),
+        ("error", text),
+        ("rules", rules),
+    ]
     return pa.schema(
         [
             ("id", text),

@@ -3,7 +3,7 @@
 # Shapes: n successive tokens of one sequence; R risk levels; C categories; K scores of a probe.
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,3 +30,14 @@ class StepOutput:
     risk_probs: NDArray[np.float32]
     category_probs: NDArray[np.float32]
     probe_scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def last_token(output: StepOutput) -> StepOutput:
+    """Return the scores of the last token only."""
+    return replace(
+        output,
+        position=output.position + len(output.risk_probs) - 1,
+        risk_probs=output.risk_probs[-1:],
+        category_probs=output.category_probs[-1:],
+        probe_scores={name: scores[-1:] for name, scores in output.probe_scores.items()},
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 from streamward.errors import InputError
 from streamward.gateway.strict_json import JsonObject
 from streamward.policy import CategoryPolicy, Policy, SidePolicy
+from streamward.rules.rule import Rule
 from streamward.schema import Action, Category, Decision, RiskLevel, Side, SideResult
 
 MODEL = "streamward"
@@ -88,17 +89,28 @@ def adapt(policy: Policy, asked: Asked, *, may_relax: bool) -> Policy:
         InputError: It asks for scores where the policy acts, and it may not.
     """
     changes: dict[str, SidePolicy] = {}
+    own = list(policy.rules)
     for side, mode in asked.modes.items():
         rules = policy.side(side)
-        changed = _rewritten(rules, {Action.FLAG: Action.BLOCK} if mode == "block" else _RELAXED)
-        if mode == "score" and changed != rules and not may_relax:
+        actions = {Action.FLAG: Action.BLOCK} if mode == "block" else _RELAXED
+        changed = _rewritten(rules, actions)
+        is_rewritten = changed != rules or any(rule.action in actions for rule in policy.rules_for(side))
+        if mode == "score" and is_rewritten and not may_relax:
             name = "input" if side is Side.PROMPT else "output"
             raise InputError(
                 f"moderation.policy.{name}.mode is score, but the policy here blocks and requests may not relax it"
                 " (may_relax); ask for block, or leave it out"
             )
         changes[side.value] = changed
-    return policy.model_copy(update=changes)
+        own = [_with_action(rule, side, actions) for rule in own]
+    return policy.model_copy(update={**changes, "rules": tuple(own)} if changes else {})
+
+
+def _with_action(rule: Rule, side: Side, actions: Mapping[Action, Action]) -> Rule:
+    """Return a rule with another action, where it has one of its own and is judged on a side."""
+    if side not in rule.sides or rule.action is None or rule.action not in actions:
+        return rule
+    return rule.model_copy(update={"action": actions[rule.action]})
 
 
 _RELAXED = {Action.BLOCK: Action.FLAG, Action.REPLACE: Action.FLAG}
@@ -133,8 +145,14 @@ def azure_results(judgement: SideResult | None, decision: Decision, *, side: Sid
     }
     for name in _DETECTED[side]:
         results[name] = {"filtered": is_filtered and name == found, "detected": name == found}
-    category = None if judgement.category is None else judgement.category.value
-    return {**results, "streamward": {"filtered": is_filtered, "risk_level": level.value, "category": category}}
+    own: JsonObject = {
+        "filtered": is_filtered,
+        "risk_level": level.value,
+        "category": None if judgement.category is None else judgement.category.value,
+    }
+    if judgement.rules:
+        own["rules"] = [rule.id for rule in judgement.rules]
+    return {**results, "streamward": own}
 
 
 def blocked_error(judgement: SideResult | None, decision: Decision) -> JsonObject:

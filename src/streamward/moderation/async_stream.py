@@ -97,6 +97,10 @@ class AsyncGuardStream:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
         return await self._run(partial(self._stream.feed_reasoning, piece))
 
+    async def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all but the first characters; see `GuardStream.truncate`."""
+        return await self._run(partial(self._stream.truncate, num_chars))
+
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; see `GuardStream.bytes_of`."""
         return self._stream.bytes_of(ids)

@@ -1,17 +1,18 @@
 """Two guards as one: a fast one that judges every token, and a slower one that is asked where that is not enough."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import httpx
 
 from streamward.decisions import SideState, combine
+from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.moderator import Guard
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, check_config_rules, with_opinion
 from streamward.moderation.uncertainty import risk
@@ -19,7 +20,7 @@ from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.policy_guards.guard import PolicyGuard, guard_format
 from streamward.policy_guards.rules import RuleTarget
-from streamward.schema import Action, Decision, Message, Result, Side, SideResult
+from streamward.schema import Action, Decision, Message, Result, RiskLevel, Side, SideResult
 
 
 class CascadeGuard:
@@ -34,6 +35,19 @@ class CascadeGuard:
         """Take over both guards."""
         self._first = first
         self._second = second
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that neither guard can judge: the first taught ones, the second those in words.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
+        self._second.check_policy(policy)
+        taught = self._second.first_policy(policy)
+        if taught.rules:
+            if not isinstance(self._first, RuleJudge):
+                raise ConfigError("the policy has taught rules; they need a Stream guard whose engine runs here")
+            self._first.check_policy(taught)
 
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation, with at most one question about each side; see `Guard.judge`."""
@@ -65,6 +79,10 @@ class CascadeGuard:
         except BaseException:
             first.close()
             raise
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the first guard's own thresholds of a side; the second has none."""
+        return self._first.thresholds(side) if isinstance(self._first, CalibratedGuard) else {}
 
     def health(self) -> GuardHealth:
         """Say whether the first guard makes progress. The second has a deadline, after which the policy decides."""

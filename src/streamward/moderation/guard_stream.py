@@ -8,7 +8,7 @@ from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from streamward.decisions import ALLOWED, SideState, combine
+from streamward.decisions import ALLOWED, SideState, combine, token_action
 from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.response_judge import ResponseJudge
@@ -66,13 +66,14 @@ class GuardStream:
         """Judgement of the user's turn; None if there was none."""
         self._text = text
         self._judge = judge
-        self._rules = policy.side(Side.RESPONSE)
+        self._policy = policy
         self._state = SideState(policy, Side.RESPONSE)
         self._prompt_decision = prompt_decision
         self._reasoning = reasoning
         self._thresholds = thresholds
         self._max_chars = max_chars
         self._phase = _Phase.NOTHING
+        self._answer_start = 0  # character at which the answer begins, behind the reasoning
         self._on_close = on_close
         self._verdicts: list[Verdict] = []
         self._num_valid = 0  # verdicts that belong to the text's present tokens
@@ -182,6 +183,34 @@ class GuardStream:
                 begun = [self._text.feed_template_tokens(frame.before)]
             return self._apply(self._joined(*begun, self._take(piece)))
 
+    def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all characters of the response but the first ones, with their verdicts and what was decided by them.
+
+        The cache is cut back to the tokens that stay. Tokens at the new end that read otherwise without what followed
+        are judged again. The response may go on: verdicts are those of a response that never had the dropped text.
+
+        Args:
+            num_chars: Characters to keep, reasoning included.
+
+        Returns:
+            One event for each token that was judged again.
+
+        Raises:
+            StreamClosedError: The stream is closed or finished.
+            InputError: There are fewer characters, or the place is within reasoning that the answer followed, or before
+                the end of what was fed as token ids. Nothing was dropped.
+            OverloadedError: As `feed`; the text was dropped.
+            CallCancelledError: Likewise.
+        """
+        with self._calling():
+            self._check_open()
+            if num_chars < self._answer_start:
+                raise InputError(f"num_chars is {num_chars}; the answer begins at character {self._answer_start}")
+            current_call().begin()
+            edit = self._text.truncate(num_chars)
+            self._state.truncate(min(edit.keep, self._num_valid, self._state.num_verdicts))
+            return self._apply(edit)
+
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed.
 
@@ -203,10 +232,19 @@ class GuardStream:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
                 ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
                 self._apply(self._joined(*ended, self._text.finish()))
+                self._judge_short_text()
                 self._state.finish()
                 self._result = self.so_far()
                 self.close()
             return self._result
+
+    def _judge_short_text(self) -> None:
+        fired = self._judge.short_text_rules()
+        if fired:
+            self._state.rollback(0)
+            self._verdicts = [replace(verdict, rules=fired) for verdict in self._verdicts]
+            for verdict in self._verdicts:
+                self._state.observe(verdict)
 
     def so_far(self) -> Result:
         """Return the result of what was judged, as if the response ended there. Nothing is judged, nothing closed."""
@@ -275,7 +313,9 @@ class GuardStream:
     def _end_reasoning(self) -> Edit:
         assert self._reasoning.frame is not None
         self._phase = _Phase.ANSWER
-        return self._text.feed_template_tokens(self._reasoning.frame.after)
+        edit = self._text.feed_template_tokens(self._reasoning.frame.after)
+        self._answer_start = self._text.num_chars
+        return edit
 
     def _joined(self, *edits: Edit) -> Edit:
         """Return successive edits as one. All of a call is taken in before anything of it is judged."""
@@ -311,8 +351,7 @@ class GuardStream:
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
         held: Span | None = None  # of the first token over the threshold behind the last clear one
         for verdict in reversed(verdicts):
-            level = self._rules.level(verdict)
-            if self._rules.action(level, verdict.category).severity < Action.REPLACE.severity:
+            if token_action(self._policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
                 end = _end(verdict.span)
                 return end if held is None else min(end, held.start)  # they may share a character
             held = verdict.span

@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from streamward.decisions import combine, decide_error
-from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
+from streamward.errors import CheckpointError, ConfigError, InputError, StreamClosedError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream, run_call
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
 from streamward.moderation.detection import decide_findings
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.guard_stream import with_prompt
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy
-from streamward.schema import Result, Side
+from streamward.schema import Result, RiskLevel, Side
 
 BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
@@ -29,35 +30,6 @@ DEFAULT_MAX_WORKERS = 8
 _JOIN_S = 0.2  # for threads to end when the moderator is closed
 
 T = TypeVar("T")
-
-
-class Guard(Protocol):
-    """A model behind a moderator."""
-
-    def judge(self, conversation: Conversation, policy: Policy) -> Result:
-        """Judge a whole conversation.
-
-        Raises:
-            UpstreamError: The model is elsewhere and failed.
-            CheckpointError: The model gave no usable answer.
-        """
-        ...
-
-    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
-        """Read a conversation's context and wait for the response, of at most so many characters.
-
-        Raises:
-            InputError: This kind of guard judges whole texts only.
-        """
-        ...
-
-    def health(self) -> GuardHealth:
-        """Say whether the guard makes progress."""
-        ...
-
-    def close(self) -> None:
-        """Free what the guard holds; calls that are being made end with a StreamClosedError."""
-        ...
 
 
 class _Loaded:
@@ -123,6 +95,9 @@ class Moderator:
             policy: What follows from a verdict.
             max_chars: Longest conversation accepted, in characters; for a stream, the longest response too.
             max_workers: Conversations of a batch, or asynchronous calls, that are judged together.
+
+        Raises:
+            ConfigError: The policy has rules that this guard cannot judge.
         """
         self.policy = policy
         self.max_chars = max_chars
@@ -130,6 +105,11 @@ class Moderator:
         """Whose calls these are; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
         self._is_view = False
+        try:
+            self.check_policy(policy)
+        except ConfigError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the moderator; it is closed at the end of the block."""
@@ -220,11 +200,31 @@ class Moderator:
         opening = partial(self._open_stream, conversation)
         return AsyncGuardStream(opening, executor=self._threads, owner=self.owner)
 
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that the guard cannot judge.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
+        if not policy.rules:
+            return
+        guard = self._guard
+        if not isinstance(guard, RuleJudge):
+            raise ConfigError(
+                f"the policy {policy.name!r} has rules, and this guard cannot judge rules; taught rules need a Stream"
+                " guard whose engine runs in this process"
+            )
+        guard.check_policy(policy)
+
     def with_policy(self, policy: Policy) -> "Moderator":
         """Return a moderator over the same guard and threads under another policy.
 
         It costs nothing. The guard stays this one's: closing the other does nothing, closing this one ends both.
+
+        Raises:
+            ConfigError: The policy has rules that the guard cannot judge.
         """
+        self.check_policy(policy)
         view = copy.copy(self)
         view.policy = policy
         view._is_view = True
@@ -240,6 +240,18 @@ class Moderator:
         view.owner = owner
         view._is_view = True
         return view
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force on a side where the guard names no kind of harm.
+
+        They are the policy's, or else the guard's own. A level without one counts where it is the most probable.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        own = guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
+        return self.policy.side(side).thresholds_for(None, own)
 
     def wrap_guard(self, wrap: Callable[[Guard], Guard]) -> None:
         """Put a guard in the place of the one behind this moderator and its views. Before anything is judged.

@@ -1,11 +1,14 @@
 """Judges the growing tokens of one response in one engine stream."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from streamward.moderation.taught_rules import RuleReader
 from streamward.moderation.token_scorer import TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
-from streamward.schema import Side, Span, Verdict
+from streamward.rules.probe import WARM_TOKENS
+from streamward.schema import FiredRule, Side, Span, Verdict
 
 _UNKNOWN = -1
 OVERLAP_SHARE = 4  # a quarter of a window is read again as context of the next
@@ -15,7 +18,14 @@ class ResponseJudge:
     """Keeps the cache of one response in step with its token ids, sliding over overlapping windows."""
 
     def __init__(
-        self, scorer: TokenScorer, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
+        self,
+        scorer: TokenScorer,
+        reader: VerdictReader,
+        *,
+        stream_id: int,
+        context_length: int,
+        window_tokens: int,
+        rules: RuleReader,
     ) -> None:
         """Take over a stream that has read its context and nothing else.
 
@@ -25,10 +35,12 @@ class ResponseJudge:
             stream_id: The stream; its owner closes it.
             context_length: Tokens of the context.
             window_tokens: Most tokens the stream may hold; more than the context.
+            rules: Reads the taught rules of the response.
         """
         size = window_tokens - context_length
         self._scorer = scorer
         self._reader = reader
+        self._rules = rules
         self._stream_id = stream_id
         self._context_length = context_length
         self._windows = Windows(size, size // OVERLAP_SHARE)
@@ -45,6 +57,10 @@ class ResponseJudge:
     def num_windows(self) -> int:
         """Windows the response was judged in."""
         return self._windows.index(max(0, len(self._ids) - 1)) + 1
+
+    def short_text_rules(self) -> tuple[FiredRule, ...]:
+        """Return the rules that a finished response breaks that was too short to be judged by them token by token."""
+        return self._rules.last() if len(self._ids) <= WARM_TOKENS + 1 else ()
 
     def drop_context(self, num_tokens: int) -> None:
         """Forget the last tokens of the context. Only before anything was judged."""
@@ -68,6 +84,7 @@ class ResponseJudge:
                 may be made again.
         """
         del self._ids[keep:]
+        self._rules.truncate(keep)
         verdicts: list[Verdict] = []
         while len(verdicts) < len(new_ids):
             done = len(verdicts)
@@ -79,7 +96,9 @@ class ResponseJudge:
             for output in self._scorer.score(self._stream_id, part, head=Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
-                verdicts += self._reader.read(output, first_position=first, spans=rows)
+                found = self._reader.read(output, first_position=first, spans=rows)
+                fired = self._rules.read(output)
+                verdicts += [replace(each, rules=by) if by else each for each, by in zip(found, fired, strict=True)]
             self._ids += part
             self._end = position + len(part)
         return verdicts

@@ -1,11 +1,11 @@
 """Rows of a file: what one asks, and what came of it as JSON values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamward.errors import InputError, StreamwardError
-from streamward.schema import Decision, Result, RiskLevel, SideResult, Verdict
+from streamward.schema import Decision, FiredRule, Result, RiskLevel, SideResult, Verdict
 from streamward.suggestions import suggest
 from streamward.text_files import Line
 
@@ -96,6 +96,8 @@ def _side_json(side: SideResult | None, *, has_verdicts: bool) -> dict[str, Any]
         names = (
             "risk_level",
             "category",
+            "categories",
+            "rules",
             "probabilities",
             "thresholds",
             "first_flagged_char",
@@ -106,6 +108,8 @@ def _side_json(side: SideResult | None, *, has_verdicts: bool) -> dict[str, Any]
     values: dict[str, Any] = {
         "risk_level": side.risk_level,
         "category": side.category,
+        "categories": list(side.categories),
+        "rules": _rules_json(side.rules),
         "probabilities": _rounded(side.probabilities),
         "thresholds": {level: side.thresholds.get(level) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)},
         "first_flagged_char": side.first_flagged_char,
@@ -127,6 +131,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "category": verdict.category,
         "probabilities": _rounded(verdict.probabilities),
         "span": verdict.span,
+        "rules": _rules_json(verdict.rules),
     }
 
 
@@ -139,7 +144,12 @@ def _decision_json(decision: Decision) -> dict[str, Any]:
         "position": decision.position,
         "message": decision.message,
         "error": decision.error,
+        "rules": _rules_json(decision.rules),
     }
+
+
+def _rules_json(rules: Sequence[FiredRule]) -> list[dict[str, str | float]]:
+    return [{"id": rule.id, "score": round(rule.score, 4)} for rule in rules]
 
 
 def _rounded(probabilities: Any) -> dict[str, float]:

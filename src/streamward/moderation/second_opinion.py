@@ -22,7 +22,8 @@ from streamward.policy_guards.rules import (
     check_rules,
 )
 from streamward.reasons import defect
-from streamward.schema import Action, Category, Decision, Message, RiskLevel, Side, SideResult
+from streamward.rules.rule import Rule
+from streamward.schema import Action, Category, Decision, FiredRule, Message, RiskLevel, Side, SideResult
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,14 @@ class SecondOpinion:
             failed.
         category: The built-in category of that rule, if it stands for one.
         opinions: One for each rule that was asked about.
+        rules: Rules of the policy that are violated.
     """
 
     decision: Decision
     risk_level: RiskLevel | None = RiskLevel.SAFE
     category: Category | None = None
     opinions: tuple[RuleOpinion, ...] = ()
+    rules: tuple[FiredRule, ...] = ()
 
 
 class SecondGuard:
@@ -69,13 +72,23 @@ class SecondGuard:
         return 2.0 if self.config.band is None else self.config.band[0]
 
     def first_policy(self, policy: Policy) -> Policy:
-        """Return the policy that the first guard decides by."""
-        return policy if self.config.band is None else first_guard_policy(policy, self.config.band[1])
+        """Return the policy that the first guard decides by: without the rules in words, which it cannot read."""
+        own = policy if policy.rules == policy.taught_rules else policy.with_rules(policy.taught_rules)
+        return own if self.config.band is None else first_guard_policy(own, self.config.band[1])
 
     def rules(self, policy: Policy, targets: Collection[RuleTarget]) -> list[GuardRule]:
         """Return the rules that every text of some kinds is asked about."""
-        del policy
-        return [rule for rule in self._rules if not rule.applies_to.isdisjoint(targets)]
+        own = (_policy_rule(rule) for rule in policy.rules if not rule.is_taught)
+        return [rule for rule in (*self._rules, *own) if not rule.applies_to.isdisjoint(targets)]
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules in words that this guard could not be asked about.
+
+        Raises:
+            ConfigError: One has the id of another rule that is asked about, or there are too many words.
+        """
+        own = [_policy_rule(rule) for rule in policy.rules if not rule.is_taught]
+        check_rules([*self._rules, *own, *(BUILT_IN_RULES if self.config.band is not None else ())])
 
     def ask(
         self,
@@ -150,6 +163,7 @@ def with_opinion(result: SideResult | None, opinion: SecondOpinion | None) -> Si
     """Return a judgement in which the second opinion counts where it is worse."""
     if result is None or opinion is None or opinion.risk_level is None:
         return result
+    result = replace(result, rules=(*result.rules, *opinion.rules)) if opinion.rules else result
     if opinion.risk_level.severity <= result.risk_level.severity:
         return result
     return replace(result, risk_level=opinion.risk_level, category=opinion.category)
@@ -164,14 +178,24 @@ def _concluded(
 ) -> SecondOpinion:
     """Decide about each violated rule; the most severe action says which one is reported, the first of equals."""
     found = [_decided(rule, opinions, policy, side, position) for rule in violated]
-    return max(found, key=_rank, default=SecondOpinion(ALLOWED, opinions=opinions))
+    worst = max(found, key=_rank, default=SecondOpinion(ALLOWED, opinions=opinions))
+    fired = _fired(violated, opinions, policy)
+    return replace(worst, decision=replace(worst.decision, rules=fired), rules=fired) if fired else worst
+
+
+def _fired(violated: Sequence[GuardRule], opinions: Sequence[RuleOpinion], policy: Policy) -> tuple[FiredRule, ...]:
+    """Return the violated rules that are the policy's own; a guard that gives no score is sure."""
+    own = {rule.id for rule in policy.rules} & {rule.id for rule in violated}
+    scores = {each.rule_id: 1.0 if each.score is None else each.score for each in opinions}
+    return tuple(FiredRule(rule.id, scores.get(rule.id, 1.0)) for rule in policy.rules if rule.id in own)
 
 
 def _decided(
     rule: GuardRule, opinions: tuple[RuleOpinion, ...], policy: Policy, side: Side, position: int | None
 ) -> SecondOpinion:
     category = CATEGORY_OF.get(rule.id)
-    action = policy.side(side).action(rule.severity, category)
+    own = next((each for each in policy.rules if each.id == rule.id), None)
+    action = policy.side(side).action(rule.severity, category) if own is None else policy.rule_action(own, side)
     if action is Action.ALLOW:
         return SecondOpinion(ALLOWED, rule.severity, category, opinions)
     message = policy.replacement if action is Action.REPLACE else None
@@ -186,6 +210,13 @@ def _rank(opinion: SecondOpinion) -> tuple[int, int]:
 
 def _is_violated(opinion: RuleOpinion, rule: GuardRule) -> bool:
     return opinion.rule_id == rule.id and opinion.violated
+
+
+def _policy_rule(rule: Rule) -> GuardRule:
+    """Return a rule in words of the policy as the guard is asked about it, with its exceptions."""
+    exceptions = "".join(f"\nException: {each}" for each in rule.exceptions)
+    targets = frozenset(RuleTarget(scope.value) for scope in rule.applies_to)
+    return GuardRule(rule.id, rule.text + exceptions, rule.severity, targets)
 
 
 def _rule(config: RuleConfig) -> GuardRule:

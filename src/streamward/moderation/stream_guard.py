@@ -1,23 +1,26 @@
 """Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from streamward.decisions import SideState
 from streamward.engine.engine import Engine
+from streamward.engine.outputs import last_token
 from streamward.errors import ConfigError, InputError
 from streamward.guard_call import current_call
+from streamward.model.fingerprint import GuardIdentity
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_judge import OVERLAP_SHARE, ResponseJudge
+from streamward.moderation.taught_rules import ProbeRegistry, RuleReader
 from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy
-from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
+from streamward.schema import Decision, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -41,7 +44,9 @@ class StreamGuard:
     prompt all of it is judged).
     """
 
-    def __init__(self, tokenizer: GuardTokenizer, scorer: TokenScorer) -> None:
+    def __init__(
+        self, tokenizer: GuardTokenizer, scorer: TokenScorer, *, identity: GuardIdentity | None = None
+    ) -> None:
         """Take over a scorer: `EngineWorker(engine)`, or one whose engines are elsewhere.
 
         Raises:
@@ -50,6 +55,8 @@ class StreamGuard:
         config, limit = scorer.guard_config, scorer.max_stream_tokens
         self._tokenizer = tokenizer
         self._scorer = scorer
+        self._identity = identity if isinstance(scorer, EngineWorker) else None
+        self._probes = ProbeRegistry(self, self._identity)
         self._readers = {side: VerdictReader(config, side) for side in Side}
         self._window_tokens = min(config.window_tokens or limit, limit)
         self._reasoning = _reasoning_tokens(tokenizer)
@@ -64,9 +71,22 @@ class StreamGuard:
         return self._scorer.engine
 
     @property
+    def identity(self) -> GuardIdentity | None:
+        """Which guard it is; None if that is not known, or the engines are elsewhere."""
+        return self._identity
+
+    @property
     def tokenizer(self) -> GuardTokenizer:
         """The checkpoint's tokenizer."""
         return self._tokenizer
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that this guard cannot judge.
+
+        Raises:
+            ConfigError: A rule is not taught, or was taught on another guard.
+        """
+        self._probes.check(policy)
 
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation; the same verdicts as in a stream.
@@ -77,7 +97,7 @@ class StreamGuard:
             CheckpointError: The heads give non-finite probabilities.
         """
         if conversation.response is None:
-            with self._scorer.temporary_stream() as stream_id:
+            with self._probes.taken(policy), self._scorer.temporary_stream() as stream_id:
                 prompt = self._read_prompt(stream_id, conversation.context, policy)
             return Result(prompt.decision, prompt.judgement)
         with self.open_stream(conversation, policy) as stream:
@@ -94,12 +114,26 @@ class StreamGuard:
             OverloadedError: There is no room at present.
             CheckpointError: The heads give non-finite probabilities.
         """
-        stream_id = self._scorer.open()
+        release = self._probes.take(policy)
         try:
-            return self._start(stream_id, conversation, policy, max_chars)
+            stream_id = self._scorer.open()
         except BaseException:
-            self._scorer.close_stream(stream_id)
+            release()
             raise
+
+        def close() -> None:
+            self._scorer.close_stream(stream_id)
+            release()
+
+        try:
+            return self._start(stream_id, conversation, policy, max_chars, close)
+        except BaseException:
+            close()
+            raise
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        return self._readers[side].thresholds
 
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""
@@ -109,7 +143,14 @@ class StreamGuard:
         """Close all streams, and free what reads their tokens."""
         self._scorer.close()
 
-    def _start(self, stream_id: int, conversation: Conversation, policy: Policy, max_chars: int) -> GuardStream:
+    def _start(
+        self,
+        stream_id: int,
+        conversation: Conversation,
+        policy: Policy,
+        max_chars: int,
+        close: Callable[[], None],
+    ) -> GuardStream:
         limit = self._window_tokens // CONTEXT_SHARE
         context = self._tokenizer.render(conversation.context, is_open=True)
         prompt: _Prompt | None = None
@@ -127,6 +168,7 @@ class StreamGuard:
             stream_id=stream_id,
             context_length=len(context.ids),
             window_tokens=self._window_tokens,
+            rules=RuleReader(policy, Side.RESPONSE),
         )
         return GuardStream(
             TextStream(self._tokenizer),
@@ -137,7 +179,7 @@ class StreamGuard:
             reasoning=self._reasoning,
             thresholds=self._readers[Side.RESPONSE].thresholds,
             max_chars=max_chars,
-            on_close=lambda: self._scorer.close_stream(stream_id),
+            on_close=close,
         )
 
     def _read_context(self, stream_id: int, context: Rendered, policy: Policy, *, has_prompt: bool) -> _Prompt | None:
@@ -146,8 +188,8 @@ class StreamGuard:
         if not has_prompt or position is None:
             self._scorer.score(stream_id, context.ids, head=None)
             return None
-        ids, end = context.ids, position + 1
-        return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy, self._readers[Side.PROMPT])
+        verdict = self._read_closing(stream_id, context.ids, first_owned(context), position, policy)
+        return _judged([verdict], policy, self._readers[Side.PROMPT])
 
     def _read_prompt(self, stream_id: int, context: Sequence[Message], policy: Policy) -> _Prompt:
         """Judge the user's last turn, which the context ends with, in as many windows as it needs."""
@@ -155,9 +197,9 @@ class StreamGuard:
         position = rendered.prompt_position
         assert position is not None, "a context with a prompt ends with a user's turn"
         if position < self._window_tokens:
-            return _judged(
-                [self._read_closing(stream_id, rendered.ids[: position + 1])], policy, self._readers[Side.PROMPT]
-            )
+            ids, first = rendered.ids[: position + 1], first_owned(rendered)
+            verdict = self._read_closing(stream_id, ids, first, position, policy)
+            return _judged([verdict], policy, self._readers[Side.PROMPT])
         before, content, after = _split(rendered)
         size = self._window_tokens - len(before) - len(after)
         windows = Windows(size, size // OVERLAP_SHARE)
@@ -168,17 +210,46 @@ class StreamGuard:
             ids = [*before, *(token_id for token_id, _ in content[part]), *after]
             self._scorer.truncate(stream_id, 0)
             span = Span(spans[0].start, spans[-1].end)
-            verdicts.append(self._read_closing(stream_id, ids, index=index, span=span))
+            found = self._read_closing(stream_id, ids, len(before), len(ids) - 1, policy, index=index, span=span)
+            verdicts.append(found)
         return _judged(verdicts, policy, self._readers[Side.PROMPT])
 
     def _read_closing(
-        self, stream_id: int, ids: Sequence[int], *, after: Sequence[int] = (), index: int = 0, span: Span | None = None
+        self,
+        stream_id: int,
+        ids: Sequence[int],
+        first: int,
+        closing: int,
+        policy: Policy,
+        *,
+        index: int = 0,
+        span: Span | None = None,
     ) -> Verdict:
-        """Read a rendered prompt, judge it at its last token, the closing one, and read what follows."""
-        segments: list[Segment] = [(ids[:-1], None), (ids[-1:], Side.PROMPT), (after, None)]
-        (output,) = self._scorer.score_segments(stream_id, segments)
-        (verdict,) = self._readers[Side.PROMPT].read(output, first_position=index, spans=[span])
-        return verdict
+        """Read a rendered prompt, judge it at its closing token, and read what follows.
+
+        Args:
+            stream_id: An empty stream.
+            ids: Rendered prompt.
+            first: Index of the first token of the text that is judged; the rules are pooled from there on.
+            closing: Index of the closing token.
+            policy: With the rules, if any.
+            index: Of the window.
+            span: Characters of the window.
+        """
+        judged = first if policy.rules_for(Side.PROMPT) else closing
+        segments: list[Segment] = [
+            (ids[:judged], None),
+            (ids[judged : closing + 1], Side.PROMPT),
+            (ids[closing + 1 :], None),
+        ]
+        outputs = self._scorer.score_segments(stream_id, segments)
+        rules = RuleReader(policy, Side.PROMPT)
+        for output in outputs:
+            rules.read(output)
+        last = last_token(outputs[-1])
+        (verdict,) = self._readers[Side.PROMPT].read(last, first_position=index, spans=[span])
+        fired = rules.last()
+        return replace(verdict, rules=fired) if fired else verdict
 
     def _fitting(self, context: Sequence[Message], limit: int) -> Rendered:
         """Render a context, without its oldest turns as far as needed; the system's turn stays as long as possible."""
@@ -212,6 +283,14 @@ class StreamGuard:
     @staticmethod
     def _frame_length(rendered: Rendered) -> int:
         return len(rendered.ids) - len(_last_owned(rendered))
+
+
+def first_owned(rendered: Rendered) -> int:
+    """Return the index of the first token that holds text of the last user turn; of the closing one if none does."""
+    position = rendered.prompt_position
+    assert position is not None, "there is a user turn"
+    owner = next((rendered.owners[i] for i in range(position, -1, -1) if rendered.owners[i] is not None), None)
+    return next((i for i in range(position) if owner is not None and rendered.owners[i] == owner), position)
 
 
 def _last_owned(rendered: Rendered) -> list[int]:

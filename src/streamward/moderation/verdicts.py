@@ -7,7 +7,10 @@ import numpy as np
 from streamward.engine.outputs import StepOutput
 from streamward.errors import CheckpointError
 from streamward.model.guard_config import GuardConfig, OperatingPoint, SideLabels
-from streamward.schema import Category, RiskLevel, Side, Span, Verdict
+from streamward.schema import CategoryScore, RiskLevel, Side, Span, Verdict
+
+MIN_CATEGORY_SHARE = 0.05
+"""Share among the kinds of harm from which on a further category stands in a verdict."""
 
 
 class VerdictReader:
@@ -36,18 +39,26 @@ class VerdictReader:
         """
         if not np.isfinite(output.risk_probs).all():
             raise CheckpointError("the guard's heads gave non-finite probabilities; its weights are damaged")
-        categories = output.category_probs.argmax(axis=-1).tolist()
+        categories = output.category_probs.tolist()
         rows = zip(output.risk_probs.tolist(), categories, spans, strict=True)
         return [
-            self._verdict(risk, self._labels.categories[category], first_position + offset, span)
-            for offset, (risk, category, span) in enumerate(rows)
+            self._verdict(risk, shares, first_position + offset, span)
+            for offset, (risk, shares, span) in enumerate(rows)
         ]
 
-    def _verdict(self, risk: list[float], category: Category, position: int, span: Span | None) -> Verdict:
+    def _verdict(self, risk: list[float], shares: list[float], position: int, span: Span | None) -> Verdict:
         by_level = dict(zip(self._labels.risk_levels, risk, strict=True))
         probabilities = {level: by_level.get(level, 0.0) for level in RiskLevel}
         level = level_at(probabilities, self._point)
-        return Verdict(position, level, probabilities, None if level is RiskLevel.SAFE else category, span)
+        if level is RiskLevel.SAFE:
+            return Verdict(position, level, probabilities, None, span)
+        ranked = sorted(zip(shares, self._labels.categories, strict=True), key=lambda pair: -pair[0])
+        categories = tuple(
+            CategoryScore(category, share)
+            for rank, (share, category) in enumerate(ranked)
+            if rank == 0 or share >= MIN_CATEGORY_SHARE
+        )
+        return Verdict(position, level, probabilities, categories[0].category, span, categories)
 
 
 def level_at(probabilities: Mapping[RiskLevel, float], point: OperatingPoint | None) -> RiskLevel:

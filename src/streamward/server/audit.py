@@ -65,6 +65,7 @@ class AuditRecord:
         prompt_text: Only if the policy says so. Likewise for the response.
         text_until: When the texts are deleted.
         details: What an endpoint adds, as JSON values without text.
+        rules: Rules of the policy that the text breaks: for each its id and score. None if there are none.
     """
 
     id: str
@@ -107,6 +108,7 @@ class AuditRecord:
     response_text: str | None = None
     text_until: datetime | None = None
     details: Mapping[str, Any] | None = None  # Any: JSON values
+    rules: Sequence[Mapping[str, str | float]] | None = None
 
 
 class AuditMetrics(Protocol):

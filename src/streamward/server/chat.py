@@ -108,7 +108,9 @@ def answer_text(result: Result, side: Side) -> str:
 
 
 def _category(judgement: SideResult) -> str:
-    return NO_CATEGORY if judgement.category is None else judgement.category.value
+    if judgement.category is None:
+        return NO_CATEGORY
+    return ", ".join(category.value for category in judgement.categories or (judgement.category,))
 
 
 def _envelope(answer_id: str, guard: str, choice: Mapping[str, Any], kind: str) -> dict[str, Any]:  # Any: JSON values

@@ -25,12 +25,14 @@ class Tried:
         before: The action recorded; None if it says none.
         after: The action under the policy.
         category: The kind of harm that caused it.
+        rules: Ids of the rules of the policy that the text breaks.
     """
 
     id: str
     before: Action | None
     after: Action
     category: str | None
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Summary:
         num_without_text: Records that hold no text, so that nothing could be judged.
         changes: How often which action became which.
         categories: How often which kind of harm was stopped.
+        rules: How often which rule of the policy fired, whatever came of it.
         newly_stopped: Ids of what would be stopped and was not.
         newly_passed: Ids of what was stopped and would not be.
         thresholds: By side, those in force where the guard names no kind of harm.
@@ -51,6 +54,7 @@ class Summary:
     num_without_text: int
     changes: Mapping[tuple[str, str], int]
     categories: Mapping[str, int]
+    rules: Mapping[str, int]
     newly_stopped: Sequence[str]
     newly_passed: Sequence[str]
     thresholds: Mapping[str, Mapping[str, float]]
@@ -118,7 +122,13 @@ def try_policy(moderator: Moderator, records: Iterable[_Record]) -> Summary:
         judged = [record for record in batch if record.item]
         results = moderator.moderate_batch([record.item for record in judged])
         found += [
-            Tried(record.id, record.before, result.decision.action, result.decision.category)
+            Tried(
+                record.id,
+                record.before,
+                result.decision.action,
+                result.decision.category,
+                tuple(rule.id for rule in result.decision.rules),
+            )
             for record, result in zip(judged, results, strict=True)
         ]
         for result in results:
@@ -136,7 +146,12 @@ def _summary(found: Sequence[Tried], num_rows: int, thresholds: Mapping[str, Map
         changes=dict(
             Counter((tried.before.value if tried.before else "unknown", tried.after.value) for tried in found)
         ),
-        categories=dict(Counter(tried.category or "none" for tried in found if tried.after in _STOPPED)),
+        categories=dict(
+            Counter(
+                tried.category or ("rules" if tried.rules else "none") for tried in found if tried.after in _STOPPED
+            )
+        ),
+        rules=dict(Counter(rule for tried in found for rule in tried.rules)),
         newly_stopped=[each.id for each in compared if each.after in _STOPPED and each.before not in _STOPPED],
         newly_passed=[each.id for each in compared if each.after not in _STOPPED and each.before in _STOPPED],
         thresholds=thresholds,

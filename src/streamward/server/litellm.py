@@ -183,8 +183,9 @@ async def _opinion(
     if not text.strip():  # nothing to judge yet
         return TextDecision(ALLOWED)
     try:
-        async with asyncio.timeout(limit_s):
-            return await call.text(place).judge(text, moderator)
+        with job.guard_time.waiting():
+            async with asyncio.timeout(limit_s):
+                return await call.text(place).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
         raise
     except Exception as error:  # the guard failed; the next call begins anew
@@ -218,7 +219,8 @@ def _answer(decision: Decision) -> GuardrailAnswer:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=decision.message)
     if decision.error is not None:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Streamward could not judge this ({decision.error})")
-    what = f"{decision.risk_level}, {decision.category}" if decision.category else f"{decision.risk_level}"
+    causes = [*([decision.category] if decision.category else []), *(f"rule {rule.id}" for rule in decision.rules)]
+    what = ", ".join([f"{decision.risk_level}", *causes])
     return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Blocked by Streamward: the {decision.side} is {what}")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from streamward.decisions import ALLOWED
+from streamward.decisions import ALLOWED, token_action
 from streamward.errors import InputError, OverloadedError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
-from streamward.policy import SidePolicy
+from streamward.policy import Policy
 from streamward.schema import Action, Decision, Event, Message, Result, Role, Side, Verdict
 from streamward.server.records import ModerationContext, Texts
 
@@ -87,7 +87,7 @@ class IncrementalText:
     async def _whole(self, text: str, moderator: Moderator) -> TextDecision:
         result = await moderator.amoderate(messages=[*self.messages, Message(Role.ASSISTANT, text)])
         verdicts = () if result.response is None else result.response.verdicts
-        held = _held_chars(verdicts, moderator.policy.side(Side.RESPONSE), num_chars=len(text))
+        held = _held_chars(verdicts, moderator.policy, num_chars=len(text))
         return TextDecision(
             result.decision, held, result, tuple(Event(verdict, result.decision) for verdict in verdicts)
         )
@@ -115,12 +115,11 @@ class IncrementalText:
         return self._stream
 
 
-def _held_chars(verdicts: Sequence[Verdict], rules: SidePolicy, *, num_chars: int) -> int:
+def _held_chars(verdicts: Sequence[Verdict], policy: Policy, *, num_chars: int) -> int:
     """Return how many characters lie behind the last token that is not over the threshold, if any is over it."""
     end = num_chars
     for verdict in reversed(verdicts):
-        action = rules.action(rules.level(verdict), verdict.category)
-        if action.severity < Action.REPLACE.severity:
+        if token_action(policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
             break
         end = end if verdict.span is None else verdict.span.start
     return num_chars - end

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.message_parts import joined, read_content
-from streamward.schema import Action, Category, Decision, Result, RiskLevel, Side, SideResult, Span
+from streamward.schema import Action, Category, Decision, FiredRule, Result, RiskLevel, Side, SideResult, Span
 from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
@@ -84,7 +84,9 @@ class Extension(Settings):
     risk_level: RiskLevel | None
     """None when the guard failed."""
     categories: Mapping[Category, bool]
-    """All nine; true for the one the guard names in text that is not Safe."""
+    """All nine; true for those the guard names in text that is not Safe."""
+    rules: tuple[FiredRule, ...] = ()
+    """Rules of the policy that the text breaks."""
     probabilities: Mapping[RiskLevel, float] | None
     refusal: bool | None
     first_flagged_char: int | None
@@ -175,8 +177,7 @@ def _texts(given: str | Sequence[str] | Sequence[Part], *, most: int) -> list[st
 
 def _moderation(result: Result, side: Side, policy: PolicyInForce) -> Moderation:
     judgement = result.prompt if side is Side.PROMPT else result.response
-    named = None if judgement is None else judgement.category
-    keys = frozenset() if named is None else frozenset(OPENAI_KEYS[named])
+    keys = frozenset(key for category in _named(judgement) for key in OPENAI_KEYS[category])
     is_flagged = result.decision.action is not Action.ALLOW
     risk = 0.0 if judgement is None else risk_of(judgement.probabilities)
     return Moderation(
@@ -188,11 +189,19 @@ def _moderation(result: Result, side: Side, policy: PolicyInForce) -> Moderation
     )
 
 
+def _named(judgement: SideResult | None) -> tuple[Category, ...]:
+    """Return the kinds of harm to report, the primary first."""
+    if judgement is None or judgement.category is None:
+        return ()
+    return judgement.categories or (judgement.category,)
+
+
 def _extension(result: Result, judgement: SideResult | None, policy: PolicyInForce) -> Extension:
-    named = None if judgement is None else judgement.category
+    named = _named(judgement)
     return Extension(
         risk_level=None if judgement is None else judgement.risk_level,
-        categories={category: category is named for category in Category},
+        categories={category: category in named for category in Category},
+        rules=result.decision.rules,
         probabilities=None if judgement is None else judgement.probabilities,
         refusal=None if judgement is None else judgement.refusal,
         first_flagged_char=None if judgement is None else judgement.first_flagged_char,

@@ -1,7 +1,7 @@
 """The policies of a service: read from files, read again when they change, remembered by digest."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -9,6 +9,8 @@ from sqlalchemy import Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from streamward.errors import ConfigError
+from streamward.policy import Policy
+from streamward.rules.probe import PROBE_SUFFIX
 from streamward.server.config import PoliciesConfig
 from streamward.server.policy_folder import LoadedPolicy, get_policy, read_policies
 from streamward.server.store import POLICY_VERSIONS, translate_db_errors
@@ -40,7 +42,25 @@ class PolicyStore:
         self._seen = self._stamps()
         self._policies = read_policies(config)
         self._problem: str | None = None
+        self._check: Callable[[Policy], None] = _accept
         self._remember(self._policies)
+
+    def require(self, check: Callable[[Policy], None]) -> None:
+        """Refuse policies, now and whenever they are read again, that the guard cannot judge by.
+
+        Raises:
+            ConfigError: There is one now.
+        """
+        self._check_all(self._policies, check)
+        self._check = check
+
+    @staticmethod
+    def _check_all(policies: Mapping[str, LoadedPolicy], check: Callable[[Policy], None]) -> None:
+        for name, kept in policies.items():
+            try:
+                check(kept.policy)
+            except ConfigError as error:
+                raise ConfigError(f"policy {name!r}: {error}") from error
 
     @property
     def problem(self) -> str | None:
@@ -81,6 +101,7 @@ class PolicyStore:
         self._seen = stamps
         try:
             policies = read_policies(self._config)
+            self._check_all(policies, self._check)
             self._remember(policies)
         except ConfigError as error:
             self._problem = str(error)
@@ -111,7 +132,7 @@ class PolicyStore:
         if folder is None:
             return frozenset()
         stamps = set()
-        for path in folder.glob("*.toml"):
+        for path in [*folder.glob("*.toml"), *folder.glob(f"*{PROBE_SUFFIX}"), *folder.glob("*.jsonl")]:
             try:
                 found = path.stat()
             except OSError:
@@ -139,3 +160,7 @@ class PolicyStore:
         ]
         with translate_db_errors("policies cannot be kept"), self._engine.begin() as connection:
             connection.execute(insert(POLICY_VERSIONS).on_conflict_do_nothing(), rows)
+
+
+def _accept(policy: Policy) -> None:
+    """Refuse nothing, before a guard is loaded."""

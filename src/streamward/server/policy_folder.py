@@ -110,4 +110,6 @@ def check_upstreams(known: Iterable[str], names: Iterable[str] | None) -> None:
 def digest(policy: Policy) -> str:
     """Return what tells this policy from every other: the start of a SHA-256 over all it says."""
     canonical = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    if policy.probe is not None:
+        canonical += policy.probe.digest
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_CHARS]

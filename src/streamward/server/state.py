@@ -15,7 +15,7 @@ from streamward.errors import ConfigError, InputError, StreamClosedError
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
-from streamward.policy import Policy
+from streamward.policy import STRICT, Policy
 from streamward.schema import Action, Decision, Result
 from streamward.server.admission import Admission
 from streamward.server.audit import AuditLog, AuditRecord
@@ -28,7 +28,7 @@ from streamward.server.policies import PolicyStore
 from streamward.server.policy_folder import LoadedPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.reachability import Reachability
-from streamward.server.records import ModerationContext, Texts, build_record, num_tokens
+from streamward.server.records import ModerationContext, Texts, build_record, guard_ms, num_tokens
 from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
@@ -125,6 +125,7 @@ class ServiceState:
                 "side": record.side,
                 "risk_level": record.risk_level,
                 "category": record.category,
+                "rules": ", ".join(rule.id for rule in decision.rules) or None,
                 "guard_error": record.error,
                 "num_tokens": tokens,
                 "duration_ms": round(seconds * 1000, 1),
@@ -141,8 +142,10 @@ class ServiceState:
                     action=record.action,
                     risk_level=record.risk_level,
                     category=record.category,
+                    rules=tuple(rule.id for rule in decision.rules),
                     side=record.side,
                     latency_ms=record.latency_ms,
+                    guard_ms=guard_ms(record.details),
                 )
             )
 
@@ -192,11 +195,18 @@ def open_state(
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
-        moderator = load(config, policies.default.policy)
+        first = STRICT if wrap is not None else policies.default.policy  # rules in words need the second guard
+        moderator = load(config, first)
         _warm_up(moderator)
     if wrap is not None:
         moderator.wrap_guard(wrap)
         metrics.watch_second_opinions(lambda: _counts(moderator))
+    try:
+        policies.require(moderator.check_policy)
+        moderator.policy = policies.default.policy
+    except ConfigError:
+        moderator.close()
+        raise
     if config.upstreams:
         _check_streams(moderator, config)
     return ServiceState(
@@ -213,9 +223,9 @@ def open_state(
         places=Places(),
         admission=Admission(config.limits.max_in_flight, drain_s=config.limits.drain_s),
         feed=LiveFeed(
-            has_text=config.page.live_text,
-            max_subscribers=config.page.max_subscribers,
-            max_per_tenant=config.page.max_subscribers_per_tenant,
+            has_text=config.console.live_text,
+            max_subscribers=config.console.max_subscribers,
+            max_per_tenant=config.console.max_subscribers_per_tenant,
         ),
         metrics=metrics,
         telemetry=telemetry,

@@ -104,6 +104,7 @@ DECISIONS = Table(
     Column("response_text", Text),
     Column("text_until", UtcDateTime, index=True),
     Column("details", JSON),
+    Column("rules", JSON),
     Index("ix_decisions_tenant_id", "tenant", "id"),
 )
 

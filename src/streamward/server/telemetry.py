@@ -61,6 +61,7 @@ class OpenTelemetryEvents:
             "gen_ai.evaluation.score.value": _risk(record),
             "gen_ai.request.model": record.model,
             "streamward.category": record.category and record.category.value,
+            "streamward.rules": ", ".join(str(rule["id"]) for rule in record.rules or ()) or None,
             "streamward.risk_level": record.risk_level and record.risk_level.value,
             "streamward.side": record.side and record.side.value,
             "streamward.stream.id": record.stream_id,

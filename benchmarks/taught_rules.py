@@ -1,0 +1,221 @@
+"""Measures taught rules: quality on the test split of datasets/rules, by number of examples, and in streams.
+
+Usage: python benchmarks/taught_rules.py OUT_DIR [--guard G] [--counts 10,20,40] [--false-positives R]
+
+The hidden states of all texts are read once and kept in OUT_DIR. Rules are taught on the train split, thresholds set
+as `streamward teach` sets them, and F1 is measured on the test split, whose topics are others. Ordinary traffic is the
+half of the packaged set `everyday` that neither teaching nor thresholds use.
+"""
+
+import argparse
+import json
+import pickle
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamward.evals.packaged_sets import packaged_set
+from streamward.loading import find_served, load_guard
+from streamward.moderation.stream_guard import StreamGuard
+from streamward.rules.calibration import Thresholds2D, choose, cross_validate, f1, ordinary_scores
+from streamward.rules.features import PooledText, channel_weights, first_row, pool
+from streamward.rules.fit import FittedRule, fit
+from streamward.rules.probe import CHANNELS
+from streamward.rules.rule import RuleExample
+from streamward.rules.scoring import normalized, pooled
+from streamward.schema import Side
+from streamward.teach.hidden_states import ReadText, read_texts, taps_of
+from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
+
+RULES = Path(__file__).parent.parent / "datasets" / "rules"
+RUNS = {Side.PROMPT: 1, Side.RESPONSE: 2}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of datasets/rules, or an ordinary text (rule None)."""
+
+    rule: str | None
+    split: str
+    language: str
+    violates: bool
+    text: ReadText
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--guard", default="stream-135m")
+    parser.add_argument("--counts", default="10,20,40")
+    parser.add_argument("--false-positives", type=float, default=0.01)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    guard = load_guard(find_served(arguments.guard))
+    assert isinstance(guard, StreamGuard) and guard.identity is not None
+    traffic = ordinary_traffic(guard, fingerprint=guard.identity.fingerprint)
+    rows = read_rows(guard, arguments.out / f"states-{guard.identity.fingerprint}.pickle")
+    judged = [Judged.of(row, traffic) for row in rows if row.split in ("test", "ordinary")]
+    counts = [int(count) for count in arguments.counts.split(",")]
+    results = {}
+    for count in reversed(counts):
+        results[count] = measure(rows, judged, traffic, count=count, false_positives=arguments.false_positives)
+        print(count, {name: value for name, value in results[count].items() if name != "rules"}, flush=True)
+    facts = {
+        "guard": guard.identity.name,
+        "fingerprint": guard.identity.fingerprint,
+        "false_positives": arguments.false_positives,
+        "by_count": results,
+    }
+    (arguments.out / "results.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    for rule, found in results[counts[-1]]["rules"].items():
+        print(f"{rule:26} {found}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A text that is judged, its hidden states normalised once for all rules."""
+
+    row: Row
+    inputs: NDArray[np.float16]
+    first: int
+
+    @classmethod
+    def of(cls, row: Row, traffic: OrdinaryTraffic) -> "Judged":
+        states, standard = row.text.states.astype(np.float32), traffic.standards[row.text.side]
+        x = normalized([states[:, tap] for tap in range(states.shape[1])], standard.mean, standard.deviation)
+        return cls(row, x.astype(np.float16), first_row(row.text.side, len(x)))
+
+    def scores(
+        self, fitted: FittedRule, weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what serving computes: pooled scores of both heads at every token that is scored."""
+        found = pooled((self.inputs.astype(np.float32) @ weights)[:, None])[self.first :, 0]
+        gate = [channel.is_gate for channel in CHANNELS]
+        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(fitted.violation.bias)
+        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias)
+
+
+def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
+    """Return all texts with their hidden states, from the file if they were read before."""
+    if path.exists():
+        with path.open("rb") as file:
+            kept: list[Row] = pickle.load(file)
+            return kept
+    labels, examples = [], []
+    for source in sorted(RULES.glob("*.jsonl")):
+        for line in source.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            labels.append((row["rule"], row["split"], row["lang"], row["violates"]))
+            examples.append(RuleExample(prompt=row["prompt"], response=row["response"], start=row["rule_start"]))
+    for part in packaged_set("everyday"):
+        for each in part.rows[1::2]:
+            labels.append((None, "ordinary", each.language, False))
+            is_prompt = part.side is Side.PROMPT
+            examples.append(
+                RuleExample(prompt=each.text) if is_prompt else RuleExample(prompt=each.prompt, response=each.text)
+            )
+    started = time.perf_counter()
+    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    rows = [
+        Row(rule, split, language, violates, text)
+        for (rule, split, language, violates), text in zip(labels, read_texts(guard, taps, examples), strict=True)
+    ]
+    print(f"read {len(rows)} texts in {time.perf_counter() - started:.0f} s", flush=True)
+    with path.open("wb") as file:
+        pickle.dump(rows, file)
+    return rows
+
+
+def pooled_text(row: Row, traffic: OrdinaryTraffic) -> PooledText:
+    rows = pool(row.text.states, traffic.standards[row.text.side]).astype(np.float16)
+    start = row.text.start if row.violates else None
+    return PooledText(row.text.side, rows, row.violates, start, first_row(row.text.side, len(rows)))
+
+
+def measure(
+    rows: Sequence[Row], judged: Sequence[Judged], traffic: OrdinaryTraffic, *, count: int, false_positives: float
+) -> dict[str, Any]:
+    """Return the figures of all rules taught from `count` rows each, half of which break the rule."""
+    applies = {each["id"]: each["applies_to"] for each in tomllib.loads((RULES / "rules.toml").read_text())["rules"]}
+    by_rule: dict[str, dict[str, float]] = {}
+    delays: list[int | None] = []
+    flagged: set[int] = set()
+    ordinary = [each for each in judged if each.row.rule is None]
+    for rule in sorted({row.rule for row in rows if row.rule}):
+        sides = frozenset(Side(side) for side in applies[rule])
+        train = [row for row in rows if row.rule == rule and row.split == "train"]
+        texts = [pooled_text(row, traffic) for row in subset(train, count)]
+        fitted, thresholds, seconds = taught(texts, traffic, sides, false_positives)
+        shape = texts[0].rows.shape[2:]
+        weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
+        weights = (weights + channel_weights(fitted.gate.weights, shape, is_gate=True)).reshape(len(CHANNELS), -1).T
+        test = [each for each in judged if each.row.rule == rule]
+        truth = np.array([each.row.violates for each in test])
+        scores = [each.scores(fitted, weights) for each in test]
+        fires = [thresholds.fires(pair, run=RUNS[each.row.text.side]) for pair, each in zip(scores, test, strict=True)]
+        fired = np.array([each.any() for each in fires])
+        peaks = np.array([float(pair[0].max()) for pair in scores])
+        own = [each for each in ordinary if each.row.text.side in sides]
+        alarms = [thresholds.fires(each.scores(fitted, weights), run=RUNS[each.row.text.side]).any() for each in own]
+        flagged |= {id(each) for each, alarm in zip(own, alarms, strict=True) if alarm}
+        delays += [
+            int(np.flatnonzero(found)[0]) + each.first - each.row.text.start if found.any() else None
+            for each, found in zip(test, fires, strict=True)
+            if each.row.violates and each.row.text.start is not None
+        ]
+        by_rule[rule] = {
+            "f1": round(f1(fired, truth), 3),
+            "recall": round(float(fired[truth].mean()), 3),
+            "hard_negatives": round(float(fired[~truth].mean()), 3),
+            "ordinary": round(float(np.mean(alarms)), 4),
+            "auc": round(float((peaks[truth][:, None] > peaks[~truth]).mean()), 3),
+            "cross_validated_f1": round(thresholds.f1, 3),
+            "seconds": round(seconds, 2),
+        }
+    found = [delay for delay in delays if delay is not None]
+    means = {name: float(np.mean([each[name] for each in by_rule.values()])) for name in next(iter(by_rule.values()))}
+    return {
+        **{name: round(value, 4) for name, value in means.items()},
+        "any_rule_on_ordinary": round(len(flagged) / len(ordinary), 4),
+        "stream_hits": round(len(found) / len(delays), 3),
+        "stream_in_time": round(float(np.mean([-1 <= delay <= 12 for delay in found])), 3),
+        "stream_early": round(float(np.mean([delay < -1 for delay in found])), 3),
+        "rules": by_rule,
+    }
+
+
+def subset(rows: Sequence[Row], count: int) -> list[Row]:
+    """Return so many rows, half of each label, spread over languages and topics."""
+    chosen = []
+    for label in (True, False):
+        own = sorted((row for row in rows if row.violates is label), key=lambda row: row.language)
+        places = np.linspace(0, len(own) - 1, min(count // 2, len(own))).round().astype(int)
+        chosen += [own[place] for place in sorted(set(places.tolist()))]
+    return chosen
+
+
+def taught(
+    train: Sequence[PooledText], traffic: OrdinaryTraffic, sides: frozenset[Side], false_positives: float
+) -> tuple[FittedRule, Thresholds2D, float]:
+    """Teach as `streamward teach` does, from hidden states that were read already."""
+    started = time.perf_counter()
+    ordinary = traffic.gate_rows(sides)
+    fitted = fit(train, ordinary)
+    thresholds = choose(
+        cross_validate(train, ordinary),
+        [text.violates for text in train],
+        ordinary_scores(fitted, traffic.for_calibration, sides),
+        false_positives=false_positives,
+        run=[RUNS[text.side] for text in train],
+    )
+    return fitted, thresholds, time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

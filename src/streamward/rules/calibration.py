@@ -1,0 +1,170 @@
+"""Thresholds of a rule: by cross-validation, at a stated rate of false positives on ordinary traffic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamward.rules.features import PooledText, matter_rows
+from streamward.rules.fit import FittedRule, fit
+from streamward.rules.probe import Floats
+from streamward.schema import Side
+
+NUM_FOLDS = 4
+_NONE = -1e9
+
+ScorePair = tuple[Floats, Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds2D:
+    """What both heads must reach.
+
+    Attributes:
+        violation: Of the head that tells violations from look-alikes.
+        gate: Of the head that tells the rule's matter from ordinary traffic.
+        f1: Cross-validated F1 at these.
+    """
+
+    violation: float
+    gate: float
+    f1: float
+
+    def fires(self, scores: ScorePair, *, run: int) -> NDArray[np.bool_]:
+        """Return at which rows a rule fires: where it has for `run` successive rows, or all of a shorter text."""
+        over = (scores[0] >= self.violation) & (scores[1] >= self.gate)
+        length = min(run, len(over))
+        result = over.copy()
+        for back in range(1, length):
+            result[back:] &= over[:-back]
+        result[: length - 1] = False
+        return result
+
+
+def folds(texts: Sequence[PooledText], *, num_folds: int = NUM_FOLDS) -> NDArray[np.intp]:
+    """Return a fold for each text; texts that resemble each other share one.
+
+    An example and its look-alike are often written about the same situation. If one of them is held out and the other
+    is not, the estimate is worse than chance; so k-means over the texts' averages makes the folds.
+    """
+    points = np.stack([_average(text) for text in texts])
+    points /= np.linalg.norm(points, axis=1, keepdims=True) + 1e-6
+    count = max(2, min(num_folds, len(texts) // 4))
+    centers = points[[0]]
+    while len(centers) < count:  # the farthest from those there are, so that every run gives the same folds
+        similarity = (points @ centers.T).max(axis=1)
+        centers = np.concatenate([centers, points[[int(similarity.argmin())]]])
+    labels = np.zeros(len(points), np.intp)
+    capacity = -(-len(points) // count) + 1
+    for _ in range(20):
+        labels = _assigned(points @ centers.T, capacity)
+        centers = np.stack([points[labels == k].mean(axis=0) for k in range(count)])
+    return labels
+
+
+def _assigned(similarity: Floats, capacity: int) -> NDArray[np.intp]:
+    """Assign each point to its nearest centre with room left, the clearest first."""
+    order = np.argsort(-similarity.max(axis=1), kind="stable")
+    room = np.full(similarity.shape[1], capacity)
+    labels = np.zeros(len(similarity), np.intp)
+    for point in order:
+        for center in np.argsort(-similarity[point], kind="stable"):
+            if room[center] > 0:
+                labels[point] = center
+                room[center] -= 1
+                break
+    empty = [center for center in range(similarity.shape[1]) if not (labels == center).any()]
+    for center in empty:
+        labels[int(similarity[:, center].argmax())] = center
+    return labels
+
+
+def _average(text: PooledText) -> Floats:
+    indices = matter_rows(text)
+    mean: Floats = text.rows[indices, -1].astype(np.float32).mean(axis=0).reshape(-1)
+    return mean
+
+
+def cross_validate(texts: Sequence[PooledText], ordinary: Floats) -> list[ScorePair]:
+    """Return the scores of every text by heads that were taught without it and what resembles it."""
+    labels = folds(texts)
+    found: list[ScorePair | None] = [None] * len(texts)
+    for fold in range(int(labels.max()) + 1):
+        train = [text for text, label in zip(texts, labels, strict=True) if label != fold]
+        if len({text.violates for text in train}) < 2:
+            train = list(texts)  # nothing is left to tell apart; such a rule is refused for its figures anyway
+        rule = fit(train, ordinary)
+        for index in np.flatnonzero(labels == fold):
+            found[int(index)] = rule.score(texts[int(index)])
+    return [pair for pair in found if pair is not None]
+
+
+def choose(
+    scores: Sequence[ScorePair],
+    violates: Sequence[bool],
+    ordinary: Sequence[ScorePair],
+    *,
+    false_positives: float,
+    run: Sequence[int],
+) -> Thresholds2D:
+    """Choose both thresholds together: the best F1 on held-out examples at the stated rate on ordinary traffic.
+
+    Only the middle half of the held-out scores comes into question as a threshold: with a few dozen texts the best F1
+    is often at an extreme, by accident.
+
+    Args:
+        scores: Of the examples, from `cross_validate`.
+        violates: Their labels.
+        ordinary: Scores of ordinary texts, by the heads taught from all examples.
+        false_positives: Most ordinary texts at which the rule may fire, as a share.
+        run: Successive tokens at which it must, for each example.
+    """
+    truth = np.array(violates)
+    peaks = np.sort([_steady(pair[0], length).max() for pair, length in zip(scores, run, strict=True)])
+    quarter = len(peaks) // 4
+    best = Thresholds2D(float(peaks[-1]), 0.0, -1.0)
+    for threshold in peaks[quarter : len(peaks) - quarter]:
+        gate = _gate_at(float(threshold), ordinary, false_positives)
+        tried = Thresholds2D(float(threshold), gate, 0.0)
+        fired = np.array([tried.fires(pair, run=n).any() for pair, n in zip(scores, run, strict=True)])
+        value = f1(fired, truth)
+        if value > best.f1 + 1e-9:
+            best = Thresholds2D(float(threshold), gate, value)
+    return best
+
+
+def _gate_at(threshold: float, ordinary: Sequence[ScorePair], rate: float) -> float:
+    """Return the lowest gate at which at most a share of ordinary texts is flagged."""
+    peaks = np.array([np.where(first >= threshold, gate, _NONE).max() for first, gate in ordinary])
+    if not len(peaks):
+        return 0.0
+    allowed = int(rate * len(peaks))
+    highest = np.sort(peaks)[::-1]
+    limit = float(highest[min(allowed, len(highest) - 1)])
+    return limit + 1e-4 if limit > _NONE else -10.0
+
+
+def _steady(values: Floats, run: int) -> Floats:
+    """Return the least of `run` successive values up to each."""
+    length = min(run, len(values))
+    result = values.copy()
+    for back in range(1, length):
+        result[back:] = np.minimum(result[back:], values[:-back])
+    return result[length - 1 :]
+
+
+def f1(fired: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Return the F1 of the violations."""
+    hits = int((fired & truth).sum())
+    return 0.0 if hits == 0 else 2 * hits / int(fired.sum() + truth.sum())
+
+
+def run_of(side: Side, prompt: int, response: int) -> int:
+    """Return the successive tokens that a policy asks for on a side."""
+    return prompt if side is Side.PROMPT else response
+
+
+def ordinary_scores(rule: FittedRule, texts: Sequence[PooledText], sides: frozenset[Side]) -> list[ScorePair]:
+    """Return the scores of ordinary texts on the sides that a rule is about."""
+    return [rule.score(text) for text in texts if text.side in sides]

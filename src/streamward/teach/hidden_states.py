@@ -1,0 +1,129 @@
+"""Hidden states of a guard for texts to be taught from: the very activations that serving sees."""
+
+# Shapes: T tokens; L taps; D hidden size.
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamward.engine.engine import Engine
+from streamward.moderation.stream_guard import StreamGuard, first_owned
+from streamward.rules.rule import RuleExample
+from streamward.schema import Message, Role, Side
+from streamward.tokenizer import GuardTokenizer, clean_text
+
+Halves = NDArray[np.float16]
+Floats = NDArray[np.float32]
+_PROBE_NAME = "teach"
+_BATCH = 16
+MAX_TOKENS = 400
+"""Tokens of a text that are read; what is behind them teaches nothing."""
+_TAP_SHARES = (0.77, 0.88)  # of the depth; and the last layer
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """What the guard makes of one text.
+
+    Attributes:
+        example: The text.
+        states: Outputs of the taps at every judged token, [T, L, D].
+        start: Index of the first token that breaks the rule; None if that is not known.
+    """
+
+    example: RuleExample
+    states: Halves
+    start: int | None = None
+
+    @property
+    def side(self) -> Side:
+        """Side it is judged on."""
+        return self.example.side
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    example: RuleExample
+    context: list[int]
+    judged: list[int]
+    start: int | None
+
+
+class _Collector:
+    """A `TokenProbe` that returns the hidden states themselves."""
+
+    def __init__(self, taps: tuple[int, ...], size: int) -> None:
+        self.name = _PROBE_NAME
+        self.layers = taps
+        self.sides = frozenset(Side)
+        self.num_scores = len(taps) * size
+
+    def score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
+        """Return the states of all taps side by side."""
+        joined: Floats = np.concatenate(hidden, axis=1)
+        return joined
+
+
+def taps_of(num_layers: int) -> tuple[int, ...]:
+    """Return the layers that rules are taught on: at about 77 % and 88 % of the depth, and the last one."""
+    last = num_layers - 1
+    return tuple(sorted({min(last, int(share * num_layers)) for share in _TAP_SHARES} | {last}))
+
+
+def read_texts(guard: StreamGuard, taps: tuple[int, ...], examples: Sequence[RuleExample]) -> Iterator[ReadText]:
+    """Yield the hidden states of texts, in order.
+
+    Args:
+        guard: Its engine must have nothing else to do.
+        taps: From `taps_of`.
+        examples: Read as serving would: a response behind its prompt, a prompt up to its closing token.
+    """
+    engine = guard.engine
+    size = engine.runner.model_config.hidden_size
+    engine.add_probe(_Collector(taps, size))
+    try:
+        pending = iter(examples)
+        while batch := list(islice(pending, _BATCH)):
+            prepared = [_prepare(guard.tokenizer, example, engine.max_stream_tokens) for example in batch]
+            for each, states in zip(prepared, _read(engine, prepared), strict=True):
+                yield ReadText(each.example, states.reshape(len(states), len(taps), size), each.start)
+    finally:
+        engine.remove_probe(_PROBE_NAME)
+
+
+def _prepare(tokenizer: GuardTokenizer, example: RuleExample, most: int) -> _Prepared:
+    turns = [] if example.prompt is None else [Message(Role.USER, example.prompt)]
+    rendered = tokenizer.render(turns, is_open=True)
+    if example.response is None:
+        position = rendered.prompt_position
+        assert position is not None, "a prompt has a user turn"
+        first = max(first_owned(rendered), position + 1 - MAX_TOKENS)
+        return _Prepared(example, rendered.ids[:first][-(most // 2) :], rendered.ids[first : position + 1], None)
+    encoded = tokenizer.encode(clean_text(example.response))
+    start = example.start
+    found = None if start is None else next((i for i, span in enumerate(encoded.spans) if span.end > start), None)
+    judged = encoded.ids[:MAX_TOKENS]
+    if found is not None and found >= len(judged):
+        found = None
+    return _Prepared(example, rendered.ids[-(most // 2) :], judged, found)
+
+
+def _read(engine: Engine, prepared: Sequence[_Prepared]) -> list[Halves]:
+    streams = [engine.open() for _ in prepared]
+    try:
+        for stream_id, each in zip(streams, prepared, strict=True):
+            if each.context:
+                engine.extend(stream_id, each.context, head=None)
+            engine.extend(stream_id, each.judged, head=each.example.side)
+        found: dict[int, list[Floats]] = {stream_id: [] for stream_id in streams}
+        while engine.num_queued_tokens:
+            for output in engine.step():
+                found[output.stream_id].append(output.probe_scores[_PROBE_NAME])
+        limit = np.finfo(np.float16).max
+        return [np.concatenate(found[each]).clip(-limit, limit).astype(np.float16) for each in streams]
+    finally:
+        for stream_id in streams:
+            engine.close(stream_id)

@@ -1,0 +1,146 @@
+"""Ordinary traffic in twelve languages, which rules must not fire at; read once per guard, then cached."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamward.bundled.base import cache_folder
+from streamward.evals.packaged_sets import packaged_set
+from streamward.moderation.stream_guard import StreamGuard
+from streamward.rules.features import POOLS, PooledText, Standard, first_row, inputs, pool
+from streamward.rules.probe import Floats
+from streamward.rules.rule import RuleExample
+from streamward.schema import Side
+from streamward.teach.hidden_states import ReadText, read_texts, taps_of
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 2  # raise it when the content of cached files changes
+_MAX_CHARS = 600  # of a response; the calibration needs many texts more than long ones
+_STRIDE = 4  # of the rows of a response that are kept
+_FOR_STANDARD = 120  # texts of a side that means and deviations are measured on
+
+
+@dataclass(frozen=True)
+class OrdinaryTraffic:
+    """Texts that no rule is about.
+
+    Attributes:
+        standards: Means and deviations of hidden states, by side.
+        for_teaching: Texts that the gate of a rule is taught against: pooled rows of each, the closing one of prompts,
+            every fourth of responses.
+        for_calibration: Texts that thresholds are set on; none that is taught against.
+    """
+
+    standards: dict[Side, Standard]
+    for_teaching: tuple[PooledText, ...]
+    for_calibration: tuple[PooledText, ...]
+
+    def gate_rows(self, sides: frozenset[Side]) -> Floats:
+        """Return what the gate reads of up to three rows of each text that is taught against."""
+        rows = []
+        for text in self.for_teaching:
+            if text.side in sides:
+                last = len(text.rows) - 1
+                rows += [text.rows[index] for index in sorted({last // 3, 2 * last // 3, last})]
+        return inputs(np.stack(rows), is_gate=True)
+
+
+def ordinary_examples() -> tuple[list[RuleExample], list[RuleExample]]:
+    """Return texts to teach against and texts to set thresholds on.
+
+    The first are half of the packaged set `cues` and a quarter of `everyday`, the second another quarter of
+    `everyday`. The other half of `everyday` stays for measurements.
+    """
+    cues, everyday = _examples("cues")[::2], _examples("everyday")[::2]
+    return cues + everyday[::2], everyday[1::2]
+
+
+def _examples(name: str) -> list[RuleExample]:
+    found = []
+    for part in packaged_set(name):
+        for row in part.rows:
+            if part.side is Side.PROMPT:
+                found.append(RuleExample(prompt=row.text))
+            else:
+                found.append(RuleExample(prompt=row.prompt, response=row.text[:_MAX_CHARS]))
+    return found
+
+
+def ordinary_traffic(guard: StreamGuard, *, fingerprint: str) -> OrdinaryTraffic:
+    """Return ordinary traffic as a guard sees it; the first time in about a minute, then from the cache."""
+    path = cache_folder() / f"ordinary-{fingerprint}-{_VERSION}.npz"
+    found = _load(path)
+    if found is None:
+        found = _read(guard)
+        _save(found, path)
+    return found
+
+
+def _read(guard: StreamGuard) -> OrdinaryTraffic:
+    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    teaching, calibration = ordinary_examples()
+    texts = list(read_texts(guard, taps, [*calibration, *teaching]))
+    standards = {side: _standard(text for text in texts if text.side is side) for side in Side}
+    pooled = tuple(_thinned(text, standards[text.side]) for text in texts)
+    return OrdinaryTraffic(standards, pooled[len(calibration) :], pooled[: len(calibration)])
+
+
+def _standard(texts: Iterator[ReadText]) -> Standard:
+    chosen = [text.states for text in texts][:_FOR_STANDARD]
+    return Standard.of(np.concatenate(chosen))
+
+
+def _thinned(text: ReadText, standard: Standard) -> PooledText:
+    rows = pool(text.states, standard)
+    first = first_row(text.side, len(rows))
+    last = len(rows) - 1
+    kept = sorted({*range(first, last, _STRIDE), last})
+    return PooledText(text.side, rows[kept].astype(np.float16))
+
+
+def _save(traffic: OrdinaryTraffic, path: Path) -> None:
+    texts = traffic.for_teaching + traffic.for_calibration
+    arrays = {
+        "num_teaching": np.array(len(traffic.for_teaching)),
+        "lengths": np.array([len(text.rows) for text in texts]),
+        "sides": np.array([text.side.value for text in texts]),
+        "rows": np.concatenate([text.rows for text in texts]),
+    }
+    for side, standard in traffic.standards.items():
+        arrays[f"{side}.mean"], arrays[f"{side}.deviation"] = standard.mean, standard.deviation
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(staged, path)
+    except OSError as error:
+        logger.warning("ordinary traffic is not cached", extra={"reason": error.strerror})
+
+
+def _load(path: Path) -> OrdinaryTraffic | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rows, lengths, sides = file["rows"], file["lengths"], file["sides"]
+            num_teaching = int(file["num_teaching"])
+            standards = {side: Standard(file[f"{side}.mean"], file[f"{side}.deviation"]) for side in Side}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None  # not there yet, or broken: it is read again
+    if rows.ndim != 4 or rows.shape[1] != len(POOLS) or lengths.sum() != len(rows):
+        return None
+    texts = tuple(_split(rows, lengths, sides))
+    return OrdinaryTraffic(standards, texts[:num_teaching], texts[num_teaching:])
+
+
+def _split(rows: NDArray[np.float16], lengths: NDArray[np.int64], sides: NDArray[np.str_]) -> Iterator[PooledText]:
+    start = 0
+    for length, side in zip(lengths, sides, strict=True):
+        yield PooledText(Side(str(side)), rows[start : start + int(length)])
+        start += int(length)

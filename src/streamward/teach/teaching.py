@@ -1,0 +1,203 @@
+"""From the examples of a policy to its taught rules: read, learn, cross-validate, set thresholds, report."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from streamward.errors import ConfigError
+from streamward.moderation.stream_guard import StreamGuard
+from streamward.policy import Policy
+from streamward.rules.calibration import (
+    ScorePair,
+    Thresholds2D,
+    choose,
+    cross_validate,
+    ordinary_scores,
+    run_of,
+)
+from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
+from streamward.rules.features import PooledText, channel_weights, first_row, pool
+from streamward.rules.fit import FittedRule, fit
+from streamward.rules.probe import ProbeBank, RuleProbe
+from streamward.rules.rule import Rule, RuleExample
+from streamward.schema import Side
+from streamward.teach.hidden_states import read_texts, taps_of
+from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
+from streamward.teach.report import LessonReport, report_rule
+
+MIN_EXAMPLES = 5
+"""Examples, and as many counter-examples, without which nothing is learnt."""
+DEFAULT_FALSE_POSITIVES = 0.01
+
+
+@dataclass(frozen=True)
+class TaughtRule:
+    """One rule as it was learnt.
+
+    Attributes:
+        probe: To be kept beside the policy.
+        report: How well it was learnt.
+    """
+
+    probe: RuleProbe
+    report: LessonReport
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    rule: Rule
+    examples: tuple[RuleExample, ...]
+    texts: tuple[PooledText, ...]
+    fitted: FittedRule
+    held_out: tuple[ScorePair, ...]
+    thresholds: Thresholds2D
+    seconds: float
+
+
+def teach(
+    policy: Policy,
+    folder: Path,
+    guard: StreamGuard,
+    *,
+    false_positives: float = DEFAULT_FALSE_POSITIVES,
+    force: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[ProbeBank, list[LessonReport]]:
+    """Learn the rules of a policy that have examples.
+
+    Args:
+        policy: With the rules.
+        folder: Of the policy's file; paths of examples begin there.
+        guard: Its engine is in this process and has nothing else to do.
+        false_positives: Share of ordinary texts at which a rule may fire.
+        force: Whether rules are armed that could not be learnt.
+        tell: Told about progress.
+
+    Returns:
+        The rules that are armed, and a report about each.
+
+    Raises:
+        ConfigError: No rule has examples, there are too few or wrong ones, or the guard is not one of known weights.
+    """
+    identity = guard.identity
+    if identity is None:
+        raise ConfigError("rules are taught on a Stream guard whose engine runs in this process")
+    chosen = [(rule, _enough(rule, load_examples(rule, folder))) for rule in policy.taught_rules]
+    if not chosen:
+        raise ConfigError("no rule of the policy has examples; nothing can be taught")
+    tell("reading ordinary traffic (about a minute for a guard that no rule was taught on before)")
+    traffic = ordinary_traffic(guard, fingerprint=identity.fingerprint)
+    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    lessons = []
+    for rule, examples in chosen:
+        tell(f"teaching {rule.id}: {len(examples.violations)} examples, {len(examples.allowed)} counter-examples")
+        lessons.append(_teach_rule(rule, examples, guard, taps, traffic, policy, false_positives))
+    runs = {side: policy.consecutive_tokens(side) for side in Side}
+    reports = [_report(lesson, lessons, traffic, runs) for lesson in lessons]
+    armed = [lesson for lesson, report in zip(lessons, reports, strict=True) if report.is_learnt or force]
+    probes = tuple(_probe(lesson, folder, guard.engine.runner.model_config.hidden_size, len(taps)) for lesson in armed)
+    bank = ProbeBank(
+        identity.name,
+        identity.fingerprint,
+        taps,
+        {side: standard.mean for side, standard in traffic.standards.items()},
+        {side: standard.deviation for side, standard in traffic.standards.items()},
+        probes,
+    )
+    return bank, reports
+
+
+def _enough(rule: Rule, examples: LabelledExamples) -> LabelledExamples:
+    for name, rows in (("examples", examples.violations), ("counter_examples", examples.allowed)):
+        if len(rows) < MIN_EXAMPLES:
+            raise ConfigError(
+                f"the rule {rule.id!r} has {len(rows)} {name}; give at least {MIN_EXAMPLES}, better 20 or more"
+            )
+    return examples
+
+
+def _teach_rule(
+    rule: Rule,
+    examples: LabelledExamples,
+    guard: StreamGuard,
+    taps: tuple[int, ...],
+    traffic: OrdinaryTraffic,
+    policy: Policy,
+    false_positives: float,
+) -> _Lesson:
+    started = time.perf_counter()
+    rows = (*examples.violations, *examples.allowed)
+    labels = [True] * len(examples.violations) + [False] * len(examples.allowed)
+    texts = []
+    for text, violates in zip(read_texts(guard, taps, rows), labels, strict=True):
+        pooled = pool(text.states, traffic.standards[text.side])
+        first = first_row(text.side, len(pooled))
+        start = text.start if violates else None
+        texts.append(PooledText(text.side, pooled.astype(np.float16), violates, start, first))
+    ordinary = traffic.gate_rows(rule.sides)
+    fitted = fit(texts, ordinary)
+    held_out = cross_validate(texts, ordinary)
+    thresholds = choose(
+        held_out,
+        labels,
+        ordinary_scores(fitted, traffic.for_calibration, rule.sides),
+        false_positives=false_positives,
+        run=[policy.consecutive_tokens(text.side) for text in texts],
+    )
+    seconds = time.perf_counter() - started
+    return _Lesson(rule, rows, tuple(texts), fitted, tuple(held_out), thresholds, seconds)
+
+
+def _report(
+    lesson: _Lesson, lessons: Sequence[_Lesson], traffic: OrdinaryTraffic, runs: Mapping[Side, int]
+) -> LessonReport:
+    others = {
+        other.rule.id: _fired_share(lesson, other, runs)
+        for other in lessons
+        if other is not lesson and other.rule.sides & lesson.rule.sides
+    }
+    ordinary = [
+        lesson.thresholds.fires(pair, run=1).any()
+        for pair in ordinary_scores(lesson.fitted, traffic.for_calibration, lesson.rule.sides)
+    ]
+    return report_rule(
+        lesson.rule.id,
+        lesson.examples,
+        lesson.texts,
+        lesson.held_out,
+        lesson.thresholds,
+        runs=[run_of(text.side, runs[Side.PROMPT], runs[Side.RESPONSE]) for text in lesson.texts],
+        ordinary=(int(np.sum(ordinary)), len(ordinary)),
+        others=others,
+        seconds=lesson.seconds,
+    )
+
+
+def _fired_share(lesson: _Lesson, other: _Lesson, runs: Mapping[Side, int]) -> float:
+    texts = [text for text in other.texts if text.side in lesson.rule.sides]
+    fired = [lesson.thresholds.fires(lesson.fitted.score(text), run=runs[text.side]).any() for text in texts]
+    return float(np.mean(fired)) if fired else 0.0
+
+
+def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe:
+    fitted, shape = lesson.fitted, (num_taps, size)
+    weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
+    weights += channel_weights(fitted.gate.weights, shape, is_gate=True)
+    return RuleProbe(
+        lesson.rule.id,
+        rule_digest(lesson.rule, folder),
+        lesson.rule.sides,
+        weights,
+        (fitted.violation.bias, fitted.gate.bias),
+        (lesson.thresholds.violation, lesson.thresholds.gate),
+        _scales(lesson.held_out),
+    )
+
+
+def _scales(held_out: Sequence[ScorePair]) -> tuple[float, float]:
+    """Return a third of the spread of the held-out scores of each head: one logistic unit."""
+    spreads = [float(np.std([pair[part].max() for pair in held_out])) for part in (0, 1)]
+    return max(spreads[0] / 3, 1e-3), max(spreads[1] / 3, 1e-3)

@@ -1,0 +1,87 @@
+"""Teaching on a small guard with random weights: whatever it sees of letters is enough to tell these texts apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamward.errors import ConfigError
+from streamward.moderation.moderator import Moderator
+from streamward.policy import Policy
+from streamward.rules.probe import ProbeBank, probe_path
+from streamward.rules.rule import RuleExample
+from streamward.schema import Action
+from streamward.teach import ordinary
+from streamward.teach.teaching import teach
+from tests.rules.banks import small_guard
+
+WORDS = ("the", "ring", "thing", "all", "tin", "ant", "other", "inn", "hall", "then", "near", "long")
+
+
+def texts(count: int, ending: str, seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join([*rng.choice(WORDS, 6), ending]) for _ in range(count)]
+
+
+def policy_of(examples: list[str], counter_examples: list[str]) -> Policy:
+    rule = {
+        "id": "shouting",
+        "text": "no zz",
+        "examples": examples,
+        "counter_examples": counter_examples,
+        "applies_to": ["response"],
+        "action": "block",
+    }
+    allow = {"unsafe": "allow", "controversial": "allow"}
+    return Policy.parse({"name": "own", "rules": [rule], "response": allow, "prompt": allow}, source="test")
+
+
+@pytest.fixture(autouse=True)
+def few_ordinary_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def examples(seed: int) -> list[RuleExample]:
+        responses = [RuleExample(prompt="hello", response=text) for text in texts(12, "0123 4567", seed)]
+        return responses + [RuleExample(prompt=text) for text in texts(12, "0123", seed)]
+
+    monkeypatch.setattr(ordinary, "ordinary_examples", lambda: (examples(1), examples(2)))
+    monkeypatch.setenv("STREAMWARD_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_rule_is_taught_written_loaded_and_fires_on_new_texts(tmp_path: Path) -> None:
+    policy = policy_of(texts(12, "ZZZZZZ ZZZZZZ ZZZZZZ", 3), texts(12, "qqqqqq qqqqqq qqqqqq", 4))
+    guard = small_guard()
+    bank, (report,) = teach(policy, tmp_path, guard)
+    assert report.is_learnt and report.recall >= 0.7
+    assert any("shouting: learnt" in line for line in report.lines())
+    probe_path(tmp_path / "own.toml").write_bytes(bank.to_bytes())
+    read = ProbeBank.from_bytes(bank.to_bytes(), source="test")
+    with Moderator(guard, policy=policy.with_probe(read)) as moderator:
+        fired = [moderator.moderate(response=text).decision for text in texts(10, "ZZZZZZ ZZZZZZ ZZZZZZ", 5)]
+        silent = [moderator.moderate(response=text).decision for text in texts(10, "qqqqqq qqqqqq qqqqqq", 6)]
+    assert sum(each.action is Action.BLOCK for each in fired) >= 8
+    assert sum(each.action is Action.BLOCK for each in silent) <= 2
+
+
+def test_a_rule_that_cannot_be_learnt_is_not_armed_without_force(tmp_path: Path) -> None:
+    policy = policy_of(texts(14, "aa", 7), texts(14, "aa", 8))
+    with Moderator(small_guard(), policy=Policy.load("strict")) as moderator:
+        guard = moderator._guard
+        bank, (report,) = teach(policy, tmp_path, guard)
+        assert not report.is_learnt
+        assert bank.rules == ()
+        assert any("NOT LEARNT" in line for line in report.lines())
+        forced, _ = teach(policy, tmp_path, guard, force=True)
+        assert [rule.rule_id for rule in forced.rules] == ["shouting"]
+
+
+def test_too_few_examples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 examples"):
+        teach(policy_of(["a", "b"], texts(10, "x", 1)), tmp_path, small_guard())
+
+
+def test_ordinary_traffic_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = small_guard()
+    first = ordinary.ordinary_traffic(guard, fingerprint="f")
+    monkeypatch.setattr(ordinary, "ordinary_examples", lambda: pytest.fail("read again"))
+    second = ordinary.ordinary_traffic(guard, fingerprint="f")
+    assert len(first.for_teaching) == len(second.for_teaching)
+    assert np.array_equal(first.for_calibration[-1].rows, second.for_calibration[-1].rows)
