@@ -11,4 +11,4 @@ def test_a_service_loads_its_guard_over_vllm(monkeypatch):
     monkeypatch.setattr("streamward.loading.load", lambda name, **settings: given.update(settings, name=name))
     config = ServeConfig.load(None, changes=["vllm.url=http://host:8000", "vllm.model=guard"])
     load_here(config, Policy.load("strict"))
-    assert (given["name"], given["engine"]) == ("stream-135m", VllmConfig(url="http://host:8000", model="guard"))
+    assert (given["name"], given["vllm"]) == ("stream-135m", VllmConfig(url="http://host:8000", model="guard"))
