@@ -22,8 +22,9 @@ _PROBE_NAME = "teach"
 _BATCH = 16
 MAX_TOKENS = 400
 """Tokens of a text that are read; what is behind them teaches nothing."""
-# Shares of the depth; the last layer is always read too. What rules are told apart by lies in other layers of each base:
-# measured on `datasets/rules`, broad for Gemma 3 270M (mean F1 0.80 against 0.77), late for SmolLM2-135M (0.68 against 0.62).
+# Shares of the depth; the last layer is always read too. What tells texts apart lies in other layers of each base: on
+# `datasets/rules` broad taps have a mean F1 of 0.80 against 0.77 for Gemma 3 270M, late ones 0.67 against 0.61 for
+# SmolLM2-135M.
 _BROAD = (0.4, 0.52, 0.75)
 _LATE = (0.77, 0.88)
 
