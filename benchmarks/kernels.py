@@ -210,7 +210,8 @@ def main() -> None:
                 for name, values in found.items():
                     median = statistics.median(values)
                     print(
-                        f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f} | {median / first:.3f} |",
+                        f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f}"
+                        f" | {median / first:.3f} |",
                         flush=True,
                     )
 

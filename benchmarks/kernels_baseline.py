@@ -1,4 +1,4 @@
-"""The other side of kernels.py: runs the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
+"""The other side of kernels.py: the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
 
 import json
 import sys

@@ -8,7 +8,7 @@ import pytest
 from streamward.cli.evaluate import add_parser
 from streamward.data.jsonl import contrastive_pair
 from streamward.evals.report_model import CurvePoint, Oracle, PerturbationDelta
-from streamward.server.config import PageConfig
+from streamward.server.config import ConsoleConfig
 from streamward.train.config import StreamTrainConfig
 from streamward.train.synthesize.config import SynthesizeConfig
 from streamward.train.synthesize.lexicon import Frames
@@ -52,7 +52,7 @@ def test_report_fields() -> None:
 
 
 def test_settings_of_the_console() -> None:
-    config = PageConfig.parse({"max_watchers": 3, "max_watchers_per_tenant": 2}, source="test")
+    config = ConsoleConfig.parse({"max_watchers": 3, "max_watchers_per_tenant": 2}, source="test")
     assert (config.max_subscribers, config.max_subscribers_per_tenant) == (3, 2)
 
 

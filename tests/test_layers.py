@@ -18,13 +18,13 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
     {"settings"},
-    {"detectors", "rules"},
+    {"detectors", "ladder", "rules"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
     {"engine", "data", "generative", "bundled", "text_stream", "client", "text_release"},
     {"policy_guards"},
     {"moderation", "hub"},
-    {"vllm"},
+    {"intervene", "vllm"},
     {"loading"},
     {ROOT},
     {"gateway", "evals", "bench", "assistant", "distributed", "integrations"},
@@ -36,7 +36,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy", "decisions", "client", "text_release", "kernels"}
+TORCH_FREE = FOUNDATION | {"ladder", "policy", "decisions", "client", "text_release", "kernels"}
 
 
 def module_name(path: Path) -> str:

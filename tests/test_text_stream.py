@@ -235,3 +235,34 @@ def test_frame_tokens_cover_no_characters():
     stream.feed("cd")
     assert edit.new_ids[-2:] == [1, 2]
     assert [(span.start, span.end) for span in stream.spans[-3:]] == [(2, 2), (2, 2), (2, 4)]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@few
+@given(text=texts, more=texts, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), at=st.floats(0, 1))
+def test_a_truncated_text_that_goes_on_ends_in_the_ids_of_what_is_left(name, text, more, sizes, at):
+    tokenizer = TOKENIZERS[name]()
+    stream, ids, spans = TextStream(tokenizer), [], []
+    num_left = round(at * len(text))
+    edits = [*map(stream.feed, cut(text, sizes)), stream.truncate(num_left)]
+    edits += [*map(stream.feed, cut(more, sizes)), stream.truncate(num_left + len(more) // 2), stream.finish()]
+    for edit in edits:
+        replay(ids, edit.new_ids, edit)
+        replay(spans, edit.new_spans, edit)
+    whole = tokenizer.encode(text[:num_left] + more[: len(more) // 2])
+    assert ids == stream.ids == whole.ids
+    assert spans == stream.spans == whole.spans
+
+
+def test_a_text_is_truncated_behind_token_ids_and_template_tokens_only():
+    tokenizer = smollm2()
+    stream = TextStream(tokenizer)
+    stream.feed("one two")
+    stream.feed_ids(tokenizer.encode(" three").ids)
+    stream.feed(" four five")
+    stream.truncate(len("one two three four"))
+    assert stream.num_chars == len("one two three four")
+    with pytest.raises(InputError, match="token ids"):
+        stream.truncate(3)
+    with pytest.raises(InputError, match="num_chars"):
+        stream.truncate(100)

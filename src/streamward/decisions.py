@@ -89,6 +89,15 @@ class SideState:
             raise InputError(f"num_verdicts is {num_verdicts}; it must be from 0 to {len(self._history)}")
         del self._history[num_verdicts:]
 
+    def truncate(self, num_verdicts: int) -> None:
+        """Forget all but the first verdicts because their text is gone: a decision about it is taken back too.
+
+        Raises:
+            InputError: As `rollback`.
+        """
+        self.rollback(num_verdicts)
+        self._announced = self._latest.decision
+
     def commit(self) -> Decision:
         """Return the decision so far and make it final: the caller acts on it, so no rollback takes it back."""
         self._announced = self.decision

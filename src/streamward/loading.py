@@ -30,7 +30,8 @@ from streamward.model.parameters import read_shapes
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
-from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
+from streamward.moderation.guard import Guard
+from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
@@ -123,9 +124,9 @@ def _endpoint(name: str) -> Guard:
 
 
 def _vllm_guard(folder: Path, config: VllmConfig, dtype: str | None) -> Guard:
-    from streamward.vllm.guard import vllm_driver  # not for those who do without
+    from streamward.vllm.guard import vllm_token_scorer  # not for those who do without
 
-    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_driver(folder, config, dtype=dtype))
+    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_token_scorer(folder, config, dtype=dtype))
 
 
 def find_served(name: str | Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Path:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from streamward.detectors.config import DetectorConfig
 from streamward.errors import ConfigError
+from streamward.ladder import ReleasePolicy
 from streamward.rules.examples import rule_digest
 from streamward.rules.probe import ProbeBank, probe_path, read_probe
 from streamward.rules.rule import Rule
@@ -156,6 +157,9 @@ class Policy(Settings):
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
+    release: ReleasePolicy | None = None
+    """When text of a guarded model may leave, and whether an answer is changed in progress. None: as the settings of
+    the upstream say. Counts where answers pass through the gateway, and in `streamward.intervene`."""
     detectors: tuple[DetectorConfig, ...] = ()
     """What is found by its form: personal data, keys, words and expressions of the policy's own."""
     rules: tuple[Rule, ...] = Field(default=(), max_length=100)

@@ -225,6 +225,7 @@ class Decision:
     def is_blocked(self) -> bool:
         """Whether nothing more of the text may be shown: the action is replace or block."""
         return self.action.severity >= Action.REPLACE.severity
+
     rules: tuple[FiredRule, ...] = ()
 
 

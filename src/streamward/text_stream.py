@@ -2,9 +2,11 @@
 
 import codecs
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from streamward.errors import InputError
 from streamward.schema import Span
 from streamward.tokenizer import GuardTokenizer, TokenizedText, clean_text
 
@@ -26,6 +28,14 @@ class Edit(NamedTuple):
 class _Resumption(NamedTuple):
     """Where encoding may begin: a character of the tail, and the index of its token."""
 
+    char: int
+    token: int
+
+
+class _Boundary(NamedTuple):
+    """A boundary that nothing behind the first `num_chars` characters changes: its character, and its token."""
+
+    num_chars: int
     char: int
     token: int
 
@@ -62,6 +72,9 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._surrogate = ""  # first half of a pair
         self._id_bytes = b""  # of a character that token ids have begun
+        self._pieces: list[str] = []  # of the text behind the last token ids
+        self._piece_starts: list[int] = []
+        self._boundaries = [_Boundary(0, 0, 0)]  # in order of all three
 
     def feed(self, piece: str | bytes) -> Edit:
         """Append text, or UTF-8 bytes that may end inside a character."""
@@ -87,7 +100,9 @@ class TextStream:
             self._tell(text)
             end = self.num_chars + bool(self._id_bytes)
             spans.append(Span(start, max(end, start + 1)))
-        return self._append_settled(before, ids, spans)
+        edit = self._append_settled(before, ids, spans)
+        self._forget_text()
+        return edit
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what tokens say.
@@ -101,6 +116,39 @@ class TextStream:
         """Append tokens of the template's own, which cover no characters. What was fed before is settled by that."""
         before = self.finish()
         return self._append_settled(before, ids, [Span(self.num_chars, self.num_chars)] * len(ids))
+
+    def truncate(self, num_chars: int) -> Edit:
+        """Keep the first characters only. The tokens become those of the text that is left, and the text may go on.
+
+        Half a character at the end is forgotten.
+
+        Raises:
+            InputError: There are fewer characters, or the place is before the end of tokens that were fed as ids.
+        """
+        if not 0 <= num_chars <= self.num_chars:
+            raise InputError(f"num_chars is {num_chars}; the text has {self.num_chars} characters")
+        if num_chars < self._boundaries[0].num_chars:
+            raise InputError(f"num_chars is {num_chars}; text that was fed as token ids ends behind it")
+        self._decoder.reset()
+        self._surrogate, self._id_bytes = "", b""
+        del self._boundaries[bisect_right(self._boundaries, num_chars, key=lambda each: each.num_chars) :]
+        _, char, token = self._boundaries[-1]
+        self._cut_pieces(num_chars)
+        self._tail, self._tail_start, self._tail_token = self._text_from(char), char, token
+        self._resumption, self._lookback, self.num_chars = None, _UNSETTLED_TOKENS, num_chars
+        return self._replace(self._tokenizer.encode(self._tail), _Resumption(0, token))
+
+    def _cut_pieces(self, num_chars: int) -> None:
+        while self._pieces and self._piece_starts[-1] >= num_chars:
+            self._pieces.pop()
+            self._piece_starts.pop()
+        if self._pieces:
+            self._pieces[-1] = self._pieces[-1][: num_chars - self._piece_starts[-1]]
+
+    def _text_from(self, char: int) -> str:
+        first = max(0, bisect_right(self._piece_starts, char) - 1)
+        text = "".join(self._pieces[first:])
+        return text[char - self._piece_starts[first] :] if text else ""
 
     def finish(self) -> Edit:
         """Take what is half a character for U+FFFD. The text may still grow afterwards."""
@@ -125,9 +173,14 @@ class TextStream:
         if self._id_bytes:
             self._flush_ids()
         self._tail += text
+        self._pieces.append(text)
+        self._piece_starts.append(self.num_chars)
         self.num_chars += len(text)
         self._tell(text)
-        encoded, at = self._encode_tail()
+        return self._replace(*self._encode_tail())
+
+    def _replace(self, encoded: TokenizedText, at: _Resumption) -> Edit:
+        """Put the tokens of the tail, from a place on, in place of those that were there."""
         same = _common_prefix(self.ids[at.token :], encoded.ids)
         keep = at.token + same
         offset = self._tail_start + at.char
@@ -135,6 +188,7 @@ class TextStream:
         self.ids[keep:] = encoded.ids[same:]
         self.spans[at.token :] = spans
         self._settle(encoded, at)
+        self._note_boundary()
         return Edit(keep, encoded.ids[same:], spans[same:])
 
     def _encode_tail(self) -> tuple[TokenizedText, _Resumption]:
@@ -152,6 +206,7 @@ class TextStream:
         self.ids += ids
         self.spans += spans
         self._settle_all()
+        self._note_boundary()
         return Edit(before.keep, before.new_ids + list(ids), before.new_spans + spans)
 
     def _flush_ids(self) -> None:
@@ -160,6 +215,18 @@ class TextStream:
         self.num_chars += 1
         self._tell("\ufffd")
         self._settle_all()
+        self._forget_text()
+
+    def _forget_text(self) -> None:
+        """Nothing before this place is truncated any more: it was fed as token ids."""
+        self._pieces.clear()
+        self._piece_starts.clear()
+        self._boundaries = [_Boundary(self.num_chars, self._tail_start, self._tail_token)]
+
+    def _note_boundary(self) -> None:
+        _, char, token = self._boundaries[-1]
+        if (char, token) != (self._tail_start, self._tail_token):
+            self._boundaries.append(_Boundary(self.num_chars, self._tail_start, self._tail_token))
 
     def _tell(self, text: str) -> None:
         if self.on_text is not None:

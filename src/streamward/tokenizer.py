@@ -78,7 +78,7 @@ class GuardTokenizer:
         parts = json.loads(tokenizer.to_str())
         self._plain = _without_added_tokens(parts)
         self._has_byte_tokens = bool(parts["model"].get("byte_fallback"))  # SentencePiece; else letters are bytes
-        self._template = _compile(chat_template)
+        self._template = compile_template(chat_template)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "GuardTokenizer":
@@ -282,7 +282,12 @@ def _read_template(folder: Path) -> str:
     return template
 
 
-def _compile(chat_template: str) -> Template:
+def compile_template(chat_template: str) -> Template:
+    """Return a chat template in Hugging Face's dialect of Jinja, which gets `messages` and `add_generation_prompt`.
+
+    Raises:
+        CheckpointError: It is broken.
+    """
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -228,3 +228,41 @@ def test_the_official_client_works_unchanged(client):
         assert text == answer.choices[0].message.content
         with pytest.raises(openai.NotFoundError):
             official.chat.completions.create(model="other", messages=HELLO)
+
+
+def test_an_answer_goes_on_with_the_text_it_is_given(client):
+    whole = chat(client, max_tokens=20, temperature=0).json()["choices"][0]["message"]["content"]
+    cut = whole.encode()[:10].decode("utf-8", "ignore")
+    assert "\ufffd" not in cut
+    given = [*HELLO, {"role": "assistant", "content": cut}]
+    settings = {"messages": given, "continue_final_message": True, "add_generation_prompt": False}
+    answer = chat(client, max_tokens=6, temperature=0, **settings).json()
+    again = chat(client, max_tokens=6, temperature=0, messages=given).json()
+    assert answer["choices"][0]["message"]["content"] != again["choices"][0]["message"]["content"]
+    assert answer["usage"]["prompt_tokens"] < again["usage"]["prompt_tokens"]
+    streamed = chat(client, max_tokens=6, temperature=0, stream=True, **settings)
+    assert streamed_text(streamed) == answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"continue_final_message": True},
+        {"add_generation_prompt": False},
+        {
+            "messages": [*HELLO, {"role": "assistant", "content": "a"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
+    ],
+)
+def test_a_prefill_that_makes_no_sense_is_refused(client, body):
+    assert chat(client, **body).status_code == 400
+
+
+def test_usage_is_told_with_every_chunk_on_request(client):
+    asked = {"include_usage": True, "continuous_usage_stats": True}
+    found = [chunk["usage"] for chunk in chunks(chat(client, max_tokens=5, stream=True, stream_options=asked))]
+    counts = [usage["completion_tokens"] for usage in found if usage is not None]
+    assert counts == sorted(counts)
+    assert counts[-1] == 5

@@ -18,11 +18,11 @@ def test_the_page_policies_and_upstreams_are_told_in_the_log_and_to_a_person(
     with open_service(tmp_path, upstreams=upstreams) as service, caplog.at_level(logging.INFO):
         announce(service.state.config, service.state, port=8123)
     (record,) = [each for each in caplog.records if each.getMessage() == "serving"]
-    assert vars(record)["page"] == "http://127.0.0.1:8123/"
+    assert vars(record)["console"] == "http://127.0.0.1:8123/"
     assert vars(record)["policies"] == "loose, strict"
     assert vars(record)["upstreams"] == "small"
     out = capsys.readouterr().out
-    assert ("page       http://127.0.0.1:8123/" in out) == is_terminal
+    assert ("console    http://127.0.0.1:8123/" in out) == is_terminal
     assert ("http://127.0.0.1:8123/small/v1 guards http://127.0.0.1:9/v1" in out) == is_terminal
 
 
@@ -32,5 +32,5 @@ def test_a_service_without_page_and_upstreams_says_so(tmp_path, capsys, monkeypa
         announce(service.state.config, service.state, port=80)
     out = capsys.readouterr().out
     assert "at http://[::1]:80" in out
-    assert "page" not in out
+    assert "console" not in out
     assert "upstreams  none" in out

@@ -177,6 +177,9 @@ class Notebook:
     def judged(self, name, text, events) -> None:
         pass
 
+    def truncated(self, name, num_chars, num_tokens) -> None:
+        pass
+
     async def finished(self, outcome: CallRecord) -> None:
         self.outcomes.append(outcome)
         if self.error is not None:

@@ -12,7 +12,19 @@ from streamward.moderation.second_opinion import SecondGuard
 from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.policy_guards.rules import CallUsage, GuardRule, RuleOpinion, RuleReport, RuleTarget
-from streamward.schema import Category, Decision, FiredRule, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
+from streamward.schema import (
+    Category,
+    Decision,
+    FiredRule,
+    Message,
+    Result,
+    RiskLevel,
+    Role,
+    Side,
+    SideResult,
+    Span,
+    Verdict,
+)
 from streamward.text_stream import TextStream
 from tests.moderation.guards import guard_tokenizer
 

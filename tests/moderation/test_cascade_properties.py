@@ -133,3 +133,38 @@ def test_a_cascade_whose_second_guard_never_objects_cuts_where_its_first_guard_i
     with MarkGuard().open_stream(conversation(None), sure) as alone:
         alone.feed(text)
         assert alone.finish().decision.action is decision.action
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=20),
+    more=st.lists(st.sampled_from(PIECES), max_size=10),
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    at=st.floats(0, 1),
+    has_rules=st.booleans(),
+)
+def test_a_truncated_response_is_decided_by_what_is_left(pieces, more, cuts, at, has_rules):
+    text, rest = "".join(pieces), "".join(more)
+    kept = text[: round(at * len(text))]
+    second = TestSecondGuard(lambda said: ("builtin.violent",) if "~" in said else ())
+    policy = Policy.load("strict")
+    guard = cascade(second, rules=[RULE] if has_rules else [])
+
+    def fed(stream, told: str) -> None:
+        start = turn = 0
+        while start < len(told):
+            stream.feed(told[start : start + cuts[turn % len(cuts)]])
+            start, turn = start + cuts[turn % len(cuts)], turn + 1
+
+    with guard.open_stream(conversation(None), policy, max_chars=10**6) as stream:
+        fed(stream, text)
+        stream.truncate(len(kept))
+        assert stream.releasable_chars <= len(kept)
+        fed(stream, rest)
+        found = stream.finish()
+    with guard.open_stream(conversation(None), policy, max_chars=10**6) as fresh:
+        fed(fresh, kept)
+        fed(fresh, rest)
+        expected = fresh.finish()
+    assert found.decision.action == expected.decision.action
+    assert "~" not in (kept + rest)[: stream.releasable_chars]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamward.errors import ConfigError, ContextLengthError, InputError, StreamClosedError
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
-from streamward.schema import Message, Role, Side, SideResult
+from streamward.schema import Action, Message, Role, Side, SideResult
 from tests.moderation.guards import stream_guard
 
 STRICT = Policy.load("strict")
@@ -250,3 +250,47 @@ def test_closing_frees_everything():
 def test_a_window_too_small_for_the_template_is_refused():
     with pytest.raises(ConfigError, match="needs at least"):
         stream_guard(window_tokens=30)
+
+
+@pytest.mark.parametrize("guard", [WIDE, NARROW], ids=["one window", "many windows"])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), at=st.integers(0, len(TEXT)))
+def test_a_truncated_stream_gives_the_verdicts_of_a_text_that_never_had_the_rest(guard, sizes, at):
+    other = " and rolling on"
+    whole = guard.moderate(prompt=PROMPT, response=TEXT[:at] + other).response
+    with guard.stream(prompt=PROMPT) as stream:
+        for start in range(0, len(TEXT), sizes[0]):
+            stream.feed(TEXT[start : start + sizes[0]])
+        stream.truncate(at)
+        for start in range(0, len(other), sizes[-1]):
+            stream.feed(other[start : start + sizes[-1]])
+        assert_same(stream.finish().response, whole)
+
+
+def test_truncating_takes_a_decision_about_dropped_text_back():
+    lenient = Policy.parse({"name": "p", "prompt": {"unsafe": "allow", "controversial": "allow"}}, source="test")
+    guard = Moderator(stream_guard(), policy=lenient)
+    with guard.stream(prompt=PROMPT) as stream:
+        for count in range(len(TEXT)):
+            stream.feed(TEXT[count])
+            if stream.decision.action is Action.BLOCK:
+                break
+        assert stream.decision.action is Action.BLOCK
+        stream.truncate(0)
+        assert stream.decision.action is Action.ALLOW
+        assert stream.num_tokens == 0
+
+
+def test_reasoning_that_an_answer_followed_is_not_truncated():
+    with WIDE.stream(prompt=PROMPT) as stream:
+        stream.feed_reasoning("a thought")
+        stream.truncate(4)
+        stream.feed("yes")
+        stream.truncate(len("a th") + 1)
+        with pytest.raises(InputError, match="answer begins"):
+            stream.truncate(2)
+        stream.feed("es")
+        whole = WIDE.moderate(
+            messages=[Message(Role.USER, PROMPT), Message(Role.ASSISTANT, "yes", reasoning="a th")]
+        ).response
+        assert_same(stream.finish().response, whole)

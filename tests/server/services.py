@@ -12,7 +12,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from streamward.moderation.moderator import Guard, Moderator
+from streamward.moderation.guard import Guard
+from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
 from streamward.server.app import create_app
 from streamward.server.config import ServeConfig

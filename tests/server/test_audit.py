@@ -21,6 +21,8 @@ from pyarrow import parquet
 from streamward.policy import Policy
 from streamward.server.audit import sanitize_for_db
 from streamward.server.audit_reading import Period, all_rows, purge, recent, write_jsonl, write_parquet
+from streamward.server.logged_decisions import DecisionFilter, read_decisions
+from streamward.server.stats import read_stats
 from tests.server.databases import has_postgres, postgres, start_postgres, stop_postgres
 from tests.server.services import open_service
 
@@ -290,3 +292,16 @@ def test_a_killed_service_has_lost_no_row_of_a_finished_answer(tmp_path):
 def test_a_policy_says_whether_texts_of_flagged_traffic_are_kept():
     assert Policy(name="x").recording.text == "never"
     assert Policy(name="x", recording={"text": "flagged"}).recording.days == 30
+
+
+def test_statistics_and_decisions_are_read_from_every_kind_of_database(logged):
+    for text in ("hello", "how are you"):
+        judge(logged, text, policy="keep")
+    stats = read_stats(logged.state.engine, None)
+    (latency,) = stats.latencies
+    assert (latency.endpoint, latency.count) == ("guard", 2)
+    assert latency.guard_p50_ms is not None
+    assert 0 < latency.guard_p50_ms <= latency.p99_ms
+    found = read_decisions(logged.state.engine, None, DecisionFilter(policy="keep", limit=1))
+    assert [each.id for each in found] == [stats.recent[0].id]
+    assert found[0].guard_ms == pytest.approx(found[0].details["guard_ms"])

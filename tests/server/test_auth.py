@@ -259,9 +259,9 @@ def test_where_no_key_is_needed_a_revoked_one_is_refused_all_the_same(service):
 def test_whoever_sends_no_key_is_a_tenant_without_admin_rights(service, headers):
     service.post("/v1/guard", BODY, headers=service.key("acme"))
     assert service.post("/v1/guard", BODY, headers=headers).status_code == 200
-    overview = service.get("/v1/overview", headers=headers).json()
+    overview = service.get("/v1/stats", headers=headers).json()
     assert (overview["tenant"], overview["is_admin"]) == ("local", False)
-    assert len(overview["numbers"]["recent"]) == 1
+    assert len(overview["stats"]["recent"]) == 1
     assert [row["tenant"] for row in service.get("/v1/usage", headers=headers).json()] == ["local"]
     for method, path in ADMIN_ROUTES:
         assert service.request(method, path, headers=headers).status_code == 401

@@ -96,7 +96,7 @@ def test_every_route_but_the_open_ones_asks_for_a_key(closed_service):
     assert len(asked) > 20
     for method, path in asked:
         assert closed_service.request(method.upper(), path).status_code == 401
-    for path in ("/", "/health", "/ready", "/metrics", "/openapi.json", "/assets/page.js"):
+    for path in ("/", "/health", "/ready", "/metrics", "/openapi.json", "/assets/console.js"):
         assert closed_service.get(path).status_code == 200
 
 

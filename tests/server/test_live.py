@@ -83,7 +83,7 @@ def test_tokens_are_told_with_what_they_say_as_far_as_it_is_kept():
 
 
 def test_streams_and_decisions_are_seen_as_they_happen(tmp_path):
-    with open_service(tmp_path, page={"live_text": True}) as service:
+    with open_service(tmp_path, console={"live_text": True}) as service:
 
         async def used(client):
             with service.state.feed.watched(None, owner="ops") as subscriber:

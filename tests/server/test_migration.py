@@ -107,7 +107,7 @@ def test_a_service_starts_on_a_database_of_0_1_0(tmp_path):
     connection.close()
     with open_service(tmp_path) as service:
         assert service.post("/v1/guard", {"prompt": "hello"}).status_code == 200
-        assert len(service.get("/v1/overview").json()["numbers"]["recent"]) == 1
+        assert len(service.get("/v1/stats").json()["stats"]["recent"]) == 1
 
 
 @pytest.mark.parametrize("is_old", [True, False])

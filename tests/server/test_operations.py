@@ -35,7 +35,20 @@ def test_a_living_service_says_so_without_a_key(closed_service):
 
 
 @pytest.mark.parametrize(
-    "path", ["/health", "/ready", "/metrics", "/v1/usage", "/v1/overview", "/v1/live", "/", "/v1/models"]
+    "path",
+    [
+        "/health",
+        "/ready",
+        "/metrics",
+        "/v1/usage",
+        "/v1/stats",
+        "/v1/overview",
+        "/v1/decisions",
+        "/v1/policies",
+        "/v1/live",
+        "/",
+        "/v1/models",
+    ],
 )
 def test_head_is_answered_like_get_without_the_body(service, path):
     with served(service.app, http=bounded(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
@@ -340,7 +353,7 @@ def test_the_command_serves_over_tls_and_ends_when_told(tmp_path, certificate):
     lines = [json.loads(line) for line in log.splitlines()]
     assert any(line["message"] == "decided" for line in lines)
     (told,) = [line for line in lines if line["message"] == "serving"]
-    assert (told["page"], told["policies"]) == (f"https://127.0.0.1:{port}/", "loose, strict")
+    assert (told["console"], told["policies"]) == (f"https://127.0.0.1:{port}/", "loose, strict")
     assert "swordfish" not in log
 
 

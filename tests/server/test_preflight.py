@@ -160,3 +160,17 @@ def test_a_port_that_is_taken_is_told_before_the_guard_is_loaded(file, capsys, t
 def test_an_address_of_another_machine_is_told(file, capsys):
     assert main(["serve", file('[listen]\nhost = "192.0.2.1"\nport = 0\n'), "--check"]) == 2
     assert "192.0.2.1' is no address of this machine" in capsys.readouterr().err
+
+
+def test_an_upstream_that_only_a_ladder_names_is_told(file, capsys, tmp_path):
+    (tmp_path / "policies").mkdir()
+    policy = 'name = "mine"\n[release]\nmode = "intervene"\n[[release.ladder]]\naction = "rewrite"\nupstream = "gone"\n'
+    (tmp_path / "policies" / "mine.toml").write_text(policy)
+    assert main(["serve", file(f'{GOOD}[policies]\nfolder = "{tmp_path}/policies"\n'), "--check"]) == 2
+    assert "'gone', which is not configured; there are none" in capsys.readouterr().err
+
+
+def test_an_upstream_that_cannot_continue_a_text_is_told_where_it_should(file, capsys):
+    upstream = '[upstreams.up]\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["m"]\nprefill = "prefix"\n'
+    assert main(["serve", file(GOOD + upstream), "--check"]) == 2
+    assert "the upstream up does not continue a text" in capsys.readouterr().err

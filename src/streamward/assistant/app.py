@@ -113,7 +113,8 @@ def _check_model(name: str) -> None:
 
 
 def _chat_job(assistant: Assistant, request: wire.AssistantChatRequest) -> GenerationRequest:
-    prompt = assistant.render([message.to_message() for message in request.messages])
+    messages = [message.to_message() for message in request.messages]
+    prompt = assistant.render_prefill(messages) if request.continue_final_message else assistant.render(messages)
     room = assistant.room(prompt)
     limit = request.max_completion_tokens or request.max_tokens or assistant.config.default_max_tokens
     prompts = [prompt] * request.num_choices
@@ -175,16 +176,20 @@ async def _events(writing: Writing, job: GenerationRequest) -> AsyncIterator[str
 
 async def _chunks(writing: Writing, job: GenerationRequest) -> AsyncIterator[wire.Json]:
     head = _head(job, job.chunk_kind) | ({"usage": None} if job.request.has_usage_chunk else {})
+    counts: dict[int, int] = {}
+
+    def usage() -> wire.Json:
+        return {"usage": wire.usage(job.num_prompt_tokens, sum(counts.values()))}
+
     if job.is_chat:
         for choice in range(len(job.prompts)):
             yield head | {"choices": [wire.chat_delta(choice, {"role": "assistant", "content": ""})]}
-    counts: dict[int, int] = {}
     async for piece in writing:
         counts[piece.choice] = piece.num_tokens
         for part in _chunk_choices(piece, job):
-            yield head | {"choices": [part]}
+            yield head | {"choices": [part]} | (usage() if job.request.has_usage_in_chunks else {})
     if job.request.has_usage_chunk:
-        yield head | {"choices": [], "usage": wire.usage(job.num_prompt_tokens, sum(counts.values()))}
+        yield head | {"choices": []} | usage()
 
 
 def _chunk_choices(piece: TextDelta, job: GenerationRequest) -> Iterator[wire.Json]:

@@ -1,9 +1,9 @@
 """OpenAI's request and response shapes, as far as the assistant has them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from streamward.assistant.sampling import Sampling
 from streamward.errors import InputError
@@ -46,6 +46,8 @@ class StreamOptions(_Wire):
     """Options of a streamed answer."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Whether every chunk has the usage so far, as with vLLM."""
 
 
 class CommonRequest(_Wire):
@@ -67,6 +69,11 @@ class CommonRequest(_Wire):
     def has_usage_chunk(self) -> bool:
         """Whether a streamed answer ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def has_usage_in_chunks(self) -> bool:
+        """Whether every chunk of a streamed answer has its usage so far."""
+        return self.has_usage_chunk and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
     def num_choices(self) -> int:
@@ -96,6 +103,20 @@ class AssistantChatRequest(CommonRequest):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, gt=0)
     logprobs: Literal[False] | None = None
+    continue_final_message: bool = False
+    """Whether the answer goes on with the text of the last message, which is an assistant's, as with vLLM."""
+    add_generation_prompt: bool | None = None
+    """False where the last message is continued; otherwise true."""
+
+    @model_validator(mode="after")
+    def _continues_an_assistant_only(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("continue_final_message and add_generation_prompt cannot both be true")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise ValueError("continue_final_message needs a last message of the assistant")
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            raise ValueError("add_generation_prompt can be false with continue_final_message only")
+        return self
 
 
 class CompletionRequest(CommonRequest):

@@ -92,6 +92,11 @@ class Assistant:
         """Return the prompt that the next turn of the assistant follows."""
         return self._tokenizer.render(messages, is_open=True).ids
 
+    def render_prefill(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt that goes on with the text of the last message, a turn of the assistant that stays open."""
+        *before, last = messages
+        return [*self.render(before), *self.encode(last.content)]
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of plain text."""
         return self._tokenizer.encode(clean_text(text)).ids

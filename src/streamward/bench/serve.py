@@ -210,7 +210,7 @@ max_in_flight = {room}
 drain_s = 1.0
 [store]
 url = "sqlite:///{(folder / "service.sqlite3").as_posix()}"
-[page]
+[console]
 enabled = false
 [log]
 level = "error"

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def announce(config: "ServeConfig", state: "ServiceState", *, port: int) -> None:
-    """Say where the page is, which policies are in force and which models are guarded: in the log, and to a person.
+    """Say where the console is, which policies are in force and which models are guarded: in the log, and to a person.
 
     Args:
         config: The service's settings.
@@ -26,7 +26,7 @@ def announce(config: "ServeConfig", state: "ServiceState", *, port: int) -> None
         "serving",
         extra={
             "address": address,
-            "page": f"{address}/" if config.page.enabled else None,
+            "console": f"{address}/" if config.console.enabled else None,
             "guard": config.guard,
             "policies": ", ".join(policies),
             "upstreams": ", ".join(sorted(config.upstreams)),
@@ -44,8 +44,8 @@ def _address(config: "ServeConfig", port: int) -> str:
 
 def _lines(config: "ServeConfig", address: str, policies: Sequence[str]) -> Iterator[str]:
     yield f"Streamward judges with {config.guard} at {address}"
-    if config.page.enabled:
-        yield f"  page       {address}/"
+    if config.console.enabled:
+        yield f"  console    {address}/"
     yield f"  policies   {', '.join(policies)} (default: {config.policies.default})"
     for name, upstream in config.upstreams.items():
         yield f"  upstream   {address}/{name}/v1 guards {upstream.base_url}"

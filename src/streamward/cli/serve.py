@@ -54,7 +54,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--print-config", action="store_true", help="print the settings in force as JSON, and stop")
     asked.add_argument(
-        "--check", action="store_true", help="say everything that would keep the service from starting, and stop"
+        "--check",
+        action="store_true",
+        help="say everything that would keep the service from starting, have upstreams show that they can continue"
+        " a text where the settings say so, and stop",
     )
     parser.add_argument(
         "--ray",
@@ -117,10 +120,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     """Say what is wrong, all of it at once."""
     from streamward.server.config import load_draft
-    from streamward.server.preflight import problems
+    from streamward.server.preflight import prefill_problems, problems
 
     draft = load_draft(None if arguments.config is None else Path(arguments.config), changes=arguments.changes)
     found = [*draft.problems, *problems(draft.config, is_on_ray=arguments.ray, unknown=draft.unknown)]
+    if "upstreams" not in draft.unknown:
+        found += prefill_problems(draft.config)
     for problem in found:
         say(problem)
     if not found:

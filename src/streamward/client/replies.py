@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from streamward import errors
 from streamward.errors import InputError, RateLimitError, StreamwardError, UpstreamError
-from streamward.schema import Category, Decision, Result, RiskLevel, Span
+from streamward.schema import Category, Decision, FiredRule, Result, RiskLevel, Span
 
 JsonObject = dict[str, Any]  # Any: JSON values
 T = TypeVar("T")
@@ -45,11 +45,15 @@ class ServiceResult(Result):
         id: Id of the request, as in the service's log of decisions.
         guard: Name of the guard that judged.
         policy: The policy that decided.
+        num_tokens: Tokens that the guard judged.
+        guard_ms: Milliseconds that the request waited for the guard.
     """
 
     id: str
     guard: str
     policy: PolicyReference
+    num_tokens: int = 0
+    guard_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class ModerationDetails:
         span: Characters of that token; None likewise.
         decision: The policy's conclusion.
         policy: The policy that decided.
+        rules: Rules of the policy that fired, with their scores.
     """
 
     risk_level: RiskLevel | None
@@ -75,6 +80,7 @@ class ModerationDetails:
     span: Span | None
     decision: Decision
     policy: PolicyReference
+    rules: tuple[FiredRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ def _significance(differences: Sequence[Difference]) -> Section:
         ]
         for each in differences
     ]
-    header = ["set", "difference", "rows", "F1", "recall", "false positives", "p", "differs"]
+    header = ["set", "difference", "rows", "F1", "recall", "difference of false positives", "p", "differs"]
     text = (
         "Differences in points on the same rows, strict, with paired bootstrap intervals. p is McNemar's exact test on"
         f" right against wrong; `differs` holds it to 0.05 over {len(differences)} comparisons (Bonferroni)."

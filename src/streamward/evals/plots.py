@@ -7,11 +7,17 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from streamward.evals.fitness import MOST_TO_BLOCK, MOST_TO_BLOCK_WITH_APPEAL
 from streamward.evals.report_model import Bin, Calibration, CategoryTable, CurvePoint, Estimate, Leak, Onset
 
 COLOURS = ("#1f4e9c", "#d9772b", "#2f8f5b", "#9b3d8f", "#7a6a3a", "#3aa3a8")
 _MUTED, _GRID, _INK = "#8a94a3", "#e3e7ee", "#222b38"
+_PAPER = "#fefefe"
+_GOOD, _FAIR, _POOR = "#2f8f5c", "#d9772c", "#c0392b"
+_MEANING = {"recall": COLOURS[0], "false positives": _POOR}
+"""Colours of what is good or bad whatever stands beside it."""
 _ONSET_COLOURS = {
     "early": "#8fa8d6",
     "exact": "#2f8f5b",
@@ -20,6 +26,16 @@ _ONSET_COLOURS = {
     "within_128": "#e3a552",
     "late": "#cf6a3f",
     "missed": "#a02c3a",
+}
+_VARIABLES = {
+    "ink": _INK,
+    "muted": _MUTED,
+    "grid": _GRID,
+    "paper": _PAPER,
+    "good": _GOOD,
+    "fair": _FAIR,
+    "poor": _POOR,
+    **{str(place): colour for place, colour in enumerate(COLOURS)},
 }
 _STYLE: dict[Any, Any] = {  # Any: matplotlib lists every key it knows as a literal
     "svg.fonttype": "none",
@@ -65,7 +81,7 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
         points = [(value, line + offset) for line, value in enumerate(each.values) if value is not None]
         for value, height in points:
             axes.plot([value.low, value.high], [height, height], color=colour, lw=1.2, alpha=0.55)
-        face = "white" if each.is_hollow else colour
+        face = _PAPER if each.is_hollow else colour
         xs, ys = [value.value for value, _ in points], [height for _, height in points]
         axes.plot(xs, ys, "o", ms=5, mfc=face, mec=colour, label=each.name)
     heights = {label: line for line, label in enumerate(labels)}
@@ -98,6 +114,12 @@ def scatter(points: Sequence[tuple[str, float, float, int]], *, groups: Sequence
     for label, x, y, _ in points:
         axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7, color=_INK)
     axes.plot([0, 1], [0, 1], "--", color=_MUTED, lw=1, label="chance")
+    for start, end, colour in (
+        (-0.01, MOST_TO_BLOCK, _GOOD),
+        (MOST_TO_BLOCK, MOST_TO_BLOCK_WITH_APPEAL, _FAIR),
+        (MOST_TO_BLOCK_WITH_APPEAL, 1.02, _POOR),
+    ):
+        axes.axvspan(start, end, color=colour, alpha=0.1, lw=0)
     most = max([0.25, *(x for _, x, _, _ in points)])
     axes.set_xlim(-0.01, min(1.02, most * 1.25))
     axes.set_ylim(0, 1.03)
@@ -127,22 +149,33 @@ def reliability(calibrations: Mapping[str, Calibration]) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def confusion(table: CategoryTable) -> str:
-    """Draw a category table; shades are shares of a row."""
+    """Draw a category table; the colour says whether the name is right, its strength the share of the row."""
     lines = [(name, row) for name, row in zip(table.names, table.counts, strict=False) if any(row)]
     shares = [[value / sum(row) for value in row] for _, row in lines]
     figure, axes = _new(8.6, 1.7 + 0.36 * len(lines))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.grid(visible=False)
-    for line, (_, row) in enumerate(lines):
+    for line, (name, row) in enumerate(lines):
         for column, value in enumerate(row):
             if value:
-                colour = "white" if shares[line][column] > 0.55 else _INK
-                axes.text(column, line, str(value), ha="center", va="center", fontsize=8, color=colour)
+                colour = _cell_colour(table.names[column], name, is_last=column == len(row) - 1)
+                share = shares[line][column]
+                place = (column - 0.48, line - 0.46)
+                axes.add_patch(Rectangle(place, 0.96, 0.92, color=colour, lw=0, alpha=0.12 + 0.48 * share))
+                axes.text(column, line, str(value), ha="center", va="center", fontsize=8, color=_INK)
+    axes.set_xlim(-0.5, len(table.names) - 0.5)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xticks(range(len(table.names)), table.names, rotation=35, ha="right")
     axes.set_yticks(range(len(lines)), [name for name, _ in lines])
     axes.set_xlabel("what the guard says")
     axes.set_ylabel("what people say")
     return _svg(figure)
+
+
+def _cell_colour(said: str, expected: str, *, is_last: bool) -> str:
+    """Return the colour of a category by what it means; the last column is of texts that were not flagged."""
+    if is_last:
+        return _POOR
+    return COLOURS[0] if said == expected else _FAIR
 
 
 @matplotlib.rc_context(_STYLE)
@@ -206,7 +239,8 @@ def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         xs = [place + (index - (len(bars) - 1) / 2) * width for place in range(len(labels))]
-        axes.bar(xs, [value or 0.0 for value in values], width, color=COLOURS[index % len(COLOURS)], label=name)
+        colour = _MEANING.get(name, COLOURS[index % len(COLOURS)])
+        axes.bar(xs, [value or 0.0 for value in values], width, color=colour, label=name)
     axes.axhline(0, color=_MUTED, lw=0.8)
     axes.grid(visible=False, axis="x")
     axes.set_xticks(range(len(labels)), labels, rotation=40 if len(labels) > 12 else 20, ha="right")
@@ -231,4 +265,11 @@ def _svg(figure: Any) -> str:  # Any: matplotlib has no types
     with matplotlib.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return _schemed(text[text.index("<svg") :])
+
+
+def _schemed(svg: str) -> str:
+    """Let the page that a drawing stands in choose its colours, for light and dark schemes."""
+    for name, colour in _VARIABLES.items():
+        svg = svg.replace(f": {colour}", f": var(--plot-{name}, {colour})")
+    return svg

@@ -1,12 +1,24 @@
 """One page in two forms: Markdown for reading in a repository, HTML that needs nothing beside itself."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
+
+from streamward.evals.fitness import MOST_TO_BLOCK, MOST_TO_BLOCK_WITH_APPEAL, tone
+
+_FALSE_POSITIVES = (
+    "false positives",
+    "False positives",
+    "stopped falsely",
+    "share flagged",
+)
+"""Columns and cards that hold shares of flagged harmless rows, in percent."""
+_FIGURE = re.compile(r"(\d+(?:\.\d+)?)(?: \[[^,]+, (\d+(?:\.\d+)?)\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +31,15 @@ class Table:
     note: str = ""
     is_folded: bool = False
     """Closed at first in HTML."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no row says anything."""
+        return all(cell in ("", "-") for row in self.rows for cell in row[1:])
+
+    def tone(self, row: Sequence[str], column: int) -> str:
+        """Return what a cell means, as a class of HTML: only shares of false positives have a meaning of their own."""
+        return _tone(self.header[column], row[column])
 
     def is_number(self, column: int) -> bool:
         """Return True if a column contains figures."""
@@ -51,6 +72,11 @@ class Card:
     value: str
     note: str
 
+    @property
+    def tone(self) -> str:
+        """What the figure means, as a class of HTML."""
+        return _tone(self.label, self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -72,7 +98,7 @@ def write_page(page: Page, folder: Path) -> None:
 
 def markdown(page: Page) -> str:
     """Return the page without its plots."""
-    return "\n".join(_markdown_lines(page)).rstrip() + "\n"
+    return "\n".join(_markdown_lines(_without_empty(page))).rstrip() + "\n"
 
 
 def markdown_table(table: Table) -> str:
@@ -83,7 +109,26 @@ def markdown_table(table: Table) -> str:
 
 def html(page: Page) -> str:
     """Return the page as one HTML document."""
-    return _template().render(page=page, is_table=lambda part: isinstance(part, Table))
+    limits = {"good": MOST_TO_BLOCK, "fair": MOST_TO_BLOCK_WITH_APPEAL}
+    return _template().render(page=_without_empty(page), is_table=lambda part: isinstance(part, Table), limits=limits)
+
+
+def _without_empty(page: Page) -> Page:
+    """Leave out tables that say nothing, and sections of which nothing is left."""
+    sections = []
+    for section in page.sections:
+        parts = [part for part in section.parts if not (isinstance(part, Table) and part.is_empty)]
+        if parts:
+            sections.append(replace(section, parts=parts))
+    return replace(page, sections=sections)
+
+
+def _tone(name: str, value: str) -> str:
+    figure = _FIGURE.match(value)
+    if figure is None or not name.startswith(_FALSE_POSITIVES):
+        return ""
+    rate, high = (float(each or figure[1]) / 100 for each in figure.groups())
+    return tone(rate, high=high)
 
 
 def _markdown_lines(page: Page) -> Iterator[str]:

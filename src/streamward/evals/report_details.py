@@ -8,6 +8,11 @@ from streamward.evals.published_metric import BINS
 from streamward.evals.rendering import Plot, Section, Table
 from streamward.evals.report_model import GuardReport, Point
 
+_CONFUSION_NOTE = (
+    "Blue: flagged under the right name. Amber: flagged under another name. Red: not flagged. The fuller the colour,"
+    " the larger the share of the row; the figures are numbers of texts."
+)
+
 
 def streams_section(report: GuardReport) -> Section:
     """Say where streams were stopped and what got out before."""
@@ -141,7 +146,7 @@ def categories_section(report: GuardReport) -> Section:
     """Say what the guard calls each kind of harm."""
     parts: list[Table | Plot] = []
     for table in report.categories:
-        parts.append(Plot(f"Unsafe {table.side}s by category", plots.confusion(table)))
+        parts.append(Plot(f"Unsafe {table.side}s by category", plots.confusion(table), _CONFUSION_NOTE))
         rows = []
         for index, (name, counts) in enumerate(zip(table.names, table.counts, strict=False)):
             total, flagged = sum(counts), sum(counts) - counts[-1]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamward.evals import plots
 from streamward.evals.figures import percent, percent_of, with_interval
+from streamward.evals.fitness import fitness
 from streamward.evals.published_figures import published_figures
 from streamward.evals.rendering import Card, Page, Plot, Section, Table
 from streamward.evals.report_details import (
@@ -22,6 +23,11 @@ _REFERENCE = ("Qwen3Guard-0.6B-Gen", "strict")
 _MODES: tuple[PointName, ...] = ("strict", "loose")
 _FEW_COLUMNS = 3  # below, a mean of columns is no headline
 _MARKS = {"nearly": " *"}
+_SCATTER_NOTE = (
+    "Up and left is better; the bands are the limits of the first sentence: green to block, amber to block where a"
+    " person can look again, red to mark for review. Sets of unsafe rows only have no place here: they cannot show"
+    " false alarms."
+)
 
 
 def guard_page(report: GuardReport) -> Page:
@@ -45,7 +51,9 @@ def guard_page(report: GuardReport) -> Page:
     subtitle = (
         f"{rows:,} judgements on {len({each.name for each in report.sets})} sets, suite {report.suite}, {report.date}"
     )
-    return Page(f"How good {report.name} is", subtitle, list(_cards(report)), sections, report.headlines)
+    first = fitness(report)
+    headlines = report.headlines if first is None else (first, *report.headlines)
+    return Page(f"How good {report.name} is", subtitle, list(_cards(report)), sections, headlines)
 
 
 def reference_marks(columns: Sequence[ColumnReport]) -> dict[str, float]:
@@ -115,16 +123,11 @@ def _whole_texts(report: GuardReport) -> Section:
     series = [plots.Series(name, [each.points[name].f1 for each in sets], is_hollow=name == "loose") for name in _MODES]
     parts: list[Table | Plot] = []
     if sets:
-        parts = [
-            Plot("F1 of each set", plots.dot_plot(labels, series, xlabel="F1 on Unsafe", marks={})),
-            Plot(
-                "Recall against false positives, strict",
-                plots.scatter(list(_scatter_points(sets)), groups=[side.value for side in Side]),
-                "Up and left is better. Sets of unsafe rows only have no place here: they cannot show false alarms.",
-            ),
-            _points_table(sets),
-            _ranking_table(sets),
-        ]
+        parts.append(Plot("F1 of each set", plots.dot_plot(labels, series, xlabel="F1 on Unsafe", marks={})))
+        if points := list(_scatter_points(sets)):
+            svg = plots.scatter(points, groups=[side.value for side in Side])
+            parts.append(Plot("Recall against false positives, strict", svg, _SCATTER_NOTE))
+        parts += [_points_table(sets), _ranking_table(sets)]
     found = (_refusal_table(report.plain_sets), _unlabelled_table(report.plain_sets))
     parts += [table for table in found if table is not None]
     return Section("Whole texts", text, parts)
@@ -200,7 +203,7 @@ def _refusal_table(sets: Sequence[SetReport]) -> Table | None:
             percent_of(each.refusal.point.recall),
         ]
         for each in sets
-        if each.refusal is not None
+        if each.refusal is not None and each.refusal.point.f1 is not None
     ]
     note = "Rows unsaid: the guard does not say whether a response is a refusal."
     return Table("Refusals", ["set", "rows unsaid", "F1", "precision", "recall"], rows, note) if rows else None

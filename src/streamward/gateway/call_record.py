@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.wire import FormatName
+from streamward.intervene.walk import InterventionRecord
 from streamward.policy import Policy
 from streamward.schema import Decision, Event, Message, SideResult
 
@@ -20,6 +22,7 @@ class GatewayCall:
         body: The request as the client sent it.
         policy: What follows from verdicts.
         has_annotations: Whether the request asks for Azure's content filter results.
+        reports_interventions: Whether the answer is to state what was changed in it.
         request_id: Named in outcomes.
         tenant: Whose request it is.
     """
@@ -29,6 +32,7 @@ class GatewayCall:
     body: bytes
     policy: Policy
     has_annotations: bool = False
+    reports_interventions: bool = False
     request_id: str = ""
     tenant: str = ""
 
@@ -87,6 +91,34 @@ class GuardedText:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceIntervention:
+    """What was done about one flag in one choice.
+
+    Attributes:
+        group: The choice.
+        record: What was done.
+    """
+
+    group: int
+    record: InterventionRecord
+
+    def told(self) -> JsonObject:
+        """Return it as an answer states it."""
+        record = self.record
+        return {
+            "choice": self.group,
+            "at_char": record.at_char,
+            "action": record.action.value,
+            "outcome": record.outcome,
+            "category": None if record.category is None else record.category.value,
+            "attempts": record.attempts,
+            "dropped_tokens": record.dropped_tokens,
+            "wait_tokens": record.wait_tokens,
+            "wait_ms": round(record.wait_ms, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class CallRecord:
     """What became of a call.
 
@@ -103,9 +135,10 @@ class CallRecord:
         prompt_s: Until the prompt's verdict, from the request on.
         first_byte_s: Until the first byte of the answer; None if there was none.
         duration_s: Until the end.
-        guard_s: Part of that spent waiting for the guard while there was something to judge.
+        guard_s: Part of that in which the answer waited for the guard; the prompt's verdict is not in it.
         num_tokens: Tokens judged in the answer.
         error: Code of what went wrong; None if nothing did.
+        interventions: What was changed while the answer was in progress.
     """
 
     call: GatewayCall
@@ -123,6 +156,7 @@ class CallRecord:
     guard_s: float
     num_tokens: int
     error: str | None = None
+    interventions: Sequence[ChoiceIntervention] = ()
 
 
 class Observer(Protocol):
@@ -132,6 +166,10 @@ class Observer(Protocol):
         """Text of the part of this name was judged. Called in the event loop; must not wait."""
         ...
 
+    def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
+        """All but the first characters and tokens of a part were dropped. Likewise."""
+        ...
+
     async def finished(self, outcome: CallRecord) -> None:
         """A call has ended. Waited for before the client gets the last byte; once a call."""
         ...
@@ -139,6 +177,9 @@ class Observer(Protocol):
 
 class SilentObserver:
     """An observer that does nothing."""
+
+    def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
+        """Do nothing."""
 
     def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         """Do nothing."""

@@ -84,6 +84,7 @@ LAYOUT = Layout(
     content=lambda is_document: ("message" if is_document else "delta", "content"),
     say=_say,
     shorten=_shorten,
+    add=lambda text: {"delta": {"content": text} if text else {}},
 )
 
 

@@ -53,6 +53,7 @@ class Layout:
         content: Path of the answer's text in a choice; in an event, or in a document.
         say: Gives the part of a choice that says a text; in an event, or in a document.
         shorten: Gives the part of a choice that may stand where the rest was cut off.
+        add: Gives the part of a choice in an event that adds a text.
     """
 
     object_name: str
@@ -63,6 +64,7 @@ class Layout:
     content: Callable[[bool], FieldKey]
     say: Callable[[str, bool], JsonObject]
     shorten: Callable[[JsonObject], JsonObject]
+    add: Callable[[str], JsonObject]
 
 
 class _End(NamedTuple):
@@ -150,6 +152,22 @@ class ChoicesFormat:
         if stop.decision.message is not None:
             events.append(self._event(stop.group, self._layout.say(stop.decision.message, False)))
         return [*events, self._event(stop.group, {**self._layout.say("", False), **extra}, reason="content_filter")]
+
+    def more(self, group: int, text: str) -> list[bytes]:
+        """Return an event with more text of a choice; see `WireFormat`."""
+        return [self._event(group, self._layout.add(text))]
+
+    def end(self, group: int, reason: str, *, extra: JsonObject, usage: JsonObject | None) -> list[bytes]:
+        """Return the end of a choice; see `WireFormat`."""
+        return [self._event(group, {**self._layout.add(""), **extra}, reason=reason)]
+
+    def usage(self, usage: JsonObject) -> list[bytes]:
+        """Return an event with the tokens of all choices; see `WireFormat`."""
+        return [encode({**self._envelope, "choices": [], "usage": usage})]
+
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a choice that says a text; see `WireFormat`."""
+        return {"index": group, **self._layout.say(text, True), "logprobs": None, "finish_reason": reason}
 
     def note(self, group: int | None, extra: JsonObject) -> bytes:
         """Return an event without text; see `WireFormat`."""

@@ -34,6 +34,7 @@ LAYOUT = Layout(
     content=lambda _: ("text",),
     say=lambda text, _: {"text": text},
     shorten=lambda choice: {"text": choice.get("text", "")},
+    add=lambda text: {"text": text},
 )
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -11,10 +12,15 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 
 from streamward.errors import ConfigError
 from streamward.gateway.opaque import UnknownOpaque
+from streamward.ladder import LadderStep
+from streamward.policy import Policy
 from streamward.settings import Settings
 
 _MIN_KEY_CHARS = 32
 _KEY = re.compile(r"[!-~]+")
+
+
+PrefillMode = Literal["continue_final_message", "prefix", "assistant_last", "completions", "none"]
 
 
 class ReleaseConfig(Settings):
@@ -35,6 +41,29 @@ class ReleaseConfig(Settings):
         if (self.mode == "hold") != (self.hold_tokens > 0):
             raise ValueError("hold_tokens must be at least 1 in mode hold, and 0 in the others")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRules:
+    """How the text of one answer leaves, by its policy or else by the settings of its upstream.
+
+    Attributes:
+        mode: As in `ReleaseConfig` and `ReleasePolicy`.
+        hold_tokens: Judged tokens at the end that are kept back.
+        ladder: What is tried when text is flagged, in mode `intervene`.
+    """
+
+    mode: Literal["checked", "hold", "audit", "intervene"]
+    hold_tokens: int = 0
+    ladder: tuple[LadderStep, ...] = ()
+
+    @classmethod
+    def of(cls, policy: Policy, config: ReleaseConfig) -> "ReleaseRules":
+        """Return the rules for answers under a policy."""
+        own = policy.release
+        if own is None:
+            return cls(config.mode, config.hold_tokens)
+        return cls(own.mode, own.num_held, own.ladder if own.mode == "intervene" else ())
 
 
 class PromptConfig(Settings):
@@ -78,6 +107,14 @@ class UpstreamConfig(Settings):
     """When text may leave."""
     prompt: PromptConfig = PromptConfig()
     """What happens to requests."""
+    prefill: PrefillMode = "none"
+    """How this server is made to continue an answer in release mode `intervene`. continue_final_message: vLLM, SGLang.
+    prefix: DeepSeek, Mistral. assistant_last: an assistant's message at the end is enough, as with llama.cpp, TGI and
+    LMDeploy. completions: `chat_template` is rendered here and `/v1/completions` is asked. none: it cannot."""
+    prefill_is_repeated: bool = False
+    """Whether its answer begins with the text that it was given to continue, as Mistral's does."""
+    chat_template: Path | None = None
+    """File with the model's chat template, in Hugging Face's dialect of Jinja; needed where prefill is completions."""
     annotations: bool = False
     """Whether answers carry Azure's content filter results even if the request does not ask for them."""
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
@@ -88,6 +125,14 @@ class UpstreamConfig(Settings):
     """Between two parts of an answer: models that reason are silent for minutes."""
     max_connections: int = Field(default=256, gt=0)
     """Answers at the same time."""
+
+    @model_validator(mode="after")
+    def _has_a_template_where_one_is_rendered(self) -> Self:
+        if (self.prefill == "completions") != (self.chat_template is not None):
+            raise ValueError("chat_template must be given where prefill is completions, and nowhere else")
+        if self.prefill == "none" and self.prefill_is_repeated:
+            raise ValueError("prefill_is_repeated says nothing where prefill is none")
+        return self
 
     @field_validator("base_url")
     @classmethod

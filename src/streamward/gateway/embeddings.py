@@ -181,7 +181,7 @@ class EmbeddingsCall:
             prompt_s=self._prompt_s,
             first_byte_s=None,
             duration_s=self._clock() - self._started,
-            guard_s=self._prompt_s,
+            guard_s=0.0,  # there is no answer to judge
             num_tokens=0,
             error=error,
         )

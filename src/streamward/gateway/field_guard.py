@@ -4,13 +4,14 @@ import asyncio
 import logging
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import groupby
 
 from streamward.decisions import SideState, combine, decide_error
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamwardError
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.guard import JudgedStream
+from streamward.intervene.places import CodeBlockScanner
 from streamward.policy import Policy
 from streamward.schema import Action, Decision, Event, Result, Side, SideResult
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 SEPARATOR = "\n"
 _FIRST_WAIT_S = 0.05
 _PIECE_CHARS = 512  # judged in one go: what was judged before a deadline counts
+_SHORT_PIECE_CHARS = 64  # likewise where text that is flagged is dropped: what follows it need not be judged
 
 
 class FieldGuard:
@@ -39,6 +41,8 @@ class FieldGuard:
         overload_wait_s: float,
         deadline: GuardDeadline,
         on_judged: Callable[[str, str, Sequence[Event]], None],
+        reopen: Callable[[], Awaitable[JudgedStream]] | None = None,
+        on_truncated: Callable[[str, int, int], None] = lambda name, num_chars, num_tokens: None,
     ) -> None:
         """Take over a stream that has read its context; whoever opened it closes it.
 
@@ -50,7 +54,11 @@ class FieldGuard:
             overload_wait_s: Patience with a guard that has no room.
             deadline: For the guard to judge what waits.
             on_judged: Is given the name, text that was judged, and what the guard says of it.
+            reopen: Opens another stream behind the same context, where text is to be truncated and goes on. None:
+                nothing is truncated.
+            on_truncated: Is given the name, and how many characters and tokens are left.
         """
+        self._on_truncated = on_truncated
         self.name = name
         self.fed = 0
         """Characters handed over, judged or not."""
@@ -60,6 +68,8 @@ class FieldGuard:
         """Characters up to the last one that was released, from the start."""
         self.num_tokens = 0
         """Judged; a token that was read again counts again."""
+        self.num_tokens_when_shown = 0
+        """That number when text was released last."""
         self.last_field: object = None
         """Stands for the field whose text is at the end and may go on."""
         self.ends_in_part = False
@@ -69,10 +79,17 @@ class FieldGuard:
         """What the guard says of the whole; None before the end."""
         self._stream = stream
         self._policy = policy
-        self._hold_tokens = hold_tokens
         self._overload_wait_s = overload_wait_s
         self._deadline = deadline
         self._on_judged = on_judged
+        self._reopen = reopen
+        self._blocks = CodeBlockScanner()
+        self.hold_tokens = hold_tokens
+        """Clear tokens at the end that are kept back."""
+        self.held_from: int | None = None
+        """Character from which on nothing leaves before the end, if there is one: what is of use as a whole only."""
+        self.is_changing = False
+        """Whether somebody else judges it and lets it leave: it is being changed in progress."""
         self._pieces: list[str] = []
         self._queue: list[tuple[bool, str]] = []
         self._mode: bool | None = None  # of the last piece: whether it was reasoning; None before the first
@@ -83,11 +100,34 @@ class FieldGuard:
         self._clear = 0
         self._failure: Decision | None = None
         self._is_given_up = False
+        self.error: str | None = None
+        """Code of what kept the guard from judging it."""
 
     @property
     def text(self) -> str:
         """All that was handed over."""
-        return "".join(self._pieces)
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    @property
+    def clear(self) -> int:
+        """Characters from the start that were judged and are not over the policy's threshold."""
+        return min(self._clear, self.fed)
+
+    @property
+    def num_live_tokens(self) -> int:
+        """Tokens judged and not dropped."""
+        return self._state.num_verdicts
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the guard could not judge it."""
+        return self._is_given_up
+
+    def num_tokens_in(self, start: int, end: int) -> int:
+        """Return how many judged tokens end within characters; 0 where no tokens are held."""
+        return bisect_right(self._ends, end) - bisect_right(self._ends, start)
 
     @property
     def decision(self) -> Decision:
@@ -109,10 +149,20 @@ class FieldGuard:
         """Characters from the start that may be shown."""
         if self._failure is not None and not self.is_stopped:
             return sys.maxsize
-        if not self._hold_tokens or (self.is_finished and not self.is_stopped):
+        if self.is_finished and not self.is_stopped:
             return self._clear
-        num_shown = bisect_right(self._ends, self._clear) - self._hold_tokens
-        return self._ends[num_shown - 1] if num_shown > 0 else 0
+        if not self.hold_tokens:
+            return min(self._clear, self.whole_limit)
+        num_shown = bisect_right(self._ends, self._clear) - self.hold_tokens
+        return min(self._ends[num_shown - 1] if num_shown > 0 else 0, self.whole_limit)
+
+    @property
+    def whole_limit(self) -> int:
+        """Characters from the start up to what is held whole: a code block that is open, or `held_from`."""
+        if self._reopen is None or (self.is_finished and not self.is_stopped):
+            return sys.maxsize
+        block = self._blocks.start(self.text)
+        return min(sys.maxsize if block is None else block, sys.maxsize if self.held_from is None else self.held_from)
 
     def add(self, text: str, *, is_reasoning: bool) -> int:
         """Queue text and return where it starts."""
@@ -126,17 +176,18 @@ class FieldGuard:
 
     def note_shown(self, end: int) -> None:
         """Remember that what stands before this character was released."""
-        self.num_shown_chars = max(self.num_shown_chars, end)
+        if end > self.num_shown_chars:
+            self.num_shown_chars, self.num_tokens_when_shown = end, self.num_tokens
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is text to judge."""
-        return bool(self._queue)
+        """Whether there is text to judge, and nobody else sees to it."""
+        return bool(self._queue) and not self.is_changing
 
     @property
     def is_open(self) -> bool:
-        """Whether the end is still to be judged."""
-        return not self.is_finished and not self._is_given_up
+        """Whether the end is still to be judged, and nobody else sees to it."""
+        return not self.is_finished and not self._is_given_up and not self.is_changing
 
     def separate(self, *, is_reasoning: bool = False) -> None:
         """Queue what keeps two fields apart: nothing between reasoning and answer, which the template does."""
@@ -154,7 +205,7 @@ class FieldGuard:
         logger.error("the guard could not judge a response", extra={"code": known.code, "kind": type(error).__name__})
         if not self.is_stopped:
             self._failure = decide_error(self._policy, Side.RESPONSE, known)
-        self._is_given_up = True
+        self._is_given_up, self.error = True, known.code
 
     async def judge(self) -> None:
         """Judge what is queued, piece by piece, until it is judged or the deadline has come."""
@@ -163,7 +214,7 @@ class FieldGuard:
             return
         try:
             async with self._deadline.timeout():
-                for is_reasoning, text in _pieces(queue):
+                for is_reasoning, text in _pieces(queue, _PIECE_CHARS if self._reopen is None else _SHORT_PIECE_CHARS):
                     if self.is_stopped:
                         return
                     self._note(text, await self._feed(text, is_reasoning=is_reasoning))
@@ -173,7 +224,7 @@ class FieldGuard:
     async def finish(self) -> None:
         """Judge the end: what is still open is decided."""
         await self.judge()
-        if not self.is_open:
+        if self.is_finished or self._is_given_up:
             return
         try:
             async with self._deadline.timeout():
@@ -183,6 +234,35 @@ class FieldGuard:
             return
         self.is_finished = True
         self._said, self._clear = self._stream.decision, self._stream.releasable_chars
+
+    async def truncate(self, num_chars: int) -> None:
+        """Drop all but the first characters, and what was decided by the others; the text may go on, to another end.
+
+        Where the stream has ended, another one reads what is left.
+        """
+        assert self._reopen is not None, "only text that may be changed is truncated"
+        text = self.text[:num_chars]
+        self._queue, self._pieces, self.fed = [], [text], num_chars
+        self._blocks, self._mode = CodeBlockScanner(), False
+        if self._is_given_up:
+            return
+        try:
+            async with self._deadline.timeout():
+                if self.is_finished:
+                    self._stream, self._state = await self._reopen(), SideState(self._policy, Side.RESPONSE)
+                    self.is_finished, self.result, self._can_reason = False, None, False
+                    self._ends.clear()
+                    events = await self._stream.feed(text)
+                else:
+                    events = await self._stream.truncate(num_chars)
+                    del self._ends[bisect_right(self._ends, num_chars) :]
+                    self._state.truncate(min(len(self._ends), self._state.num_verdicts))
+            first = events[0].verdict.position if events else len(self._ends)
+            self._on_truncated(self.name, num_chars, first)
+            self._observe(events)
+            self.num_judged_chars = num_chars
+        except Exception as error:  # as above
+            self.fail(error)
 
     async def _feed(self, text: str, *, is_reasoning: bool) -> list[Event]:
         wait_s, waited_s = _FIRST_WAIT_S, 0.0
@@ -206,26 +286,29 @@ class FieldGuard:
         return await self._stream.feed(text)
 
     def _note(self, text: str, events: Sequence[Event]) -> None:
-        self.num_tokens += len(events)
         self.num_judged_chars += len(text)
+        self._observe(events)
+        self._on_judged(self.name, text, events)
+
+    def _observe(self, events: Sequence[Event]) -> None:
+        self.num_tokens += len(events)
         for event in events:
             position, span = event.verdict.position, event.verdict.span
             self._state.rollback(min(position, self._state.num_verdicts))
             self._state.observe(event.verdict)
-            if self._hold_tokens:
+            if self.hold_tokens or self._reopen is not None:
                 del self._ends[position:]
                 self._ends.append(0 if span is None else span.end)
         self._said, self._clear = self._stream.decision, self._stream.releasable_chars
-        self._on_judged(self.name, text, events)
 
 
-def _pieces(queue: Sequence[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-    """Join what is of one kind, and cut it, between words where there are any."""
+def _pieces(queue: Sequence[tuple[bool, str]], size: int) -> Iterator[tuple[bool, str]]:
+    """Join what is of one kind, and cut it into pieces of a size, between words where there are any."""
     for is_reasoning, group in groupby(queue, key=lambda item: item[0]):
         text, start = "".join(text for _, text in group), 0
-        while len(text) - start > _PIECE_CHARS:
-            end = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
-            end = start + _PIECE_CHARS if end < 0 else end
+        while len(text) - start > size:
+            end = text.rfind(" ", start + size // 2, start + size)
+            end = start + size if end < 0 else end
             yield is_reasoning, text[start:end]
             start = end
         yield is_reasoning, text[start:]

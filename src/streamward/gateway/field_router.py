@@ -57,6 +57,18 @@ class FieldPosition:
         """Return its text, or the beginning of it, as it may leave."""
         return text if self.mask is None else self.mask.masked(text, self.place)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether all of it is clear, and more tokens than are to be held would wait with it."""
+        reader = self.reader
+        is_clear = self.beside is None and self.end <= min(reader.clear, reader.whole_limit)
+        is_decided = self.mask is None or self.mask.limit >= self.place + self.end - self.start
+        return is_clear and is_decided and self.start < reader.limit
+
+    def split(self, at: int) -> "tuple[FieldPosition, FieldPosition]":
+        """Return the parts before and behind a character at the reader."""
+        return replace(self, end=at), replace(self, start=at, place=self.place + at - self.start)
+
     def unclear_readers(self) -> Iterator[FieldGuard]:
         """Yield the field guards that have not let all of it through."""
         if self.end > self.reader.limit:
@@ -119,6 +131,8 @@ class FieldRouter:
         """
         self.readers: dict[int, list[FieldGuard]] = {}
         """By choice."""
+        self.ended: dict[int, Decision] = {}
+        """Decisions that ended choices which were changed in progress."""
         self._open_reader = open_reader
         self._opaque = opaque
         self._masking = masking
@@ -128,7 +142,7 @@ class FieldRouter:
 
     def decision_of(self, group: int) -> Decision:
         """What to do about a choice by all that was judged so far, what belongs to no choice included."""
-        decision = ALLOWED
+        decision = self.ended.get(group, ALLOWED)
         for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
             decision = combine(decision, reader.decision)
         for mask in [*self._masks.get(group, []), *self._masks.get(ENVELOPE, [])]:
@@ -145,6 +159,21 @@ class FieldRouter:
         """Let a field guard follow a choice."""
         self._main[group, True] = reader
         self.readers.setdefault(group, []).append(reader)
+
+    def content_start(self, key: FieldKey) -> FieldPosition | None:
+        """Return where all of a text is judged; None if it has not begun."""
+        owner = self._fields.get((key, False))
+        return None if owner is None else owner.beginning(len(owner.text()))
+
+    def text_of(self, key: FieldKey) -> str:
+        """Return all of a text that has begun."""
+        return self._fields[key, False].text()
+
+    def take_mask(self, key: FieldKey) -> Callable[[], FieldMask | None]:
+        """Take the detectors of a text away; return what opens them anew for the text as it will be."""
+        owner, masks = self._fields[key, False], self._masks.get(_group(key), [])
+        masks[:] = [each for each in masks if each is not owner.mask]
+        return lambda: self._mask(key)
 
     async def append(self, key: FieldKey, text: str) -> FieldPosition:
         """Queue what comes next in a field."""

@@ -86,6 +86,7 @@ class Gateway:
         session = GatewaySession(
             call,
             upstream,
+            upstreams=self._upstreams,
             open_guard=self._open_guard,
             seal=self._seal(call.tenant, call.upstream),
             limits=self._limits,

@@ -34,6 +34,10 @@ class JudgedStream(Protocol):
         """Judge the next piece of reasoning, which comes before the rest."""
         ...
 
+    async def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all but the first characters, and what was decided by the others."""
+        ...
+
     async def finish(self) -> Result:
         """Judge what is left."""
         ...

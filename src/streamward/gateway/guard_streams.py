@@ -4,10 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from streamward.decisions import ALLOWED
 from streamward.errors import OverloadedError
-from streamward.gateway.config import GatewayLimits, ReleaseConfig
+from streamward.gateway.config import GatewayLimits, ReleaseConfig, ReleaseRules
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.field_guard import FieldGuard
 from streamward.gateway.guard import JudgedStream, OpenGuard
@@ -34,19 +35,25 @@ class GuardStreamFactory:
         *,
         policy: Policy,
         release: ReleaseConfig,
+        rules: ReleaseRules,
         limits: GatewayLimits,
         on_judged: Callable[[str, str, Sequence[Event]], None],
+        on_truncated: Callable[[str, int, int], None],
     ) -> None:
         """Open nothing yet."""
         self.policy = policy
         self._open_guard = open_guard
         self._request = wire.request
         self.release = release
+        self._rules = rules
         self._limits = limits
         self._on_judged = on_judged
+        self._on_truncated = on_truncated
         self.deadline = GuardDeadline(limits.guard_timeout_s)
         """Of what waits; begin it before anything is opened or judged."""
         self._stack = AsyncExitStack()
+        self.holds_whole = False
+        """Whether no text of the answer leaves before its end."""
         self._num_open = 0
         self._num_readers: Counter[int] = Counter()  # by choice
 
@@ -92,26 +99,30 @@ class GuardStreamFactory:
         try:
             if self._num_open >= self._limits.max_guard_streams:
                 raise OverloadedError("the answer needs more guard streams than max_guard_streams allows")
-            return self.reader_of(await self.stream(messages), group)
+            return self.reader_of(await self.stream(messages), group, messages)
         except Exception as error:  # whatever it is, text that nobody judges must not leave
-            reader = self.reader_of(_UnopenedStream(), group)
+            reader = self.reader_of(_UnopenedStream(), group, messages)
             reader.fail(error)
             return reader
 
-    def reader_of(self, stream: JudgedStream, group: int) -> FieldGuard:
-        """Put a field guard of a choice over a stream."""
+    def reader_of(self, stream: JudgedStream, group: int, messages: Sequence[Message]) -> FieldGuard:
+        """Put a field guard of a choice over a stream, which has read the messages."""
         place = self._num_readers[group]
         self._num_readers[group] += 1
         name = _NAMES.get(group, str(group))
-        return FieldGuard(
+        reader = FieldGuard(
             stream,
             name=f"{name}.{place}" if place else name,
             policy=self.policy,
-            hold_tokens=self.release.hold_tokens,
+            hold_tokens=self._rules.hold_tokens,
             overload_wait_s=self._limits.overload_wait_s,
             deadline=self.deadline,
             on_judged=self._on_judged,
+            on_truncated=self._on_truncated,
+            reopen=partial(self.stream, messages) if self._rules.mode == "intervene" else None,
         )
+        reader.held_from = 0 if self.holds_whole else None
+        return reader
 
 
 class _UnopenedStream:
@@ -125,6 +136,9 @@ class _UnopenedStream:
         raise AssertionError("nothing is fed to a guard that has failed")
 
     feed_reasoning = feed
+
+    async def truncate(self, num_chars: int) -> list[Event]:
+        raise AssertionError("nothing is dropped from a guard that has failed")
 
     async def finish(self) -> Result:
         raise AssertionError("a guard that has failed is not finished")

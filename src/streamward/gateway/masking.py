@@ -43,6 +43,11 @@ class FieldMask:
         """What follows from what was found so far."""
         return finding_decision(self._edits, Side.RESPONSE)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something was found that must not leave."""
+        return self._blocked_at is not None
+
     def feed(self, text: str) -> None:
         """Take in what comes next in the field; a field that goes on after its end is read as a new text."""
         if self._is_finished:
@@ -104,6 +109,11 @@ class CallMasking:
             target: detectors.for_target(target).restoring(vault)
             for target in (DetectorTarget.RESPONSE, DetectorTarget.TOOL_ARGUMENTS)
         }
+
+    @property
+    def masks_answers(self) -> bool:
+        """Whether anything is looked for in answers."""
+        return bool(self._response)
 
     @property
     def is_blocked(self) -> bool:

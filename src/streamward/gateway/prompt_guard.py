@@ -61,7 +61,7 @@ class PromptGuard:
             if decision.action.severity < Action.REPLACE.severity:
                 self.fields.start(group, await self._openings.reader(group, messages=()))
             return None, decision
-        reader = self._openings.reader_of(stream, group)
+        reader = self._openings.reader_of(stream, group, prompt.messages)
         self.fields.start(group, reader)
         if prompt.prefill and decision.action.severity < Action.REPLACE.severity:
             for choice in range(group, group + self._request.num_choices):

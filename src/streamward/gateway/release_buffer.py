@@ -10,8 +10,10 @@ from streamward.errors import OverloadedError
 from streamward.gateway.field_router import FieldPosition, FieldRouter
 from streamward.gateway.logprobs import drop_logprobs
 from streamward.gateway.strict_json import JsonObject
-from streamward.gateway.text_fields import ENVELOPE, Kind, TextField
+from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
 from streamward.schema import Action, Decision
+
+_LARGE_SHARE = 4  # of the tokens that are held
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Cutoff:
     rest: Chunk | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _HeldChunk:
     chunk: Chunk
     places: Sequence[FieldPosition | None]
@@ -57,6 +59,33 @@ class _HeldChunk:
     def is_clear(self) -> bool:
         return all(place is None or place.is_clear for place in self.places)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it can be split, and has so many tokens that little would be held if it left."""
+        place = next(place for place in self.places if place is not None)
+        num_tokens = place.reader.num_tokens_in(place.start, place.end)
+        return num_tokens > max(1, place.reader.hold_tokens // _LARGE_SHARE) and not _has_logprobs(self.chunk.body)
+
+    def split(self) -> "_HeldChunk":
+        """Take the part of a text that need not be held out of the only text in it, and return it as a chunk."""
+        index = next(index for index, place in enumerate(self.places) if place is not None)
+        slot, place = self.chunk.slots[index], self.places[index]
+        assert place is not None
+        cut = max(place.start + 1, min(place.reader.limit, place.end))
+        before, behind = place.split(cut)
+        text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
+        slot.holder[slot.key] = text[: cut - place.start]  # type: ignore[index]  # as above
+        body, copied = deepcopy((self.chunk.body, slot))
+        slot.holder[slot.key] = text[cut - place.start :]  # type: ignore[index]  # as above
+        self.places = [*self.places[:index], behind, *self.places[index + 1 :]]
+        return _HeldChunk(Chunk(body, [copied], self.chunk.group), [before])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether all of it is clear, and holding it would hold more tokens than are to be held."""
+        places = [place for place in self.places if place is not None]
+        return not self.chunk.ends_group and len(places) == 1 and places[0].is_due
+
 
 @dataclass(slots=True)
 class _ChoiceState:
@@ -64,6 +93,9 @@ class _ChoiceState:
     is_stopped: bool = False
     end: Chunk | None = None  # what it ends with; the last one that says so
     has_left: bool = False  # the end
+    is_taken_over: bool = False  # and changed elsewhere
+    prose: set[FieldKey] = field(default_factory=set)  # texts whose beginning is of use without their end
+    has_calls: bool = False  # or other texts that are of use as a whole only
 
     @property
     def is_over(self) -> bool:
@@ -77,9 +109,25 @@ class ReleaseBuffer:
     """
 
     def __init__(
-        self, fields: FieldRouter, *, max_held_bytes: int, is_audit: bool = False, is_document: bool = False
+        self,
+        fields: FieldRouter,
+        *,
+        max_held_bytes: int,
+        is_audit: bool = False,
+        is_document: bool = False,
+        may_change: bool = False,
     ) -> None:
-        """Start with nothing that waits. In a document, a replacement stands for all of a choice."""
+        """Start with nothing that waits. In a document, a replacement stands for all of a choice.
+
+        Args:
+            fields: Judge the text.
+            max_held_bytes: More than that does not wait.
+            is_audit: Whether chunks leave as they come.
+            is_document: Whether the answer is not streamed.
+            may_change: Whether stopped choices may be taken over. Then a chunk leaves as soon as more tokens than are
+                to be held would wait with it, not once all of it has so many behind it.
+        """
+        self._may_change = may_change
         self._fields = fields
         self._is_audit = is_audit
         self._is_document = is_document
@@ -99,6 +147,7 @@ class ReleaseBuffer:
         if _is_final(self._fields.decision_of(ENVELOPE)):
             return True
         cut = {index for index in self._groups if _is_final(self._fields.decision_of(index))}
+        cut |= {index for index, group in self._groups.items() if group.is_taken_over}
         over = {index for index, group in self._groups.items() if group.is_over}
         return bool(cut) and len(cut | over) >= num_choices
 
@@ -113,6 +162,8 @@ class ReleaseBuffer:
             if group is not None and group.is_stopped:
                 continue
             places = await self._fields.place_all(chunk.slots)
+            if group is not None:
+                _note_texts(group, chunk.slots, places)
             self._held += chunk.size
             (self._common if group is None else group.waiting).append(_HeldChunk(chunk, places))
             if chunk.ends_group and group is not None:
@@ -135,10 +186,35 @@ class ReleaseBuffer:
             await asyncio.gather(*jobs)
         if self._held > self._max_held_bytes:
             self._give_up()
+        if not self._may_change:
+            await self.finish_stopped()
+
+    async def finish_stopped(self) -> None:
+        """Get the judgement of texts that were stopped and stay so."""
         for readers in self._fields.readers.values():
             for reader in readers:
                 if reader.is_stopped and reader.is_open:
-                    await reader.finish()  # for the judgement
+                    await reader.finish()
+
+    def flagged(self) -> list[int]:
+        """Return the choices that the guard has stopped and whose end the client does not know yet."""
+        return [
+            index
+            for index, group in self._groups.items()
+            if not group.is_stopped and not group.has_left and _is_final(self._fields.decision_of(index))
+        ]
+
+    def changeable_text(self, group: int) -> FieldKey | None:
+        """Return the one text that a choice has so far; None if it has none, or others, or calls."""
+        state = self._groups[group]
+        return next(iter(state.prose)) if len(state.prose) == 1 and not state.has_calls else None
+
+    def take_over(self, group: int) -> None:
+        """Drop what waits of a choice, and take in nothing more of it."""
+        state = self._groups[group]
+        state.is_stopped = state.is_taken_over = True
+        while state.waiting:
+            self._drop(state.waiting)
 
     def release(self, *, is_last: bool = False) -> list[Chunk]:
         """Return the chunks that may leave now, in order within each choice.
@@ -149,6 +225,8 @@ class ReleaseBuffer:
         released: list[Chunk] = []
         for index, group in self._groups.items():
             while group.waiting and self._may_leave(group.waiting[0]):
+                if not group.waiting[0].is_clear and group.waiting[0].is_large:
+                    group.waiting.appendleft(group.waiting[0].split())
                 if group.waiting[0].chunk is group.end:
                     if not is_last or _is_final(self._fields.decision_of(index)):
                         break
@@ -160,7 +238,7 @@ class ReleaseBuffer:
         return released
 
     def _may_leave(self, waiting: _HeldChunk) -> bool:
-        return self._is_audit or waiting.is_clear
+        return self._is_audit or waiting.is_clear or (self._may_change and waiting.is_due)
 
     def _release(self, queue: deque[_HeldChunk]) -> Chunk:
         waiting = queue[0]
@@ -246,3 +324,23 @@ def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
                 place.reader.note_shown(place.limit)
         _mask(chunk, slot, place)
     return Chunk(deepcopy(chunk.body), group=chunk.group) if is_worth else None
+
+
+def _note_texts(group: _ChoiceState, slots: Sequence[TextField], places: Sequence[FieldPosition | None]) -> None:
+    """Remember which texts a choice has; what is of use as a whole only is held from its start on."""
+    for slot, place in zip(slots, places, strict=True):
+        if place is None or slot.kind is Kind.UNKNOWN or slot.shape.is_reasoning:
+            continue
+        if slot.shape.is_cuttable:
+            group.prose.add(slot.field)
+        else:
+            group.has_calls = True
+            held = place.reader.held_from
+            place.reader.held_from = place.start if held is None else min(held, place.start)
+
+
+def _has_logprobs(body: JsonObject) -> bool:
+    choices = body.get("choices")
+    return any(
+        isinstance(each, dict) and each.get("logprobs") for each in (choices if isinstance(choices, list) else [body])
+    )

@@ -34,6 +34,12 @@ _ASKED = ("name", "arguments", "input")  # of a call
 _FOUND = ("output", "outputs", "results", "error")  # of a call that has its results in it
 
 
+_DETAILS: Mapping[str, JsonObject] = {
+    "length": {"reason": "max_output_tokens"},
+    "content_filter": {"reason": "content_filter"},
+}
+
+
 class ResponsesFormat:
     """One request for a response and its answer."""
 
@@ -114,6 +120,35 @@ class ResponsesFormat:
             events += self._say(stop.decision.message)
         response = self._incomplete(self._shown.items(), extra)
         return [*events, self._encode({"type": "response.incomplete", "response": response})]
+
+    def more(self, group: int, text: str) -> list[bytes]:
+        """Return more text of the last message, or of one that begins; see `WireFormat`."""
+        events, at = self._shown.open_message()
+        delta: JsonObject = {"type": "response.output_text.delta", **at, "delta": text, "logprobs": []}
+        self._shown.note_event(delta)
+        return [self._encode(event) for event in [*events, delta]]
+
+    def end(self, group: int, reason: str, *, extra: JsonObject, usage: JsonObject | None) -> list[bytes]:
+        """Return the ends of the message and of the response; see `WireFormat`."""
+        status = "completed" if reason == "stop" else "incomplete"
+        events = [self._encode(event) for event in self._shown.close_message(status)]
+        response: JsonObject = {**self._response, "status": status, "output": self._shown.items(status), **extra}
+        if usage is not None:
+            response["usage"] = _usage(usage)
+        if status == "incomplete":
+            response["incomplete_details"] = _DETAILS[reason]
+        return [*events, self._encode({"type": f"response.{status}", "response": response})]
+
+    def usage(self, usage: JsonObject) -> list[bytes]:
+        """Return nothing: the end of the response has told it; see `WireFormat`."""
+        return []
+
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a response with one message, which says a text; see `WireFormat`."""
+        status = "completed" if reason == "stop" else "incomplete"
+        said = message([text], self._shown.own_id(0), status=status)
+        changed: JsonObject = {**self._response, "status": status, "output": [said], "usage": _usage(usage)}
+        return changed if status == "completed" else {**changed, "incomplete_details": _DETAILS[reason]}
 
     def note(self, group: int | None, extra: JsonObject) -> bytes:
         """Return an event of a type of our own; see `WireFormat`."""
@@ -202,6 +237,12 @@ def read_response(body: JsonObject, config: UpstreamConfig) -> ResponsesFormat:
     if read_flag(body, "background"):
         raise InputError("background must be false: an answer that is fetched later does not pass through here")
     return ResponsesFormat(request, opaque=config.release.unjudged_output)
+
+
+def _usage(usage: JsonObject) -> JsonObject:
+    """Return a usage with the names of responses."""
+    names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+    return {names.get(name, name): value for name, value in usage.items()}
 
 
 def _instructions(given: object) -> list[tuple[str, Message]]:

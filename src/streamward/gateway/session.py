@@ -2,21 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
-from streamward.decisions import ALLOWED, combine
 from streamward.errors import InputError, StreamwardError, UpstreamError
 from streamward.gateway.annotations import Annotations
-from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
-from streamward.gateway.config import GatewayLimits
+from streamward.gateway.call_record import EndReason, GatewayCall, GatewayResponse, Observer
+from streamward.gateway.call_report import CallReport
+from streamward.gateway.config import GatewayLimits, ReleaseRules
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
+from streamward.gateway.interventions import open_interventions
 from streamward.gateway.keep_alive import kept_alive
 from streamward.gateway.masking import CallMasking
 from streamward.gateway.prompt_guard import PromptGuard
-from streamward.gateway.release_buffer import Chunk, Cutoff, ReleaseBuffer
+from streamward.gateway.release_buffer import Chunk, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
 from streamward.gateway.request_formats import read_request
@@ -24,10 +25,11 @@ from streamward.gateway.sse import KEEP_ALIVE
 from streamward.gateway.state_seal import Aside, StateSeal, put_back
 from streamward.gateway.stream_decoder import StreamDecoder, read_document, read_error
 from streamward.gateway.strict_json import JsonObject, dump, parse_object
-from streamward.gateway.upstream import Upstream, UpstreamTimeoutError
+from streamward.gateway.upstream import Upstream
+from streamward.gateway.upstream_answer import UpstreamAnswer
 from streamward.gateway.upstream_errors import answer_of_failure, answer_of_report, error_of_failure, error_of_report
-from streamward.gateway.upstream_reader import UpstreamHead, UpstreamReader
-from streamward.schema import Action
+from streamward.gateway.upstream_reader import UpstreamHead
+from streamward.schema import Action, Decision
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class GatewaySession:
         call: GatewayCall,
         upstream: Upstream,
         *,
+        upstreams: Mapping[str, Upstream],
         open_guard: OpenGuard,
         seal: StateSeal,
         limits: GatewayLimits,
@@ -48,17 +51,16 @@ class GatewaySession:
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
-        """Understand the request; nothing is asked yet.
+        """Understand the request; nothing is asked yet. `upstreams` are all that are configured.
 
         Raises:
             InputError: The request is malformed, or has what the gateway refuses.
         """
-        self._started = clock()
         self._clock = clock
+        started = clock()
         self._call = call
         self._upstream = upstream
         self._limits = limits
-        self._observer = observer
         self._seal = seal
         config = upstream.config
         try:
@@ -73,24 +75,43 @@ class GatewaySession:
         self._format = read_request(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
+        self._rules = ReleaseRules.of(policy, config.release)
         openings = GuardStreamFactory(
             open_guard,
             self._format,
             policy=policy,
             release=config.release,
+            rules=self._rules,
             limits=limits,
             on_judged=observer.judged,
+            on_truncated=observer.truncated,
         )
         self._judges = PromptGuard(openings, self._format, masking=masking)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
-        self._intake: UpstreamReader | None = None
+        self._report = CallReport(call, self._request, self._judges, observer=observer, clock=clock, started=started)
+        self._answering = UpstreamAnswer(
+            upstream,
+            self._format,
+            f"/{call.format}",
+            seal=seal,
+            limits=limits,
+            clock=clock,
+            ends_at=started + limits.max_answer_s,
+        )
+        self._changes = self._report.interventions = open_interventions(
+            call.format,
+            self._format,
+            self._judges,
+            rules=self._rules,
+            upstream=upstream,
+            upstreams=upstreams,
+            limits=limits,
+            within=self._answering.within,
+            masking=masking,
+            clock=clock,
+        )
+        openings.holds_whole = self._changes is not None and self._changes.holds_whole
         self._events: AsyncGenerator[bytes, None] | None = None
-        self._decision = ALLOWED
-        self._stops: list[Cutoff] = []
-        self._guard_s = 0.0
-        self._prompt_s = 0.0
-        self._first_byte_s: float | None = None
-        self._is_told = False
         self._is_fully_read = False
 
     def _open_state(self, body: JsonObject) -> list[Aside]:
@@ -108,13 +129,12 @@ class GatewaySession:
         try:
             if self._events is not None:
                 await self._events.aclose()
-            if self._intake is not None:
-                if self._is_fully_read:
-                    await self._intake.drain()
-                await self._intake.aclose()
+            if self._changes is not None:
+                await self._changes.aclose()
+            await self._answering.aclose(drains=self._is_fully_read)
         finally:
             await self._judges.aclose()
-            await self._report(EndReason.CLIENT_GONE)
+            await self._report.tell(EndReason.CLIENT_GONE)
 
     async def answer(self) -> GatewayResponse:
         """Judge the prompt and begin the answer.
@@ -132,63 +152,51 @@ class GatewaySession:
             yield
         except Exception:
             status = 500 if self._events is None else 200
-            await self._report(EndReason.INTERNAL, status=status, error=StreamwardError.code)
+            await self._report.tell(EndReason.INTERNAL, status=status, error=StreamwardError.code)
             raise
 
     async def _answer(self) -> GatewayResponse:
         if self._upstream.config.prompt.call_upstream == "at_once" and not self._is_refused:
-            self._ask()
-        self._decision = await self._judges.judge_prompts()
-        self._prompt_s = self._clock() - self._started
-        if self._decision.action.severity >= Action.REPLACE.severity:
-            if self._intake is not None:
-                await self._intake.aclose()
+            self._answering.begin()
+        self._report.decision = await self._judges.judge_prompts()
+        self._report.note_prompt()
+        if self._report.decision.action.severity >= Action.REPLACE.severity:
+            await self._answering.aclose()
             return await self._refuse()
-        if self._intake is None:
-            self._ask()
+        if not self._answering.has_begun:
+            self._answering.begin()
         try:
-            head = await self._within(self._asked.head())
+            head = await self._answering.head()
             if not 200 <= head.status < 300:
-                return await self._fail_with(read_error(await self._read_all(), head.media_type), head)
+                return await self._fail_with(read_error(await self._answering.read_all(), head.media_type), head)
             if self._request.is_stream and head.may_be_stream:
                 self._events = kept_alive(self._stream(), every_s=self._limits.keep_alive_s)
                 return GatewayResponse(200, events=self._events)
             if head.is_stream:
-                raise await self._unwanted()
+                raise await self._answering.unwanted()
             return await self._document()
         except ReportedError as error:
             return await self._fail_with(error.report, head)
         except UpstreamError as error:
             return await self._fail(answer_of_failure(error))
 
-    def _ask(self) -> None:
-        path = f"/{self._call.format}"
-        self._intake = UpstreamReader(
-            self._upstream, path, self._request.body, max_ahead_bytes=self._limits.max_ahead_bytes
-        )
-
-    @property
-    def _asked(self) -> UpstreamReader:
-        assert self._intake is not None, "the upstream was asked"
-        return self._intake
-
     async def _refuse(self) -> GatewayResponse:
         if self._judges.error is not None:
-            await self._report(EndReason.GUARD_FAILED, status=503, error=self._judges.error.code)
+            await self._report.tell(EndReason.GUARD_FAILED, status=503, error=self._judges.error.code)
             raise self._judges.error
         prompt = self._upstream.config.prompt
-        message = self._decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
+        message = self._report.decision.message or (prompt.refusal if prompt.on_block == "refusal" else None)
         if message is None:
-            await self._report(EndReason.PROMPT_BLOCKED, status=400)
-            return GatewayResponse(400, dump(blocked_error(self._judges.prompts[-1][0], self._decision)))
+            await self._report.tell(EndReason.PROMPT_BLOCKED, status=400)
+            return GatewayResponse(400, dump(blocked_error(self._judges.prompts[-1][0], self._report.decision)))
         document, events = self._format.refusal(message, self._notes.of_whole())
-        await self._report(EndReason.PROMPT_BLOCKED)
+        await self._report.tell(EndReason.PROMPT_BLOCKED)
         if self._request.is_stream:
             return GatewayResponse(200, events=_each([b"".join(events)]))
         return GatewayResponse(200, dump(document))
 
     async def _fail(self, answer: GatewayResponse) -> GatewayResponse:
-        await self._report(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
+        await self._report.tell(EndReason.UPSTREAM_FAILED, status=answer.status, error=UpstreamError.code)
         return answer
 
     async def _fail_with(self, report: ErrorReport, head: UpstreamHead) -> GatewayResponse:
@@ -196,91 +204,113 @@ class GatewaySession:
         report = await self._judges.let_through(self._upstream.redacted(report))
         return await self._fail(answer_of_report(report, status=head.status, headers=head.headers))
 
-    async def _read_all(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while (batch := await self._within(self._asked.next())) is not None:
-            parts += batch
-            size += sum(map(len, batch))
-            if size > self._limits.max_answer_bytes:
-                raise UpstreamError(f"the upstream's answer is longer than {self._limits.max_answer_bytes} bytes")
-        return b"".join(parts)
-
     async def _document(self) -> GatewayResponse:
-        data = await self._read_all()
+        data = await self._answering.read_all()
         body = read_document(data)
         if self._request.is_stream:
             raise UpstreamError("the upstream did not stream what was to be streamed")
-        ledger = ReleaseBuffer(self._judges.fields, is_document=True, max_held_bytes=self._limits.max_answer_bytes)
+        ledger = ReleaseBuffer(
+            self._judges.fields,
+            is_document=True,
+            max_held_bytes=self._limits.max_answer_bytes,
+            may_change=self._changes is not None,
+        )
         self._seal.seal(body)
         self._judges.deadline.begin()
-        await ledger.take(self._format.read_document(body, len(data)))
+        chunks = self._format.read_document(body, len(data))
+        await ledger.take(chunks)
         await self._judge(ledger, is_end=True)
+        if self._changes is not None:
+            self._changes.note_usage(chunks)
+            async for _ in self._changes.rest():
+                pass
         released = ledger.release(is_last=True)
-        self._stops = ledger.stops()
+        self._report.stops = ledger.stops()
         released += ledger.release(is_last=True)
-        groups = {stop.group for stop in self._stops} | {each.group for each in released if each.group is not None}
+        if self._changes is not None:
+            released = self._changes.documents(released)
+        groups = {stop.group for stop in self._report.stops} | {
+            each.group for each in released if each.group is not None
+        }
         extras = {group: self._notes.of_choice(self._judges.fields.decision_of(group), group) for group in groups}
-        document = {**self._format.join(released, self._stops, extras), **self._notes.of_whole()}
-        await self._report(self._end_reason())
+        document = {
+            **self._format.join(released, self._report.stops, extras),
+            **self._notes.of_whole(),
+            **self._told_changes(),
+        }
+        await self._report.tell(self._report.end_reason())
         return GatewayResponse(200, dump(document))
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
-        is_audit = self._upstream.config.release.mode == "audit"
-        ledger = ReleaseBuffer(self._judges.fields, is_audit=is_audit, max_held_bytes=self._limits.max_held_bytes)
+        is_audit = self._rules.mode == "audit"
+        ledger = ReleaseBuffer(
+            self._judges.fields,
+            is_audit=is_audit,
+            max_held_bytes=self._limits.max_held_bytes,
+            may_change=self._changes is not None,
+        )
         async with self._recording_defects():
-            reading = self._reading()
+            reading = self._answering.decoder()
             begin = self._notes.of_prompts()
             if begin:
                 yield self._format.note(None, begin)
             ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
+            due: list[bytes] = []
             while not reading.is_over:
-                batch = await self._next(reading)
-                self._judges.deadline.begin(max(self._asked.came_at, ready_at))
-                await ledger.take(reading.take(batch))
+                waiting = asyncio.ensure_future(self._answering.next(reading))
+                async with aclosing(self._meanwhile(waiting)) as meanwhile:
+                    async for events in meanwhile:
+                        yield events
+                batch = waiting.result()
+                self._judges.deadline.begin(max(self._answering.came_at, ready_at))
+                chunks = reading.take(batch)
+                if self._changes is not None:
+                    self._changes.note_usage(chunks)
+                await ledger.take(chunks)
                 ahead = [self._format.encode(chunk, {}) for chunk in ledger.release()] if is_audit else []
                 if ahead:
-                    self._note_first_byte()
+                    self._report.note_first_byte()
                     with self._judges.deadline.paused():
                         yield b"".join(ahead)
-                await self._judge(ledger)
+                due = await self._judge(ledger)
                 if self._is_over(ledger):
                     break
-                out = [] if reading.is_over else self._release(ledger, is_audit=is_audit)
+                out, due = [*due, *([] if reading.is_over else self._release(ledger, is_audit=is_audit))], []
                 if out or reading.has_comment:
                     with self._judges.deadline.paused():
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
-            await self._judge(ledger, is_end=True)
+            if self._changes is not None and self._changes.is_active:
+                await self._answering.aclose()  # for the choices that are left there is nothing more to read
+            due += await self._judge(ledger, is_end=True)
+            if due:
+                yield b"".join(due)
+            if self._changes is not None:
+                async with aclosing(self._changes.rest()) as changing:
+                    async for each in changing:
+                        self._report.note_first_byte()
+                        yield b"".join(each)
             has_error = self._has_reported_error(ledger, reading)  # then that is how the choices end
             rest = self._release(ledger, is_audit=is_audit, is_last=not has_error)
             is_recorded, end = await self._last(ledger, reading)
             yield b"".join([*rest, *end] if is_recorded else end)
 
-    def _reading(self) -> StreamDecoder:
-        limits = self._limits
-        return StreamDecoder(
-            self._format,
-            seal=self._seal,
-            max_event_bytes=limits.max_event_bytes,
-            max_answer_bytes=limits.max_answer_bytes,
-        )
-
-    async def _unwanted(self) -> UpstreamError:
-        """Return what is wrong with a stream that was not asked for: the error that it begins with, if it does."""
-        reading = self._reading()
-        while not reading.is_over and not reading.take(await self._next(reading)):
-            pass
-        if isinstance(reading.error, ReportedError):
-            return reading.error
-        return UpstreamError("the upstream streamed what was not to be streamed")
-
-    async def _next(self, reading: StreamDecoder) -> list[bytes] | None:
+    async def _meanwhile(self, waiting: asyncio.Future[list[bytes] | None]) -> AsyncGenerator[bytes, None]:
+        """Yield what changed choices say while the upstream is waited for. Closing it ends the wait."""
         try:
-            return await self._within(self._asked.next())
-        except UpstreamError as error:
-            reading.fail(error)
-            return None
+            if self._changes is None:
+                await asyncio.wait([waiting])
+                return
+            async with aclosing(self._changes.while_waiting(waiting)) as changing:
+                async for events in changing:
+                    self._report.note_first_byte()
+                    yield b"".join(events)
+        finally:
+            waiting.cancel()
+
+    def _told_changes(self) -> JsonObject:
+        """Return what is told of changed choices, where the request asks for it."""
+        return self._changes.told() if self._changes is not None and self._call.reports_interventions else {}
 
     async def _last(self, ledger: ReleaseBuffer, reading: StreamDecoder) -> tuple[bool, list[bytes]]:
         """Tell how it ended before the client knows it; return whether it ended well, and the events for it."""
@@ -291,17 +321,20 @@ class GatewaySession:
         elif not is_complete and error is None and not (reading.is_done and reading.has_content):
             error = UpstreamError("the upstream ended its answer early")
         told = await self._told(error) if error is not None else None
-        ending = self._end_reason()
+        ending = self._report.end_reason()
         if error is not None:
             ending = EndReason.UPSTREAM_FAILED
         try:
-            await self._report(ending, error=None if error is None else error.code)
+            await self._report.tell(ending, error=None if error is None else error.code)
         except StreamwardError as failure:  # what cannot be recorded does not end
             return False, self._format.error(error_of_failure(failure))
         if told is not None:
             return True, self._format.error(told)
-        end = self._notes.of_end()
-        return True, [*([self._format.note(None, end)] if end else []), *self._format.done()]
+        changed: list[bytes] = []
+        if self._changes is not None:
+            changed = self._changes.ends(lambda group: self._extra(self._judges.fields.decision_of(group), group))
+        end = {**self._notes.of_end(), **({} if self._format.ends_with_choice else self._told_changes())}
+        return True, [*changed, *([self._format.note(None, end)] if end else []), *self._format.done()]
 
     async def _told(self, error: StreamwardError) -> JsonObject:
         """Return what the client is told of an error; what the upstream says of it, as far as the guard lets it."""
@@ -319,76 +352,43 @@ class GatewaySession:
         )
 
     def _release(self, ledger: ReleaseBuffer, *, is_audit: bool, is_last: bool = False) -> list[bytes]:
-        out = [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
+        out = self._let_go(ledger.release(is_last=is_last), ledger)
         for stop in ledger.stops():
-            self._stops.append(stop)
+            self._report.stops.append(stop)
+            self._report.note_first_byte()
             out += self._format.stop(stop, self._notes.of_choice(stop.decision, stop.group))
-        out += [self._encode(chunk, ledger) for chunk in ledger.release(is_last=is_last)]
+        out += self._let_go(ledger.release(is_last=is_last), ledger)
         if is_audit:
             out += [self._format.note(group, note) for group, note in self._notes.offsets()]
-        if out:
-            self._note_first_byte()
         return out
 
-    def _end_reason(self) -> EndReason:
-        """Say how an answer ended that the upstream gave whole: a guard that failed is not harm that was found."""
-        if not self._stops:
-            return EndReason.COMPLETE
-        has_failed = all(stop.decision.error is not None for stop in self._stops)
-        return EndReason.GUARD_FAILED if has_failed else EndReason.RESPONSE_BLOCKED
-
-    def _note_first_byte(self) -> None:
-        if self._first_byte_s is None:
-            self._first_byte_s = self._clock() - self._started
+    def _let_go(self, chunks: Sequence[Chunk], ledger: ReleaseBuffer) -> list[bytes]:
+        if any(chunk.slots for chunk in chunks):
+            self._report.note_first_byte()
+        changes = self._changes
+        return [self._encode(each, ledger) for each in chunks if changes is None or not changes.replaces(each)]
 
     def _encode(self, chunk: Chunk, ledger: ReleaseBuffer) -> bytes:
         if chunk.group is None or not ledger.is_end(chunk):
             return self._format.encode(chunk, {})
         decision = self._judges.fields.decision_of(chunk.group)
-        return self._format.encode(chunk, self._notes.of_choice(decision, chunk.group))
+        return self._format.encode(chunk, self._extra(decision, chunk.group))
 
-    async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> None:
-        started = self._clock()
+    def _extra(self, decision: Decision, group: int) -> JsonObject:
+        """Return what is added to the end of a choice."""
+        told = self._told_changes() if self._format.ends_with_choice else {}
+        return {**self._notes.of_choice(decision, group), **told}
+
+    async def _judge(self, ledger: ReleaseBuffer, *, is_end: bool = False) -> list[bytes]:
+        """Judge what was taken in; return what leaves before flagged choices are changed."""
+        started, due = self._clock(), list[bytes]()
         await ledger.judge(is_end=is_end)
-        self._guard_s += self._clock() - started
-
-    async def _within(self, work: Awaitable[T]) -> T:
-        """Wait for the upstream, but not beyond the call's time."""
-        left_s = self._started + self._limits.max_answer_s - self._clock()
-        try:
-            async with asyncio.timeout(max(0.0, left_s)):
-                return await work
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"the upstream did not end its answer within {self._limits.max_answer_s} s (max_answer_s)"
-            ) from error
-
-    async def _report(self, ending: EndReason, *, status: int = 200, error: str | None = None) -> None:
-        """Tell the observer, once."""
-        if self._is_told:
-            return
-        self._is_told = True
-        decision = self._decision
-        for group in self._judges.fields.readers:
-            decision = combine(decision, self._judges.fields.decision_of(group))
-        outcome = CallRecord(
-            call=self._call,
-            model=self._request.model,
-            is_stream=self._request.is_stream,
-            status=status,
-            ending=ending,
-            decision=decision,
-            messages=self._request.prompts[0].messages,
-            prompt=self._judges.prompts[0][0] if self._judges.prompts else None,
-            parts=self._judges.texts(),
-            prompt_s=self._prompt_s,
-            first_byte_s=self._first_byte_s,
-            duration_s=self._clock() - self._started,
-            guard_s=self._guard_s,
-            num_tokens=self._judges.num_tokens,
-            error=error,
-        )
-        await asyncio.shield(self._observer.finished(outcome))
+        if self._changes is not None and ledger.flagged():
+            if self._request.is_stream:
+                due = self._let_go(ledger.release(), ledger)
+            await self._changes.begin(ledger)
+        self._report.guard_s += self._clock() - started
+        return due
 
 
 async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -10,6 +10,7 @@ import httpcore
 import httpx
 
 from streamward.errors import ConfigError, UpstreamError
+from streamward.gateway.chat_template import read_chat_template
 from streamward.gateway.config import UpstreamConfig
 from streamward.gateway.connections import UpstreamConnections
 from streamward.gateway.reported_errors import ErrorReport
@@ -47,10 +48,13 @@ class Upstream:
             transport: Replaced in tests.
 
         Raises:
-            ConfigError: The environment variable that should hold its key does not, or `ca_file` cannot be read.
+            ConfigError: The environment variable that should hold its key does not, or `ca_file` or `chat_template`
+                cannot be read.
         """
         self.name = name
         self.config = config
+        self.render_chat = None if config.chat_template is None else read_chat_template(config.chat_template)
+        """Writes this server's chat template, where the settings give it."""
         key = self._key = config.secret()
         headers = {"User-Agent": f"streamward/{version('streamward')}", "Accept-Encoding": "identity"}
         if key is not None:

@@ -95,6 +95,32 @@ class WireFormat(Protocol):
         """Return the events that end a choice which the guard has stopped."""
         ...
 
+    def more(self, group: int, text: str) -> list[bytes]:
+        """Return the events that add text to a choice which is changed in progress."""
+        ...
+
+    def end(self, group: int, reason: str, *, extra: JsonObject, usage: JsonObject | None) -> list[bytes]:
+        """Return the events that end a choice which was changed in progress.
+
+        Args:
+            group: The choice.
+            reason: `stop`, `length` or `content_filter`.
+            extra: What the gateway adds.
+            usage: Tokens of the call, with the names of chat completions.
+        """
+        ...
+
+    def usage(self, usage: JsonObject) -> list[bytes]:
+        """Return the events that tell the tokens of a call, where the ends of choices do not."""
+        ...
+
+    def changed(self, group: int, text: str, reason: str, *, usage: JsonObject) -> JsonObject:
+        """Return a choice of an answer that is not streamed and was changed.
+
+        Nothing of the upstream's own choice is in it: what repeats its text beside it would repeat what was dropped.
+        """
+        ...
+
     def note(self, group: int | None, extra: JsonObject) -> bytes:
         """Return an event that says something of a choice, or of the whole, and has no text of the model."""
         ...

@@ -173,7 +173,6 @@ class KernelDecoder:
         slots: Sequence[int],
         parts: Sequence[SequenceSlice],
         taps: Sequence[int] = (),
-        queries: Floats | None = None,
     ) -> Decoded:
         """Store the new tokens' keys and values, and return their hidden states.
 
@@ -183,7 +182,6 @@ class KernelDecoder:
             slots: Where each new token goes in the cache: page * page_tokens + offset.
             parts: Of each sequence, in the order of the tokens.
             taps: Layers, counted from 0 and in ascending order, whose output is wanted too.
-            queries: Where to put the rotated queries of all layers, [L, T, H, d].
         """
         num_rows, weights = len(ids), self._weights
         where = np.array([ids, positions, slots], dtype=np.int64)
@@ -202,7 +200,7 @@ class KernelDecoder:
             len(taps),
             tap_layers.ctypes.data,
             tapped.ctypes.data,
-            None if queries is None else queries.ctypes.data,
+            None,
         )
         self._kernels.call("decode", *(ctypes.addressof(args) for args in (self._args, step, buffers)))
         return Decoded(self._final[:num_rows], tapped)

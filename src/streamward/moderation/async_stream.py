@@ -86,7 +86,7 @@ class AsyncGuardStream:
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line."""
+        """Characters from the start that were judged and are not over the policy's threshold."""
         return self._stream.releasable_chars
 
     async def feed(self, piece: Piece) -> list[Event]:
@@ -96,6 +96,10 @@ class AsyncGuardStream:
     async def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
         return await self._run(partial(self._stream.feed_reasoning, piece))
+
+    async def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all but the first characters; see `GuardStream.truncate`."""
+        return await self._run(partial(self._stream.truncate, num_chars))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; see `GuardStream.bytes_of`."""

@@ -1,6 +1,6 @@
 """Two guards as one: a fast one that judges every token, and a slower one that is asked where that is not enough."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import httpx
@@ -10,9 +10,9 @@ from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.moderator import Guard, RuleJudge
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, check_config_rules, with_opinion
 from streamward.moderation.uncertainty import risk
@@ -20,7 +20,7 @@ from streamward.policy import Policy
 from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.policy_guards.guard import PolicyGuard, guard_format
 from streamward.policy_guards.rules import RuleTarget
-from streamward.schema import Action, Decision, Message, Result, Side, SideResult
+from streamward.schema import Action, Decision, Message, Result, RiskLevel, Side, SideResult
 
 
 class CascadeGuard:
@@ -79,6 +79,10 @@ class CascadeGuard:
         except BaseException:
             first.close()
             raise
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the first guard's own thresholds of a side; the second has none."""
+        return self._first.thresholds(side) if isinstance(self._first, CalibratedGuard) else {}
 
     def health(self) -> GuardHealth:
         """Say whether the first guard makes progress. The second has a deadline, after which the policy decides."""

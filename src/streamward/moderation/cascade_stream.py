@@ -1,13 +1,14 @@
 """One response judged by two guards: the first sees every token, the second is asked where it is needed."""
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from streamward.decisions import combine
+from streamward.decisions import ALLOWED, combine
 from streamward.errors import CallCancelledError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.cascade_text import CascadeText, Question
@@ -55,6 +56,7 @@ class CascadeStream:
         self._text = CascadeText(policy, second.config, lower=second.lower, has_rules=has_rules)
         first.listen(self._text.append)
         self._findings: list[SecondOpinion] = []
+        self._asked_ends: list[int] = []  # of the text that each is about, in characters
         self._events: list[Event] = []  # of a call that was cancelled while it asked
         self._ask_again_at = 0.0  # so that at most half of the time is spent waiting, and a slow guard is asked less
         self._releasable_chars = 0
@@ -125,6 +127,18 @@ class CascadeStream:
 
         return self._judge(judge)
 
+    def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all but the first characters, and what both guards said of the others; see `GuardStream.truncate`."""
+
+        def judge() -> list[Event]:
+            events = self._first.truncate(num_chars)
+            self._text.truncate(num_chars)
+            num_kept = bisect_right(self._asked_ends, num_chars)
+            del self._findings[num_kept:], self._asked_ends[num_kept:]
+            return events
+
+        return self._judge(judge, before=ALLOWED)
+
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed."""
         return self._first.bytes_of(ids)
@@ -185,11 +199,11 @@ class CascadeStream:
                 with self._ending:
                     self._call = None
 
-    def _judge(self, judge: Callable[[], list[Event]]) -> list[Event]:
+    def _judge(self, judge: Callable[[], list[Event]], *, before: Decision | None = None) -> list[Event]:
         with self._calling():
             if self._is_closed or self._result is not None:
                 raise StreamClosedError("the stream is finished or closed; open another one")
-            before = self.decision
+            before = self.decision if before is None else before
             events = judge()
             self._text.observe(events)
             self._events += [replace(event, decision=combine(before, event.decision)) for event in events]
@@ -236,6 +250,7 @@ class CascadeStream:
         now = self._second.clock()
         self._ask_again_at = now + (now - started)
         self._findings.append(opinion)
+        self._asked_ends.append(question.end)
         return opinion.decision.action.severity < Action.REPLACE.severity
 
     @staticmethod

@@ -84,6 +84,16 @@ class CascadeText:
                 token = _UnsureToken(verdict.position, start, max(end, start + 1), self._is_flagged(verdict))
                 self._unsure.append(token)
 
+    def truncate(self, num_chars: int) -> None:
+        """Keep the first characters only, and what the first guard said of tokens that end within them."""
+        text = "".join(self._before) + self._held
+        self.cleared = min(self.cleared, num_chars)
+        self._before, self._held = [text[: self.cleared]], text[self.cleared : num_chars]
+        self.num_chars = num_chars
+        self.reasoning_end = min(self.reasoning_end, num_chars)
+        del self._ends[bisect_right(self._ends, num_chars) :]
+        self._unsure = [token for token in self._unsure if token.position < len(self._ends)]
+
     def position_at(self, char: int) -> int | None:
         """Return the last token that ends at or before a character; None if there is none."""
         position = bisect_right(self._ends, char) - 1

@@ -73,6 +73,7 @@ class GuardStream:
         self._thresholds = thresholds
         self._max_chars = max_chars
         self._phase = _Phase.NOTHING
+        self._answer_start = 0  # character at which the answer begins, behind the reasoning
         self._on_close = on_close
         self._verdicts: list[Verdict] = []
         self._num_valid = 0  # verdicts that belong to the text's present tokens
@@ -110,10 +111,10 @@ class GuardStream:
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line.
+        """Characters from the start that were judged and are not over the policy's threshold.
 
-        Tokens that are over the line but too few for the policy to act are not counted until the next ones show them
-        harmless or the text is finished.
+        Tokens that are over the threshold but too few for the policy to act are not counted until the next ones show
+        them harmless or the text is finished.
         """
         return self._releasable_chars
 
@@ -181,6 +182,34 @@ class GuardStream:
                 self._phase = _Phase.REASONING
                 begun = [self._text.feed_template_tokens(frame.before)]
             return self._apply(self._joined(*begun, self._take(piece)))
+
+    def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all characters of the response but the first ones, with their verdicts and what was decided by them.
+
+        The cache is cut back to the tokens that stay. Tokens at the new end that read otherwise without what followed
+        are judged again. The response may go on: verdicts are those of a response that never had the dropped text.
+
+        Args:
+            num_chars: Characters to keep, reasoning included.
+
+        Returns:
+            One event for each token that was judged again.
+
+        Raises:
+            StreamClosedError: The stream is closed or finished.
+            InputError: There are fewer characters, or the place is within reasoning that the answer followed, or before
+                the end of what was fed as token ids. Nothing was dropped.
+            OverloadedError: As `feed`; the text was dropped.
+            CallCancelledError: Likewise.
+        """
+        with self._calling():
+            self._check_open()
+            if num_chars < self._answer_start:
+                raise InputError(f"num_chars is {num_chars}; the answer begins at character {self._answer_start}")
+            current_call().begin()
+            edit = self._text.truncate(num_chars)
+            self._state.truncate(min(edit.keep, self._num_valid, self._state.num_verdicts))
+            return self._apply(edit)
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed.
@@ -284,7 +313,9 @@ class GuardStream:
     def _end_reasoning(self) -> Edit:
         assert self._reasoning.frame is not None
         self._phase = _Phase.ANSWER
-        return self._text.feed_template_tokens(self._reasoning.frame.after)
+        edit = self._text.feed_template_tokens(self._reasoning.frame.after)
+        self._answer_start = self._text.num_chars
+        return edit
 
     def _joined(self, *edits: Edit) -> Edit:
         """Return successive edits as one. All of a call is taken in before anything of it is judged."""
@@ -318,7 +349,7 @@ class GuardStream:
             return self._text.num_chars
         limit = self._state.decision.position
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
-        held: Span | None = None  # of the first token over the line behind the last clear one
+        held: Span | None = None  # of the first token over the threshold behind the last clear one
         for verdict in reversed(verdicts):
             if token_action(self._policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
                 end = _end(verdict.span)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import Self, TypeVar
 
 from streamward.decisions import combine, decide_error
 from streamward.errors import CheckpointError, ConfigError, InputError, StreamClosedError, UpstreamError
@@ -15,12 +15,13 @@ from streamward.moderation.async_stream import AsyncGuardStream, run_call
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
 from streamward.moderation.detection import decide_findings
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
 from streamward.moderation.guard_stream import with_prompt
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy
-from streamward.schema import Result, Side
+from streamward.schema import Result, RiskLevel, Side
 
 BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
@@ -29,48 +30,6 @@ DEFAULT_MAX_WORKERS = 8
 _JOIN_S = 0.2  # for threads to end when the moderator is closed
 
 T = TypeVar("T")
-
-
-class Guard(Protocol):
-    """A model behind a moderator."""
-
-    def judge(self, conversation: Conversation, policy: Policy) -> Result:
-        """Judge a whole conversation.
-
-        Raises:
-            UpstreamError: The model is elsewhere and failed.
-            CheckpointError: The model gave no usable answer.
-        """
-        ...
-
-    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
-        """Read a conversation's context and wait for the response, of at most so many characters.
-
-        Raises:
-            InputError: This kind of guard judges whole texts only.
-        """
-        ...
-
-    def health(self) -> GuardHealth:
-        """Say whether the guard makes progress."""
-        ...
-
-    def close(self) -> None:
-        """Free what the guard holds; calls that are being made end with a StreamClosedError."""
-        ...
-
-
-@runtime_checkable
-class RuleJudge(Protocol):
-    """A guard that can judge rules of the policy's own."""
-
-    def check_policy(self, policy: Policy) -> None:
-        """Refuse a policy with rules that this guard cannot judge.
-
-        Raises:
-            ConfigError: There is such a rule.
-        """
-        ...
 
 
 class _Loaded:
@@ -281,6 +240,18 @@ class Moderator:
         view.owner = owner
         view._is_view = True
         return view
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the thresholds in force on a side where the guard names no kind of harm.
+
+        They are the policy's, or else the guard's own. A level without one counts where it is the most probable.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        own = guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
+        return self.policy.side(side).thresholds_for(None, own)
 
     def wrap_guard(self, wrap: Callable[[Guard], Guard]) -> None:
         """Put a guard in the place of the one behind this moderator and its views. Before anything is judged.

@@ -19,7 +19,7 @@ class ResponseJudge:
 
     def __init__(
         self,
-        driver: TokenScorer,
+        scorer: TokenScorer,
         reader: VerdictReader,
         *,
         stream_id: int,
@@ -30,7 +30,7 @@ class ResponseJudge:
         """Take over a stream that has read its context and nothing else.
 
         Args:
-            driver: Where the stream is open.
+            scorer: Where the stream is open.
             reader: Of the response heads.
             stream_id: The stream; its owner closes it.
             context_length: Tokens of the context.
@@ -38,7 +38,7 @@ class ResponseJudge:
             rules: Reads the taught rules of the response.
         """
         size = window_tokens - context_length
-        self._driver = driver
+        self._scorer = scorer
         self._reader = reader
         self._rules = rules
         self._stream_id = stream_id
@@ -66,7 +66,7 @@ class ResponseJudge:
         """Forget the last tokens of the context. Only before anything was judged."""
         assert not self._ids, "the context is fixed once tokens were judged"
         self._context_length -= num_tokens
-        self._driver.truncate(self._stream_id, self._context_length)
+        self._scorer.truncate(self._stream_id, self._context_length)
 
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         """Keep the first tokens, drop the others, judge new ones behind them.
@@ -93,7 +93,7 @@ class ResponseJudge:
             self._place(window, position)
             part = new_ids[done : done + self._windows.end(window) - position]
             self._end = _UNKNOWN  # until the read below has succeeded
-            for output in self._driver.score(self._stream_id, part, head=Side.RESPONSE):
+            for output in self._scorer.score(self._stream_id, part, head=Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
                 found = self._reader.read(output, first_position=first, spans=rows)
@@ -108,10 +108,10 @@ class ResponseJudge:
         start = self._windows.start(window)
         if window == self._window and position <= self._end:
             if position < self._end:
-                self._driver.truncate(self._stream_id, self._context_length + position - start)
+                self._scorer.truncate(self._stream_id, self._context_length + position - start)
         else:
             self._end = _UNKNOWN
-            self._driver.truncate(self._stream_id, self._context_length)
+            self._scorer.truncate(self._stream_id, self._context_length)
             self._window = window
-            self._driver.score(self._stream_id, self._ids[start:position], head=None)
+            self._scorer.score(self._stream_id, self._ids[start:position], head=None)
         self._end = position

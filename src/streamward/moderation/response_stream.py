@@ -58,6 +58,10 @@ class ResponseStream(Protocol):
         """Judge the next piece of what the assistant thinks before its answer."""
         ...
 
+    def truncate(self, num_chars: int) -> list[Event]:
+        """Drop all but the first characters, and what was decided by the others."""
+        ...
+
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed."""
         ...

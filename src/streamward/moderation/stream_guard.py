@@ -1,7 +1,7 @@
 """Conversations in front of a Stream guard: what is read as context, what is judged, what is dropped when too long."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamward.decisions import SideState
@@ -20,7 +20,7 @@ from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.verdicts import VerdictReader
 from streamward.moderation.window import Windows
 from streamward.policy import Policy
-from streamward.schema import Decision, Message, Result, Role, Side, SideResult, Span, Verdict
+from streamward.schema import Decision, Message, Result, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
@@ -45,17 +45,17 @@ class StreamGuard:
     """
 
     def __init__(
-        self, tokenizer: GuardTokenizer, driver: TokenScorer, *, identity: GuardIdentity | None = None
+        self, tokenizer: GuardTokenizer, scorer: TokenScorer, *, identity: GuardIdentity | None = None
     ) -> None:
-        """Take over a driver: `EngineWorker(engine)`, or one whose engines are elsewhere.
+        """Take over a scorer: `EngineWorker(engine)`, or one whose engines are elsewhere.
 
         Raises:
             ConfigError: The guard's window does not hold its own template.
         """
-        config, limit = driver.guard_config, driver.max_stream_tokens
+        config, limit = scorer.guard_config, scorer.max_stream_tokens
         self._tokenizer = tokenizer
-        self._driver = driver
-        self._identity = identity if isinstance(driver, EngineWorker) else None
+        self._scorer = scorer
+        self._identity = identity if isinstance(scorer, EngineWorker) else None
         self._probes = ProbeRegistry(self, self._identity)
         self._readers = {side: VerdictReader(config, side) for side in Side}
         self._window_tokens = min(config.window_tokens or limit, limit)
@@ -67,8 +67,8 @@ class StreamGuard:
     @property
     def engine(self) -> Engine:
         """Where the tokens are read, if that is in this process."""
-        assert isinstance(self._driver, EngineWorker), "the engines are elsewhere"
-        return self._driver.engine
+        assert isinstance(self._scorer, EngineWorker), "the engines are elsewhere"
+        return self._scorer.engine
 
     @property
     def identity(self) -> GuardIdentity | None:
@@ -94,10 +94,10 @@ class StreamGuard:
         Raises:
             InputError: The chat template refuses the conversation.
             OverloadedError: There is no room at present.
-            CheckpointError: The heads give no numbers.
+            CheckpointError: The heads give non-finite probabilities.
         """
         if conversation.response is None:
-            with self._probes.taken(policy), self._driver.temporary_stream() as stream_id:
+            with self._probes.taken(policy), self._scorer.temporary_stream() as stream_id:
                 prompt = self._read_prompt(stream_id, conversation.context, policy)
             return Result(prompt.decision, prompt.judgement)
         with self.open_stream(conversation, policy) as stream:
@@ -112,17 +112,17 @@ class StreamGuard:
         Raises:
             InputError: The chat template refuses the conversation.
             OverloadedError: There is no room at present.
-            CheckpointError: The heads give no numbers.
+            CheckpointError: The heads give non-finite probabilities.
         """
         release = self._probes.take(policy)
         try:
-            stream_id = self._driver.open()
+            stream_id = self._scorer.open()
         except BaseException:
             release()
             raise
 
         def close() -> None:
-            self._driver.close_stream(stream_id)
+            self._scorer.close_stream(stream_id)
             release()
 
         try:
@@ -131,13 +131,17 @@ class StreamGuard:
             close()
             raise
 
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        return self._readers[side].thresholds
+
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""
-        return self._driver.health()
+        return self._scorer.health()
 
     def close(self) -> None:
         """Close all streams, and free what reads their tokens."""
-        self._driver.close()
+        self._scorer.close()
 
     def _start(
         self,
@@ -154,12 +158,12 @@ class StreamGuard:
             prompt = self._read_context(stream_id, context, policy, has_prompt=conversation.has_prompt)
         else:
             if conversation.has_prompt:
-                with self._driver.temporary_stream() as other:
+                with self._scorer.temporary_stream() as other:
                     prompt = self._read_prompt(other, conversation.context, policy)
             context = self._shortened(conversation.context, limit)
-            self._driver.score(stream_id, context.ids, head=None)
+            self._scorer.score(stream_id, context.ids, head=None)
         judge = ResponseJudge(
-            self._driver,
+            self._scorer,
             self._readers[Side.RESPONSE],
             stream_id=stream_id,
             context_length=len(context.ids),
@@ -182,7 +186,7 @@ class StreamGuard:
         """Read a context that fits; its prompt is judged on the way."""
         position = context.prompt_position
         if not has_prompt or position is None:
-            self._driver.score(stream_id, context.ids, head=None)
+            self._scorer.score(stream_id, context.ids, head=None)
             return None
         verdict = self._read_closing(stream_id, context.ids, first_owned(context), position, policy)
         return _judged([verdict], policy, self._readers[Side.PROMPT])
@@ -204,7 +208,7 @@ class StreamGuard:
             part = slice(windows.start(index), windows.end(index))
             spans = [span for _, span in content[part]]
             ids = [*before, *(token_id for token_id, _ in content[part]), *after]
-            self._driver.truncate(stream_id, 0)
+            self._scorer.truncate(stream_id, 0)
             span = Span(spans[0].start, spans[-1].end)
             found = self._read_closing(stream_id, ids, len(before), len(ids) - 1, policy, index=index, span=span)
             verdicts.append(found)
@@ -238,7 +242,7 @@ class StreamGuard:
             (ids[judged : closing + 1], Side.PROMPT),
             (ids[closing + 1 :], None),
         ]
-        outputs = self._driver.score_segments(stream_id, segments)
+        outputs = self._scorer.score_segments(stream_id, segments)
         rules = RuleReader(policy, Side.PROMPT)
         for output in outputs:
             rules.read(output)

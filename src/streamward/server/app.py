@@ -12,7 +12,19 @@ from starlette.middleware.cors import CORSMiddleware
 
 from streamward.errors import ConfigError
 from streamward.observability import defect
-from streamward.server import admin, chat, guard, health, litellm, moderations, page, proxy, stream_socket, streams
+from streamward.server import (
+    admin,
+    chat,
+    console,
+    console_data,
+    guard,
+    health,
+    litellm,
+    moderations,
+    proxy,
+    stream_socket,
+    streams,
+)
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.disconnects import CancelOnDisconnect
@@ -96,8 +108,9 @@ async def _running(state: ServiceState, registry: StreamRegistry) -> AsyncIterat
 def _add_routes(app: FastAPI, config: ServeConfig) -> None:
     for module in (health, admin, moderations, guard, chat, streams, stream_socket, litellm):
         app.include_router(module.router, responses=ERRORS)
-    if config.page.enabled:
-        app.include_router(page.router)
+    if config.console.enabled:
+        app.include_router(console.router)
+        app.include_router(console_data.router)
     app.include_router(proxy.router)  # last: its paths begin with any name
 
 

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from sqlalchemy import Engine, Select, delete, or_, select, tuple_, update
+from sqlalchemy import JSON, Engine, Select, delete, or_, select, tuple_, update
 
 from streamward.errors import ConfigError
 from streamward.gateway.strict_json import dump
-from streamward.server.store import DECISIONS, translate_db_errors
+from streamward.server.store import DECISIONS, UtcDateTime, translate_db_errors
 
 Row = Mapping[str, Any]  # Any: column values
 _PAGE_ROWS = 1000
@@ -101,10 +101,9 @@ def write_parquet(rows: Iterable[Row], path: Path) -> int:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise ConfigError("Parquet needs the package pyarrow; run: pip install 'streamward[parquet]'") from error
-    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), dict: pa.string()}
-    zoned = pa.timestamp("us", tz="UTC")
-    fields = [(column.name, kinds.get(_python_type(column), zoned)) for column in DECISIONS.columns]
-    schema = pa.schema(fields)
+    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+    kinds[datetime], kinds[dict] = pa.timestamp("us", tz="UTC"), pa.string()
+    schema = pa.schema([(column.name, kinds[_value_type(column)]) for column in DECISIONS.columns])
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for page in _pages(rows):
@@ -113,7 +112,11 @@ def write_parquet(rows: Iterable[Row], path: Path) -> int:
     return count
 
 
-def _python_type(column: Any) -> type:  # Any: SQLAlchemy's column
+def _value_type(column: Any) -> type:  # Any: SQLAlchemy's column
+    if isinstance(column.type, JSON):
+        return dict
+    if isinstance(column.type, UtcDateTime):
+        return datetime
     kind: type = column.type.python_type
     return kind
 

@@ -219,11 +219,11 @@ class LogConfig(Settings):
     """Whether every decision is an event `gen_ai.evaluation.result` of the OpenTelemetry SDK (extra `otel`)."""
 
 
-class PageConfig(Settings):
-    """The page at `/`, and the feed of live events behind it."""
+class ConsoleConfig(Settings):
+    """The console at `/`, and what it reads: statistics, decisions, policies and the feed of live events."""
 
     enabled: bool = True
-    """Whether there is a page."""
+    """Whether there is a console."""
     live_text: bool = False
     """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
     max_subscribers: int = Field(default=32, gt=0, validation_alias=AliasChoices("max_subscribers", "max_watchers"))
@@ -259,8 +259,8 @@ class ServeConfig(Settings):
     """The log of decisions."""
     log: LogConfig = LogConfig()
     """Logs."""
-    page: PageConfig = PageConfig()
-    """The page."""
+    console: ConsoleConfig = Field(default=ConsoleConfig(), validation_alias=AliasChoices("console", "page"))
+    """The console; `page` is its former name, accepted until the next release."""
     upstreams: Mapping[UpstreamName, UpstreamConfig] = {}
     """Guarded models, by the name that stands in their path: `/NAME/v1/chat/completions`."""
     gateway: GatewayLimits = GatewayLimits()

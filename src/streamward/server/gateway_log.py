@@ -17,6 +17,8 @@ from streamward.server.state import ServiceState
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
+_NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
 
 class GatewayMetrics:
     """Metrics of the gateway besides decisions. Labels are names from the settings and closed sets."""
@@ -38,6 +40,23 @@ class GatewayMetrics:
         self._prompt = histogram("gateway_prompt_seconds", "Time to the prompt's verdict")
         self._first_byte = histogram("gateway_first_byte_seconds", "Time to the first text of a streamed answer")
         self._guard = histogram("gateway_guard_seconds", "Time an answer waited for the guard, in sum")
+        self._interventions = Counter(
+            "gateway_interventions",
+            "Flags in answers that were changed in progress, by the step that ended them and how",
+            ["upstream", "action", "outcome"],
+            namespace="streamward",
+            registry=registry,
+        )
+
+        def counts(name: str, text: str) -> Histogram:
+            buckets = _NUMBERS
+            return Histogram(
+                name, text, ["upstream", "action"], namespace="streamward", registry=registry, buckets=buckets
+            )
+
+        self._attempts = counts("gateway_intervention_attempts", "Steps tried for one flag")
+        self._wait_tokens = counts("gateway_intervention_wait_tokens", "Tokens read between two texts that left")
+        self._dropped_tokens = counts("gateway_intervention_dropped_tokens", "Tokens dropped for one flag")
 
     def ended(self, outcome: CallRecord) -> None:
         """Count an answer."""
@@ -47,6 +66,12 @@ class GatewayMetrics:
         self._guard.labels(upstream).observe(outcome.guard_s)
         if outcome.first_byte_s is not None:
             self._first_byte.labels(upstream).observe(outcome.first_byte_s)
+        for each in outcome.interventions:
+            record = each.record
+            self._interventions.labels(upstream, record.action.value, record.outcome).inc()
+            self._attempts.labels(upstream, record.action.value).observe(record.attempts)
+            self._wait_tokens.labels(upstream, record.action.value).observe(record.wait_tokens)
+            self._dropped_tokens.labels(upstream, record.action.value).observe(record.dropped_tokens)
 
 
 class GatewayLog:
@@ -70,6 +95,13 @@ class GatewayLog:
             self._publish(LiveKind.OPENED, name, ())
         if events:
             self._publish(LiveKind.TOKENS, name, events)
+
+    def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
+        """Show whoever watches which tokens were dropped."""
+        if name in self._texts:
+            self._texts[name].truncate(num_chars)
+            if self._state.feed.is_watched:
+                self._publish(LiveKind.DROPPED, name, (), start=num_tokens)
 
     async def finished(self, outcome: CallRecord) -> None:
         """Log what was judged.
@@ -100,7 +132,7 @@ class GatewayLog:
                 details=_details(outcome, part),
             )
 
-    def _publish(self, kind: LiveKind, name: str, events: Sequence[Event]) -> None:
+    def _publish(self, kind: LiveKind, name: str, events: Sequence[Event], *, start: int = 0) -> None:
         decision = events[-1].decision if events else ALLOWED
         self._state.feed.publish(
             LiveEvent(
@@ -110,7 +142,7 @@ class GatewayLog:
                 self._job.endpoint,
                 self._stream_id(name),
                 tokens=self._texts[name].tokens(events),
-                start=events[0].verdict.position if events else 0,
+                start=events[0].verdict.position if events else start,
                 action=decision.action,
                 risk_level=decision.risk_level,
                 category=decision.category,
@@ -139,5 +171,12 @@ def _details(outcome: CallRecord, part: GuardedText | None) -> dict[str, Any]:  
         "error": outcome.error,
         "judged_chars": None if part is None else part.num_judged_chars,
         "shown_chars": None if part is None else part.num_shown_chars,
+        "interventions": _interventions(outcome, part),
     }
     return {name: value for name, value in details.items() if value is not None}
+
+
+def _interventions(outcome: CallRecord, part: GuardedText | None) -> list[dict[str, Any]] | None:  # Any: JSON values
+    """Return what was changed in a choice; it stands with the first part of the choice."""
+    told = [each.told() for each in outcome.interventions if part is not None and part.name == str(each.group)]
+    return told or None

@@ -7,7 +7,7 @@ from streamward.server.detection import FindingWire, MaskedTexts, detect
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
-from streamward.server.records import ModerationContext
+from streamward.server.records import ModerationContext, num_tokens
 from streamward.server.state import service_state
 from streamward.server.wire import Messages, Name, PolicyInForce, SideWire
 from streamward.settings import Settings
@@ -37,6 +37,10 @@ class GuardAnswer(SideWire):
     id: str
     guard: str
     policy: PolicyInForce
+    num_tokens: int
+    """Tokens judged, on both sides."""
+    guard_ms: float
+    """Time that the request waited for the guard, in milliseconds."""
     findings: tuple[FindingWire, ...] = ()
     """What the policy's detectors found."""
     masked: MaskedTexts | None = None
@@ -61,6 +65,8 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
         decision=judged.decision,
         prompt=judged.prompt,
         response=judged.response,
+        num_tokens=num_tokens(result),
+        guard_ms=job.guard_time.ms or 0.0,
         findings=found.findings,
         masked=found.masked,
     )

@@ -32,7 +32,13 @@ async def health() -> Health:
 @router.get("/ready", responses={503: {"model": Readiness, "description": "Do not send work."}})
 async def ready(request: Request, response: Response) -> Readiness:
     """Say whether the service can work: not while it stops, its guard is stuck, or decisions cannot be logged."""
-    state = service_state(request)
+    found = await readiness(service_state(request))
+    response.status_code = 503 if found.problems else 200
+    return found
+
+
+async def readiness(state: ServiceState) -> Readiness:
+    """Return whether a service can work, and what is wrong with it."""
     problems = []
     if state.admission.is_draining:
         problems.append("the service is stopping")
@@ -43,7 +49,6 @@ async def ready(request: Request, response: Response) -> Readiness:
         [] if state.policies.problem is None else ["the policies on disk are wrong; the former ones are in force"]
     )
     warnings += [f"the upstream {name} takes no connections" for name in await state.reachability.unreachable()]
-    response.status_code = 503 if problems else 200
     return Readiness(status="not ready" if problems else "ready", problems=problems, warnings=warnings)
 
 

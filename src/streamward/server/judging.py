@@ -41,8 +41,9 @@ async def judge(
     )
     limit_s = state.config.limits.judge_timeout_s
     try:
-        async with asyncio.timeout(limit_s):
-            result = await state.with_policy(job.policy).amoderate(prompt, response, messages)
+        with job.guard_time.waiting():
+            async with asyncio.timeout(limit_s):
+                result = await state.with_policy(job.policy).amoderate(prompt, response, messages)
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except StreamwardError:

@@ -183,8 +183,9 @@ async def _opinion(
     if not text.strip():  # nothing to judge yet
         return TextDecision(ALLOWED)
     try:
-        async with asyncio.timeout(limit_s):
-            return await call.text(place).judge(text, moderator)
+        with job.guard_time.waiting():
+            async with asyncio.timeout(limit_s):
+                return await call.text(place).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
         raise
     except Exception as error:  # the guard failed; the next call begins anew

@@ -21,6 +21,7 @@ class LiveKind(StrEnum):
 
     OPENED = "opened"
     TOKENS = "tokens"
+    DROPPED = "dropped"
     DECIDED = "decided"
 
 
@@ -48,7 +49,9 @@ class LiveEvent:
     """Something that happened to a stream or a request.
 
     Attributes:
-        kind: opened: a response begins. tokens: some of it were judged. decided: it is over, and logged.
+        kind: opened: a response begins. tokens: some of it were judged. dropped: tokens from `start` on were taken out
+            of it and nobody got them; only who watches all tenants is told, others see the tokens replaced by none.
+            decided: it is over, and logged.
         time: When.
         tenant: Whose it is; others do not see it.
         endpoint: As in the log of decisions.
@@ -61,6 +64,7 @@ class LiveEvent:
         rules: Ids of the rules of the policy that the text breaks.
         side: Which side caused it.
         latency_ms: For `decided`.
+        guard_ms: For `decided`: the part of it that was spent waiting for the guard; None if it was not measured.
     """
 
     kind: LiveKind
@@ -76,6 +80,7 @@ class LiveEvent:
     rules: tuple[str, ...] = ()
     side: Side | None = None
     latency_ms: float | None = None
+    guard_ms: float | None = None
 
 
 class Subscriber:
@@ -127,8 +132,11 @@ class LiveFeed:
         if not self._has_text and event.tokens:
             event = replace(event, tokens=tuple(replace(token, text="") for token in event.tokens))
         for subscriber in self._subscribers:
-            if subscriber.tenant is None or subscriber.tenant == event.tenant:
+            if subscriber.tenant is None:
                 subscriber.put(event)
+            elif subscriber.tenant == event.tenant:
+                is_dropped = event.kind is LiveKind.DROPPED
+                subscriber.put(replace(event, kind=LiveKind.TOKENS) if is_dropped else event)
 
     def check_room(self, owner: str) -> None:
         """Refuse another subscriber of a tenant before its answer has begun.
@@ -181,6 +189,12 @@ class LiveText:
         if excess > 0:
             self._tail = self._tail[excess:]
             self._start += excess
+
+    def truncate(self, num_chars: int) -> None:
+        """Drop all but the first characters."""
+        self._tail = self._tail[: max(0, num_chars - self._start)]
+        self._start = min(self._start, num_chars)
+        self._ends = {position: end for position, end in self._ends.items() if end <= num_chars}
 
     def tokens(self, events: Sequence[Event]) -> tuple[LiveToken, ...]:
         """Return newly judged tokens with what they say."""

@@ -1,10 +1,15 @@
 """Preflight checks: finds what would prevent a start, before the guard is loaded and without changing anything."""
 
+import asyncio
 import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.util import find_spec
 
 from streamward.errors import StreamwardError
+from streamward.gateway.chat_template import read_chat_template
+from streamward.gateway.config import UpstreamConfig
+from streamward.gateway.prefill_probe import probe_prefill
+from streamward.gateway.upstream import Upstream
 from streamward.server.config import ServeConfig
 from streamward.server.listening import bind
 from streamward.server.policy_folder import read_policies
@@ -26,7 +31,7 @@ def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collectio
         "guard": lambda: _guard(config),
         "listen": lambda: _listen(config),
         "auth": lambda: read_admin_key(config),
-        "policies": lambda: read_policies(config.policies),
+        "policies": lambda: _policies(config),
         "store": lambda: None if extras else _store(config),
         "audit": lambda: read_hash_key(config),
         "upstreams": lambda: _upstreams(config),
@@ -36,6 +41,32 @@ def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collectio
     }
     found = [problem for table, check in checks.items() if table not in unknown for problem in _told(check)]
     return [*extras, *found]
+
+
+def prefill_problems(config: ServeConfig) -> list[str]:
+    """Ask every upstream that is said to continue a text to do so; return what is wrong.
+
+    Unlike `problems` it asks servers, once each, for a few tokens.
+    """
+    return [problem for problem in asyncio.run(_probe_all(config)) if problem is not None]
+
+
+async def _probe_all(config: ServeConfig) -> list[str | None]:
+    return list(
+        await asyncio.gather(*(_probe(name, each) for name, each in config.upstreams.items() if each.prefill != "none"))
+    )
+
+
+async def _probe(name: str, config: UpstreamConfig) -> str | None:
+    try:
+        upstream = Upstream(name, config)
+    except StreamwardError:  # which `problems` tells
+        return None
+    try:
+        found = await probe_prefill(upstream)
+    finally:
+        await upstream.aclose()
+    return None if found is None else f"the upstream {name} {found}"
 
 
 def _told(check: Callable[[], Iterator[str] | object]) -> list[str]:
@@ -104,6 +135,17 @@ def _listen(config: ServeConfig) -> Iterator[str]:
                 yield "listen.tls_certificate and tls_key are no PEM files that belong together, without a password"
 
 
+def _policies(config: ServeConfig) -> Iterator[str]:
+    for name, loaded in read_policies(config.policies).items():
+        ladder = () if loaded.policy.release is None else loaded.policy.release.ladder
+        for step in ladder:
+            if step.upstream is not None and step.upstream not in config.upstreams:
+                yield (
+                    f"the policy {name} has passages rewritten by the upstream {step.upstream!r}, which is not"
+                    f" configured; there are {', '.join(sorted(config.upstreams)) or 'none'}"
+                )
+
+
 def _store(config: ServeConfig) -> None:
     from streamward.server.store import pending_revisions  # of the extra serve
 
@@ -116,6 +158,11 @@ def _upstreams(config: ServeConfig) -> Iterator[str]:
             upstream.secret()
         except StreamwardError as error:
             yield f"upstreams.{name}: {error}"
+        if upstream.chat_template is not None:
+            try:
+                read_chat_template(upstream.chat_template)
+            except StreamwardError as error:
+                yield f"upstreams.{name}: {error}"
         if upstream.ca_file is not None:
             try:
                 ssl.create_default_context(cafile=upstream.ca_file)

@@ -113,7 +113,11 @@ PolicyName = Annotated[
     str | None, Header(alias="x-streamward-policy", max_length=200, description="Policy; by default the key's.")
 ]
 Extras = Annotated[
-    Literal["azure"] | None, Header(alias="x-streamward-annotations", description="`azure`: content filter results.")
+    Literal["azure", "guard", "azure,guard"] | None,
+    Header(
+        alias="x-streamward-annotations",
+        description="`azure`: content filter results. `guard`: what was changed in the answer.",
+    ),
 ]
 _BODY: dict[str, Any] = {  # Any: OpenAPI
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -204,8 +208,16 @@ async def _answer(
         policy=kept,
         upstream=upstream,
     )
+    asked = (extras or "").split(",")
     call = GatewayCall(
-        upstream, wire, await request.body(), kept.policy, extras == "azure", job.request_id, caller.tenant
+        upstream,
+        wire,
+        await request.body(),
+        kept.policy,
+        has_annotations="azure" in asked,
+        reports_interventions="guard" in asked,
+        request_id=job.request_id,
+        tenant=caller.tenant,
     )
     log = GatewayLog(state, job, guarded.metrics)
     return _Guarded(guarded.gateway.answer(call, observer=log), client_timeout_s=state.config.gateway.client_timeout_s)

@@ -12,6 +12,7 @@ from typing import Any
 from streamward.policy import Policy
 from streamward.schema import Action, Decision, Result, RiskLevel, Side, SideResult, Span
 from streamward.server.audit import AuditRecord
+from streamward.server.guard_time import GuardTime
 from streamward.server.policy_folder import LoadedPolicy
 
 
@@ -29,6 +30,7 @@ class ModerationContext:
         upstream: Name of the guarded server.
         model: The model asked for.
         started_at: `time.perf_counter` when it began.
+        guard_time: How long it waited for the guard; the gateway measures that by itself.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class ModerationContext:
     upstream: str | None = None
     model: str | None = None
     started_at: float = field(default_factory=time.perf_counter)
+    guard_time: GuardTime = field(default_factory=GuardTime, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def build_record(
         guard: Name of the guard.
         hash_key: Makes the hashes HMACs.
         action: What was done, where it is not what the decision says.
-        details: Further JSON values, without text.
+        details: Further JSON values, without text. `guard_ms` is added where it was measured.
     """
     decision, now = result.decision, datetime.now(UTC)
     if decision.detector is not None:
@@ -92,8 +95,28 @@ def build_record(
         latency_ms=(time.perf_counter() - job.started_at) * 1000,
         **_text_facts(texts, hash_key),
         **(_kept_texts(texts, job.policy.policy, now) if _keeps_text(job.policy.policy, done) else {}),
-        details=details,
+        details=_with_guard_time(details, job.guard_time.ms),
     )
+
+
+def _with_guard_time(details: Mapping[str, Any] | None, guard_ms: float | None) -> Mapping[str, Any] | None:
+    return details if guard_ms is None else {"guard_ms": round(guard_ms, 2), **(details or {})}
+
+
+def guard_ms(details: Mapping[str, Any] | None) -> float | None:  # Any: JSON values
+    """Return the time that a logged decision waited for the guard, in milliseconds.
+
+    The gateway logs the prompt's share apart from the answer's; both count.
+
+    Args:
+        details: From the log.
+
+    Returns:
+        None where it was not measured: rows of earlier versions, and calls that never reached the guard.
+    """
+    if details is None or "guard_ms" not in details:
+        return None
+    return float(details["guard_ms"]) + float(details.get("prompt_ms", 0.0))
 
 
 def _decision_facts(decision: Decision) -> dict[str, Any]:  # Any: column values

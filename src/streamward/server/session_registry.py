@@ -64,8 +64,9 @@ class StreamRegistry:
                 raise OverloadedError(f"{self._config.max_open} streams are open; try again later")
             self._num_opening += 1
             undo.callback(self._opened)
-            async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
-                stream = await held.enter_async_context(open_stream())
+            with job.guard_time.waiting():
+                async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+                    stream = await held.enter_async_context(open_stream())
             session = StreamSession(job, stream, held, state=self._state, prompt_text=prompt_text, clock=self._clock)
             undo.pop_all()
             self._opened()

@@ -167,8 +167,9 @@ class StreamSession:
         return answer
 
     async def _judge(self, piece: StreamPiece) -> list[Event]:
-        async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
-            return await self._judge_patiently(piece)
+        with self.job.guard_time.waiting():
+            async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+                return await self._judge_patiently(piece)
 
     async def _judge_patiently(self, piece: StreamPiece) -> list[Event]:
         try:
@@ -215,8 +216,9 @@ class StreamSession:
 
     async def _judge_end(self) -> Result:
         try:
-            async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
-                return await self._stream.finish()
+            with self.job.guard_time.waiting():
+                async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
+                    return await self._stream.finish()
         except Exception as error:  # the guard failed; what follows is the policy's to say
             return self._failed(error)
 

@@ -28,7 +28,7 @@ from streamward.server.policies import PolicyStore
 from streamward.server.policy_folder import LoadedPolicy
 from streamward.server.rates import Buckets, Places, RateLimiter
 from streamward.server.reachability import Reachability
-from streamward.server.records import ModerationContext, Texts, build_record, num_tokens
+from streamward.server.records import ModerationContext, Texts, build_record, guard_ms, num_tokens
 from streamward.server.secrets import read_admin_key, read_hash_key
 from streamward.server.store import open_store
 from streamward.server.telemetry import Telemetry, open_telemetry
@@ -145,6 +145,7 @@ class ServiceState:
                     rules=tuple(rule.id for rule in decision.rules),
                     side=record.side,
                     latency_ms=record.latency_ms,
+                    guard_ms=guard_ms(record.details),
                 )
             )
 
@@ -222,9 +223,9 @@ def open_state(
         places=Places(),
         admission=Admission(config.limits.max_in_flight, drain_s=config.limits.drain_s),
         feed=LiveFeed(
-            has_text=config.page.live_text,
-            max_subscribers=config.page.max_subscribers,
-            max_per_tenant=config.page.max_subscribers_per_tenant,
+            has_text=config.console.live_text,
+            max_subscribers=config.console.max_subscribers,
+            max_per_tenant=config.console.max_subscribers_per_tenant,
         ),
         metrics=metrics,
         telemetry=telemetry,

@@ -1,13 +1,14 @@
-"""Statistics of recent decisions for the page: counts, latencies and the latest decisions."""
+"""Statistics of recent decisions for the console: counts, latencies and the latest decisions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
 
-from sqlalchemy import Engine, RowMapping, func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.sql import ColumnElement
 
-from streamward.schema import Action, Category, RiskLevel, Side
+from streamward.schema import Action, Category
+from streamward.server.logged_decisions import DecisionFilter, LoggedDecision, read_decisions
 from streamward.server.store import DECISIONS, translate_db_errors
 from streamward.settings import Settings
 
@@ -22,39 +23,26 @@ class Latency(Settings):
     endpoint: str
     count: int
     p50_ms: float
+    """From the request to the decision; where a text was judged while it was written, that time is in it."""
     p95_ms: float
     p99_ms: float
+    guard_p50_ms: float | None
+    """The time spent waiting for the guard alone; None if no decision of the endpoint has it."""
+    guard_p95_ms: float | None
+    guard_p99_ms: float | None
 
 
-class RecentDecision(Settings):
-    """One decision; no text."""
-
-    id: str
-    time: datetime
-    tenant: str
-    endpoint: str
-    stream_id: str | None
-    upstream: str | None
-    action: Action
-    side: Side | None
-    risk_level: RiskLevel | None
-    category: Category | None
-    error: str | None
-    num_tokens: int
-    latency_ms: float
-
-
-class Numbers(Settings):
+class Stats(Settings):
     """Decisions of the last hour."""
 
     actions: dict[Action, int]
     categories: dict[Category, int]
     latencies: tuple[Latency, ...]
-    recent: tuple[RecentDecision, ...]
+    recent: tuple[LoggedDecision, ...]
     """The latest, newest first, however old."""
 
 
-def read_numbers(engine: Engine, tenant: str | None) -> Numbers:
+def read_stats(engine: Engine, tenant: str | None) -> Stats:
     """Read the log of decisions.
 
     Args:
@@ -64,8 +52,10 @@ def read_numbers(engine: Engine, tenant: str | None) -> Numbers:
     Raises:
         AuditError: The database failed.
     """
-    whose: list[ColumnElement[bool]] = [] if tenant is None else [DECISIONS.c.tenant == tenant]
-    within = [*whose, DECISIONS.c.time >= datetime.now(UTC) - WINDOW]
+    within: list[ColumnElement[bool]] = [DECISIONS.c.time >= datetime.now(UTC) - WINDOW]
+    if tenant is not None:
+        within.append(DECISIONS.c.tenant == tenant)
+    guard_ms, prompt_ms = (DECISIONS.c.details[name].as_float() for name in ("guard_ms", "prompt_ms"))
     with translate_db_errors("the log of decisions could not be read"), engine.connect() as connection:
         actions = connection.execute(
             select(DECISIONS.c.action, func.count()).where(*within).group_by(DECISIONS.c.action)
@@ -77,45 +67,40 @@ def read_numbers(engine: Engine, tenant: str | None) -> Numbers:
             .order_by(func.count().desc(), DECISIONS.c.category)
         ).all()
         times = connection.execute(
-            select(DECISIONS.c.endpoint, DECISIONS.c.latency_ms)
+            select(DECISIONS.c.endpoint, DECISIONS.c.latency_ms, guard_ms + func.coalesce(prompt_ms, 0.0))
             .where(*within)
             .order_by(DECISIONS.c.id.desc())
             .limit(_NUM_LATENCIES)
         ).all()
-        recent = connection.execute(
-            select(*(DECISIONS.c[name] for name in RecentDecision.model_fields))
-            .where(*whose)
-            .order_by(DECISIONS.c.id.desc())
-            .limit(_NUM_RECENT)
-        ).mappings()
-        return Numbers(
-            actions={Action(name): count for name, count in actions},
-            categories={Category(name): count for name, count in categories},
-            latencies=_latencies([(endpoint, latency_ms) for endpoint, latency_ms in times]),
-            recent=tuple(_recent(row) for row in recent),
-        )
+    return Stats(
+        actions={Action(name): count for name, count in actions},
+        categories={Category(name): count for name, count in categories},
+        latencies=_latencies([tuple(row) for row in times]),
+        recent=read_decisions(engine, tenant, DecisionFilter(limit=_NUM_RECENT)),
+    )
 
 
-def _recent(row: RowMapping) -> RecentDecision:
-    return RecentDecision.model_validate(dict(row))
-
-
-def _latencies(times: Sequence[tuple[str, float]]) -> tuple[Latency, ...]:
-    found: dict[str, list[float]] = {}
-    for endpoint, latency_ms in times:
-        found.setdefault(endpoint, []).append(latency_ms)
+def _latencies(times: Sequence[tuple[str, float, float | None]]) -> tuple[Latency, ...]:
+    whole: dict[str, list[float]] = {}
+    guard: dict[str, list[float]] = {}
+    for endpoint, latency_ms, guard_ms in times:
+        whole.setdefault(endpoint, []).append(latency_ms)
+        guard.setdefault(endpoint, []).extend([] if guard_ms is None else [guard_ms])
     return tuple(
         Latency(
             endpoint=endpoint,
             count=len(values),
-            p50_ms=_percentile(values, 0.50),
-            p95_ms=_percentile(values, 0.95),
-            p99_ms=_percentile(values, 0.99),
+            p50_ms=percentile(values, 0.50),
+            p95_ms=percentile(values, 0.95),
+            p99_ms=percentile(values, 0.99),
+            guard_p50_ms=percentile(guard[endpoint], 0.50) if guard[endpoint] else None,
+            guard_p95_ms=percentile(guard[endpoint], 0.95) if guard[endpoint] else None,
+            guard_p99_ms=percentile(guard[endpoint], 0.99) if guard[endpoint] else None,
         )
-        for endpoint, values in sorted(found.items())
+        for endpoint, values in sorted(whole.items())
     )
 
 
-def _percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least this share of all do not exceed."""
     return sorted(values)[max(0, ceil(share * len(values)) - 1)]

@@ -135,7 +135,7 @@ class Connection:
                 return Events.of(session, await session.append(message.piece, seq=message.seq))
             case CloseMessage():
                 session = self._registry.get(message.stream, tenant=self._caller.tenant)
-                closed = Closed.of(session.id, await session.finish())
+                closed = Closed.of(session, await session.finish())
                 self._sessions.pop(session.id, None)
                 return closed
             case ResumeMessage():

@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter, computed_field, model_validator
 
 from streamward.schema import Decision, Event, Result, SideResult
 from streamward.server.pieces import Appended, StreamPiece
+from streamward.server.records import num_tokens
 from streamward.server.sessions import StreamSession
 from streamward.server.wire import Messages, Name, PolicyInForce
 from streamward.settings import Settings
@@ -119,11 +120,22 @@ class Closed(Settings):
     decision: Decision
     prompt: SideResult | None
     response: SideResult | None
+    num_tokens: int
+    """Tokens judged, on both sides."""
+    guard_ms: float | None
+    """Time that the stream waited for the guard, in milliseconds: apart from the time in which it was written."""
 
     @classmethod
-    def of(cls, stream_id: str, result: Result) -> Self:
+    def of(cls, session: StreamSession, result: Result) -> Self:
         """Describe a result."""
-        return cls(stream=stream_id, decision=result.decision, prompt=result.prompt, response=result.response)
+        return cls(
+            stream=session.id,
+            decision=result.decision,
+            prompt=result.prompt,
+            response=result.response,
+            num_tokens=num_tokens(result),
+            guard_ms=session.job.guard_time.ms,
+        )
 
 
 class Resumed(Settings):

@@ -100,7 +100,7 @@ async def append(stream_id: StreamId, body: AppendPiece, request: Request, calle
 async def close(stream_id: StreamId, request: Request, caller: MeteredCaller) -> Closed:
     """Judge what is left of a stream, and end it."""
     session = stream_registry(request).get(stream_id, tenant=caller.tenant)
-    return Closed.of(session.id, await session.finish())
+    return Closed.of(session, await session.finish())
 
 
 def resumed(session: StreamSession, after: int) -> Resumed:

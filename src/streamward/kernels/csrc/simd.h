@@ -32,7 +32,11 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16") /* a loop over registers: its sums must not go through memory */
 #endif
+#if defined(UNIT_SCALAR) && (defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__))
+#define INLINE static inline /* else sanitizers' compilers take many minutes */
+#else
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #define NOINLINE static __attribute__((noinline))
 
 INLINE uint32_t bits_of_float(float x) {

@@ -18,8 +18,24 @@ export function forgetKey() {
   sessionStorage.removeItem(KEY);
 }
 
-/** Make a request; throws Refused with the service's own message. */
-export async function call(path, { body = null, signal = null, isStream = false } = {}) {
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/** Make a request and return its JSON, or its body if it is a stream; throws Refused with the service's own message. */
+export async function call(path, options = {}) {
+  const response = await open(path, options);
+  return options.isStream ? response.body : response.json();
+}
+
+/** Return a path with a query; parameters without a value are left out. */
+export function withQuery(path, parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}
+
+/** Make a request and return the response; throws Refused. */
+export async function open(path, { body = null, signal = null, isStream = false } = {}) {
   const headers = {};
   const key = sessionStorage.getItem(KEY);
   if (key) headers["Authorization"] = `Bearer ${key}`;
@@ -37,7 +53,7 @@ export async function call(path, { body = null, signal = null, isStream = false 
     throw told(error);
   });
   if (!response.ok) throw new Refused(response.status, await reason(response));
-  return isStream ? response.body : response.json();
+  return response;
 }
 
 /** Say in our words what the browser says of a connection in words of its own, which differ from one to the next. */

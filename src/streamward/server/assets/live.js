@@ -1,36 +1,57 @@
-// The live view: one entry for each stream, tokens as they are judged.
+// The live view: one entry for each stream, tokens as they are judged. It shrinks to a line while nothing happens.
 
 import { call, events, Refused } from "./calls.js";
-import { cut, describe, element, token } from "./tokens.js";
+import { actionMark, element } from "./elements.js";
+import { TokenList } from "./token_list.js";
+import { clock, describe, isStopped, milliseconds } from "./words.js";
 
 const MAX_STREAMS = 20;
 const MAX_TOKENS = 1500; // of one entry; the oldest go
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15000;
+const IDLE_MS = 30000;
 
 export class LiveView {
-  constructor({ list, empty, announcer, onDecision, onState }) {
-    Object.assign(this, { list, empty, announcer, onDecision, onState });
+  constructor({ panel, summary, list, announcer, onDecision, onState }) {
+    Object.assign(this, { panel, summary, list, announcer, onDecision, onState });
+    this.showsText = false;
     this.entries = new Map();
     this.pending = [];
+    this.stopping = null;
+    this.idle = null;
+    this.isPinned = false; // opened or closed by hand
+    summary.addEventListener("click", () => (this.isPinned = true));
+    this.tally();
   }
 
-  /** Watch until the key is refused; reconnects by itself. */
+  /** Watch until the key is refused or `stop` is called; reconnects by itself. */
   async watch() {
+    this.stopping = new AbortController();
+    const { signal } = this.stopping;
     let pause = FIRST_PAUSE_MS;
-    for (;;) {
+    while (!signal.aborted) {
       try {
-        const stream = await call("/v1/live", { isStream: true });
+        const stream = await call("/v1/live", { isStream: true, signal });
         this.onState("is-open", "live");
         pause = FIRST_PAUSE_MS;
         for await (const data of events(stream)) this.take(JSON.parse(data));
       } catch (error) {
         if (error instanceof Refused && (error.status === 401 || error.status === 403)) throw error;
       }
+      if (signal.aborted) return;
       this.onState("is-lost", "connection lost, trying again");
       await new Promise((resolve) => setTimeout(resolve, pause));
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
+  }
+
+  /** End the watch, and forget what was seen. */
+  stop() {
+    this.stopping?.abort();
+    this.pending = [];
+    this.entries.clear();
+    this.list.replaceChildren();
+    this.tally();
   }
 
   /** Take an event; the page is drawn at most once a frame. */
@@ -40,22 +61,35 @@ export class LiveView {
   }
 
   draw() {
-    const events = this.pending;
+    const taken = this.pending;
     this.pending = [];
-    for (const event of events) this.show(event);
+    for (const event of taken) this.show(event);
+    if (taken.length) this.tally();
+  }
+
+  /** Say how much there is to see; open when something happens, close when nothing has for a while. */
+  tally() {
+    const all = [...this.entries.values()];
+    const running = all.filter((each) => !each.isOver).length;
+    const words = running ? `${running} being judged` : "nothing is being judged";
+    this.summary.textContent = `Live: ${words}${all.length ? `, ${all.length - running} recent` : ""}`;
+    clearTimeout(this.idle);
+    if (this.isPinned) return;
+    if (all.length) this.panel.open = true;
+    this.idle = setTimeout(() => !this.isPinned && (this.panel.open = false), IDLE_MS);
   }
 
   show(event) {
     const key = `${event.tenant} ${event.stream_id}`;
     if (event.kind === "decided") {
       this.onDecision();
-      const known = this.entries.get(key);
-      if (known) known.decide(event);
+      this.entries.get(key)?.decide(event);
       return;
     }
     let entry = this.entries.get(key);
     if (!entry || (event.kind === "opened" && entry.isOver)) entry = this.add(key, event);
-    if (event.kind === "tokens") entry.put(event);
+    if (event.kind === "dropped" || (event.kind === "tokens" && !event.tokens.length)) entry.drop(event);
+    else if (event.kind === "tokens") entry.put(event, this.showsText);
     if (isStopped(event) && !entry.isCut) {
       entry.stop(event);
       this.announcer.textContent = `A stream of ${event.endpoint} was cut.`;
@@ -68,7 +102,6 @@ export class LiveView {
     this.entries.delete(key);
     this.entries.set(key, entry);
     this.list.prepend(entry.root);
-    this.empty.hidden = true;
     for (const [oldKey, old] of this.entries) {
       if (this.entries.size <= MAX_STREAMS) break;
       old.root.remove();
@@ -78,65 +111,57 @@ export class LiveView {
   }
 }
 
-function isStopped(event) {
-  return event.action === "block" || event.action === "replace";
-}
-
 class Entry {
   constructor(event) {
-    this.tokens = [];
-    this.first = 0; // position of the first token that is still shown
     this.isCut = false;
-    this.cut = null;
     this.isOver = false;
     this.root = element("li");
     const head = element("div", "head");
-    head.append(element("span", "", event.endpoint), element("span", "", event.stream_id.slice(0, 24)));
-    head.append(element("time", "", new Date(event.time).toLocaleTimeString([], { hour12: false })));
+    head.append(element("span", "", event.endpoint), element("code", "", event.stream_id.slice(0, 24)));
+    head.append(element("time", "", clock(event.time)));
     this.state = element("span", "state", "being judged");
     head.append(this.state);
-    this.text = element("div", "text");
-    this.root.append(head, this.text);
+    const body = element("div");
+    this.root.append(head, body);
+    this.tokens = new TokenList(body, { label: `Tokens of ${event.endpoint} ${event.stream_id.slice(0, 24)}` });
   }
 
-  put(event) {
-    for (const old of this.tokens.splice(Math.max(0, event.start - this.first))) old.remove();
-    for (const each of event.tokens) {
-      const made = token(each.text, each.risk_level, each.unsafe, each.controversial, each.category);
-      this.tokens.push(made);
-      this.text.append(made);
-    }
-    while (this.tokens.length > MAX_TOKENS) {
-      this.tokens.shift().remove();
-      this.first += 1;
-    }
-    this.text.scrollTop = this.text.scrollHeight;
+  put(event, showsText) {
+    this.tokens.put(
+      event.start,
+      event.tokens.map((each) => ({ ...each, text: showsText ? each.text : null }))
+    );
+    this.tokens.keep(MAX_TOKENS);
+    this.tokens.scrollToEnd();
+  }
+
+  /** Take out tokens that were dropped while the answer was changed; the service shows them to admins only. */
+  drop(event) {
+    this.tokens.drop(event.start, { isShown: event.kind === "dropped" });
+    this.isCut = false;
+    this.state.textContent = "being changed";
   }
 
   /** Mark where it was cut: before the last tokens that are over the threshold. */
   stop(event) {
     this.isCut = true;
-    let place = this.tokens.length;
-    while (place > 0 && isOver(this.tokens[place - 1])) place -= 1;
-    for (const late of this.tokens.slice(place)) late.classList.add("withheld");
-    this.cut = cut(event);
-    this.text.insertBefore(this.cut, this.tokens[place] || null);
+    this.cutAt = this.tokens.runStart(this.tokens.elements.length);
+    this.tokens.cutAt(this.cutAt, event);
     this.say(event);
   }
 
   decide(event) {
     this.isOver = true;
-    if (isStopped(event) && !this.isCut) this.stop(event);
-    else if (this.isCut) this.cut.textContent = cut(event).textContent; // it knows the reason
+    if (isStopped(event)) this.isCut ? this.tokens.cutAt(this.cutAt, event) : this.stop(event); // it knows the reason
     this.say(event);
   }
 
   say(event) {
-    this.state.className = `state action ${event.action}`;
-    this.state.textContent = describe(event);
+    const mark = actionMark(event.action);
+    const reason = describe(event).slice(event.action.length);
+    if (reason) mark.append(reason);
+    this.state.replaceChildren(mark);
+    const took = milliseconds(event.guard_ms);
+    if (took) this.state.append(element("span", "quiet", ` guard ${took}`));
   }
-}
-
-function isOver(element) {
-  return element.classList.contains("r3") || element.classList.contains("r2");
 }

@@ -1,14 +1,16 @@
-"""The page's routes."""
+"""The console's routes."""
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
 
+from streamward.server.console import _SCRIPTS
 from streamward.server.live import LiveEvent, LiveKind
-from streamward.server.stats import _percentile
+from streamward.server.stats import percentile
 from tests.server.marked_guard import marked_guard
 from tests.server.services import open_service
 
@@ -25,17 +27,17 @@ def keyed(tmp_path):
         yield service
 
 
-def test_the_page_and_everything_it_names_come_from_the_service(judging):
+def test_the_console_and_everything_it_names_come_from_the_service(judging):
     page = judging.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     named = {part.split('"')[0] for part in page.text.split('="/')[1:]}
-    assert {"assets/page.css", "assets/page.js", "assets/icon.svg"} == named
+    assert {"assets/console.css", "assets/console.js", "assets/icon.svg"} == named
     assert "http://" not in page.text and "https://" not in page.text
     for name in named:
         assert judging.get(f"/{name}").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/assets/page.js", "/assets/live.js"])
+@pytest.mark.parametrize("path", ["/", "/assets/console.js", "/assets/live.js"])
 def test_nothing_from_elsewhere_may_run_on_the_page(judging, path):
     headers = judging.get(path).headers
     policy = headers["content-security-policy"]
@@ -45,64 +47,89 @@ def test_nothing_from_elsewhere_may_run_on_the_page(judging, path):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("name", ["none.js", "../page.py", "..%2fpage.py", "%00", "a" * 50])
+@pytest.mark.parametrize("name", ["none.js", "../console.py", "..%2fconsole.py", "%00", "a" * 50])
 def test_only_the_pages_own_files_are_served(judging, name):
     assert judging.get(f"/assets/{name}").status_code in (400, 404)
 
 
-def test_the_page_can_be_switched_off(tmp_path):
-    with open_service(tmp_path, page={"enabled": False}) as service:
-        assert service.get("/").status_code == 404
-        assert service.get("/v1/overview").status_code == 404
+@pytest.mark.parametrize("table", ["console", "page"])
+def test_the_console_can_be_switched_off_under_its_former_name_too(tmp_path, table):
+    with open_service(tmp_path, **{table: {"enabled": False}}) as service:
+        for path in ("/", "/v1/stats", "/v1/overview", "/v1/decisions", "/v1/policies"):
+            assert service.get(path).status_code == 404
 
 
-def test_the_overview_counts_what_was_decided(judging):
+def test_the_scripts_import_files_that_the_service_has(judging):
+    known, pending = set(), ["console"]
+    while pending:
+        name = pending.pop()
+        script = judging.get(f"/assets/{name}.js")
+        assert script.status_code == 200, name
+        known.add(name)
+        pending += set(re.findall(r'from "\./([a-z_]+)\.js"', script.text)) - known
+    assert known == set(_SCRIPTS)
+
+
+def test_the_statistics_count_what_was_decided(judging):
     for prompt in ("hello", "how", "a #"):
         judging.post("/v1/guard", {"prompt": prompt})
-    overview = judging.get("/v1/overview").json()
-    assert overview["numbers"]["actions"] == {"allow": 2, "block": 1}
-    assert overview["numbers"]["categories"] == {"Violent": 1}
-    assert [(each["endpoint"], each["count"]) for each in overview["numbers"]["latencies"]] == [("guard", 3)]
-    assert [each["action"] for each in overview["numbers"]["recent"]] == ["block", "allow", "allow"]
-    assert overview["policies"] == ["strict", "loose"]
+    found = judging.get("/v1/stats").json()
+    stats = found["stats"]
+    assert stats["actions"] == {"allow": 2, "block": 1}
+    assert stats["categories"] == {"Violent": 1}
+    (latency,) = stats["latencies"]
+    assert (latency["endpoint"], latency["count"]) == ("guard", 3)
+    assert 0 < latency["guard_p50_ms"] <= latency["guard_p99_ms"] <= latency["p99_ms"]
+    assert [each["action"] for each in stats["recent"]] == ["block", "allow", "allow"]
+    assert found["policies"] == ["strict", "loose"]
 
 
-def test_the_overview_is_of_the_callers_tenant_and_an_admin_sees_all(keyed):
+def test_the_former_path_answers_with_the_former_names_too(judging):
+    judging.post("/v1/guard", {"prompt": "a #"})
+    former = judging.get("/v1/overview").json()
+    assert former["numbers"] == former["stats"] == judging.get("/v1/stats").json()["stats"]
+    assert former["upstreams"] == {}
+
+
+def test_the_statistics_are_of_the_callers_tenant_and_an_admin_sees_all(keyed):
     one, two, admin = keyed.key("one"), keyed.key("two"), keyed.key("ops", is_admin=True)
     keyed.post("/v1/guard", {"prompt": "hello"}, headers=one)
 
     def total(headers):
-        return sum(keyed.get("/v1/overview", headers=headers).json()["numbers"]["actions"].values())
+        return sum(keyed.get("/v1/stats", headers=headers).json()["stats"]["actions"].values())
 
     assert (total(one), total(two), total(admin)) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("path", ["/v1/overview", "/v1/live"])
-def test_data_needs_a_key_and_the_page_itself_does_not(keyed, path):
+@pytest.mark.parametrize("path", ["/v1/stats", "/v1/overview", "/v1/decisions", "/v1/policies", "/v1/live"])
+def test_data_needs_a_key_and_the_console_itself_does_not(keyed, path):
     assert keyed.get(path).status_code == 401
     assert keyed.get("/").status_code == 200
 
 
 def test_a_policy_that_a_key_may_not_choose_is_not_offered(keyed):
     headers = keyed.key("one", policy="loose")
-    assert keyed.get("/v1/overview", headers=headers).json()["policies"] == ["loose"]
+    assert keyed.get("/v1/stats", headers=headers).json()["policies"] == ["loose"]
 
 
-def test_percentiles_are_values_that_occurred():
+def testpercentiles_are_values_that_occurred():
     values = [float(value) for value in range(1, 101)]
-    assert [_percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
-    assert _percentile([7.0], 0.99) == 7.0
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
+    assert percentile([7.0], 0.99) == 7.0
 
 
 def test_too_many_watchers_are_refused(tmp_path):
-    with open_service(tmp_path, page={"max_subscribers": 1}) as service, service.state.feed.watched(None, owner="ops"):
+    with (
+        open_service(tmp_path, console={"max_subscribers": 1}) as service,
+        service.state.feed.watched(None, owner="ops"),
+    ):
         refused = service.get("/v1/live")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
 def test_too_many_watchers_of_a_tenant_are_refused_and_others_are_not(tmp_path):
-    page = {"max_subscribers_per_tenant": 1}
-    with open_service(tmp_path, auth={"required": True}, page=page) as service:
+    console = {"max_subscribers_per_tenant": 1}
+    with open_service(tmp_path, auth={"required": True}, console=console) as service:
         with service.state.feed.watched("acme", owner="acme"):
             refused = service.get("/v1/live", headers=service.key("acme"))
             assert service.request("HEAD", "/v1/live", headers=service.key("other")).status_code == 200

@@ -1,12 +1,10 @@
-"""The page at `/`, and what it asks for."""
+"""The console at `/`: its files, and the feed of live events."""
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
-import anyio.to_thread
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import TypeAdapter
@@ -17,24 +15,34 @@ from streamward.server.auth import IdentifiedCaller, identify
 from streamward.server.errors import ERRORS
 from streamward.server.live import LiveEvent
 from streamward.server.state import service_state
-from streamward.server.stats import WINDOW, Numbers, read_numbers
-from streamward.settings import Settings
 
 router = APIRouter()
 
 _POLL_S = 1.0  # how soon a subscriber learns that the service stops
 _POLLS_BETWEEN_COMMENTS = 15  # comments keep proxies from cutting a silent connection
 _EVENT = TypeAdapter(LiveEvent)
+_SCRIPTS = (
+    "calls",
+    "console",
+    "curl",
+    "decision_detail",
+    "decisions",
+    "elements",
+    "live",
+    "playground",
+    "policies",
+    "probability_bar",
+    "samples",
+    "status",
+    "token_list",
+    "verdict_card",
+    "words",
+)
 _TYPES: Mapping[str, str] = {
-    "page.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
+    "console.html": "text/html; charset=utf-8",
+    "console.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
-    "page.js": "text/javascript; charset=utf-8",
-    "calls.js": "text/javascript; charset=utf-8",
-    "live.js": "text/javascript; charset=utf-8",
-    "playground.js": "text/javascript; charset=utf-8",
-    "numbers.js": "text/javascript; charset=utf-8",
-    "tokens.js": "text/javascript; charset=utf-8",
+    **{f"{name}.js": "text/javascript; charset=utf-8" for name in _SCRIPTS},
 }
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -47,58 +55,18 @@ _HEADERS: Mapping[str, str] = {
 }
 
 
-class Overview(Settings):
-    """Values the page shows besides the live view."""
-
-    guard: str
-    tenant: str
-    """Whose decisions they are; an admin sees everybody's."""
-    is_admin: bool
-    shows_text: bool
-    """True if live events contain the text, not only its verdicts."""
-    policies: tuple[str, ...]
-    """Those that the caller may ask for, its own first."""
-    upstreams: dict[str, tuple[str, ...]]
-    """Guarded servers that the caller may reach, with the models that may be asked for; none listed: any."""
-    window: timedelta
-    numbers: Numbers
-
-
 @router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """Return the page."""
-    return _asset("page.html")
+async def console() -> Response:
+    """Return the console."""
+    return _asset("console.html")
 
 
 @router.get("/assets/{name}", include_in_schema=False)
 async def asset(name: Annotated[str, Path(max_length=40)]) -> Response:
-    """Return something that the page needs."""
+    """Return a file that the console needs."""
     if name not in _TYPES:
         raise HTTPException(404, "there is no such file")
     return _asset(name)
-
-
-@router.get("/v1/overview", tags=["operations"], responses=ERRORS)
-async def overview(request: Request, caller: IdentifiedCaller) -> Overview:
-    """Count the last hour's decisions of the caller's tenant, and list the latest."""
-    state = service_state(request)
-    tenant = None if caller.is_admin else caller.tenant
-    own = caller.policy or state.config.policies.default
-    others = state.policies.all if caller.other_policies is None else caller.other_policies & set(state.policies.all)
-    return Overview(
-        guard=state.config.guard,
-        tenant=caller.tenant,
-        is_admin=caller.is_admin,
-        shows_text=state.config.page.live_text,
-        policies=(own, *sorted(set(others) - {own})),
-        upstreams={
-            name: upstream.models
-            for name, upstream in state.config.upstreams.items()
-            if caller.upstreams is None or name in caller.upstreams
-        },
-        window=WINDOW,
-        numbers=await anyio.to_thread.run_sync(read_numbers, state.engine, tenant),
-    )
 
 
 @router.get("/v1/live", tags=["operations"], responses=ERRORS, response_class=StreamingResponse)

@@ -1,0 +1,83 @@
+"""What `streamward bench-intervene` compares."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from streamward.ladder import LadderAction, LadderStep, ReleasePolicy
+from streamward.policy import Policy, SidePolicy
+from streamward.schema import Action
+from streamward.settings import Settings
+
+CHECKED = "checked"
+"""The variant without interventions, which the answers of ordinary prompts are compared with."""
+UNGUARDED = "unguarded"
+"""The answers that the model gives without a guard."""
+_BUDGETED = (LadderAction.REGENERATE, LadderAction.INTROSPECT)
+
+
+class InterveneBenchConfig(Settings):
+    """What is measured."""
+
+    num_risky: int = Field(default=200, ge=0, le=200)
+    """Risky prompts."""
+    num_ordinary: int = Field(default=200, ge=0, le=200)
+    """Ordinary prompts."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the first call."""
+    hold_tokens: tuple[Annotated[int, Field(ge=1)], ...] = (10, 20, 40, 80)
+    """Buffers compared; b of CARE."""
+    attempts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5)
+    """Attempts compared; N of CARE."""
+    concurrency: int = Field(default=8, ge=1)
+    """Answers at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterveneVariant:
+    """One ladder with one buffer.
+
+    Attributes:
+        action: Its first step; None for the mode `checked`.
+        hold_tokens: Judged tokens that are held.
+        attempts: Of the first step.
+    """
+
+    action: LadderAction | None
+    hold_tokens: int = 0
+    attempts: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the variant, and of its policy."""
+        if self.action is None:
+            return CHECKED
+        number = f"-n{self.attempts}" if self.action in _BUDGETED else ""
+        return f"{self.action}-b{self.hold_tokens}{number}"
+
+    def policy(self) -> Policy:
+        """Return the policy of the variant: prompts are let through, so that answers to risky ones are seen."""
+        let_through = SidePolicy(unsafe=Action.ALLOW, controversial=Action.ALLOW)
+        policy = Policy(name=self.name, prompt=let_through)
+        if self.action is None:
+            return policy
+        steps = [LadderStep(action=self.action, attempts=self.attempts)]
+        if self.action in _BUDGETED:
+            steps.append(LadderStep(action=LadderAction.STOP))
+        release = ReleasePolicy(mode="intervene", hold_tokens=self.hold_tokens, ladder=tuple(steps))
+        return policy.model_copy(update={"release": release})
+
+
+def variants(config: InterveneBenchConfig) -> Iterator[InterveneVariant]:
+    """Yield all that is compared."""
+    yield InterveneVariant(None)
+    for hold_tokens in config.hold_tokens:
+        for action in (LadderAction.STOP, LadderAction.REFUSE):
+            yield InterveneVariant(action, hold_tokens)
+        for action in _BUDGETED:
+            for attempts in config.attempts:
+                yield InterveneVariant(action, hold_tokens, attempts)

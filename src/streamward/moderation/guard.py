@@ -1,0 +1,61 @@
+"""What a moderator needs of a guard, and what some guards offer besides."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from streamward.moderation.conversation import Conversation
+from streamward.moderation.health import GuardHealth
+from streamward.moderation.response_stream import ResponseStream
+from streamward.policy import Policy
+from streamward.schema import Result, RiskLevel, Side
+
+
+class Guard(Protocol):
+    """A model behind a moderator."""
+
+    def judge(self, conversation: Conversation, policy: Policy) -> Result:
+        """Judge a whole conversation.
+
+        Raises:
+            UpstreamError: The model is elsewhere and failed.
+            CheckpointError: The model gave no usable answer.
+        """
+        ...
+
+    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
+        """Read a conversation's context and wait for the response, of at most so many characters.
+
+        Raises:
+            InputError: This kind of guard judges whole texts only.
+        """
+        ...
+
+    def health(self) -> GuardHealth:
+        """Say whether the guard makes progress."""
+        ...
+
+    def close(self) -> None:
+        """Free what the guard holds; calls that are being made end with a StreamClosedError."""
+        ...
+
+
+@runtime_checkable
+class RuleJudge(Protocol):
+    """A guard that can judge rules of the policy's own."""
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy with rules that this guard cannot judge.
+
+        Raises:
+            ConfigError: There is such a rule.
+        """
+        ...
+
+
+@runtime_checkable
+class CalibratedGuard(Protocol):
+    """A guard with an operating point of its own."""
+
+    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        ...
