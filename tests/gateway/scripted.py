@@ -50,6 +50,9 @@ class HashJudge:
     def drop_context(self, num_tokens: int) -> None:
         pass
 
+    def short_text_rules(self) -> tuple[()]:
+        return ()
+
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         self._num_tokens = keep + len(new_ids)
         if self._error is not None and self._fails_at is not None and self._num_tokens >= self._fails_at:
