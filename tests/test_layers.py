@@ -18,14 +18,16 @@ LAYERS = (
     {"errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
     {"settings"},
+    {"detectors"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
-    {"engine", "data", "generative", "bundled", "text_stream"},
+    {"engine", "data", "generative", "bundled", "text_stream", "client", "text_release"},
+    {"policy_guards"},
     {"moderation", "hub"},
     {"vllm"},
     {"loading"},
     {ROOT},
-    {"gateway", "evals", "bench", "assistant", "distributed"},
+    {"gateway", "evals", "bench", "assistant", "distributed", "integrations"},
     {"server", "train"},
     {"cli"},
     {"__main__"},
@@ -34,7 +36,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 BANNED = {"engine": {"asyncio", f"{PACKAGE}.tokenizer", f"{PACKAGE}.text_stream"}}  # no text and no event loop there
 FOUNDATION = {"errors", "reasons", "schema", "settings", "suggestions", "text_files", "validation"}
 ALLOWED_IN_FOUNDATION = {"pydantic", PACKAGE} | sys.stdlib_module_names
-TORCH_FREE = FOUNDATION | {"policy", "decisions", "kernels"}
+TORCH_FREE = FOUNDATION | {"policy", "decisions", "kernels", "client", "text_release"}
 
 
 def module_name(path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from streamward.errors import InputError, StreamwardError
 from streamward.policy import Policy, total_risk
-from streamward.schema import Action, Category, Decision, FirstFlagged, RiskLevel, Side, SideResult, Verdict
+from streamward.schema import Action, Category, Decision, RiskLevel, Side, SideResult, Verdict
 
 ALLOWED = Decision(Action.ALLOW)
 """The decision when nothing crossed the policy's threshold."""
@@ -121,15 +121,15 @@ class SideState:
         peak, flagged = self.worst, self._latest.first_flagged
         if peak is None:
             return None
+        span = None if flagged is None else flagged.span
         return SideResult(
             risk_level=self.level,
             category=None if self.level is RiskLevel.SAFE else peak.category,
             probabilities=peak.probabilities,
             windows=windows,
             verdicts=tuple(each.verdict for each in self._history if each.verdict is not None),
-            first_flagged=None
-            if flagged is None or flagged.span is None
-            else FirstFlagged(flagged.position, flagged.span.start),
+            first_flagged_char=None if span is None else span.start,
+            first_flagged_token=None if flagged is None or span is None else flagged.position,
             thresholds=self._rules.thresholds_for(peak.category, thresholds),
         )
 

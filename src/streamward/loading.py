@@ -1,7 +1,10 @@
 """`streamward.load`: from a name to a moderator."""
 
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.bundled.embedded import (
@@ -23,11 +26,13 @@ from streamward.model.config_file import read_config
 from streamward.model.dtypes import dtype_name
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.parameters import read_shapes
+from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
+from streamward.policy_guards.config import SecondOpinionConfig
 from streamward.suggestions import suggest
 from streamward.tokenizer import GuardTokenizer
 from streamward.vllm.config import VllmConfig
@@ -41,9 +46,11 @@ def load(
     *,
     policy: str | Path | Policy = "strict",
     engine: EngineConfig | VllmConfig | str | None = None,
+    vllm: VllmConfig | str | None = None,
     dtype: object | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
     max_workers: int = DEFAULT_MAX_WORKERS,
+    second_opinion: SecondOpinionConfig | Mapping[str, Any] | None = None,  # Any: TOML or JSON values
 ) -> Moderator:
     """Load a guard and put it under a policy.
 
@@ -52,29 +59,60 @@ def load(
             (`modelscope:org/name`), or a Gen guard behind an OpenAI-compatible endpoint (`http://host/v1#model`; its
             key, if it needs one, is taken from the environment variable STREAMWARD_API_KEY).
         policy: `strict`, `loose`, a TOML file or a policy.
-        engine: Limits of our engine; the defaults suit one machine. Or what reads the tokens of a Stream guard instead:
-            `vllm` in this process, the address of a vLLM server (`http://host:port`), or a `VllmConfig`.
+        engine: Limits of the engine; the defaults suit one machine. A value for `vllm` is accepted here too until the
+            next release, with a DeprecationWarning.
+        vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
+            server (`http://host:port`), or a `VllmConfig`.
         dtype: Data type of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards
             have 8-bit weights and others bfloat16; where torch runs the model and the CPU is slow with bfloat16, float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
+        second_opinion: A slower guard that reads policies, and when it is asked: the table `[second_opinion]` of the
+            service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-        ConfigError: There is no such policy, the hub's package is not installed, or vLLM cannot serve the guard.
+    ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not installed,
+        `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
-    how = VllmConfig.of(engine) if isinstance(engine, str) else engine
+    wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
+    how = _backend(engine, vllm)
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
-            raise ConfigError("a guard behind an endpoint has its own engine; leave engine out")
+            raise ConfigError("a guard behind an endpoint has its own engine; leave vllm out")
         guard = _endpoint(name)
     elif isinstance(how, VllmConfig):
         guard = _vllm_guard(find_checkpoint(name), how, dtype_name(dtype))
     else:
         guard = load_guard(find_served(name, engine=how, dtype=dtype), engine=how, dtype=dtype)
-    return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
+    moderator = Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
+    if wrap is not None:
+        moderator.wrap_guard(wrap)
+    return moderator
+
+
+def _read_second_opinion(
+    values: SecondOpinionConfig | Mapping[str, Any],  # Any: as for `load`
+) -> SecondOpinionConfig:
+    if isinstance(values, SecondOpinionConfig):
+        return values
+    return SecondOpinionConfig.parse(values, source="second_opinion")
+
+
+def _backend(
+    engine: EngineConfig | VllmConfig | str | None, vllm: VllmConfig | str | None
+) -> EngineConfig | VllmConfig | None:
+    """Return what runs the guard: the engine's limits, or vLLM."""
+    if isinstance(engine, VllmConfig | str):
+        warnings.warn(
+            "load(engine=...) takes an EngineConfig; give vllm=... for vLLM", DeprecationWarning, stacklevel=3
+        )
+        engine, vllm = None, engine if vllm is None else vllm
+    if engine is not None and vllm is not None:
+        raise ConfigError("engine and vllm are both given; a guard runs with one of them")
+    return engine if vllm is None else (VllmConfig.of(vllm) if isinstance(vllm, str) else vllm)
 
 
 def _endpoint(name: str) -> Guard:

@@ -3,25 +3,29 @@
 import json
 import logging
 import sys
-import traceback
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from streamward.reasons import defect as defect  # the server logs with it; whoever needs no metrics imports it there
 from streamward.schema import Decision
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _NONE = "none"
-
-
-def defect(error: BaseException) -> dict[str, str]:
-    """Return what may be logged of an error of ours: its class and where it was raised, not its text."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f"{Path(frame[0].filename).name}:{frame[0].lineno}" if frame else "unknown"
-    return {"error_class": type(error).__name__, "where": where}
+_OUTCOMES = (
+    "agreed_safe",
+    "agreed_flagged",
+    "only_first",
+    "only_second",
+    "rules_kept",
+    "rules_violated",
+    "failed",
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -66,6 +70,34 @@ def set_up_logging(level: str, *, is_json: bool, stream: TextIO | None = None) -
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses at level info
+
+
+class _SecondOpinions(Collector):
+    """Counts of second opinions, read when metrics are."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float] | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counters."""
+        counts = self._read()
+        if counts is None:
+            return
+        yield CounterMetricFamily(
+            "streamward_second_opinion_texts", "Sentences and whole texts judged", counts["judged"]
+        )
+        asked = CounterMetricFamily("streamward_second_opinions", "Second opinions asked for", labels=["outcome"])
+        for outcome in _OUTCOMES:
+            asked.add_metric([outcome], counts[outcome])
+        yield asked
+        yield CounterMetricFamily("streamward_second_opinion_calls", "Requests to the second guard", counts["calls"])
+        tokens = CounterMetricFamily("streamward_second_opinion_tokens", "Tokens of the second guard", labels=["kind"])
+        for kind in ("prompt", "cached", "completion"):
+            tokens.add_metric([kind], counts[f"{kind}_tokens"])
+        yield tokens
+        yield CounterMetricFamily(
+            "streamward_second_opinion_seconds", "Time spent waiting for the second guard", counts["seconds"]
+        )
 
 
 class Metrics:
@@ -134,6 +166,14 @@ class Metrics:
     def stream_ended(self, outcome: str) -> None:
         """Count a stream that is over: `closed`, `expired` or `failed`."""
         self._streams.labels(outcome).inc()
+
+    def watch_second_opinions(self, read: Callable[[], Mapping[str, float] | None]) -> None:
+        """Show counts that are kept elsewhere, by the names of `CascadeStatistics`.
+
+        Args:
+            read: Returns them; None while there are none.
+        """
+        self.registry.register(_SecondOpinions(read))
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus's text format."""

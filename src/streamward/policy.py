@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from streamward.detectors.config import DetectorConfig
 from streamward.errors import ConfigError
 from streamward.schema import Action, Category, RiskLevel, Side, Verdict
 from streamward.settings import Settings, read_toml
@@ -150,6 +151,16 @@ class Policy(Settings):
     """Whether texts are logged; by default they are not."""
     replacement: str | None = Field(default=None, min_length=1)
     """What to say instead of the text; needed if any action is replace."""
+    detectors: tuple[DetectorConfig, ...] = ()
+    """What is found by its form: personal data, keys, words and expressions of the policy's own."""
+
+    @model_validator(mode="after")
+    def _names_detectors_once(self) -> Self:
+        names = [each.name for each in self.detectors]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two detectors are called {repeated}; give one of them another `id`")
+        return self
 
     @model_validator(mode="after")
     def _has_a_replacement_where_needed(self) -> Self:

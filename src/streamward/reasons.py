@@ -1,7 +1,9 @@
 """Why something outside failed, in our words: libraries' own texts may hold addresses, keys or the text judged."""
 
 import json
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 
 _BY_NAME: Mapping[str, str] = {  # httpx's and others' names, most special first by the order of their classes
     "ConnectTimeout": "nothing answers at its address",
@@ -27,3 +29,10 @@ def reason_of(error: BaseException) -> str:
         return error.strerror.lower()
     named = (_BY_NAME[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _BY_NAME)
     return next(named, "it is damaged, or not what it should be")
+
+
+def defect(error: BaseException) -> dict[str, str]:
+    """Return what may be logged of an error of ours: its class and where it was raised, not its text."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f"{Path(frame[0].filename).name}:{frame[0].lineno}" if frame else "unknown"
+    return {"error_class": type(error).__name__, "where": where}

@@ -110,7 +110,7 @@ class Verdict:
 
 
 class FirstFlagged(NamedTuple):
-    """Where a text first crossed the policy's threshold."""
+    """Where a text was first flagged. Deprecated: `SideResult` has both numbers as fields of their own."""
 
     position: int
     """Index of the token, 0-based."""
@@ -129,9 +129,13 @@ class SideResult:
         refusal: Whether the response declines to help; None where the guard does not say.
         windows: Number of overlapping windows the text was judged in; 1 unless it exceeds the context.
         verdicts: One per judged token: all of a response, the closing one of each window of a prompt.
-        first_flagged: Where the policy's threshold was first crossed; None if it never was, or has no place.
+        first_flagged_char: Index of the first character (code point) of the first flagged token in the caller's text. A
+            token is flagged when it completes as many successive tokens over the threshold as the policy asks. None if
+            no token was flagged, or the text was judged as a whole.
+        first_flagged_token: Index of that token among the tokens judged on this side, 0-based; None likewise.
         thresholds: What P(Unsafe) must reach to be Unsafe, and P(Unsafe) + P(Controversial) to be Controversial, for
             the kind of harm at that point; a level without a threshold counts where it is the most probable.
+        first_flagged: Deprecated, until the next release: both indices as a pair, token first.
     """
 
     risk_level: RiskLevel
@@ -140,8 +144,21 @@ class SideResult:
     refusal: bool | None = None
     windows: int = 1
     verdicts: tuple[Verdict, ...] = ()
-    first_flagged: FirstFlagged | None = None
+    first_flagged_char: int | None = None
+    first_flagged_token: int | None = None
     thresholds: Mapping[RiskLevel, float] = field(default_factory=dict)
+    first_flagged: FirstFlagged | None = field(init=False, default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Fill in the former name of the two indices."""
+        if self.first_flagged_char is not None and self.first_flagged_token is not None:
+            former = FirstFlagged(self.first_flagged_token, self.first_flagged_char)
+            object.__setattr__(self, "first_flagged", former)  # the class is frozen
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that were judged on this side."""
+        return len(self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +168,12 @@ class Decision:
     Attributes:
         action: What the caller should do.
         side: Which side caused it; None when everything is allowed.
-        risk_level: The level that caused it; None when the guard failed.
+        risk_level: The level that caused it; None when the guard failed, or a detector caused it.
         category: The kind of harm that caused it.
         position: Token of the response at which it became final; None for prompts and whole-text guards.
         message: What to say instead, for `replace`.
         error: Code of the error, when the guard could not judge.
+        detector: Id of the policy's detector whose finding caused it; None if the guard did.
     """
 
     action: Action
@@ -165,6 +183,12 @@ class Decision:
     position: int | None = None
     message: str | None = None
     error: str | None = None
+    detector: str | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing more of the text may be shown: the action is replace or block."""
+        return self.action.severity >= Action.REPLACE.severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import codecs
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from streamward.schema import Span
@@ -51,6 +51,8 @@ class TextStream:
         """Characters of each id. Read only."""
         self.num_chars = 0
         """Characters so far."""
+        self.on_text: Callable[[str], object] | None = None
+        """Is given the characters that are added, as they are counted."""
         self._tokenizer = tokenizer
         self._tail = ""  # text whose tokens may still change
         self._tail_start = 0  # index of its first character
@@ -82,6 +84,7 @@ class TextStream:
             text, self._id_bytes = _decode_prefix(self._id_bytes + piece)
             start = self.num_chars
             self.num_chars += len(text)
+            self._tell(text)
             end = self.num_chars + bool(self._id_bytes)
             spans.append(Span(start, max(end, start + 1)))
         return self._append_settled(before, ids, spans)
@@ -123,6 +126,7 @@ class TextStream:
             self._flush_ids()
         self._tail += text
         self.num_chars += len(text)
+        self._tell(text)
         encoded, at = self._encode_tail()
         same = _common_prefix(self.ids[at.token :], encoded.ids)
         keep = at.token + same
@@ -154,7 +158,12 @@ class TextStream:
         """Take the character that token ids have begun for a whole one; their spans count it already."""
         self._id_bytes = b""
         self.num_chars += 1
+        self._tell("\ufffd")
         self._settle_all()
+
+    def _tell(self, text: str) -> None:
+        if self.on_text is not None:
+            self.on_text(text)
 
     def _settle(self, encoded: TokenizedText, at: _Resumption) -> None:
         """Move the start of the tail to the last boundary that nothing to come can change, or come near it."""

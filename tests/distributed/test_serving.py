@@ -177,12 +177,12 @@ def test_the_gateway_shows_nothing_unjudged_while_a_replica_is_killed(remote, lo
         shown, reasons = texts_in(data).get((0, "content"), ""), reasons_in(data)
         judged = local.moderate(prompt=PROMPT, response=text).response
         assert text.startswith(shown)
-        if judged.first_flagged is None:
+        if judged.first_flagged_char is None:
             assert shown == text or reasons == {0: "content_filter"}  # a word cut in two may look worse than whole
         else:
             num_stopped += 1
             assert reasons == {0: "content_filter"}
-            assert len(shown) < judged.verdicts[judged.first_flagged.position].span.end
+            assert len(shown) < judged.verdicts[judged.first_flagged_token].span.end
     assert 0 < num_stopped < len(texts)
 
 

@@ -23,6 +23,8 @@ from tests.server.services import open_service, served
 
 ADDRESS = "http://127.0.0.1:8000"
 """Of the service, in the pages."""
+FRAMEWORKS = ("agents", "haystack", "langchain_core", "llama_index", "pydantic_ai")
+"""They have an environment of their own."""
 
 
 def named(found: list[Block]) -> list[ParameterSet]:
@@ -46,6 +48,10 @@ def test_python_runs(block, address, monkeypatch):
     if "qwen3guard" in block.text.lower() or "vllm" in block.text.lower():
         compile(block.text, block.name, "exec")  # needs weights or a server that tests do not have
         return
+    for framework in FRAMEWORKS:
+        if f"from {framework}" in block.text:
+            compile(block.text, block.name, "exec")
+            pytest.skip("tests/integrations/test_page.py runs it, beside the framework")
     exec(compile(block.text.replace(ADDRESS, address), block.name, "exec"), {"__name__": "documentation"})
 
 

@@ -121,7 +121,7 @@ def test_a_text_that_was_stopped_keeps_its_reason():
     assert texts_in(data)[CONTENT] == "one "
     part = outcome.parts[0]
     assert (part.decision.risk_level, part.decision.error) == (RiskLevel.UNSAFE, None)
-    assert part.judgement.first_flagged.char == 5
+    assert part.judgement.first_flagged_char == 5
 
 
 def in_time(script: Script, guard: StallingGuard, loop: MovedLoop, *, between_s: float = 0.0, **config) -> bytes:

@@ -44,11 +44,11 @@ def assert_nothing_leaves_past_the_flagged_token(moderator, text, *, pieces, siz
     shown = texts_in(data).get(CONTENT, "")
     judged = moderator.moderate(prompt=PROMPT, response=text).response
     assert text.startswith(shown)
-    if judged.first_flagged is None:
+    if judged.first_flagged_char is None:
         assert shown == text or reasons_in(data) == {0: "content_filter"}  # a word cut in two may look worse than whole
     else:
         assert reasons_in(data) == {0: "content_filter"}
-        span = judged.verdicts[judged.first_flagged.position].span
+        span = judged.verdicts[judged.first_flagged_token].span
         assert len(shown) < span.end
 
 
@@ -67,6 +67,7 @@ def test_nothing_leaves_past_the_flagged_token(moderator, start, length, pieces,
 
 def test_the_guard_finds_something_and_lets_something_through(moderator):
     found = {
-        moderator.moderate(prompt=PROMPT, response=TEXT[n : n + 9]).response.first_flagged is None for n in range(60)
+        moderator.moderate(prompt=PROMPT, response=TEXT[n : n + 9]).response.first_flagged_char is None
+        for n in range(60)
     }
     assert found == {True, False}

@@ -24,7 +24,7 @@ def test_other_words_are_refused(text):
     with pytest.raises(ConfigError):
         VllmConfig.of(text)
     with pytest.raises(ConfigError):
-        streamward.load(engine=text)
+        streamward.load(vllm=text)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_service_has_one_engine():
 
 
 def test_a_guard_behind_an_endpoint_is_not_read_by_vllm():
-    with pytest.raises(ConfigError, match="leave engine out"):
-        streamward.load("http://host/v1#guard", engine="vllm")
+    with pytest.raises(ConfigError, match="leave vllm out"):
+        streamward.load("http://host/v1#guard", vllm="vllm")
 
 
 def test_a_gen_guard_is_vllms_own(tmp_path):

@@ -96,7 +96,7 @@ def moderators(server) -> Iterator[tuple[Moderator, Moderator]]:
     """Over the server, and over our engine."""
     _, setup = server
     with (
-        streamward.load(setup.folder, policy=POLICY, engine=setup.config) as there,
+        streamward.load(setup.folder, policy=POLICY, vllm=setup.config) as there,
         streamward.load(setup.folder, policy=POLICY, dtype=torch.float32) as here,
     ):
         yield there, here
@@ -204,7 +204,9 @@ def test_the_gateway_lets_nothing_past_the_flagged_token(moderators, start, leng
 
 def test_the_guard_finds_something_and_lets_something_through(moderators):
     there, _ = moderators
-    found = {there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged is None for n in range(60)}
+    found = {
+        there.moderate(prompt="x", response=TEXT[n : n + 9]).response.first_flagged_char is None for n in range(60)
+    }
     assert found == {True, False}
 
 
@@ -245,7 +247,7 @@ def test_bad_requests_to_the_plugin_are_refused_and_harm_nothing(server, data):
 def test_another_guard_than_the_servers_is_refused(server, tmp_path):
     _, setup = server
     with pytest.raises(ConfigError, match="another guard"):
-        streamward.load(write_guard(tmp_path / "other", random_guard(has_qk_norm=True)), engine=setup.config)
+        streamward.load(write_guard(tmp_path / "other", random_guard(has_qk_norm=True)), vllm=setup.config)
 
 
 def test_a_stream_outlives_a_server_that_is_killed_and_started_again(server):

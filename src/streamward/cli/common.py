@@ -49,6 +49,13 @@ def load(arguments: argparse.Namespace) -> "Moderator":
     return load_guard(arguments.guard, policy=arguments.policy)
 
 
+def load_guard_of(name: str) -> "Moderator":
+    """Load a guard under the default policy."""
+    from streamward.loading import load as load_guard
+
+    return load_guard(name)
+
+
 def exit_code(decision: Decision) -> ExitCode:
     """Return how a command ends that came to this decision."""
     if decision.error is not None:

@@ -11,8 +11,11 @@ from streamward.cli import (
     audit,
     bench,
     bench_serve,
+    completion,
+    doctor,
     evaluate,
     keys,
+    mask,
     models,
     moderate,
     policy,
@@ -35,7 +38,24 @@ Judges what people ask a language model and what it answers, also while the answ
   streamward models list                                 what guards there are
 """
 _EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."
-_COMMANDS = (moderate, watch, models, policy, serve, keys, store, audit, train, evaluate, bench, bench_serve, assistant)
+_COMMANDS = (
+    moderate,
+    watch,
+    mask,
+    models,
+    policy,
+    serve,
+    keys,
+    store,
+    audit,
+    train,
+    evaluate,
+    bench,
+    bench_serve,
+    assistant,
+    doctor,
+    completion,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     given = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(given, argparse.Namespace(given=given))  # reports say how they were made
+    arguments = parser.parse_args(
+        given, argparse.Namespace(given=given, parser=parser)
+    )  # reports say how they were made
     try:
         return int(arguments.run(arguments))
     except (InputError, ConfigError) as error:

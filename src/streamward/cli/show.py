@@ -29,8 +29,8 @@ def describe_side(name: str, side: SideResult) -> Text:
     if side.category is not None:
         text.append(f"  {side.category}")
     text.append(f"  ({describe_probabilities(side)})", style="dim")
-    if side.first_flagged is not None:
-        text.append(f"  from character {side.first_flagged.char}")
+    if side.first_flagged_char is not None:
+        text.append(f"  from character {side.first_flagged_char}")
     if side.refusal:
         text.append("  refusal")
     if side.windows > 1:

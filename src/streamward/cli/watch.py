@@ -13,7 +13,7 @@ from streamward.errors import InputError
 from streamward.schema import Action, Decision
 
 if TYPE_CHECKING:
-    from streamward.moderation.guard_stream import GuardStream
+    from streamward.moderation.response_stream import ResponseStream
 
 _READ_BYTES = 65536
 _EXAMPLES = """\
@@ -76,7 +76,7 @@ def _pieces() -> Iterator[bytes]:
 class _Gate:
     """Holds text back until the stream has released it."""
 
-    def __init__(self, stream: "GuardStream") -> None:
+    def __init__(self, stream: "ResponseStream") -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""

@@ -97,6 +97,7 @@ def _schema(*, has_verdicts: bool) -> Any:  # Any: pyarrow has no types
         ("first_flagged_token", whole),
         ("refusal", pa.bool_()),
         ("windows", whole),
+        ("num_tokens", whole),
         ("tokens", whole),
     ]
     verdict = [("position", whole), ("risk_level", text), ("category", text), ("probabilities", probabilities)]

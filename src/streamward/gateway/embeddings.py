@@ -4,13 +4,14 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from streamward.decisions import ALLOWED, combine, decide_error
+from streamward.decisions import combine, decide_error
 from streamward.errors import InputError, StreamwardError, UpstreamError
 from streamward.gateway.call_record import CallRecord, EndReason, GatewayCall, GatewayResponse, Observer
 from streamward.gateway.completions import is_token_ids
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.field_guard import as_known
 from streamward.gateway.guard import OpenGuard
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.prompts import read_model
 from streamward.gateway.report import blocked_error
 from streamward.gateway.reported_errors import ErrorReport, ReportedError
@@ -56,9 +57,10 @@ class EmbeddingsCall:
             self._body = parse_object(call.body)
         except ValueError as error:
             raise InputError(f"the body cannot be read: {error}") from error
+        masking = CallMasking(call.policy, self._body)
         self._model = read_model(self._body, upstream.config.models)
         self._texts = _read_texts(self._body, upstream.config)
-        self._decision = ALLOWED
+        self._decision = masking.decision
         self._judgement: SideResult | None = None
         self._judged: tuple[Message, ...] = ()
         self._prompt_s = 0.0

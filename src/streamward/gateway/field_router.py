@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from streamward.decisions import ALLOWED, combine
 from streamward.gateway.field_guard import FieldGuard
+from streamward.gateway.masking import CallMasking, FieldMask
 from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.restated import RestatedText
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
@@ -28,17 +29,33 @@ class FieldPosition:
         start: Its first character there.
         end: The character after its last.
         beside: Where else it is judged.
+        mask: The detectors that read its field; None if there are none.
+        place: Its first character in the field.
     """
 
     reader: FieldGuard
     start: int
     end: int
     beside: "FieldPosition | None" = None
+    mask: FieldMask | None = None
+    place: int = 0
 
     @property
     def is_clear(self) -> bool:
         """Whether all of it may be shown."""
-        return not any(self.unclear_readers())
+        return not any(self.unclear_readers()) and self.limit == self.end
+
+    @property
+    def limit(self) -> int:
+        """The character at the reader before which it may be shown: the guard and the detectors are done there."""
+        limit = min(self.end, self.reader.limit)
+        if self.mask is not None:
+            limit = min(limit, self.start + self.mask.limit - self.place)
+        return max(self.start, limit)
+
+    def masked(self, text: str) -> str:
+        """Return its text, or the beginning of it, as it may leave."""
+        return text if self.mask is None else self.mask.masked(text, self.place)
 
     def unclear_readers(self) -> Iterator[FieldGuard]:
         """Yield the field guards that have not let all of it through."""
@@ -62,6 +79,7 @@ class _Field:
     seam: FieldPosition | None = None  # where one that is always the same is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
     token: object = field(default_factory=object)  # stands for it where a reference would close a circle
+    mask: FieldMask | None = None
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -79,7 +97,7 @@ class _Field:
         if self.place is None:
             return None
         start = self.place.end - len(self.text())
-        return FieldPosition(self.place.reader, start, start + length)
+        return FieldPosition(self.place.reader, start, start + length, mask=self.mask)
 
 
 class FieldRouter:
@@ -91,17 +109,20 @@ class FieldRouter:
     a field together will read it.
     """
 
-    def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque) -> None:
+    def __init__(self, open_reader: OpenReader, *, opaque: UnknownOpaque, masking: CallMasking | None = None) -> None:
         """Start with no field and no field guard.
 
         Args:
             open_reader: Opens field guards.
             opaque: What happens to runs in unknown strings that say nothing.
+            masking: Runs detectors over the fields; None for none.
         """
         self.readers: dict[int, list[FieldGuard]] = {}
         """By choice."""
         self._open_reader = open_reader
         self._opaque = opaque
+        self._masking = masking
+        self._masks: dict[int, list[FieldMask]] = {}  # by choice; the last one's field may go on
         self._main: dict[tuple[int, bool], FieldGuard] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
@@ -110,7 +131,15 @@ class FieldRouter:
         decision = ALLOWED
         for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
             decision = combine(decision, reader.decision)
+        for mask in [*self._masks.get(group, []), *self._masks.get(ENVELOPE, [])]:
+            decision = combine(decision, mask.decision)
         return decision
+
+    def finish_masks(self) -> None:
+        """Let the detectors decide the ends of all fields: the answer is over."""
+        for masks in self._masks.values():
+            for mask in masks:
+                mask.finish()
 
     def start(self, group: int, reader: FieldGuard) -> None:
         """Let a field guard follow a choice."""
@@ -119,7 +148,10 @@ class FieldRouter:
 
     async def append(self, key: FieldKey, text: str) -> FieldPosition:
         """Queue what comes next in a field."""
-        return await self._append(self._fields.setdefault((key, False), _Field()), text, group=_group(key))
+        owner = self._fields.get((key, False))
+        if owner is None:
+            owner = self._fields[key, False] = _Field(mask=self._mask(key))
+        return await self._append(owner, text, group=_group(key))
 
     async def place_all(self, slots: Sequence[TextField]) -> list[FieldPosition | None]:
         """Queue the text of slots that came together: known texts first, so that copies of them are seen to be some."""
@@ -142,6 +174,7 @@ class FieldRouter:
         if owner is None:
             is_known = slot.kind is not Kind.UNKNOWN
             owner = self._fields[name] = _Field(slot.shape.is_reasoning, is_known, _is_part(slot))
+            owner.mask = self._mask(slot.field) if is_known else None
         if slot.kind is Kind.UNKNOWN:
             return await self._place_unknown(owner, slot)
         if slot.kind is Kind.WHOLE:
@@ -156,7 +189,7 @@ class FieldRouter:
         _write(slot, text)
         if not _overlap(text, owner.text()):
             if owner.restated is None or not _overlap(text, owner.restated.text()):
-                owner.restated = _Field(owner.is_reasoning, owner.is_known)
+                owner.restated = _Field(owner.is_reasoning, owner.is_known, mask=self._mask(slot.field))
             owner = owner.restated
         if len(text) > len(said := owner.text()):
             await self._append(owner, text[len(said) :], group=_group(slot.field))
@@ -177,6 +210,8 @@ class FieldRouter:
             text = found.judged
         if not text:
             return None
+        if self._masking is not None:
+            _write(slot, self._masking.whole(str(slot.holder[slot.key])))  # type: ignore[index]  # a key of this holder
         news = owner.values.take(text)
         if news.seam:
             if owner.seam is None:
@@ -184,6 +219,9 @@ class FieldRouter:
                 owner.seam = replace(seam, beside=owner.place)
             return owner.seam
         return await self._append(owner, news.text, group=group) if news.text else owner.place
+
+    def _mask(self, key: FieldKey) -> FieldMask | None:
+        return None if self._masking is None else self._masking.open(key)
 
     def _known(self, group: int) -> Iterator[_Field]:
         """Return the known texts of a choice; of all choices, for what belongs to none."""
@@ -193,10 +231,21 @@ class FieldRouter:
 
     async def _append(self, owner: _Field, text: str, *, group: int) -> FieldPosition:
         reader = await self._reader(owner, group)
-        start = reader.add(text, is_reasoning=owner.is_reasoning)
+        start, place = reader.add(text, is_reasoning=owner.is_reasoning), len(owner.text())
         owner.pieces.append(text)
-        owner.place = FieldPosition(reader, start, reader.fed)
+        if owner.mask is not None:
+            self._feed(owner.mask, text, group)
+        owner.place = FieldPosition(reader, start, reader.fed, mask=owner.mask, place=place)
         return owner.place
+
+    def _feed(self, mask: FieldMask, text: str, group: int) -> None:
+        """Let the detectors read; a text ends where another field begins, the arguments of a call where they close."""
+        masks = self._masks.setdefault(group, [])
+        if not masks or masks[-1] is not mask:
+            if masks and not masks[-1].is_json:
+                masks[-1].finish()
+            masks[:] = [*(each for each in masks if each is not mask), mask]
+        mask.feed(text)
 
     async def _reader(self, owner: _Field, group: int) -> FieldGuard:
         current = owner.place.reader if owner.place is not None else None

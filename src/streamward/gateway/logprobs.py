@@ -105,3 +105,16 @@ def _finite(value: object) -> object:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def drop_logprobs(value: object) -> None:
+    """Take out all log probabilities within a JSON value: what they spell is not what it says any more."""
+    if isinstance(value, list):
+        for each in value:
+            drop_logprobs(each)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "logprobs" and inner is not None:
+                value[name] = [] if isinstance(inner, list) else None
+            else:
+                drop_logprobs(inner)

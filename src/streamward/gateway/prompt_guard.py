@@ -8,6 +8,7 @@ from streamward.gateway.call_record import GuardedText
 from streamward.gateway.field_guard import FieldGuard, as_known
 from streamward.gateway.field_router import FieldRouter
 from streamward.gateway.guard_streams import GuardStreamFactory
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.text_fields import ERROR
 from streamward.gateway.wire import Prompt, WireFormat
@@ -17,9 +18,9 @@ from streamward.schema import Action, Decision, Side, SideResult
 class PromptGuard:
     """Judges the prompts under one policy, and keeps the field guards of the answer."""
 
-    def __init__(self, openings: GuardStreamFactory, wire: WireFormat) -> None:
+    def __init__(self, openings: GuardStreamFactory, wire: WireFormat, *, masking: CallMasking | None = None) -> None:
         """Open nothing yet."""
-        self.fields = FieldRouter(openings.reader, opaque=openings.release.opaque_strings)
+        self.fields = FieldRouter(openings.reader, opaque=openings.release.opaque_strings, masking=masking)
         self.prompts: list[tuple[SideResult | None, Decision]] = []
         """What the guard said of each prompt, and what follows."""
         self.deadline = openings.deadline
@@ -27,6 +28,7 @@ class PromptGuard:
         self.error: StreamwardError | None = None
         """Why a prompt could not be judged."""
         self._sentence: FieldGuard | None = None  # reads what the upstream says is wrong
+        self._masking = masking
         self._openings = openings
         self._wire = wire
         self._request = wire.request
@@ -37,7 +39,7 @@ class PromptGuard:
 
     async def judge_prompts(self) -> Decision:
         """Judge what the request says, and be ready for the answer."""
-        decision = ALLOWED
+        decision = ALLOWED if self._masking is None else self._masking.decision
         for index, prompt in enumerate(self._request.prompts):
             self.deadline.begin()
             judgement, found = await self._judge_prompt(prompt, group=index * self._request.num_choices)
@@ -83,7 +85,7 @@ class PromptGuard:
 
     def texts(self) -> list[GuardedText]:
         """Return all that was said, by the streams that read it."""
-        return [_text(reader, self._decision_of(reader, group)) for group, reader in self._readers()]
+        return [self._text(reader, self._decision_of(reader, group)) for group, reader in self._readers()]
 
     @property
     def num_tokens(self) -> int:
@@ -110,13 +112,12 @@ class PromptGuard:
                 return earlier.prompt, earlier.decision
             return judgement, decision
 
-
-def _text(reader: FieldGuard, decision: Decision) -> GuardedText:
-    return GuardedText(
-        reader.name,
-        reader.text,
-        decision=decision,
-        judgement=reader.judgement,
-        num_judged_chars=reader.num_judged_chars,
-        num_shown_chars=reader.num_shown_chars,
-    )
+    def _text(self, reader: FieldGuard, decision: Decision) -> GuardedText:
+        return GuardedText(
+            reader.name,
+            reader.text if self._masking is None else self._masking.logged(reader.text),
+            decision=decision,
+            judgement=reader.judgement,
+            num_judged_chars=reader.num_judged_chars,
+            num_shown_chars=reader.num_shown_chars,
+        )

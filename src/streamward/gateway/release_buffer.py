@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from streamward.errors import OverloadedError
 from streamward.gateway.field_router import FieldPosition, FieldRouter
+from streamward.gateway.logprobs import drop_logprobs
 from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import ENVELOPE, Kind, TextField
 from streamward.schema import Action, Decision
@@ -120,6 +121,8 @@ class ReleaseBuffer:
     async def judge(self, *, is_end: bool = False) -> None:
         """Judge all that was taken in, together; at the end of the answer, to its end."""
         jobs = []
+        if is_end:
+            self._fields.finish_masks()
         for readers in self._fields.readers.values():
             for reader in readers:
                 if is_end and reader.is_open:
@@ -160,9 +163,12 @@ class ReleaseBuffer:
         return self._is_audit or waiting.is_clear
 
     def _release(self, queue: deque[_HeldChunk]) -> Chunk:
-        for place in queue[0].places:
+        waiting = queue[0]
+        for slot, place in zip(waiting.chunk.slots, waiting.places, strict=True):
             if place is not None:
                 place.reader.note_shown(place.end)
+                if not self._is_audit:
+                    _mask(waiting.chunk, slot, place)
         return self._drop(queue)
 
     def stops(self) -> list[Cutoff]:
@@ -202,6 +208,17 @@ def _is_final(decision: Decision) -> bool:
     return decision.action.severity >= Action.REPLACE.severity
 
 
+def _mask(chunk: Chunk, slot: TextField, place: FieldPosition) -> None:
+    """Write a text as the detectors leave it. Log probabilities would spell what is masked."""
+    if slot.is_name or place.mask is None:
+        return
+    text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
+    masked = place.masked(text)
+    if masked != text:
+        slot.holder[slot.key] = masked  # type: ignore[index]  # as above
+        drop_logprobs(chunk.body)
+
+
 def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
     """Return a chunk with as much of its text as is clear; None if nothing is left to say.
 
@@ -219,12 +236,13 @@ def _cut(waiting: _HeldChunk, *, shows_wholes: bool) -> Chunk | None:
             continue
         text = str(slot.holder[slot.key])  # type: ignore[index]  # a key of this holder
         num_before = len(text) - (place.end - place.start)  # of a whole: what pieces said, which has left
-        num_clear = num_before + max(0, min(place.end, place.reader.limit) - place.start)
+        num_clear = num_before + place.limit - place.start
         if num_clear < len(text):
             text = text[:num_clear] if slot.shape.is_cuttable else ""
             slot.holder[slot.key] = text  # type: ignore[index]  # as above
         if text and slot.shape.is_cuttable:
             is_worth = True
             if shows_wholes or slot.kind is not Kind.WHOLE:
-                place.reader.note_shown(min(place.end, place.reader.limit))
+                place.reader.note_shown(place.limit)
+        _mask(chunk, slot, place)
     return Chunk(deepcopy(chunk.body), group=chunk.group) if is_worth else None

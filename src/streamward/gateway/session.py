@@ -14,6 +14,7 @@ from streamward.gateway.config import GatewayLimits
 from streamward.gateway.guard import OpenGuard
 from streamward.gateway.guard_streams import GuardStreamFactory
 from streamward.gateway.keep_alive import kept_alive
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.prompt_guard import PromptGuard
 from streamward.gateway.release_buffer import Chunk, Cutoff, ReleaseBuffer
 from streamward.gateway.report import Describe, adapt, blocked_error, read_asked
@@ -67,6 +68,8 @@ class GatewaySession:
         asked = read_asked(body, has_annotations=call.has_annotations or config.annotations)
         policy = adapt(call.policy, asked, may_relax=config.prompt.may_relax)
         asides = self._open_state(body)
+        masking = CallMasking(policy, body)
+        self._is_refused = masking.is_blocked
         self._format = read_request(call, body, upstream, limits)
         put_back(asides)
         self._request = self._format.request
@@ -78,7 +81,7 @@ class GatewaySession:
             limits=limits,
             on_judged=observer.judged,
         )
-        self._judges = PromptGuard(openings, self._format)
+        self._judges = PromptGuard(openings, self._format, masking=masking)
         self._notes = Annotations(asked, self._judges, describe=describe, is_responses=call.format == "responses")
         self._intake: UpstreamReader | None = None
         self._events: AsyncGenerator[bytes, None] | None = None
@@ -133,7 +136,7 @@ class GatewaySession:
             raise
 
     async def _answer(self) -> GatewayResponse:
-        if self._upstream.config.prompt.call_upstream == "at_once":
+        if self._upstream.config.prompt.call_upstream == "at_once" and not self._is_refused:
             self._ask()
         self._decision = await self._judges.judge_prompts()
         self._prompt_s = self._clock() - self._started

@@ -1,4 +1,4 @@
-"""Where a Gen guard is served, and how patiently it is asked."""
+"""Where a guard is served, and how patiently it is asked."""
 
 import os
 from typing import Self
@@ -9,8 +9,8 @@ from streamward.errors import ConfigError
 from streamward.settings import Settings
 
 
-class RemoteConfig(Settings):
-    """A Gen guard behind an OpenAI-compatible endpoint (vLLM, SGLang, Ollama, OVHcloud AI Endpoints)."""
+class EndpointConfig(Settings):
+    """A guard behind an OpenAI-compatible endpoint (vLLM, SGLang, Ollama, OVHcloud AI Endpoints)."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # a key in the wrong place would be shown
 
@@ -28,8 +28,6 @@ class RemoteConfig(Settings):
     """Further tries after a timeout, a lost connection, status 429 or 5xx."""
     backoff_s: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     """Wait before the first further try; doubles each time. A server's Retry-After is kept, up to `timeout_s`."""
-    max_tokens: int = Field(default=64, gt=0)
-    """Of the guard's answer; it has three short lines."""
 
     @field_validator("api_key")
     @classmethod
@@ -59,6 +57,13 @@ class RemoteConfig(Settings):
                 " printable ASCII without spaces"
             )
         return SecretStr(key)
+
+
+class RemoteConfig(EndpointConfig):
+    """A Gen guard behind an OpenAI-compatible endpoint, whose server renders the guard's own template."""
+
+    max_tokens: int = Field(default=64, gt=0)
+    """Of the guard's answer; it has three short lines."""
 
 
 def _is_header_value(key: str) -> bool:

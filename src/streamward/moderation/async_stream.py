@@ -9,7 +9,8 @@ from typing import Self, TypeVar
 
 from streamward.errors import StreamClosedError
 from streamward.guard_call import GuardCall
-from streamward.moderation.guard_stream import GuardStream, Piece
+from streamward.moderation.guard_stream import Piece
+from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter
 from streamward.schema import Decision, Event, Result, SideResult
 
@@ -49,13 +50,13 @@ class AsyncGuardStream:
     """
 
     def __init__(
-        self, open_stream: Callable[[], GuardStream], *, executor: Submitter, owner: str | None = None
+        self, open_stream: Callable[[], ResponseStream], *, executor: Submitter, owner: str | None = None
     ) -> None:
         """Made by the moderator; the stream opens on entering the block."""
         self._open = open_stream
         self._executor = executor
         self._owner = owner
-        self._inner: GuardStream | None = None
+        self._inner: ResponseStream | None = None
         self.took_piece = False
         """Whether the last piece was taken in. One whose call was cancelled may have been, or not."""
         self._turn = asyncio.Lock()  # who waits for another call holds no thread
@@ -109,7 +110,7 @@ class AsyncGuardStream:
         return self._stream.so_far()
 
     @property
-    def _stream(self) -> GuardStream:
+    def _stream(self) -> ResponseStream:
         if self._inner is None:
             raise StreamClosedError("the stream is not open; use it in an `async with` block")
         return self._inner

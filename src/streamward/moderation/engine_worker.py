@@ -16,7 +16,7 @@ from streamward.model.guard_config import GuardConfig
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.moderation.waiting import WaitingRead, fail, succeed
-from streamward.observability import defect
+from streamward.reasons import defect
 from streamward.schema import Side
 
 logger = logging.getLogger(__name__)

@@ -94,6 +94,10 @@ class GuardStream:
         """Close the stream."""
         self.close()
 
+    def listen(self, on_text: Callable[[str], object]) -> None:
+        """Have something given the characters of the response, as they are counted, before they are judged."""
+        self._text.on_text = on_text
+
     def add_prompt(self, earlier: Result) -> None:
         """Let a further prompt of the conversation count, which was judged by itself; the worse of the two is shown."""
         result = with_prompt(Result(self._prompt_decision or ALLOWED, self.prompt), earlier)

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -11,9 +12,12 @@ from streamward.decisions import combine, decide_error
 from streamward.errors import CheckpointError, InputError, StreamClosedError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream, run_call
+from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
-from streamward.moderation.guard_stream import GuardStream, with_prompt
+from streamward.moderation.detection import decide_findings
+from streamward.moderation.guard_stream import with_prompt
 from streamward.moderation.health import GuardHealth
+from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter, WorkerPool
 from streamward.policy import Policy
 from streamward.schema import Result, Side
@@ -39,7 +43,7 @@ class Guard(Protocol):
         """
         ...
 
-    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> GuardStream:
+    def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
         """Read a conversation's context and wait for the response, of at most so many characters.
 
         Raises:
@@ -83,6 +87,11 @@ class _Loaded:
         finally:
             with self._lock:
                 self._calls.discard(call)
+
+    def wrap(self, wrap: Callable[[Guard], Guard]) -> None:
+        """Replace the guard by one around it."""
+        with self._lock:
+            self._guard = wrap(self.guard)
 
     def close(self) -> None:
         """Let go of the guard."""
@@ -191,7 +200,7 @@ class Moderator:
         conversation = self._read(prompt, response, messages)
         return await run_call(partial(self._judge, conversation), executor=self._threads, call=GuardCall(self.owner))
 
-    def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> GuardStream:
+    def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> ResponseStream:
         """Start judging a response while it is generated.
 
         Args:
@@ -232,6 +241,23 @@ class Moderator:
         view._is_view = True
         return view
 
+    def wrap_guard(self, wrap: Callable[[Guard], Guard]) -> None:
+        """Put a guard in the place of the one behind this moderator and its views. Before anything is judged.
+
+        Args:
+            wrap: Is given the guard there is, and returns the one that owns it from now on.
+        """
+        self._loaded.wrap(wrap)
+
+    def second_opinions(self) -> CascadeStatistics | None:
+        """Return what second opinions have cost, and how often they agreed; None where no second guard is asked.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        return guard.statistics() if isinstance(guard, HasCascadeStatistics) else None
+
     def health(self) -> GuardHealth:
         """Say whether the guard makes progress.
 
@@ -257,7 +283,7 @@ class Moderator:
     def _threads(self) -> Submitter:
         return self._loaded.pool.of(self.owner)
 
-    def _open_stream(self, conversation: Conversation) -> GuardStream:
+    def _open_stream(self, conversation: Conversation) -> ResponseStream:
         earlier = self._judge_earlier(conversation)
         stream = self._loaded.make(
             self._call(), lambda guard: guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
@@ -278,7 +304,8 @@ class Moderator:
     def _judge(self, conversation: Conversation) -> Result:
         earlier = self._judge_earlier(conversation)
         result = self._judge_turns(conversation)
-        return result if earlier is None else with_prompt(result, earlier)
+        result = result if earlier is None else with_prompt(result, earlier)
+        return replace(result, decision=combine(result.decision, decide_findings(self.policy, conversation)))
 
     def _judge_earlier(self, conversation: Conversation) -> Result | None:
         """Judge the user's own turn by itself, where results of tools came after it."""

@@ -102,18 +102,18 @@ def _side_json(side: SideResult | None, *, has_verdicts: bool) -> dict[str, Any]
             "first_flagged_token",
             "refusal",
         )
-        return {**dict.fromkeys(names), "windows": 0, "tokens": 0}
-    first = side.first_flagged
+        return {**dict.fromkeys(names), "windows": 0, "num_tokens": 0, "tokens": 0}
     values: dict[str, Any] = {
         "risk_level": side.risk_level,
         "category": side.category,
         "probabilities": _rounded(side.probabilities),
         "thresholds": {level: side.thresholds.get(level) for level in (RiskLevel.CONTROVERSIAL, RiskLevel.UNSAFE)},
-        "first_flagged_char": None if first is None else first.char,
-        "first_flagged_token": None if first is None else first.position,
+        "first_flagged_char": side.first_flagged_char,
+        "first_flagged_token": side.first_flagged_token,
         "refusal": side.refusal,
         "windows": side.windows,
-        "tokens": len(side.verdicts),
+        "num_tokens": side.num_tokens,
+        "tokens": side.num_tokens,  # its former name, until the next release
     }
     if has_verdicts:
         values["verdicts"] = [_verdict_json(verdict) for verdict in side.verdicts]

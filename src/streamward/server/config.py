@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -14,6 +13,8 @@ from streamward.distributed.config import FleetConfig
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
+from streamward.policy_guards.config import SecondOpinionConfig
+from streamward.server.setting_changes import apply_change
 from streamward.settings import Settings, describe_all, read_toml
 from streamward.vllm.config import VllmConfig
 
@@ -264,6 +265,8 @@ class ServeConfig(Settings):
     """Guarded models, by the name that stands in their path: `/NAME/v1/chat/completions`."""
     gateway: GatewayLimits = GatewayLimits()
     """Limits of guarded answers."""
+    second_opinion: SecondOpinionConfig | None = None
+    """A slower guard that reads policies, asked where the guard is unsure or a rule needs it."""
     ray: FleetConfig = FleetConfig()
     """Replicas of the guard, where it is served with `--ray`."""
 
@@ -303,7 +306,7 @@ class ServeConfig(Settings):
         """
         values = {} if path is None else _read_toml(path)
         for change in changes:
-            _apply(values, change)
+            apply_change(values, change)
         return cls.parse(values, source="settings" if path is None else str(path))
 
 
@@ -332,7 +335,7 @@ def load_draft(path: Path | None, *, changes: Iterable[str] = ()) -> Draft:
     """
     values = {} if path is None else _read_toml(path)
     for change in changes:
-        _apply(values, change)
+        apply_change(values, change)
     source = "settings" if path is None else str(path)
     problems: list[str] = []
     unknown: set[str] = set()
@@ -364,22 +367,6 @@ def _read_toml(path: Path) -> dict[str, Any]:  # Any: TOML values
         return read_toml(path, what="settings file")
     except FileNotFoundError as error:
         raise ConfigError(f"settings file {str(path)!r} not found") from error
-
-
-def _apply(values: dict[str, Any], change: str) -> None:
-    name, separator, text = change.partition("=")
-    *tables, key = name.strip().split(".")
-    if not separator or not key:
-        raise ConfigError(f"{change!r} is no setting; write it as limits.max_in_flight=64")
-    for table in tables:
-        inner = values.setdefault(table, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{name.strip()} is no setting: {table} is a value")
-        values = inner
-    try:
-        values[key] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        values[key] = text.strip()  # a bare word is text
 
 
 def read_secret(name: str, *, setting: str, environment: Mapping[str, str] = os.environ) -> str:

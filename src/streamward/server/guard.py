@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 
 from streamward.server.auth import MeteredCaller
+from streamward.server.detection import FindingWire, MaskedTexts, detect
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
 from streamward.server.middleware import request_id
@@ -36,6 +37,10 @@ class GuardAnswer(SideWire):
     id: str
     guard: str
     policy: PolicyInForce
+    findings: tuple[FindingWire, ...] = ()
+    """What the policy's detectors found."""
+    masked: MaskedTexts | None = None
+    """The request's texts, masked; null if the policy has no detectors."""
 
 
 @router.post("/v1/guard", responses=ERRORS)
@@ -48,6 +53,7 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
     )
     result = await judge(state, job, prompt=body.prompt, response=body.response, messages=body.messages)
     judged = SideWire.of(result, has_verdicts=body.verdicts)
+    found = detect(kept.policy, prompt=body.prompt, response=body.response, messages=body.messages)
     return GuardAnswer(
         id=job.request_id,
         guard=state.config.guard,
@@ -55,4 +61,6 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
         decision=judged.decision,
         prompt=judged.prompt,
         response=judged.response,
+        findings=found.findings,
+        masked=found.masked,
     )

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamward.decisions import combine, decide_error
 from streamward.errors import GuardFailedError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
+from streamward.moderation.detection import decide_findings, logged
 from streamward.observability import defect
 from streamward.schema import Message, Result, Side
 from streamward.server.records import ModerationContext, Texts
@@ -47,9 +49,10 @@ async def judge(
         raise
     except Exception as error:
         result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
+        result = replace(result, decision=combine(result.decision, decide_findings(job.policy.policy, given)))
     texts = Texts(
-        given.context[-1].content if given.has_prompt else None,
-        None if given.response is None else _said(given.response),
+        logged(job.policy.policy, given.context[-1].content, Side.PROMPT) if given.has_prompt else None,
+        None if given.response is None else logged(job.policy.policy, _said(given.response), Side.RESPONSE),
     )
     await state.record_decision(job, result, texts=texts)
     return result

@@ -87,6 +87,8 @@ class Extension(Settings):
     """All nine; true for the one the guard names in text that is not Safe."""
     probabilities: Mapping[RiskLevel, float] | None
     refusal: bool | None
+    first_flagged_char: int | None
+    """Index of the first character of the first flagged token, where the guard says."""
     span: Span | None
     """Characters of the first flagged token, where the guard says."""
     decision: Decision
@@ -193,6 +195,7 @@ def _extension(result: Result, judgement: SideResult | None, policy: PolicyInFor
         categories={category: category is named for category in Category},
         probabilities=None if judgement is None else judgement.probabilities,
         refusal=None if judgement is None else judgement.refusal,
+        first_flagged_char=None if judgement is None else judgement.first_flagged_char,
         span=flagged_span(result),
         decision=result.decision,
         policy=policy,

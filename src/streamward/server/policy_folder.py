@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamward.detectors.detectors import compiled
 from streamward.errors import ConfigError, InputError
 from streamward.policy import LOOSE, STRICT, Policy
 from streamward.server.config import PoliciesConfig
@@ -40,6 +41,7 @@ def read_policies(config: PoliciesConfig) -> dict[str, LoadedPolicy]:
     for path in _files(config.folder):
         try:
             policy = Policy.load(path)
+            compiled(policy.detectors)  # which tells of a key that is missing
         except ConfigError as error:
             problems.append(str(error))
             continue

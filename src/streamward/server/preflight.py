@@ -32,6 +32,7 @@ def problems(config: ServeConfig, *, is_on_ray: bool = False, unknown: Collectio
         "upstreams": lambda: _upstreams(config),
         "gateway": config.gateway.state_key,
         "vllm": lambda: _vllm(config, is_on_ray=is_on_ray),
+        "second_opinion": lambda: _second_opinion(config),
     }
     found = [problem for table, check in checks.items() if table not in unknown for problem in _told(check)]
     return [*extras, *found]
@@ -129,3 +130,18 @@ def _vllm(config: ServeConfig, *, is_on_ray: bool) -> Iterator[str]:
     config.vllm.secret()
     if is_on_ray:
         yield "replicas on Ray have engines of their own; leave out --ray, or the settings of vllm"
+
+
+def _second_opinion(config: ServeConfig) -> Iterator[str]:
+    if config.second_opinion is None:
+        return
+    from streamward.moderation.cascade import check_second_opinion  # torch: seconds
+
+    check_second_opinion(config.second_opinion)
+    waits_s = {
+        "gateway.guard_timeout_s": config.gateway.guard_timeout_s,
+        "limits.judge_timeout_s": config.limits.judge_timeout_s,
+    }
+    for name, most_s in waits_s.items():
+        if 2 * config.second_opinion.guard.deadline_s > most_s:  # a text's end may need two answers
+            yield f"second_opinion.guard.deadline_s must be at most half of {name}, which is {most_s:g}"

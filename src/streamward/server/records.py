@@ -72,6 +72,8 @@ def build_record(
         details: Further JSON values, without text.
     """
     decision, now = result.decision, datetime.now(UTC)
+    if decision.detector is not None:
+        details = {**(details or {}), "detector": decision.detector}
     done = decision.action if action is None else action
     span = flagged_span(result)
     return AuditRecord(
@@ -152,12 +154,12 @@ def flagged_span(result: Result) -> Span | None:
     """Return the first flagged token's characters, on the side that caused the decision."""
     side = result.decision.side
     judgement = None if side is None else (result.prompt if side is Side.PROMPT else result.response)
-    if judgement is None or judgement.first_flagged is None:
+    if judgement is None or judgement.first_flagged_char is None:
         return None
     for verdict in judgement.verdicts:
-        if verdict.position == judgement.first_flagged.position and verdict.span is not None:
+        if verdict.position == judgement.first_flagged_token and verdict.span is not None:
             return verdict.span
-    return Span(judgement.first_flagged.char, judgement.first_flagged.char)
+    return Span(judgement.first_flagged_char, judgement.first_flagged_char)
 
 
 def _keeps_text(policy: Policy, action: Action) -> bool:

@@ -4,14 +4,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from streamward.errors import ConfigError, InputError
+from streamward.errors import ConfigError, InputError, StreamClosedError
+from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.moderator import Moderator
 from streamward.observability import Metrics
 from streamward.policy import Policy
@@ -160,7 +161,8 @@ def load_here(config: ServeConfig, policy: Policy) -> Moderator:
     return load(
         config.guard,
         policy=policy,
-        engine=config.vllm or config.engine,
+        engine=None if config.vllm else config.engine,
+        vllm=config.vllm,
         max_chars=config.limits.max_chars,
         max_workers=config.limits.max_in_flight,
     )
@@ -185,12 +187,16 @@ def open_state(
     """
     hash_key = read_hash_key(config)
     admin_key = read_admin_key(config)
+    wrap = None if config.second_opinion is None else with_second_opinion(config.second_opinion)
     metrics, telemetry = Metrics(), open_telemetry(is_enabled=config.log.opentelemetry)
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
         moderator = load(config, policies.default.policy)
         _warm_up(moderator)
+    if wrap is not None:
+        moderator.wrap_guard(wrap)
+        metrics.watch_second_opinions(lambda: _counts(moderator))
     if config.upstreams:
         _check_streams(moderator, config)
     return ServiceState(
@@ -217,6 +223,14 @@ def open_state(
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )
+
+
+def _counts(moderator: Moderator) -> Mapping[str, float] | None:
+    try:
+        found = moderator.second_opinions()
+    except StreamClosedError:
+        return None
+    return None if found is None else asdict(found)
 
 
 def _warm_up(moderator: Moderator) -> None:

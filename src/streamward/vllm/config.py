@@ -49,8 +49,8 @@ class VllmConfig(Settings):
         if text == "vllm":
             return cls()
         if text.startswith(("http://", "https://")):
-            return cls.parse({"url": text}, source="engine")
-        raise ConfigError(f"engine is {text!r}; it must be `vllm` or the address of a vLLM server (http://host:port)")
+            return cls.parse({"url": text}, source="vllm")
+        raise ConfigError(f"vllm is {text!r}; it must be `vllm` or the address of a vLLM server (http://host:port)")
 
     def secret(self) -> SecretStr | None:
         """Return the server's key; None if it needs none.

@@ -1,0 +1,79 @@
+"""What a response that is judged while it is generated looks like, whoever judges it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from streamward.moderation.guard_stream import Piece
+from streamward.schema import Decision, Event, Result, SideResult
+
+
+class ResponseStream(Protocol):
+    """A `GuardStream`, or one that asks further guards about the same text; see there."""
+
+    @property
+    def prompt(self) -> SideResult | None:
+        """Judgement of the user's turn; None if there was none."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """What to do by all that was seen so far. Never becomes milder."""
+        ...
+
+    @property
+    def releasable_chars(self) -> int:
+        """Characters from the start that may be shown."""
+        ...
+
+    @property
+    def response(self) -> SideResult:
+        """Judgement of what was fed so far."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens judged so far."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the stream; it is closed at the end of the block."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        ...
+
+    def add_prompt(self, earlier: Result) -> None:
+        """Let a further prompt of the conversation count."""
+        ...
+
+    def feed(self, piece: Piece) -> list[Event]:
+        """Judge the next piece of the response."""
+        ...
+
+    def feed_reasoning(self, piece: Piece) -> list[Event]:
+        """Judge the next piece of what the assistant thinks before its answer."""
+        ...
+
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
+        """Return what token ids say; nothing is fed."""
+        ...
+
+    def finish(self) -> Result:
+        """Judge what is left and return the whole result. Closes the stream."""
+        ...
+
+    def so_far(self) -> Result:
+        """Return the result of what was judged, as if the response ended there."""
+        ...
+
+    def cancel(self) -> None:
+        """End the call that another thread makes, and every later one; does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Free what the stream holds; does not wait."""
+        ...

@@ -1,0 +1,218 @@
+"""Asks a second guard about a text, and turns what it says into a decision of the policy."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from streamward.decisions import ALLOWED, decide_error
+from streamward.errors import CallCancelledError, GuardFailedError, StreamClosedError, StreamwardError
+from streamward.moderation.cascade_statistics import CascadeCounter
+from streamward.moderation.uncertainty import first_guard_policy
+from streamward.policy import Policy
+from streamward.policy_guards.built_in import BUILT_IN_RULES, CATEGORY_OF
+from streamward.policy_guards.config import RuleConfig, SecondOpinionConfig
+from streamward.policy_guards.rules import (
+    CallUsage,
+    GuardRule,
+    RuleGuard,
+    RuleOpinion,
+    RuleReport,
+    RuleTarget,
+    check_rules,
+)
+from streamward.reasons import defect
+from streamward.schema import Action, Category, Decision, Message, RiskLevel, Side, SideResult
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """What a second guard's answer comes to.
+
+    Attributes:
+        decision: What the policy concludes from it.
+        risk_level: Safe if no rule is violated, else that of the rule that the decision is about; None if the guard
+            failed.
+        category: The built-in category of that rule, if it stands for one.
+        opinions: One for each rule that was asked about.
+    """
+
+    decision: Decision
+    risk_level: RiskLevel | None = RiskLevel.SAFE
+    category: Category | None = None
+    opinions: tuple[RuleOpinion, ...] = ()
+
+
+class SecondGuard:
+    """A guard that reads rules, under the settings that say when it is asked. Thread-safe."""
+
+    def __init__(
+        self,
+        guard: RuleGuard,
+        config: SecondOpinionConfig,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take over a guard. Its rules have been checked by `check_config_rules`."""
+        self.config = config
+        self.counter = CascadeCounter()
+        self.clock = clock
+        """Seconds that only grow."""
+        self._guard = guard
+        self._rules = tuple(map(_rule, config.rules))
+
+    @property
+    def lower(self) -> float:
+        """Probability of harm at and over which the first guard is unsure; more than 1 if it never is."""
+        return 2.0 if self.config.band is None else self.config.band[0]
+
+    def first_policy(self, policy: Policy) -> Policy:
+        """Return the policy that the first guard decides by."""
+        return policy if self.config.band is None else first_guard_policy(policy, self.config.band[1])
+
+    def rules(self, policy: Policy, targets: Collection[RuleTarget]) -> list[GuardRule]:
+        """Return the rules that every text of some kinds is asked about."""
+        del policy
+        return [rule for rule in self._rules if not rule.applies_to.isdisjoint(targets)]
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        policy: Policy,
+        side: Side,
+        targets: Collection[RuleTarget],
+        is_unsure: bool,
+        is_flagged: bool = False,
+        position: int | None = None,
+    ) -> SecondOpinion:
+        """Ask about the last turn of a conversation.
+
+        A guard that fails, in whatever way, gives the decision of the policy's `on_error`.
+
+        Args:
+            messages: The conversation; what exceeds `max_context_chars` is left out.
+            policy: In force.
+            side: Whose turn it is.
+            targets: What it is.
+            is_unsure: Whether the built-in categories are asked about too.
+            is_flagged: Whether the first guard would have flagged it, for the count of agreements.
+            position: Token of a response that the decision is about.
+
+        Raises:
+            CallCancelledError: The current call was cancelled.
+            StreamClosedError: The stream, or the guard, was closed.
+        """
+        rules = self.rules(policy, targets)
+        if is_unsure:
+            rules += [rule for rule in BUILT_IN_RULES if not rule.applies_to.isdisjoint(targets)]
+        self.counter.add(asked_unsure=int(is_unsure), asked_rules=int(not is_unsure))
+        started = self.clock()
+        try:
+            report = self._judge(_trimmed(messages, self.config.max_context_chars), rules, targets)
+        except (CallCancelledError, StreamClosedError):
+            raise
+        except Exception as error:  # whatever it is, a text without a second opinion is not allowed for that
+            self.counter.add(failed=1)
+            known = error if isinstance(error, StreamwardError) else GuardFailedError("the second guard failed")
+            logger.warning("no second opinion", extra={"guard_error": known.code, **defect(error)})
+            return SecondOpinion(decide_error(policy, side, known), None)
+        finally:
+            self.counter.add(seconds=self.clock() - started)
+        violated = [rule for rule in rules if any(_is_violated(each, rule) for each in report.opinions)]
+        self.counter.answered(report.usage, first=is_flagged, second=bool(violated), is_unsure=is_unsure)
+        return _concluded(violated, report.opinions, policy, side, position)
+
+    def close(self) -> None:
+        """Close the guard."""
+        self._guard.close()
+
+    def _judge(
+        self, messages: Sequence[Message], rules: Sequence[GuardRule], targets: Collection[RuleTarget]
+    ) -> RuleReport:
+        if not rules:
+            return RuleReport((), CallUsage())
+        return self._guard.judge(messages, rules, targets=targets)
+
+
+def check_config_rules(config: SecondOpinionConfig) -> None:
+    """Refuse rules that no guard could be asked about together with the built-in ones.
+
+    Raises:
+        ConfigError: One cannot be.
+    """
+    check_rules([*map(_rule, config.rules), *(BUILT_IN_RULES if config.band is not None else ())])
+
+
+def with_opinion(result: SideResult | None, opinion: SecondOpinion | None) -> SideResult | None:
+    """Return a judgement in which the second opinion counts where it is worse."""
+    if result is None or opinion is None or opinion.risk_level is None:
+        return result
+    if opinion.risk_level.severity <= result.risk_level.severity:
+        return result
+    return replace(result, risk_level=opinion.risk_level, category=opinion.category)
+
+
+def _concluded(
+    violated: Sequence[GuardRule],
+    opinions: tuple[RuleOpinion, ...],
+    policy: Policy,
+    side: Side,
+    position: int | None,
+) -> SecondOpinion:
+    """Decide about each violated rule; the most severe action says which one is reported, the first of equals."""
+    found = [_decided(rule, opinions, policy, side, position) for rule in violated]
+    return max(found, key=_rank, default=SecondOpinion(ALLOWED, opinions=opinions))
+
+
+def _decided(
+    rule: GuardRule, opinions: tuple[RuleOpinion, ...], policy: Policy, side: Side, position: int | None
+) -> SecondOpinion:
+    category = CATEGORY_OF.get(rule.id)
+    action = policy.side(side).action(rule.severity, category)
+    if action is Action.ALLOW:
+        return SecondOpinion(ALLOWED, rule.severity, category, opinions)
+    message = policy.replacement if action is Action.REPLACE else None
+    decision = Decision(action, side, risk_level=rule.severity, category=category, position=position, message=message)
+    return SecondOpinion(decision, rule.severity, category, opinions)
+
+
+def _rank(opinion: SecondOpinion) -> tuple[int, int]:
+    level = opinion.risk_level
+    return opinion.decision.action.severity, -1 if level is None else level.severity
+
+
+def _is_violated(opinion: RuleOpinion, rule: GuardRule) -> bool:
+    return opinion.rule_id == rule.id and opinion.violated
+
+
+def _rule(config: RuleConfig) -> GuardRule:
+    return GuardRule(
+        config.id,
+        config.text,
+        RiskLevel(config.severity),
+        frozenset(map(RuleTarget, config.applies_to)),
+        config.examples,
+        config.counter_examples,
+    )
+
+
+def _trimmed(messages: Sequence[Message], max_chars: int) -> list[Message]:
+    """Return the end of the last turn, and before it the turns whose end fits."""
+    *before, last = messages
+    kept, room = [_end_of(last, max_chars)], max_chars
+    for message in reversed(before):
+        if room <= 0:
+            break
+        kept.append(_end_of(message, room))
+        room -= len(message.content) + len(message.reasoning or "")
+    return kept[::-1]
+
+
+def _end_of(message: Message, max_chars: int) -> Message:
+    content = message.content[-max_chars:]
+    room = max_chars - len(content)
+    reasoning = (message.reasoning or "")[-room:] if room else ""
+    return replace(message, content=content, reasoning=reasoning or None)
