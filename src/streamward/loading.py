@@ -8,6 +8,7 @@ from typing import Any
 
 from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.bundled.embedded import (
+    DEFAULT_GUARD,
     embedded_guards,
     guard_folder,
     prepare_adapter,
@@ -15,6 +16,7 @@ from streamward.bundled.embedded import (
     prepare_int8,
     suits_int8,
 )
+from streamward.bundled.packages import DISTRIBUTION_PREFIX
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.engine.runner_choice import load_runner
@@ -195,10 +197,11 @@ def check_guard(name: str) -> bool | None:
 
 
 def _no_guard(name: str | Path) -> CheckpointError:
-    return CheckpointError(
-        f"there is no guard {str(name)!r}; give one of {', '.join(embedded_guards())}, a folder, or a hub id (org/name)"
-        f"{suggest(str(name), embedded_guards())}"
-    )
+    names = embedded_guards()
+    hint = suggest(str(name), names)
+    if DEFAULT_GUARD not in names:
+        hint += f"; the default guard is a package: pip install {DISTRIBUTION_PREFIX}{DEFAULT_GUARD}"
+    return CheckpointError(f"there is no guard {str(name)!r}; give {', '.join([*names, 'a folder'])}, or a hub id (org/name){hint}")
 
 
 def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Guard:
