@@ -52,9 +52,7 @@ def read_library(path: Path) -> LibraryFacts:
     """
     binary = lief.parse(str(path))
     content = path.read_bytes()
-    units = frozenset(
-        unit for units in UNITS.values() for unit in units if b"\0" + unit.encode() + b"\0" in content
-    )
+    units = frozenset(unit for units in UNITS.values() for unit in units if unit.encode() + b"\0" in content)
     if isinstance(binary, lief.ELF.Binary):
         versions = [
             auxiliary.name
