@@ -40,6 +40,11 @@ UNITS: dict[str, dict[str, tuple[str, ...]]] = {
     "other": {"scalar": (SMALL, "-ftree-vectorize")},
 }
 """Flags of each unit, by machine; the names are those of csrc/unit.c."""
+# zig names processors where gcc and clang name architectures.
+_ZIG = {
+    "-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod",
+    "-march=armv8.2-a+dotprod+i8mm": "-mcpu=generic+dotprod+i8mm",
+}
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 NO_COMPILER = "streamward's kernels need a C compiler (gcc 11 or clang 14, or newer): install one, or install a wheel"
 
@@ -74,6 +79,7 @@ def compile_kernels(
     machine: str = platform.machine(),
     system: str = sys.platform,
     extra_flags: Sequence[str] = (),
+    main: Path | None = None,
 ) -> None:
     """Compile and link.
 
@@ -83,6 +89,7 @@ def compile_kernels(
         machine: Processor of the target.
         system: `linux`, `darwin` or `win32`.
         extra_flags: For compiling and linking, behind all others.
+        main: A C file with `main`: then the output is a program.
 
     Raises:
         KernelBuildError: The compiler cannot be run or fails.
@@ -93,8 +100,15 @@ def compile_kernels(
         commands, objects = [], []
         for name in BASELINE_SOURCES:
             objects.append(f"{folder}/{name}.o")
-            commands.append([*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]])
+            commands.append(
+                [*FLAGS, SMALL, *position, *extra_flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]]
+            )
+        if main is not None:
+            objects.append(f"{folder}/main.o")
+            commands.append([*FLAGS, SMALL, *extra_flags, f"-I{SOURCES}", "-c", str(main), "-o", objects[-1]])
+        is_zig = any("zig" in word for word in compiler)
         for unit, flags in units.items():
+            flags = tuple(_ZIG.get(flag, flag) if is_zig else flag for flag in flags)
             objects.append(f"{folder}/unit_{unit}.o")
             defined = f"-DUNIT_{unit.upper()}"
             commands.append(
@@ -104,7 +118,8 @@ def compile_kernels(
             list(pool.map(lambda command: _run([*compiler, *command]), commands))
         libraries = () if system.startswith("win") else ("-lm", "-lpthread")
         output.parent.mkdir(parents=True, exist_ok=True)
-        _run([*compiler, "-shared", *extra_flags, "-o", str(output), *objects, *libraries])
+        shared = () if main else ("-shared",)
+        _run([*compiler, *shared, *extra_flags, "-o", str(output), *objects, *libraries])
 
 
 def _run(command: Sequence[str]) -> None:
@@ -125,6 +140,7 @@ def main() -> None:
     parser.add_argument("--compiler", help="its command, with a target where it is not this machine")
     parser.add_argument("--machine", default=platform.machine())
     parser.add_argument("--system", default=sys.platform, help="linux, darwin or win32")
+    parser.add_argument("--main", type=Path, help="a C file with main: makes a program instead")
     parser.add_argument("--flags", default="", help="for compiling and linking, behind all others")
     given = parser.parse_args()
     output = given.output or SOURCES.parent / library_name(given.system)
@@ -136,6 +152,7 @@ def main() -> None:
             machine=given.machine,
             system=given.system,
             extra_flags=shlex.split(given.flags),
+            main=given.main,
         )
     except KernelBuildError as error:
         sys.exit(f"error: {error}")

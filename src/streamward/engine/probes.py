@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.errors import ConfigError
-from streamward.observability import defect
+from streamward.reasons import defect
 from streamward.schema import Side
 
 logger = logging.getLogger(__name__)
