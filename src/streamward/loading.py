@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from streamward.model.config_file import read_config
 from streamward.model.dtypes import dtype_name
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.parameters import read_shapes
-from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.moderator import DEFAULT_MAX_CHARS, DEFAULT_MAX_WORKERS, Guard, Moderator
@@ -79,7 +78,7 @@ def load(
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
-    wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
+    wrap = None if second_opinion is None else _second_opinion(second_opinion)
     how = _backend(engine, vllm)
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
@@ -95,12 +94,14 @@ def load(
     return moderator
 
 
-def _read_second_opinion(
+def _second_opinion(
     values: SecondOpinionConfig | Mapping[str, Any],  # Any: as for `load`
-) -> SecondOpinionConfig:
+) -> Callable[[Guard], Guard]:
+    from streamward.moderation.cascade import with_second_opinion  # an HTTP client: slow to import
+
     if isinstance(values, SecondOpinionConfig):
-        return values
-    return SecondOpinionConfig.parse(values, source="second_opinion")
+        return with_second_opinion(values)
+    return with_second_opinion(SecondOpinionConfig.parse(values, source="second_opinion"))
 
 
 def _backend(

@@ -10,7 +10,6 @@ from streamward.decisions import combine, decide, decide_error
 from streamward.errors import CheckpointError, InputError, UpstreamError
 from streamward.generative.config import RemoteConfig
 from streamward.generative.judgement import GenGuard, GenJudgement
-from streamward.generative.remote import RemoteGenGuard
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.health import GuardHealth
@@ -48,6 +47,8 @@ def remote_guard(
         "timeout_s": timeout_s,
         "max_retries": max_retries,
     }
+    from streamward.generative.remote import RemoteGenGuard  # an HTTP client: slow to import
+
     return GenGuardAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
 
 
