@@ -1,8 +1,8 @@
 # The service on CPUs. Build: docker build -t streamward .   Run: see compose.yaml and docs/how-to/deploy.md
 FROM python:3.12-slim
 
-# A C compiler is for the optional kernels; without it the service runs on torch's own.
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgomp1 && rm -rf /var/lib/apt/lists/*
+# A C compiler builds the kernels; torch is not needed.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/streamward
 ARG EXTRAS=serve,postgres,parquet,otel,pii

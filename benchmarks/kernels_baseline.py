@@ -1,4 +1,4 @@
-"""The other side of kernels.py: runs the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
+"""The other side of kernels.py: the kernels of the commit that PYTHONPATH names, which need torch and AVX512-BF16."""
 
 import json
 import sys
@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 import torch
+from streamward.model.native.library import kernels
+from streamward.model.native_linear import NativeLinear
+
 from streamward.engine.native_runner import NativeModelRunner, SequenceMetadata
 from streamward.model.config import ModelConfig
 from streamward.model.decoder import Decoder
 from streamward.model.layers import RMSNorm
-from streamward.model.native.library import kernels
-from streamward.model.native_linear import NativeLinear
 
 PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 
@@ -39,7 +40,11 @@ def make(shape: dict[str, Any], mode: dict[str, bool]) -> NativeModelRunner:
         for name, child in list(layer.named_children()):
             if not isinstance(child, RMSNorm):
                 weight = child.weight.detach().uniform_(-0.03, 0.03)
-                setattr(layer, name, NativeLinear(weight, library=library, is_int8=mode["is_int8"], is_gated=name == "gate_up"))
+                setattr(
+                    layer,
+                    name,
+                    NativeLinear(weight, library=library, is_int8=mode["is_int8"], is_gated=name == "gate_up"),
+                )
     runner = NativeModelRunner.create(
         decoder.eval(),
         num_pages=4096 // PAGE_TOKENS,
@@ -54,7 +59,9 @@ def make(shape: dict[str, Any], mode: dict[str, bool]) -> NativeModelRunner:
 def read(runner: NativeModelRunner, start: int, stop: int, context: int) -> None:
     span = list(range(start, stop))
     pages = list(range(-(-context // PAGE_TOKENS)))
-    runner([at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceMetadata(len(span), stop, pages)])
+    runner(
+        [at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceMetadata(len(span), stop, pages)]
+    )
 
 
 @torch.inference_mode()

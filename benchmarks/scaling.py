@@ -22,7 +22,7 @@ import torch
 
 from streamward.bench.serve_report import environment
 from streamward.distributed.config import ApplicationArguments, FleetConfig
-from streamward.distributed.remote import RemoteDriver
+from streamward.distributed.remote import RemoteTokenScorer
 from streamward.distributed.serving import open_moderator
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
@@ -153,7 +153,7 @@ def fleet(replicas: int) -> Iterator[Moderator]:
         yield moderator
 
 
-def driver_of(moderator: Moderator) -> RemoteDriver:
+def driver_of(moderator: Moderator) -> RemoteTokenScorer:
     return moderator._guard._driver
 
 

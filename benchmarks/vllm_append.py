@@ -21,7 +21,7 @@ from streamward.model.packing import serving_dtype
 from streamward.moderation.engine_worker import EngineWorker, TokenScorer
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.guard import vllm_driver
+from streamward.vllm.guard import vllm_token_scorer
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         save_checkpoint(random_guard(arguments.shape, dtype=dtype), path)
         drivers = {
             "engine": EngineWorker(load_engine(path)),
-            "vllm": vllm_driver(
+            "vllm": vllm_token_scorer(
                 path, VllmConfig(options=options, timeout_s=300), dtype=str(dtype).removeprefix("torch.")
             ),
         }

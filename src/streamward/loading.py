@@ -65,15 +65,15 @@ def load(
         vllm: Run a Stream guard with vLLM instead of the engine: `vllm` for one in this process, the address of a vLLM
             server (`http://host:port`), or a `VllmConfig`.
         dtype: Data type of weights and cache, a name (`float32`) or a `torch.dtype`. By default the embedded guards
-            have 8-bit weights and others bfloat16; where torch runs the model and the CPU is slow with bfloat16, float32.
+            have 8-bit weights and others bfloat16; where torch runs the model on a CPU slow with bfloat16, float32.
         max_chars: Longest conversation accepted, in characters.
         max_workers: Conversations of a batch, or asynchronous calls and streams, that are judged together.
         second_opinion: A slower guard that reads policies, and when it is asked: the table `[second_opinion]` of the
             service's settings, or a `SecondOpinionConfig`.
 
     Raises:
-    ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is not installed,
-        `engine` and `vllm` are both given, or vLLM cannot serve the guard.
+        ConfigError: There is no such policy, a setting of the second guard is wrong, the hub's package is missing,
+            `engine` and `vllm` are both given, or vLLM cannot serve the guard.
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
@@ -126,9 +126,9 @@ def _endpoint(name: str) -> Guard:
 
 
 def _vllm_guard(folder: Path, config: VllmConfig, dtype: str | None) -> Guard:
-    from streamward.vllm.guard import vllm_driver  # not for those who do without
+    from streamward.vllm.guard import vllm_token_scorer  # not for those who do without
 
-    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_driver(folder, config, dtype=dtype))
+    return StreamGuard(GuardTokenizer.from_folder(folder), vllm_token_scorer(folder, config, dtype=dtype))
 
 
 def find_served(name: str | Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Path:

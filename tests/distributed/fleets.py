@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from streamward.distributed.remote import RemoteDriver, ReplicaLostError
+from streamward.distributed.remote import RemoteTokenScorer, ReplicaLostError
 from streamward.distributed.replica import GuardReplica
 from streamward.distributed.wire import ReadReply, ReadRequest
 from streamward.engine.config import EngineConfig
@@ -91,9 +91,9 @@ class LocalFleet:
         return names[self._turn % len(names)]
 
 
-def remote_driver(fleet: LocalFleet) -> RemoteDriver:
+def remote_driver(fleet: LocalFleet) -> RemoteTokenScorer:
     description = next(iter(fleet.replicas.values())).describe()
-    return RemoteDriver(fleet, description, timeout_s=10.0, clock=fleet.clock, pause=fleet.clock.wait)
+    return RemoteTokenScorer(fleet, description, timeout_s=10.0, clock=fleet.clock, pause=fleet.clock.wait)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_a_stream_that_moves_never_meets_what_it_left_behind():
     (output,) = driver.score(stream_id, ids[3], head=Side.RESPONSE)
     assert driver.num_handovers == 2
     whole = remote_driver(LocalFleet(1))
-    (expected,) = whole.read(whole.open(), ids[0] + ids[2] + ids[3], side=Side.RESPONSE)
+    (expected,) = whole.score(whole.open(), ids[0] + ids[2] + ids[3], head=Side.RESPONSE)
     assert output.position == 16
     assert abs(output.risk_probs - expected.risk_probs[16:]).max() < 1e-5
 

@@ -61,7 +61,7 @@ def remote(folder):
 
 
 def driver_of(moderator):
-    return moderator._guard._driver
+    return moderator._guard._scorer
 
 
 def replicas(moderator):

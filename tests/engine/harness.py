@@ -124,7 +124,7 @@ def opinions_of(outputs: Iterable[StepOutput]) -> list[tuple[int, int, Opinion]]
         (
             output.stream_id,
             output.position + row,
-            Opinion(output.side, torch.from_numpy(risk), torch.from_numpy(category)),
+            Opinion(output.side, torch.tensor(risk), torch.tensor(category)),
         )
         for output in outputs
         for row, (risk, category) in enumerate(zip(output.risk_probs, output.category_probs, strict=True))

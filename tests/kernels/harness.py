@@ -108,7 +108,9 @@ def decoder_of(
         blocks = [weights.layers[index][name] for name in names]
         is_gated = "gate" in names
         if mode.is_int8 and index not in mode.exact_layers:
-            return PackedWeight.int8([quantize(block, kernels=kernels) for block in blocks], kernels=kernels, is_gated=is_gated)
+            return PackedWeight.int8(
+                [quantize(block, kernels=kernels) for block in blocks], kernels=kernels, is_gated=is_gated
+            )
         return PackedWeight.bfloat16(
             [to_bfloat16(block) for block in blocks], kernels=kernels, is_gated=is_gated, is_fast=mode.is_fast
         )
@@ -163,7 +165,9 @@ def random_ids(length: int, *, seed: int) -> list[int]:
     return random.Random(seed).choices(range(VOCAB_SIZE), k=length)
 
 
-def read_in_random_cuts(decoder: KernelDecoder, lengths: Sequence[int], *, seed: int, taps: Sequence[int] = ()) -> Floats:
+def read_in_random_cuts(
+    decoder: KernelDecoder, lengths: Sequence[int], *, seed: int, taps: Sequence[int] = ()
+) -> Floats:
     """Read streams side by side in random cuts; return the hidden states of all, and of taps, [taps + 1, T, D]."""
     rng = random.Random(seed)
     free = list(range(40))

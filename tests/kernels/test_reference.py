@@ -1,5 +1,8 @@
 """The kernels give what the decoder in torch gives, up to the rounding of weights, activations and cache."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 
@@ -18,15 +21,18 @@ from tests.kernels.harness import (
     read_in_random_cuts,
 )
 
+if TYPE_CHECKING:
+    from streamward.model.decoder import Decoder
+
 torch = pytest.importorskip("torch")
 
 LENGTHS = (5, 130, 64, 201)
 
 
-def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
-    """Run one full pass over each stream in float32: states of all tokens after the first layer, and at the end."""
+def reference_decoder(weights: RandomWeights) -> "Decoder":
+    """Make the decoder in torch, float32, of weights as they are packed."""
     from streamward.model.config import ModelConfig, SlidingWindow
-    from streamward.model.decoder import Decoder, dense_hidden
+    from streamward.model.decoder import Decoder
 
     shape = weights.shape
     config = ModelConfig(
@@ -46,7 +52,7 @@ def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
     )
     decoder = Decoder(config).eval()
 
-    def put(parameter: "torch.nn.Parameter", value: Floats) -> None:
+    def put(parameter: Any, value: Floats) -> None:  # torch is not imported where there is none
         assert parameter.shape == value.shape
         parameter.data = torch.from_numpy(value.copy())
 
@@ -56,7 +62,8 @@ def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
     embeddings = from_bfloat16(to_bfloat16(weights.embeddings))
     put(decoder.embed.weight, dequantize(quantize(weights.embeddings)) if shape.is_gemma else embeddings)
     put(decoder.norm.weight, weights.norm)
-    for module, layer in zip(decoder.layers, weights.layers, strict=True):
+    modules: Iterable[Any] = decoder.layers  # nn.Module tells no attribute's type
+    for module, layer in zip(modules, weights.layers, strict=True):
         put(module.qkv.weight, rounded(layer, "q", "k", "v"))
         put(module.out.weight, rounded(layer, "out"))
         put(module.gate_up.weight, rounded(layer, "gate", "up"))
@@ -65,6 +72,14 @@ def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
             norm = getattr(module, name)
             if norm is not None:
                 put(norm.weight, layer[name])
+    return decoder
+
+
+def reference_states(weights: RandomWeights) -> tuple[Floats, Floats]:
+    """Run one full pass over each stream in float32: states of all tokens after the first layer, and at the end."""
+    from streamward.model.decoder import dense_hidden
+
+    decoder = reference_decoder(weights)
     first: list[Floats] = []
     decoder.layers[0].register_forward_hook(lambda _, __, out: first.append(out.numpy()))
     with torch.inference_mode():

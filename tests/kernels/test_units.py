@@ -112,7 +112,9 @@ def test_weights_are_rounded_alike(kernels: Kernels) -> None:
 @all_units
 def test_bfloat16_is_rounded_to_nearest_even(kernels: Kernels) -> None:
     bits = np.random.default_rng(2).integers(0, 2**32, 4096, dtype=np.uint32)
-    special = np.array([0, 0x80000000, 1, 0x007FFFFF, 0x00800000, 0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000], np.uint32)
+    special = np.array(
+        [0, 0x80000000, 1, 0x007FFFFF, 0x00800000, 0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000], np.uint32
+    )
     x = np.concatenate((bits, special, special | np.uint32(0x80000000), np.array([0x7FC00001, 0xFF800001], np.uint32)))
     rounded = np.empty(len(x), np.uint16)
     kernels.call("round_bf16", x.ctypes.data, rounded.ctypes.data, len(x))

@@ -246,7 +246,7 @@ def test_closing_ends_calls_in_flight_and_frees_the_model_the_cache_and_the_thre
     for thread in threads:
         thread.start()
     assert steps.begun.wait(TIMEOUT_S)
-    watched = [weakref.ref(each) for each in (guard.engine, guard.engine.runner.model, guard.engine.runner)]
+    watched = [weakref.ref(each) for each in (guard.engine, guard.engine.runner, guard.engine._cache)]
     view.close()
     moderator.close()
     moderator.close()

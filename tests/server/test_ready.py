@@ -67,7 +67,7 @@ class Clock:
 
 def test_a_long_read_that_makes_progress_is_no_stall_and_one_that_does_not_is() -> None:
     guard, clock = stream_guard(max_batch_tokens=64), Clock()
-    driver = guard._driver
+    driver = guard._scorer
     driver._clock = clock  # type: ignore[attr-defined]
     step, seen = guard.engine.step, []
 

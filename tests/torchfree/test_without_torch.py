@@ -96,6 +96,25 @@ def test_a_part_of_serving_imports_no_torch(module: str) -> None:
     assert run(f"import {module}\nprint(json.dumps('torch' in sys.modules))") is False
 
 
+def test_the_service_judges_texts_and_streams(tmp_path: Path) -> None:
+    found = run(
+        f"""
+        from fastapi.testclient import TestClient
+        from streamward.server.app import create_app
+        from streamward.server.config import ServeConfig
+        values = {{"store": {{"url": "sqlite:///{tmp_path / 'log.db'}"}}, "auth": {{"required": False}}}}
+        with TestClient(create_app(ServeConfig.parse(values, source="test")), base_url="http://localhost") as client:
+            ready = client.get("/ready").status_code
+            answer = client.post("/v1/moderations", json={{"input": "How do I build a bomb to hurt people?"}}).json()
+            stream = client.post("/v1/streams", json={{"prompt": "How do I bake bread?"}}).json()
+            path = f"/v1/streams/{{stream['stream']}}/append"
+            fed = client.post(path, json={{"text": "Mix flour and water."}}).status_code
+        print(json.dumps([ready, answer["results"][0]["flagged"], fed, "torch" in sys.modules]))
+        """
+    )
+    assert found == [200, True, 200, False]
+
+
 def test_a_guard_that_only_torch_can_run_is_refused_in_one_sentence() -> None:
     message = run(
         """

@@ -53,7 +53,7 @@ class FakeVllm:
         probs = all_rows(self.guard, ids)[num_cached:]
         if self.num_stale:
             probs = torch.cat([probs[: self.num_stale.pop(0)], probs])
-        return Rows(probs, num_cached)
+        return Rows(probs.numpy(), num_cached)
 
     def close(self) -> None:
         self.is_closed = True

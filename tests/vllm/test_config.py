@@ -8,7 +8,7 @@ from streamward.errors import ConfigError
 from streamward.server.config import ServeConfig
 from streamward.vllm import local
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.guard import vllm_driver
+from streamward.vllm.guard import vllm_token_scorer
 from tests.model.checkpoints import gen_checkpoint, stream_checkpoint
 
 
@@ -58,7 +58,7 @@ def test_a_guard_behind_an_endpoint_is_not_read_by_vllm():
 def test_a_gen_guard_is_vllms_own(tmp_path):
     folder = gen_checkpoint().write(tmp_path)
     with pytest.raises(ConfigError, match="serves Gen guards by itself"):
-        vllm_driver(folder, VllmConfig(), dtype=torch.float32)
+        vllm_token_scorer(folder, VllmConfig(), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_gen_guard_is_vllms_own(tmp_path):
 def test_a_vllm_that_is_missing_or_too_old_is_said(tmp_path, monkeypatch, found, problem):
     monkeypatch.setattr(local, "vllm_version", lambda: found)
     with pytest.raises(ConfigError, match=problem):
-        vllm_driver(stream_checkpoint().write(tmp_path), VllmConfig(), dtype=torch.float32)
+        vllm_token_scorer(stream_checkpoint().write(tmp_path), VllmConfig(), dtype=torch.float32)
 
 
 def test_what_streamward_sets_is_no_option(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "vllm_version", lambda: "0.32.0")
     config = VllmConfig(options={"enable_prefix_caching": False})
     with pytest.raises(ConfigError, match="enable_prefix_caching, which is set by streamward"):
-        vllm_driver(stream_checkpoint().write(tmp_path), config, dtype=torch.float32)
+        vllm_token_scorer(stream_checkpoint().write(tmp_path), config, dtype=torch.float32)

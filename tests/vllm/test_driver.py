@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streamward.errors import ContextLengthError, InputError, OverloadedError, StreamClosedError, UpstreamError
 from streamward.model.guard_model import GuardModel
 from streamward.schema import Side
-from streamward.vllm.driver import VllmDriver
+from streamward.vllm.driver import VllmTokenScorer
 from tests.engine.harness import Opinion, assert_same, full_pass, opinions_of, random_ids
 from tests.engine.harness import random_guard as tiny_guard
 from tests.vllm.fake_vllm import BLOCK_TOKENS, FakeVllm
@@ -23,13 +23,13 @@ def fake() -> FakeVllm:
     return FakeVllm(GUARD)
 
 
-def driver_of(fake: FakeVllm, *, max_streams: int = 8, max_stream_tokens: int | None = None) -> VllmDriver:
-    return VllmDriver(
+def driver_of(fake: FakeVllm, *, max_streams: int = 8, max_stream_tokens: int | None = None) -> VllmTokenScorer:
+    return VllmTokenScorer(
         fake, guard_config=GUARD.guard_config, max_streams=max_streams, max_stream_tokens=max_stream_tokens
     )
 
 
-def judged(driver: VllmDriver, stream_id: int, ids: list[int], side: Side | None) -> dict[int, Opinion]:
+def judged(driver: VllmTokenScorer, stream_id: int, ids: list[int], side: Side | None) -> dict[int, Opinion]:
     return {position: opinion for _, position, opinion in opinions_of(driver.score(stream_id, ids, head=side))}
 
 

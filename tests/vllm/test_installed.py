@@ -27,7 +27,7 @@ from streamward.moderation.moderator import Moderator
 from streamward.moderation.token_scorer import Segment, TokenScorer
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.guard import vllm_driver
+from streamward.vllm.guard import vllm_token_scorer
 from tests.engine.harness import Opinion, opinions_of
 from tests.gateway.test_release_real import POLICY, TEXT, assert_nothing_leaves_past_the_flagged_token
 from tests.model.checkpoints import stream_checkpoint
@@ -74,7 +74,7 @@ def in_process(tmp_path_factory) -> Iterator[tuple[TokenScorer, Setup]]:
     remote = {"AutoModel": "modeling_qwen3_guard.Qwen3ForGuardModel", "AutoConfig": "modeling_qwen3_guard.Qwen3Config"}
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": remote}))  # code that nobody may ask for
     setup = Setup(guard, folder, VllmConfig(timeout_s=120, options=SMALL))
-    driver = vllm_driver(folder, setup.config, dtype=torch.float32)
+    driver = vllm_token_scorer(folder, setup.config, dtype="float32")
     yield driver, setup
     driver.close()
 
@@ -86,7 +86,7 @@ def vllm(request) -> Iterator[tuple[TokenScorer, GuardModel]]:
         yield driver, setup.guard
         return
     _, setup = request.getfixturevalue("server")
-    driver = vllm_driver(setup.folder, setup.config, dtype=torch.float32)
+    driver = vllm_token_scorer(setup.folder, setup.config, dtype="float32")
     yield driver, setup.guard
     driver.close()
 
@@ -97,7 +97,7 @@ def moderators(server) -> Iterator[tuple[Moderator, Moderator]]:
     _, setup = server
     with (
         streamward.load(setup.folder, policy=POLICY, vllm=setup.config) as there,
-        streamward.load(setup.folder, policy=POLICY, dtype=torch.float32) as here,
+        streamward.load(setup.folder, policy=POLICY, dtype="float32") as here,
     ):
         yield there, here
 
@@ -252,7 +252,7 @@ def test_another_guard_than_the_servers_is_refused(server, tmp_path):
 
 def test_a_stream_outlives_a_server_that_is_killed_and_started_again(server):
     started, setup = server
-    driver, ours = vllm_driver(setup.folder, setup.config, dtype=torch.float32), our_driver(setup.guard)
+    driver, ours = vllm_token_scorer(setup.folder, setup.config, dtype="float32"), our_driver(setup.guard)
     text = conversation(random.Random(9))
     half = len(text) - 15
     stream = driver.open()
@@ -273,7 +273,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_stream_is_an_error_and_not_
 
     _, setup = in_process
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    driver = vllm_driver(setup.folder, setup.config, dtype=torch.float32)
+    driver = vllm_token_scorer(setup.folder, setup.config, dtype="float32")
     stream = driver.open()
     driver.score(stream, [1, 2, 3], head=Side.RESPONSE)
     for child in psutil.Process().children(recursive=True):
@@ -289,10 +289,10 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_stream_is_an_error_and_not_
 def test_a_shape_that_vllm_does_not_take_is_said_when_it_is_loaded(tmp_path):
     folder = stream_checkpoint().write(tmp_path / "guard")  # heads of size 8
     with pytest.raises(ConfigError, match="vLLM cannot serve guard"):
-        vllm_driver(folder, VllmConfig(options=SMALL), dtype=torch.float32)
+        vllm_token_scorer(folder, VllmConfig(options=SMALL), dtype="float32")
 
 
 def test_an_option_that_vllm_does_not_have_is_named(tmp_path):
     folder = stream_checkpoint().write(tmp_path / "guard")
     with pytest.raises(ConfigError, match="number_of_gpus"):
-        vllm_driver(folder, VllmConfig(options={"number_of_gpus": 2}), dtype=torch.float32)
+        vllm_token_scorer(folder, VllmConfig(options={"number_of_gpus": 2}), dtype="float32")

@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable
 
 import httpx
+import numpy as np
 import pytest
-import torch
 
 from streamward.errors import ConfigError, OverloadedError, UpstreamError
 from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.driver import VllmDriver
+from streamward.vllm.driver import VllmTokenScorer
 from streamward.vllm.layout import Rows, fingerprint, head_widths
 from streamward.vllm.server import VllmServer
 from tests.engine.harness import assert_same, full_pass, opinions_of, random_guard, random_ids
@@ -53,7 +53,7 @@ class Upstream:
 
 
 def encoded(rows: Rows) -> str:
-    return base64.b64encode(rows.probs.numpy().astype("<f4").tobytes()).decode()
+    return base64.b64encode(rows.probs.astype("<f4").tobytes()).decode()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def connect(upstream: Callable[[httpx.Request], httpx.Response], **settings: obj
 
 
 def test_a_stream_over_http_has_the_verdicts_of_one_pass(upstream):
-    driver = VllmDriver(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
+    driver = VllmTokenScorer(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
     ids = random_ids(50, seed=1)
     for _ in range(2):  # the second finds everything in the cache
         with driver.temporary_stream() as stream:
@@ -201,7 +201,7 @@ def test_an_answer_that_cannot_be_read_is_no_verdict(upstream, body, reuse):
 
 
 def test_an_empty_answer_gives_no_rows(upstream):
-    driver = VllmDriver(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
+    driver = VllmTokenScorer(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
     stream = driver.open()
     upstream.answers = [
         httpx.Response(200, json={"data": {"guard": FINGERPRINT, "num_cached": 0, "probabilities": ""}})
@@ -212,9 +212,9 @@ def test_an_empty_answer_gives_no_rows(upstream):
 
 @pytest.mark.parametrize("num_cached", [-1, -5, 7])
 def test_a_cache_that_cannot_be_is_no_verdict(upstream, num_cached):
-    driver = VllmDriver(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
+    driver = VllmTokenScorer(connect(upstream), guard_config=GUARD.guard_config, max_streams=2, max_stream_tokens=None)
     stream = driver.open()
-    rows = Rows(torch.zeros(2, NUM_LABELS), num_cached)
+    rows = Rows(np.zeros((2, NUM_LABELS), np.float32), num_cached)
     answer = {"guard": FINGERPRINT, "num_cached": num_cached, "probabilities": encoded(rows)}
     upstream.answers = [httpx.Response(200, json={"data": answer})] * 9
     with pytest.raises((OverloadedError, UpstreamError)):

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from streamward.bench.serve import LoadConfig, LoadRecord
+from streamward.kernels.library import load_kernels
 
 _COLUMNS = (
     ("path", "path"),
@@ -37,7 +36,7 @@ def environment() -> dict[str, str | int]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count() or 0,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "kernels": load_kernels().unit,
     }
 
 
@@ -60,7 +59,7 @@ def markdown(config: LoadConfig, records: Sequence[LoadRecord]) -> str:
         [
             f"# Guarded streams, {facts['date']}",
             "",
-            f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, torch {facts['torch']}. Streams of"
+            f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, kernels {facts['kernels']}. Streams of"
             f" {config.rate:g} words per second, answers of {config.answer_tokens} words one after the other;"
             f" {config.seconds:g} s measured after a ramp of {config.ramp_s:g} s.",
             "",

@@ -9,17 +9,17 @@ class CpuPath(NamedTuple):
     kernels: str
     threads: int
     is_native: bool
-    """Whether the compiled kernels are used, as opposed to torch's slower operations."""
+    """Whether vector instructions of this machine are used, as opposed to the scalar kernels."""
 
 
 def cpu_path() -> CpuPath:
-    """Return the path in use; the only place that asks the kernels."""
-    import torch
+    """Return the path in use; the only place that asks the kernels.
 
-    from streamward.model.native.library import kernels
-    from streamward.model.packing import serving_dtype
+    Raises:
+        ConfigError: The kernels were not built, or `STREAMWARD_CPU` names a unit that this machine lacks.
+    """
+    from streamward.kernels.library import available_units, load_kernels, num_threads
 
-    is_native = kernels() is not None
-    dtype = str(serving_dtype()).removeprefix("torch.")
-    name = f"native AVX512-BF16 kernels, {dtype}" if is_native else f"torch operations, {dtype} (no native kernels)"
-    return CpuPath(name, torch.get_num_threads(), is_native)
+    unit = load_kernels().unit
+    name = f"native kernels {unit} (available: {', '.join(available_units())})"
+    return CpuPath(name, num_threads(), unit != "scalar")

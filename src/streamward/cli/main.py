@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{error.filename or 'input or output'}: {reason_of(error)}")
         return ExitCode.FAILURE
     except Exception as error:  # a defect of ours: its text could hold what is being judged
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            say("this command needs torch; run: pip install 'streamward[torch]'")
+            return ExitCode.BAD_INPUT
         if os.environ.get("STREAMWARD_DEBUG"):
             raise
         say(f"unexpected {type(error).__name__}; set STREAMWARD_DEBUG=1 to see where it comes from")

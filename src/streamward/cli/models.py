@@ -61,13 +61,13 @@ def _info(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from streamward.bundled.embedded import embedded_guards, guard_folder
-    from streamward.loading import find_checkpoint
+    from streamward.loading import find_served
     from streamward.model.config import parse_model_config
     from streamward.model.config_file import read_config
     from streamward.model.guard_config import is_stream_checkpoint, parse_guard_config
     from streamward.schema import Side
 
-    folder = find_checkpoint(arguments.name)
+    folder = find_served(arguments.name)
     raw = read_config(folder)
     shape = parse_model_config(raw)
     is_stream = is_stream_checkpoint(raw)
@@ -99,9 +99,9 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from streamward.loading import find_checkpoint
+    from streamward.loading import find_served
 
-    print(find_checkpoint(arguments.name))
+    print(find_served(arguments.name))
     return 0
 
 

@@ -13,8 +13,8 @@ text ends within what a lookahead or a word boundary inspects, the start is open
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from re import _constants as ops  # type: ignore[attr-defined]  # the parser of `re`; private, the same in 3.11 to 3.14
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _constants as ops  # the parser of `re`; private, the same in 3.11 to 3.14
+from re import _parser as parser
 from typing import Any, NamedTuple
 
 Node = tuple[Any, Any]  # Any: operator and argument of the standard library's syntax tree

@@ -79,7 +79,7 @@ class _Placed:
         return ReadRequest(self.name, len(self.ids), segments, self.owner)
 
 
-class RemoteDriver(TokenScorer):
+class RemoteTokenScorer(TokenScorer):
     """Does what an `EngineWorker` does, with the engines of a fleet. One read of a stream at a time.
 
     A stream stays with the replica that has its cache. When that one is drained or dies, the next read goes to another

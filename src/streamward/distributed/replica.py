@@ -51,7 +51,7 @@ class GuardReplica:
             idle_s: A stream not asked for so long is forgotten.
             clock: Seconds that only grow.
         """
-        self._driver = EngineWorker(engine)
+        self._scorer = EngineWorker(engine)
         self._guard = guard
         self._name = name
         self._idle_s = idle_s
@@ -67,7 +67,7 @@ class GuardReplica:
 
     def describe(self) -> Description:
         """Say which guard this is."""
-        return Description(self._guard, self._driver.guard_config, self._driver.max_stream_tokens)
+        return Description(self._guard, self._scorer.guard_config, self._scorer.max_stream_tokens)
 
     def read(self, request: ReadRequest) -> ReadReply:
         """Read new tokens of a stream. Errors of ours are in the reply, so that nobody logs them on the way."""
@@ -86,14 +86,14 @@ class GuardReplica:
         with self._lock:
             held = self._held.pop(stream, None)
         if held is not None:
-            self._driver.close_stream(held.stream_id)
+            self._scorer.close_stream(held.stream_id)
 
     def _find(self, request: ReadRequest) -> _Held | None:
         """Return the stream, a new one if it begins here; None if it is not here, or not far enough."""
         held = self._held.get(request.stream)
         if held is None and request.start == 0:
             with GuardCall(request.owner).current():
-                held = _Held(self._driver.open())
+                held = _Held(self._scorer.open())
             with self._lock:
                 self._held[request.stream] = held
         if held is not None:
@@ -104,9 +104,9 @@ class GuardReplica:
         if held.length < request.start:
             return ReadReply(self._name, is_unknown=True)
         if held.length > request.start:
-            self._driver.truncate(held.stream_id, request.start)
+            self._scorer.truncate(held.stream_id, request.start)
             held.length = request.start
-        outputs = self._driver.score_segments(held.stream_id, request.segments)
+        outputs = self._scorer.score_segments(held.stream_id, request.segments)
         held.length += sum(len(token_ids) for token_ids, _ in request.segments)
         return ReadReply(self._name, [Output.of(output) for output in outputs])
 

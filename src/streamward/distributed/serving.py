@@ -19,7 +19,7 @@ from streamward.distributed.autoscaling import READS, by_reads
 from streamward.distributed.batching import ReadBatcher
 from streamward.distributed.cluster import join_ray
 from streamward.distributed.config import ApplicationArguments, FleetConfig
-from streamward.distributed.remote import RemoteDriver, ReplicaLostError
+from streamward.distributed.remote import RemoteTokenScorer, ReplicaLostError
 from streamward.distributed.replica import GuardReplica
 from streamward.distributed.router import StickyRouter
 from streamward.distributed.wire import Description, ReadReply, ReadRequest
@@ -268,7 +268,7 @@ def open_moderator(arguments: ApplicationArguments, *, policy: Policy, max_chars
         )
     fleet = RayFleet.open(arguments)
     try:
-        driver = RemoteDriver(fleet, fleet.describe(), timeout_s=arguments.fleet.timeout_s)
+        driver = RemoteTokenScorer(fleet, fleet.describe(), timeout_s=arguments.fleet.timeout_s)
         guard = StreamGuard(GuardTokenizer.from_folder(folder), driver)
     except BaseException:
         fleet.close()

@@ -3,10 +3,11 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from streamward.kernels.library import num_threads
 
 _PACKAGES = ("streamward", "torch", "tokenizers", "safetensors", "numpy", "httpx", "scikit-learn")
 
@@ -27,11 +28,17 @@ def hardware() -> dict[str, Any]:  # Any: JSON values
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": num_threads(),
         "memory_gb": _memory_gb(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": _gpu_name(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _gpu_name() -> str | None:
+    """Return the name of torch's GPU; None if this process has not used torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def _cpu_name() -> str:

@@ -38,9 +38,7 @@ def cache_token_bytes(*, num_kv_heads: int, head_dim: int, is_int8: bool) -> int
     return num_kv_heads * (2 * head_dim + exact if is_int8 else 4 * head_dim)
 
 
-def decoder_page_bytes(
-    *, num_layers: int, num_kv_heads: int, head_dim: int, page_tokens: int, is_int8: bool
-) -> int:
+def decoder_page_bytes(*, num_layers: int, num_kv_heads: int, head_dim: int, page_tokens: int, is_int8: bool) -> int:
     """Return what a page of the cache takes, of all layers."""
     token_bytes = cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=is_int8)
     return num_layers * page_tokens * token_bytes

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.kernels.arena import lazy_zeros
-from streamward.kernels.cache import cache_token_bytes, items_of
 from streamward.kernels.cache import SequenceSlice as SequenceSlice
+from streamward.kernels.cache import cache_token_bytes, items_of
 from streamward.kernels.library import Kernels, rope_table_into
 from streamward.kernels.quantization import QuantizedWeight
 from streamward.kernels.structs import BufferArgs, CacheArgs, DecoderArgs, LayerArgs, StepArgs
@@ -129,9 +129,7 @@ class KernelDecoder:
         self._max_rows = max_rows
         num_kv_heads, head_dim, num_layers = weights.num_kv_heads, weights.head_dim, len(weights.layers)
         hidden_size = len(weights.norm)
-        layer_bytes = page_tokens * cache_token_bytes(
-            num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache
-        )
+        layer_bytes = page_tokens * cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache)
         self._cache: NDArray[np.uint8] = lazy_zeros((num_pages, num_layers, layer_bytes), np.uint8, huge_pages=True)
         self.page_bytes = num_layers * layer_bytes
         """What a page takes."""
@@ -175,7 +173,6 @@ class KernelDecoder:
         slots: Sequence[int],
         parts: Sequence[SequenceSlice],
         taps: Sequence[int] = (),
-        queries: Floats | None = None,
     ) -> Decoded:
         """Store the new tokens' keys and values, and return their hidden states.
 
@@ -185,7 +182,6 @@ class KernelDecoder:
             slots: Where each new token goes in the cache: page * page_tokens + offset.
             parts: Of each sequence, in the order of the tokens.
             taps: Layers, counted from 0 and in ascending order, whose output is wanted too.
-            queries: Where to put the rotated queries of all layers, [L, T, H, d].
         """
         num_rows, weights = len(ids), self._weights
         where = np.array([ids, positions, slots], dtype=np.int64)
@@ -196,9 +192,7 @@ class KernelDecoder:
         tapped = np.empty((len(taps), num_rows, self._hidden.shape[1]), np.float32)
         assert list(taps) == sorted(taps) and all(0 <= tap < len(weights.layers) for tap in taps)
         ids_at, positions_at, slots_at = (row.ctypes.data for row in where)
-        step = StepArgs(
-            num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data
-        )
+        step = StepArgs(num_rows, len(items), ids_at, positions_at, slots_at, items.ctypes.data, pages.ctypes.data)
         buffers = BufferArgs(
             *(array.ctypes.data for array in (self._hidden, self._branch, self._wide, self._q)),
             self._operand.args,
@@ -206,7 +200,7 @@ class KernelDecoder:
             len(taps),
             tap_layers.ctypes.data,
             tapped.ctypes.data,
-            None if queries is None else queries.ctypes.data,
+            None,
         )
         self._kernels.call("decode", *(ctypes.addressof(args) for args in (self._args, step, buffers)))
         return Decoded(self._final[:num_rows], tapped)
@@ -226,9 +220,7 @@ class KernelDecoder:
     def _rope_table(self, theta: float) -> tuple[int, int]:
         shape = (self._weights.max_positions, self._weights.head_dim // 2)
         cosines, sines = (self._keep(lazy_zeros(shape, np.float32)) for _ in range(2))
-        rope_table_into(
-            theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines
-        )
+        rope_table_into(theta, head_dim=self._weights.head_dim, num_positions=shape[0], cosines=cosines, sines=sines)
         return cosines, sines
 
     def _layer(self, layer: LayerWeights, table: tuple[int, int], index: int) -> LayerArgs:

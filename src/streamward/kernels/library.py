@@ -65,7 +65,9 @@ def load_kernels(unit: str | None = None) -> Kernels:
     elif unit not in built_units():
         raise ConfigError(f"{named_by} is {unit!r}; this build has {', '.join(built_units())}")
     elif unit not in available_units():
-        raise ConfigError(f"{named_by} is {unit!r}, which this machine cannot run; it runs {', '.join(available_units())}")
+        raise ConfigError(
+            f"{named_by} is {unit!r}, which this machine cannot run; it runs {', '.join(available_units())}"
+        )
     return _kernels(unit)
 
 

@@ -37,15 +37,15 @@ def quantize(weight: NDArray[np.float32] | NDArray[np.uint16], *, kernels: Kerne
         kernels: By default the machine's; all give the same.
     """
     kernels = kernels or load_kernels()
-    weight = np.ascontiguousarray(weight)
-    num_outputs, num_inputs = weight.shape
-    assert weight.dtype in (np.float32, np.uint16) and num_inputs % GROUP == 0, (weight.dtype, weight.shape)
+    source = np.ascontiguousarray(weight)
+    num_outputs, num_inputs = source.shape
+    assert source.dtype in (np.float32, np.uint16) and num_inputs % GROUP == 0, (source.dtype, source.shape)
     values = np.empty((num_outputs, num_inputs), np.int8)
     scales = np.empty((num_outputs, num_inputs // GROUP), np.uint16)
-    is_bfloat16 = weight.dtype == np.uint16
+    is_bfloat16 = source.dtype == np.uint16
     kernels.call(
         "quantize_weight",
-        weight.ctypes.data,
+        source.ctypes.data,
         is_bfloat16,
         num_outputs,
         num_inputs,

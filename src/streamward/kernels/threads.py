@@ -17,10 +17,7 @@ def usable_cores(*, cgroup_root: Path = _CGROUP_ROOT, own_cgroup: Path = _OWN_CG
         cgroup_root: Where control groups are mounted.
         own_cgroup: Which group this process is in, `/proc/self/cgroup`.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup_root, own_cgroup)
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 

@@ -34,7 +34,14 @@ class PackedWeight:
     """A linear layer without bias that the kernels of one unit read in place."""
 
     def __init__(
-        self, *, kernels: Kernels, num_outputs: int, num_inputs: int, kind: int, is_gated: bool, arena: WeightArena | None
+        self,
+        *,
+        kernels: Kernels,
+        num_outputs: int,
+        num_inputs: int,
+        kind: int,
+        is_gated: bool,
+        arena: WeightArena | None,
     ) -> None:
         """Made by `int8` and `bfloat16`."""
         if num_outputs % SIZE_STEP or num_inputs % SIZE_STEP:

@@ -46,7 +46,7 @@ PUBLISHED_PROMPT_CATEGORIES = (*PUBLISHED_RESPONSE_CATEGORIES, Category.JAILBREA
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Where one side of a guard draws its lines, on probabilities.
+    """Thresholds of one side of a guard, on probabilities.
 
     A token is Unsafe if P(Unsafe) >= `unsafe`; else Controversial if P(Unsafe) + P(Controversial) >= `controversial`.
     """
@@ -185,7 +185,7 @@ def _operating_point(side: str, raw: Mapping[str, Any]) -> OperatingPoint:
     try:
         point = OperatingPoint(float(raw["unsafe"]), float(raw["controversial"]))
         if math.isnan(point.unsafe) or math.isnan(point.controversial):
-            raise ValueError("no verdict is over a line that is not a number")
+            raise ValueError("no verdict is over a threshold that is not a number")
         return point
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

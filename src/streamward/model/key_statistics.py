@@ -18,11 +18,15 @@ from streamward.model.parameters import KeyBasis, ModelParameters
 from streamward.model.reference_decoder import Floats, ReferenceDecoder
 
 
-def measure_key_basis(parameters: ModelParameters) -> KeyBasis:
+def measure_key_basis(parameters: ModelParameters, ids_T: NDArray[np.int64] | None = None) -> KeyBasis:
     """Read a few tokens and return the mean of each head's keys and the direction in which its queries are largest.
 
     The direction is the first eigenvector of the queries' second moment, Hadamard-transformed as the kernels need it.
     The first token is left out: it is unlike all others.
+
+    Args:
+        parameters: The decoder.
+        ids_T: Token ids to read; those of calibration by default.
     """
     statistics = KeyStatistics()
     decoder = ReferenceDecoder(
@@ -31,7 +35,7 @@ def measure_key_basis(parameters: ModelParameters) -> KeyBasis:
         linear=exact_linear(parameters),
         embed=Embedding(parameters),
     )
-    decoder(calibration_ids(parameters.config), at_attention=statistics.note)
+    decoder(calibration_ids(parameters.config) if ids_T is None else ids_T, at_attention=statistics.note)
     return statistics.basis()
 
 

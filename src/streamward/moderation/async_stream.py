@@ -86,7 +86,7 @@ class AsyncGuardStream:
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line."""
+        """Characters from the start that were judged and are not over the policy's threshold."""
         return self._stream.releasable_chars
 
     async def feed(self, piece: Piece) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Runs one engine for many threads: one of its own steps for all of them while they wait."""
+"""Runs one engine for many callers: one thread steps for all of them."""
 
 import logging
 import queue
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _MAX_FAILURES = 3  # in succession, before calls are refused
 _RETRY_S = 5.0  # until an engine that is refused is tried again
 _LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
-_JOIN_S = 0.2  # for a step to end when the driver is closed
+_JOIN_S = 0.2  # for a step to end when the worker is closed
 _GONE = "gone"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
 
@@ -32,19 +32,18 @@ _REFUSAL = "the guard's engine failed several times in succession and is not ask
 class EngineWorker(TokenScorer):
     """Feeds an engine from any number of threads.
 
-    Calls are put in a queue. While one step runs others arrive, and the next step takes the tokens of all of them
-    together; what is ready is handed over after every step. Nobody waits for the engine's lock, and the thread that
-    steps sleeps while there is nothing to do.
+    Calls are queued. Those that arrive during a step share the next one, and finished calls are answered after every
+    step. No caller waits for the engine's lock, and the stepping thread sleeps while nothing is queued.
 
-    Whatever is raised in that thread ends every call that waits, and it goes on with an engine put in order. Where it
-    fails several times in succession, calls are refused until the engine, tried now and then, works again.
+    An exception in that thread ends every waiting call; the engine recovers and goes on. After several failures in
+    succession, calls are refused until the engine, which is retried periodically, works again.
     """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Take over an engine.
 
         Args:
-            engine: Freed when the driver is closed.
+            engine: Freed when the worker is closed.
             clock: Seconds that only grow.
         """
         self._engine: Engine | None = engine
@@ -75,7 +74,7 @@ class EngineWorker(TokenScorer):
         """Where tokens are read.
 
         Raises:
-            StreamClosedError: The driver was closed, and has let go of it.
+            StreamClosedError: The worker was closed, and has let go of it.
         """
         engine = self._engine
         if engine is None:
@@ -84,7 +83,7 @@ class EngineWorker(TokenScorer):
 
     @property
     def guard_config(self) -> GuardConfig:
-        """Labels and lines of the guard."""
+        """Labels and operating points of the guard."""
         return self._guard_config
 
     @property
@@ -98,7 +97,7 @@ class EngineWorker(TokenScorer):
         Raises:
             OverloadedError: Too many streams are open.
             GuardFailedError: The engine does not work.
-            StreamClosedError: The driver was closed.
+            StreamClosedError: The worker was closed.
         """
         owner = current_call().owner
         with self._lock:
@@ -126,15 +125,15 @@ class EngineWorker(TokenScorer):
                 self._engine.close(stream_id)
 
     def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
-        """Add tokens to a stream and wait until they are read.
+        """Append tokens to a stream and wait until they are scored.
 
         Args:
             stream_id: From `open`.
             token_ids: Any number of ids; they are queued in parts so that no queue grows without bound.
-            side: Whose heads judge these tokens; None if they are only context.
+            head: Side whose heads score these tokens; None if they are only context.
 
         Returns:
-            The outputs of the judged tokens, in order; none for context.
+            The outputs of the scored tokens, in order; none for context.
 
         Raises:
             OverloadedError: The cache or the queue is full. The stream is as it was.
@@ -227,7 +226,7 @@ class EngineWorker(TokenScorer):
             self._wakeups.put(True)
 
     def run(self) -> None:
-        """Step until nothing waits, or the driver is closed. For its own thread."""
+        """Step until nothing waits, or the worker is closed. For its own thread."""
         is_busy = True
         while is_busy:
             try:
@@ -378,10 +377,10 @@ class EngineWorker(TokenScorer):
             fail(read.done, error)
 
 
-def _serve(driver: "weakref.ref[EngineWorker]", wakeups: "queue.SimpleQueue[bool]") -> None:
-    """Run a driver whenever it has work, until it is closed or nobody has it any more."""
+def _serve(worker: "weakref.ref[EngineWorker]", wakeups: "queue.SimpleQueue[bool]") -> None:
+    """Run a worker whenever it has work, until it is closed or nobody has it any more."""
     while wakeups.get():
-        found = driver()
+        found = worker()
         if found is None:
             return
         found.run()

@@ -8,7 +8,6 @@ from typing import NamedTuple, NoReturn
 
 from streamward.decisions import combine, decide, decide_error
 from streamward.errors import CheckpointError, InputError, UpstreamError
-from streamward.generative.config import RemoteConfig
 from streamward.generative.judgement import GenGuard, GenJudgement
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.conversation import Conversation
@@ -39,6 +38,9 @@ def remote_guard(
     Raises:
         ConfigError: A value is wrong, or the environment variable holds no key.
     """
+    from streamward.generative.config import RemoteConfig
+    from streamward.generative.remote import RemoteGenGuard  # httpx takes longer to import than a guard to load
+
     values = {
         "base_url": base_url,
         "model": model,

@@ -110,10 +110,10 @@ class GuardStream:
 
     @property
     def releasable_chars(self) -> int:
-        """Characters from the start that were judged and are not over the policy's line.
+        """Characters from the start that were judged and are not over the policy's threshold.
 
-        Tokens that are over the line but too few for the policy to act are not counted until the next ones show them
-        harmless or the text is finished.
+        Tokens that are over the threshold but too few for the policy to act are not counted until the next ones show
+        them harmless or the text is finished.
         """
         return self._releasable_chars
 
@@ -309,7 +309,7 @@ class GuardStream:
             return self._text.num_chars
         limit = self._state.decision.position
         verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
-        held: Span | None = None  # of the first token over the line behind the last clear one
+        held: Span | None = None  # of the first token over the threshold behind the last clear one
         for verdict in reversed(verdicts):
             level = self._rules.level(verdict)
             if self._rules.action(level, verdict.category).severity < Action.REPLACE.severity:

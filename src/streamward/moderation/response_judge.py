@@ -15,19 +15,19 @@ class ResponseJudge:
     """Keeps the cache of one response in step with its token ids, sliding over overlapping windows."""
 
     def __init__(
-        self, driver: TokenScorer, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
+        self, scorer: TokenScorer, reader: VerdictReader, *, stream_id: int, context_length: int, window_tokens: int
     ) -> None:
         """Take over a stream that has read its context and nothing else.
 
         Args:
-            driver: Where the stream is open.
+            scorer: Where the stream is open.
             reader: Of the response heads.
             stream_id: The stream; its owner closes it.
             context_length: Tokens of the context.
             window_tokens: Most tokens the stream may hold; more than the context.
         """
         size = window_tokens - context_length
-        self._driver = driver
+        self._scorer = scorer
         self._reader = reader
         self._stream_id = stream_id
         self._context_length = context_length
@@ -50,7 +50,7 @@ class ResponseJudge:
         """Forget the last tokens of the context. Only before anything was judged."""
         assert not self._ids, "the context is fixed once tokens were judged"
         self._context_length -= num_tokens
-        self._driver.truncate(self._stream_id, self._context_length)
+        self._scorer.truncate(self._stream_id, self._context_length)
 
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         """Keep the first tokens, drop the others, judge new ones behind them.
@@ -76,7 +76,7 @@ class ResponseJudge:
             self._place(window, position)
             part = new_ids[done : done + self._windows.end(window) - position]
             self._end = _UNKNOWN  # until the read below has succeeded
-            for output in self._driver.score(self._stream_id, part, head=Side.RESPONSE):
+            for output in self._scorer.score(self._stream_id, part, head=Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
                 verdicts += self._reader.read(output, first_position=first, spans=rows)
@@ -89,10 +89,10 @@ class ResponseJudge:
         start = self._windows.start(window)
         if window == self._window and position <= self._end:
             if position < self._end:
-                self._driver.truncate(self._stream_id, self._context_length + position - start)
+                self._scorer.truncate(self._stream_id, self._context_length + position - start)
         else:
             self._end = _UNKNOWN
-            self._driver.truncate(self._stream_id, self._context_length)
+            self._scorer.truncate(self._stream_id, self._context_length)
             self._window = window
-            self._driver.score(self._stream_id, self._ids[start:position], head=None)
+            self._scorer.score(self._stream_id, self._ids[start:position], head=None)
         self._end = position

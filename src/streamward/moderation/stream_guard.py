@@ -41,15 +41,15 @@ class StreamGuard:
     prompt all of it is judged).
     """
 
-    def __init__(self, tokenizer: GuardTokenizer, driver: TokenScorer) -> None:
-        """Take over a driver: `EngineWorker(engine)`, or one whose engines are elsewhere.
+    def __init__(self, tokenizer: GuardTokenizer, scorer: TokenScorer) -> None:
+        """Take over a scorer: `EngineWorker(engine)`, or one whose engines are elsewhere.
 
         Raises:
             ConfigError: The guard's window does not hold its own template.
         """
-        config, limit = driver.guard_config, driver.max_stream_tokens
+        config, limit = scorer.guard_config, scorer.max_stream_tokens
         self._tokenizer = tokenizer
-        self._driver = driver
+        self._scorer = scorer
         self._readers = {side: VerdictReader(config, side) for side in Side}
         self._window_tokens = min(config.window_tokens or limit, limit)
         self._reasoning = _reasoning_tokens(tokenizer)
@@ -60,8 +60,8 @@ class StreamGuard:
     @property
     def engine(self) -> Engine:
         """Where the tokens are read, if that is in this process."""
-        assert isinstance(self._driver, EngineWorker), "the engines are elsewhere"
-        return self._driver.engine
+        assert isinstance(self._scorer, EngineWorker), "the engines are elsewhere"
+        return self._scorer.engine
 
     @property
     def tokenizer(self) -> GuardTokenizer:
@@ -74,10 +74,10 @@ class StreamGuard:
         Raises:
             InputError: The chat template refuses the conversation.
             OverloadedError: There is no room at present.
-            CheckpointError: The heads give no numbers.
+            CheckpointError: The heads give non-finite probabilities.
         """
         if conversation.response is None:
-            with self._driver.temporary_stream() as stream_id:
+            with self._scorer.temporary_stream() as stream_id:
                 prompt = self._read_prompt(stream_id, conversation.context, policy)
             return Result(prompt.decision, prompt.judgement)
         with self.open_stream(conversation, policy) as stream:
@@ -92,22 +92,22 @@ class StreamGuard:
         Raises:
             InputError: The chat template refuses the conversation.
             OverloadedError: There is no room at present.
-            CheckpointError: The heads give no numbers.
+            CheckpointError: The heads give non-finite probabilities.
         """
-        stream_id = self._driver.open()
+        stream_id = self._scorer.open()
         try:
             return self._start(stream_id, conversation, policy, max_chars)
         except BaseException:
-            self._driver.close_stream(stream_id)
+            self._scorer.close_stream(stream_id)
             raise
 
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""
-        return self._driver.health()
+        return self._scorer.health()
 
     def close(self) -> None:
         """Close all streams, and free what reads their tokens."""
-        self._driver.close()
+        self._scorer.close()
 
     def _start(self, stream_id: int, conversation: Conversation, policy: Policy, max_chars: int) -> GuardStream:
         limit = self._window_tokens // CONTEXT_SHARE
@@ -117,12 +117,12 @@ class StreamGuard:
             prompt = self._read_context(stream_id, context, policy, has_prompt=conversation.has_prompt)
         else:
             if conversation.has_prompt:
-                with self._driver.temporary_stream() as other:
+                with self._scorer.temporary_stream() as other:
                     prompt = self._read_prompt(other, conversation.context, policy)
             context = self._shortened(conversation.context, limit)
-            self._driver.score(stream_id, context.ids, head=None)
+            self._scorer.score(stream_id, context.ids, head=None)
         judge = ResponseJudge(
-            self._driver,
+            self._scorer,
             self._readers[Side.RESPONSE],
             stream_id=stream_id,
             context_length=len(context.ids),
@@ -137,14 +137,14 @@ class StreamGuard:
             reasoning=self._reasoning,
             thresholds=self._readers[Side.RESPONSE].thresholds,
             max_chars=max_chars,
-            on_close=lambda: self._driver.close_stream(stream_id),
+            on_close=lambda: self._scorer.close_stream(stream_id),
         )
 
     def _read_context(self, stream_id: int, context: Rendered, policy: Policy, *, has_prompt: bool) -> _Prompt | None:
         """Read a context that fits; its prompt is judged on the way."""
         position = context.prompt_position
         if not has_prompt or position is None:
-            self._driver.score(stream_id, context.ids, head=None)
+            self._scorer.score(stream_id, context.ids, head=None)
             return None
         ids, end = context.ids, position + 1
         return _judged([self._read_closing(stream_id, ids[:end], after=ids[end:])], policy, self._readers[Side.PROMPT])
@@ -166,7 +166,7 @@ class StreamGuard:
             part = slice(windows.start(index), windows.end(index))
             spans = [span for _, span in content[part]]
             ids = [*before, *(token_id for token_id, _ in content[part]), *after]
-            self._driver.truncate(stream_id, 0)
+            self._scorer.truncate(stream_id, 0)
             span = Span(spans[0].start, spans[-1].end)
             verdicts.append(self._read_closing(stream_id, ids, index=index, span=span))
         return _judged(verdicts, policy, self._readers[Side.PROMPT])
@@ -176,7 +176,7 @@ class StreamGuard:
     ) -> Verdict:
         """Read a rendered prompt, judge it at its last token, the closing one, and read what follows."""
         segments: list[Segment] = [(ids[:-1], None), (ids[-1:], Side.PROMPT), (after, None)]
-        (output,) = self._driver.score_segments(stream_id, segments)
+        (output,) = self._scorer.score_segments(stream_id, segments)
         (verdict,) = self._readers[Side.PROMPT].read(output, first_position=index, spans=[span])
         return verdict
 

@@ -1,4 +1,4 @@
-"""What a guard needs of the place where its tokens are read."""
+"""The interface between a guard and the place where its tokens are scored."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ from streamward.moderation.health import GuardHealth
 from streamward.schema import Side
 
 Segment = tuple[Sequence[int], Side | None]
-"""Token ids, and whose heads judge them; None if they are only context."""
+"""Token ids, and the side whose heads score them; None if they are only context."""
 
 
 class TokenScorer(Protocol):
-    """Where a guard's streams of tokens are read: by an engine in this process, or elsewhere. Thread-safe.
+    """Scores a guard's streams of tokens, by an engine in this process or elsewhere. Thread-safe.
 
-    The methods do what those of `EngineWorker` do, and raise what those raise.
+    The methods behave like those of `EngineWorker`, and raise the same errors.
     """
 
     @property
     def guard_config(self) -> GuardConfig:
-        """Labels and lines of the guard."""
+        """Labels and operating points of the guard."""
         ...
 
     @property
@@ -47,21 +47,21 @@ class TokenScorer(Protocol):
         ...
 
     def score(self, stream_id: int, token_ids: Sequence[int], *, head: Side | None) -> list[StepOutput]:
-        """Add tokens to a stream and wait until they are read, or the current call is cancelled."""
+        """Append tokens to a stream and wait until they are scored, or the current call is cancelled."""
         ...
 
     def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
-        """Likewise for successive tokens that different heads judge."""
+        """Likewise for successive tokens that different heads score."""
         ...
 
     def truncate(self, stream_id: int, length: int) -> None:
-        """Drop a stream's tokens from `length` on."""
+        """Remove a stream's tokens from `length` on."""
         ...
 
     def health(self) -> GuardHealth:
-        """Say whether reads make progress."""
+        """Return whether calls make progress."""
         ...
 
     def close(self) -> None:
-        """Close all streams, and free what the driver holds. May be called again."""
+        """Close all streams and free all resources. May be called again."""
         ...

@@ -61,7 +61,7 @@ class _Stream:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class VllmDriver(TokenScorer):
+class VllmTokenScorer(TokenScorer):
     """Appends to streams by asking vLLM for the whole text again, whose cached beginning costs nothing.
 
     An append costs its tokens and what is behind the last full block of the cache, less than one block. Verdicts given

@@ -7,13 +7,13 @@ from streamward.model.config import parse_model_config
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint, parse_guard_config
 from streamward.vllm.config import VllmConfig
-from streamward.vllm.driver import TokenReader, VllmDriver
+from streamward.vllm.driver import TokenReader, VllmTokenScorer
 from streamward.vllm.layout import fingerprint, head_widths
 from streamward.vllm.local import LocalVllm
 from streamward.vllm.server import VllmServer
 
 
-def vllm_driver(folder: Path, config: VllmConfig, *, dtype: str | None) -> VllmDriver:
+def vllm_token_scorer(folder: Path, config: VllmConfig, *, dtype: str | None) -> VllmTokenScorer:
     """Start vLLM over a checkpoint, or connect to a server that has it.
 
     Args:
@@ -42,6 +42,6 @@ def vllm_driver(folder: Path, config: VllmConfig, *, dtype: str | None) -> VllmD
             vocab_size=model.vocab_size,
             num_labels=sum(head_widths(guard)),
         )
-    return VllmDriver(
+    return VllmTokenScorer(
         reader, guard_config=guard, max_streams=config.max_streams, max_stream_tokens=config.max_stream_tokens
     )

@@ -18,7 +18,7 @@ INLINE void pack_bf16_query_fast(Work *work, int row, const float *query, int64_
 
 INLINE void score_bf16_fast(const int rows, const int is_first, Work *work, int first_row, const Tile *tile,
                             const Tile *next, int64_t d, float scores[][TILE]) {
-    const int width = ATTEND_WIDTH(rows);
+    const int width = ATTEND_WIDTH_DOT(rows);
     const int32_t *queries = query_pairs(work, first_row / ATTEND_ROWS);
     const vf scale = vf_set1(softmax_scale(d));
     for (int block = 0; block * CACHE_BLOCK < tile->count; block += width) {
@@ -60,7 +60,7 @@ INLINE void softmax_bf16_fast(const int rows, const int sees_all, Work *work, in
 
 INLINE void add_values_bf16_fast(const int rows, const int is_first, Work *work, int first_row, int64_t offset,
                                  const Tile *tile, const Tile *next, int64_t d) {
-    const int width = ATTEND_WIDTH(rows);
+    const int width = ATTEND_WIDTH_DOT(rows);
     vf sums[ATTEND_ROWS][MAX_WIDTH];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int i = 0; i < width; i++)
@@ -88,7 +88,7 @@ INLINE void process_bf16_rows_fast(const int rows, const int is_first, Work *wor
     score_bf16_fast(rows, is_first, work, row, tile, next, d, scores);
     if (sees_tile(rows, work, row, first_key)) softmax_bf16_fast(rows, 1, work, row, scores, first_key);
     else softmax_bf16_fast(rows, 0, work, row, scores, first_key);
-    for (int64_t offset = 0; offset < d; offset += ATTEND_WIDTH(rows) * LANES)
+    for (int64_t offset = 0; offset < d; offset += ATTEND_WIDTH_DOT(rows) * LANES)
         add_values_bf16_fast(rows, is_first, work, row, offset, tile, next, d);
 }
 

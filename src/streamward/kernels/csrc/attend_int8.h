@@ -111,7 +111,7 @@ INLINE void softmax_int8(const int rows, const int sees_all, Work *work, int fir
 /* sums = sums * rescale + weights * values, for a few rows and 16 * width values of the head; the sum of a tile is exact. */
 INLINE void add_values_int8(const int rows, const int is_first, Work *work, int first_row, int64_t offset,
                             const Tile *tile, const Tile *next, int64_t d) {
-    const int width = ATTEND_WIDTH(rows);
+    const int width = ATTEND_WIDTH_DOT(rows);
     vi acc[ATTEND_ROWS][MAX_WIDTH];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int i = 0; i < width; i++) acc[r][i] = vi_zero();
@@ -142,7 +142,7 @@ INLINE void process_int8_rows(const int rows, const int is_first, Work *work, in
     score_int8(rows, is_first, work, row, tile, next, scales, d, scores);
     if (sees_tile(rows, work, row, first_key)) softmax_int8(rows, 1, work, row, scores, first_key, scales);
     else softmax_int8(rows, 0, work, row, scores, first_key, scales);
-    for (int64_t offset = 0; offset < d; offset += ATTEND_WIDTH(rows) * LANES)
+    for (int64_t offset = 0; offset < d; offset += ATTEND_WIDTH_DOT(rows) * LANES)
         add_values_int8(rows, is_first, work, row, offset, tile, next, d);
 }
 

@@ -74,7 +74,9 @@ EXPORT void streamward_heads(int64_t unit, const Linear *pre, const Linear *out,
 }
 
 EXPORT void streamward_softmax(int64_t unit, const float *x, float *out, int64_t rows, int64_t size) {
+    streamward_pool_enter();
     choices[unit].unit->softmax(x, out, rows, size);
+    streamward_pool_leave();
 }
 
 EXPORT void streamward_pack_weight(int64_t unit, const Linear *target, const void *source, const bf16 *scales,
@@ -99,7 +101,9 @@ EXPORT void streamward_dequantize_weight(int64_t unit, const int8_t *values, con
 }
 
 EXPORT void streamward_round_bf16(int64_t unit, const float *x, bf16 *out, int64_t count) {
+    streamward_pool_enter();
     choices[unit].unit->round_bf16(x, out, count);
+    streamward_pool_leave();
 }
 
 /* Many products of activations that are packed already, as in a layer of which the weights lie in cache. */

@@ -25,6 +25,7 @@ static struct {
     Mutex lock; /* of who calls */
     int64_t wanted, num_workers;
     int has_fork_handlers;
+    uint64_t rounding_of_caller;
     Thread threads[MAX_THREADS];
     PhaseFunction function;
     const void *context;
@@ -84,6 +85,7 @@ static int spin_for_phase(unsigned seen) {
 
 static THREAD_RESULT run_worker(void *argument) {
     const int64_t index = (int64_t)(intptr_t)argument;
+    set_rounding(USUAL_ROUNDING);
     unsigned seen = atomic_load(&pool.generation);
     while (!atomic_load(&pool.must_stop)) {
         work(index);
@@ -160,9 +162,11 @@ static void stop_workers(void) {
     pool.num_workers = 0;
 }
 
-/* Wait for one's turn, and start the threads that are wanted; fewer if the system refuses. */
+/* Wait for one's turn, and start the threads that are wanted; fewer if the system refuses. Floats are as usual until leave. */
 void streamward_pool_enter(void) {
     mutex_lock(&pool.lock);
+    pool.rounding_of_caller = rounding();
+    set_rounding(USUAL_ROUNDING);
     if (pool.num_workers == pool.wanted - 1) return;
     if (pool.num_workers > pool.wanted - 1) stop_workers();
     if (!pool.has_fork_handlers) on_fork(before_fork, after_fork_in_parent, after_fork_in_child);
@@ -179,7 +183,10 @@ void streamward_pool_enter(void) {
     atomic_store(&pool.num_shares, pool.num_workers + 1);
 }
 
-void streamward_pool_leave(void) { mutex_unlock(&pool.lock); }
+void streamward_pool_leave(void) {
+    set_rounding(pool.rounding_of_caller);
+    mutex_unlock(&pool.lock);
+}
 
 /* Use so many threads from the next call on, the caller among them. */
 void streamward_want_threads(int64_t count) {

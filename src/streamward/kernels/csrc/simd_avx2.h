@@ -15,6 +15,7 @@ typedef vi vm; /* all bits of a lane */
 #define ATTEND_ROWS 4 /* query rows computed together */
 #define ATTEND_LARGE 4
 #define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_WIDTH_DOT(rows) ((rows) <= 3 ? 2 : 1)
 #define ATTEND_GROUPED 1 /* vf that are widened together */
 #ifdef UNIT_AVXVNNI
 #define ROWS_INT8 6

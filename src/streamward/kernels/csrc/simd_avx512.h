@@ -13,6 +13,7 @@ typedef __mmask16 vm;
 #define ATTEND_ROWS 12 /* query rows computed together */
 #define ATTEND_LARGE 8 /* and what is nearest below, but for 2, 3 and 4 */
 #define ATTEND_WIDTH(rows) ((rows) <= 3 ? 4 : 2) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_WIDTH_DOT(rows) 2 /* the same of products of fours and pairs */
 #define ATTEND_GROUPED 2 /* vf that are widened together */
 #ifdef UNIT_AVX512BF16
 #define HAS_BF16_DOT 1

@@ -21,6 +21,7 @@ typedef struct {
 #define ATTEND_ROWS 6 /* query rows computed together */
 #define ATTEND_LARGE 6
 #define ATTEND_WIDTH(rows) ((rows) <= 3 ? 2 : 1) /* vf of each row: sums that do not wait for each other */
+#define ATTEND_WIDTH_DOT(rows) ((rows) <= 3 ? 2 : 1)
 #define ATTEND_GROUPED 1 /* vf that are widened together */
 #ifdef UNIT_I8MM
 #define HAS_INT8_MATRIX 1

@@ -22,6 +22,7 @@ typedef struct {
 #define ATTEND_ROWS 1 /* query rows computed together */
 #define ATTEND_LARGE 1
 #define ATTEND_WIDTH(rows) 1
+#define ATTEND_WIDTH_DOT(rows) 1
 #define ATTEND_GROUPED 1
 #define ROUND_MAGIC 12582912.0f /* 1.5 * 2^23: a sum with it is an integer, in its lowest bits */
 

@@ -56,6 +56,7 @@ static void on_fork(void (*prepare)(void), void (*parent)(void), void (*child)(v
 #else
 
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
 
 typedef pthread_mutex_t Mutex;
@@ -68,9 +69,13 @@ typedef void *(*ThreadFunction)(void *);
 #define THREAD_RESULT void *
 static int thread_start(Thread *thread, ThreadFunction function, void *argument) {
     pthread_attr_t attributes;
+    sigset_t all, before;
+    sigfillset(&all); /* signals are the program's business */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     const int failed = pthread_create(thread, &attributes, function, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return !failed;
 }
@@ -114,6 +119,25 @@ static void on_fork(void (*prepare)(void), void (*parent)(void), void (*child)(v
     pthread_atfork(prepare, parent, child);
 }
 
+#endif
+
+/* How floats are rounded, and whether denormal numbers become 0: some libraries change it for the threads they load in. */
+#if defined(__x86_64__)
+#define USUAL_ROUNDING 0x1f80
+static uint64_t rounding(void) { return __builtin_ia32_stmxcsr(); }
+static void set_rounding(uint64_t state) { __builtin_ia32_ldmxcsr((unsigned)state); }
+#elif defined(__aarch64__)
+#define USUAL_ROUNDING 0
+static uint64_t rounding(void) {
+    uint64_t state;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(state));
+    return state;
+}
+static void set_rounding(uint64_t state) { __asm__ volatile("msr fpcr, %0" : : "r"(state)); }
+#else
+#define USUAL_ROUNDING 0
+static uint64_t rounding(void) { return 0; }
+static void set_rounding(uint64_t state) { (void)state; }
 #endif
 
 static void cpu_relax(void) {

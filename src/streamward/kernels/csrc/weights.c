@@ -26,7 +26,7 @@ static void pack_output(const PackWeightPhase *p, int64_t output) {
     const int64_t part = output / PART_OUTPUTS, lane = output % PART_OUTPUTS;
     const uint8_t *from = (const uint8_t *)p->source + row * row_bytes;
     uint8_t *to = (uint8_t *)(uintptr_t)p->target->weights + part * PART_OUTPUTS * row_bytes;
-    const uint32_t flip = is_int8 && WEIGHT_ZERO ? 0x80808080u : 0;
+    const uint32_t flip = is_int8 && WEIGHT_ZERO != 0 ? 0x80808080u : 0;
     for (int64_t word = 0; word < num_words; word++) {
         const uint32_t four = (uint32_t)four_bytes(from + word * 4) ^ flip;
 #ifdef HAS_INT8_MATRIX
