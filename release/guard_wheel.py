@@ -2,19 +2,17 @@
 
 import argparse
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from release.project import ROOT, build_wheel, project_version
 from streamward.bundled.adapter import ADAPTER_FILE, load_adapter
 from streamward.bundled.base import BASES, find_base
 from streamward.bundled.embedded import embedded_guards, guard_folder, prepare_int8
 from streamward.bundled.packages import DISTRIBUTION_PREFIX, ENTRY_POINT_GROUP
 
-ROOT = Path(__file__).parents[1]
 MAX_BYTES = 100 * 10**6  # the size up to which package indexes accept a file without asking
 _GEMMA_LICENCE = "LicenseRef-Gemma"
 _DESCRIPTIONS = ("README.md", "report.json", "calibration.json")
@@ -82,19 +80,6 @@ def guard_wheel(name: str, *, source: Path, prepared: Path, version: str, folder
         return Path(shutil.move(wheel, folder / wheel.name))
 
 
-def build_wheel(project: Path, folder: Path, *, environment: dict[str, str] | None = None) -> Path:
-    """Build the wheel of a project with the packages installed here; nothing is downloaded.
-
-    Raises:
-        subprocess.CalledProcessError: The build failed; its output was printed.
-    """
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(project)]
-    subprocess.run(command, check=True, env=environment)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 def _copy_licences(source: Path, folder: Path) -> str:
     """Copy the licence texts of our weights and of the base; return the name of the licence."""
     folder.mkdir()
@@ -111,7 +96,7 @@ def main() -> None:
     """Build the wheels that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="GUARD", help="by default every guard of this clone")
-    parser.add_argument("--version", required=True)
+    parser.add_argument("--version", default=project_version(), help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     given = parser.parse_args()
     for name in given.names or embedded_guards():

@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from build_kernels import KernelBuildError, compile_kernels, find_compiler, library_name
-from release.guard_wheel import ROOT, build_wheel
 from release.inspection import defects, read_library
+from release.project import ROOT, build_sdist, build_wheel
 from release.targets import TARGETS, Target
 
 ZIG = (sys.executable, "-m", "ziglang", "cc")
@@ -32,19 +31,6 @@ _TEXTS = (".py", ".toml", ".txt", ".jinja", ".json", ".md", ".js", ".css", ".htm
 
 class WheelError(Exception):
     """A wheel cannot be built, or its content is not what it promises."""
-
-
-def version() -> str:
-    """Return the version in pyproject.toml."""
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
-
-
-def source_archive(folder: Path) -> Path:
-    """Build the sdist, from which all wheels are built: what it lacks, they lack."""
-    script = f"import setuptools.build_meta as backend; backend.build_sdist({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    (archive,) = folder.glob("*.tar.gz")
-    return archive
 
 
 def compile_for(target: Target, folder: Path) -> Path:
@@ -170,7 +156,7 @@ def build(targets: Iterable[Target], *, output: Path, scratch: Path, is_by_syste
         WheelError: A wheel cannot be built.
     """
     output.mkdir(parents=True, exist_ok=True)
-    archive = source_archive(scratch)
+    archive = build_sdist(scratch)  # all wheels are built from it: what it lacks, they lack
     with tarfile.open(archive) as packed:
         packed.extractall(scratch, filter="data")
     source = scratch / archive.name.removesuffix(".tar.gz")
