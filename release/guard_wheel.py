@@ -75,7 +75,9 @@ def guard_wheel(name: str, *, source: Path, prepared: Path, version: str, folder
         (project / "pyproject.toml").write_text(manifest, encoding="utf-8")
         wheel = build_wheel(project, Path(temporary) / "wheel")
         if wheel.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{wheel.name} has {wheel.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} are allowed")
+            raise ValueError(
+                f"{wheel.name} has {wheel.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} are allowed"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(wheel, folder / wheel.name))
 

@@ -62,7 +62,12 @@ def read_library(path: Path) -> LibraryFacts:
         exports = {str(symbol.name) for symbol in binary.exported_symbols}
         needed = {str(name) for name in binary.libraries}
         return LibraryFacts(
-            "linux", _machine(binary.header.machine_type), frozenset(exports), frozenset(needed), _newest(versions), units
+            "linux",
+            _machine(binary.header.machine_type),
+            frozenset(exports),
+            frozenset(needed),
+            _newest(versions),
+            units,
         )
     if isinstance(binary, lief.MachO.Binary):
         exports = {str(symbol.name).removeprefix("_") for symbol in binary.exported_symbols}
@@ -81,7 +86,9 @@ def read_library(path: Path) -> LibraryFacts:
 
 def public_functions() -> frozenset[str]:
     """Return the functions that the kernels offer, by name in C."""
-    return frozenset(re.findall(r"^EXPORT [\w *]*?(streamward_\w+)\(", DISPATCH.read_text(encoding="utf-8"), re.MULTILINE))
+    return frozenset(
+        re.findall(r"^EXPORT [\w *]*?(streamward_\w+)\(", DISPATCH.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def defects(facts: LibraryFacts, target: Target) -> Iterator[str]:
@@ -107,6 +114,8 @@ def _machine(value: object) -> str:
 
 def _newest(versions: Iterable[str]) -> tuple[int, ...] | None:
     numbers = [
-        tuple(map(int, version.removeprefix("GLIBC_").split("."))) for version in versions if version.startswith("GLIBC_")
+        tuple(map(int, version.removeprefix("GLIBC_").split(".")))
+        for version in versions
+        if version.startswith("GLIBC_")
     ]
     return max(numbers, default=None)

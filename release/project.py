@@ -27,7 +27,16 @@ def build_wheel(project: Path, folder: Path, *, environment: dict[str, str] | No
     Raises:
         subprocess.CalledProcessError: The build failed; its output was printed.
     """
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+    ]
     command += ["--no-build-isolation", "--wheel-dir", str(folder), str(project)]
     subprocess.run(command, check=True, env=environment)
     (wheel,) = folder.glob("*.whl")

@@ -202,7 +202,9 @@ def _no_guard(name: str | Path) -> CheckpointError:
     hint = suggest(str(name), names)
     if DEFAULT_GUARD not in names:
         hint += f"; the default guard is a package: pip install {DISTRIBUTION_PREFIX}{DEFAULT_GUARD}"
-    return CheckpointError(f"there is no guard {str(name)!r}; give {', '.join([*names, 'a folder'])}, or a hub id (org/name){hint}")
+    return CheckpointError(
+        f"there is no guard {str(name)!r}; give {', '.join([*names, 'a folder'])}, or a hub id (org/name){hint}"
+    )
 
 
 def load_guard(folder: Path, *, engine: EngineConfig | None = None, dtype: object | None = None) -> Guard:

@@ -49,7 +49,6 @@ def remote_guard(
         "timeout_s": timeout_s,
         "max_retries": max_retries,
     }
-    from streamward.generative.remote import RemoteGenGuard  # an HTTP client: slow to import
 
     return GenGuardAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
 
