@@ -50,6 +50,7 @@ def read_library(path: Path) -> LibraryFacts:
     Raises:
         ValueError: It is none of these.
     """
+    lief.logging.disable()  # warns of what stripped files lack
     binary = lief.parse(str(path))
     content = path.read_bytes()
     units = frozenset(unit for units in UNITS.values() for unit in units if unit.encode() + b"\0" in content)
