@@ -56,7 +56,7 @@ def read_library(path: Path) -> LibraryFacts:
     units = frozenset(unit for units in UNITS.values() for unit in units if unit.encode() + b"\0" in content)
     if isinstance(binary, lief.ELF.Binary):
         versions = [
-            auxiliary.name
+            str(auxiliary.name)
             for requirement in binary.symbols_version_requirement
             for auxiliary in requirement.get_auxiliary_symbols()
         ]
@@ -72,13 +72,18 @@ def read_library(path: Path) -> LibraryFacts:
         )
     if isinstance(binary, lief.MachO.Binary):
         exports = {str(symbol.name).removeprefix("_") for symbol in binary.exported_symbols}
-        own = {command.name for command in binary.commands if command.command == lief.MachO.LoadCommand.TYPE.ID_DYLIB}
-        needed = {library.name for library in binary.libraries} - own
+        own = {
+            command.name
+            for command in binary.commands
+            if isinstance(command, lief.MachO.DylibCommand) and command.command == lief.MachO.LoadCommand.TYPE.ID_DYLIB
+        }
+        needed = {str(library.name) for library in binary.libraries} - own
         names = frozenset(exports - _ALWAYS_EXPORTED)
         return LibraryFacts("darwin", _machine(binary.header.cpu_type), names, frozenset(needed), None, units)
     if isinstance(binary, lief.PE.Binary):
-        exports = {str(entry.name) for entry in binary.get_export().entries} if binary.has_exports else set()
-        needed = {imported.name.lower() for imported in binary.imports}
+        table = binary.get_export()
+        exports = set() if table is None else {str(entry.name) for entry in table.entries}
+        needed = {str(imported.name).lower() for imported in binary.imports}
         return LibraryFacts(
             "win32", _machine(binary.header.machine), frozenset(exports), frozenset(needed), None, units
         )
