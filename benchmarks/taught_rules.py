@@ -121,7 +121,7 @@ def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
                 RuleExample(prompt=each.text) if is_prompt else RuleExample(prompt=each.prompt, response=each.text)
             )
     started = time.perf_counter()
-    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    taps = taps_of(guard.engine.runner.model_config)
     rows = [
         Row(rule, split, language, violates, text)
         for (rule, split, language, violates), text in zip(labels, read_texts(guard, taps, examples), strict=True)

@@ -90,21 +90,30 @@ class Message:
     reasoning: str | None = None
 
 
-class FiredRule(NamedTuple):
-    """A rule of the policy that a text breaks."""
+@dataclass(frozen=True, slots=True)
+class FiredRule:
+    """A rule of the policy that a text breaks.
+
+    Attributes:
+        id: Id of the rule.
+        score: How much the text breaks it, in [0, 1]; at a taught rule 0.5 is where teaching put the threshold.
+    """
 
     id: str
-    """Id of the rule."""
     score: float
-    """How much the text breaks it, in [0, 1]; at a taught rule 0.5 is where teaching put the threshold."""
 
 
-class CategoryScore(NamedTuple):
-    """One kind of harm, where several may be meant."""
+@dataclass(frozen=True, slots=True)
+class CategoryScore:
+    """One kind of harm, where several may be meant.
+
+    Attributes:
+        category: Kind of harm.
+        probability: Share of this kind among all kinds of harm; says nothing about how harmful the text is.
+    """
 
     category: Category
     probability: float
-    """Share of this kind among all kinds of harm; says nothing about how harmful the text is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from streamward.gateway.upstream import Upstream
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.policy import Policy
-from streamward.schema import Category, Message, RiskLevel, Role, Side, SideResult, Span, Verdict
+from streamward.schema import Category, FiredRule, Message, RiskLevel, Role, Side, SideResult, Span, Verdict
 from streamward.text_stream import TextStream
 from tests.moderation.guards import guard_tokenizer
 
@@ -50,7 +50,7 @@ class HashJudge:
     def drop_context(self, num_tokens: int) -> None:
         pass
 
-    def short_text_rules(self) -> tuple[()]:
+    def short_text_rules(self) -> tuple[FiredRule, ...]:
         return ()
 
     def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:

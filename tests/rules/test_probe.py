@@ -66,15 +66,13 @@ def test_the_tracker_agrees_with_pooling_the_whole_text_and_forgets_what_is_drop
     scores = ProbeScorer(bank).score(Side.RESPONSE, [states(60)])
     expected = pooled(scores.reshape(60, 2, len(CHANNELS)))
     tracker = RuleTracker(bank, Side.RESPONSE)
-    for row in scores[:40]:
-        tracker.add(row)
+    tracker.extend(scores[:1])
+    tracker.extend(scores[1:40])
     tracker.truncate(13)
     assert tracker.num_tokens == 13
-    for index in range(13, 60):
-        found = tracker.add(scores[index])
-        for place, rule in enumerate(bank.rules):
-            wanted = rule_score(rule, expected[index : index + 1, place])[0]
-            assert found[rule.rule_id] == pytest.approx(wanted, abs=1e-4)
+    found = np.concatenate([tracker.extend(scores[13:20]), tracker.extend(scores[20:])])
+    for place, rule in enumerate(bank.rules):
+        assert np.allclose(found[:, place], rule_score(rule, expected[13:, place]), atol=1e-4)
 
 
 def test_channels_score_what_the_heads_were_taught_on() -> None:

@@ -1,8 +1,15 @@
 """Decisions, policies and the state of the service, as the console reads them."""
 
+import asyncio
+
 import pytest
 
+from streamward.policy import Policy
+from streamward.schema import Action, Decision, FiredRule, Result, RiskLevel, Side
+from streamward.server.console_data import PolicyView
 from streamward.server.guard_time import GuardTime
+from streamward.server.policy_folder import LoadedPolicy
+from streamward.server.records import ModerationContext, Texts
 from tests.server.marked_guard import marked_guard
 from tests.server.services import open_service
 
@@ -143,3 +150,24 @@ def test_the_state_of_guard_and_upstreams_is_told(tmp_path):
     assert found["health"]["status"] == "ready"
     assert "the upstream mine takes no connections" in found["health"]["warnings"]
     assert found["load"] == {"num_in_flight": 0, "guard_step_s": 0.0, "guard_wait_s": 0.0}
+
+
+def test_rules_of_a_policy_are_told_without_their_words(judging):
+    rules = [
+        {"id": "no-advice", "text": "No advice on shares.", "applies_to": ["response"], "severity": "Controversial"}
+    ]
+    policy = Policy.parse({"name": "own", "response": {"controversial": "flag"}, "rules": rules}, source="test")
+    view = PolicyView.of(judging.state, LoadedPolicy(policy, "0"), is_default=False)
+    (rule,) = view.rules
+    assert (rule.id, rule.severity, rule.threshold) == ("no-advice", "Controversial", 0.5)
+    assert rule.actions == {"response": "flag"}
+    assert "shares" not in view.model_dump_json()
+
+
+def test_rules_that_fired_are_in_the_list_of_decisions(judging):
+    fired = Decision(Action.BLOCK, Side.RESPONSE, RiskLevel.UNSAFE, rules=(FiredRule("no-advice", 0.875),))
+    kept = judging.state.policies.default
+    job = ModerationContext(request_id="r", tenant="local", key_id="k", endpoint="guard", policy=kept)
+    asyncio.run(judging.state.record_decision(job, Result(fired), texts=Texts(None, "text")))
+    (row,) = decisions(judging)["decisions"]
+    assert row["rules"] == [{"id": "no-advice", "score": 0.875}]

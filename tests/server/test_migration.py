@@ -94,7 +94,7 @@ def test_a_database_of_0_1_0_is_migrated_and_keeps_what_it_holds(old):
         assert compare_metadata(found, METADATA) == []
         assert connection.execute(text("select tenant, name from api_keys")).all() == [("acme", "old")]
         assert connection.execute(text("select num_tokens from usage")).scalar() == 5
-        assert connection.execute(text("select version_num from alembic_version")).scalar() == "0002"
+        assert connection.execute(text("select version_num from alembic_version")).scalar() == "0003"
     names = {index["name"] for index in inspect(engine).get_indexes("decisions")}
     assert "ix_decisions_tenant_id" in names
     assert "ix_decisions_tenant" not in names
@@ -133,7 +133,7 @@ def test_a_database_of_a_later_version_is_refused_and_left_alone(url):
     engine = engine_of(url)
     with engine.begin() as connection:
         connection.execute(text("update alembic_version set version_num = '0999'"))
-    with pytest.raises(ConfigError, match=r"0999.*0002"):
+    with pytest.raises(ConfigError, match=r"0999.*0003"):
         open_store(StoreConfig(url=url))
     with engine.connect() as connection:
         assert connection.execute(text("select version_num from alembic_version")).scalar() == "0999"

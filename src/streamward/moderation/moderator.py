@@ -241,17 +241,16 @@ class Moderator:
         view._is_view = True
         return view
 
-    def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
-        """Return the thresholds in force on a side where the guard names no kind of harm.
+    def guard_thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
+        """Return the guard's own thresholds of a side, which count where the policy states none.
 
-        They are the policy's, or else the guard's own. A level without one counts where it is the most probable.
+        A level without a threshold counts where it is the most probable.
 
         Raises:
             StreamClosedError: The moderator is closed.
         """
         guard = self._loaded.guard
-        own = guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
-        return self.policy.side(side).thresholds_for(None, own)
+        return guard.thresholds(side) if isinstance(guard, CalibratedGuard) else {}
 
     def wrap_guard(self, wrap: Callable[[Guard], Guard]) -> None:
         """Put a guard in the place of the one behind this moderator and its views. Before anything is judged.

@@ -138,7 +138,7 @@ class RuleReader:
         rules = policy.rules_for(side)
         self._thresholds: Mapping[str, float] = {rule.id: rule.threshold for rule in rules}
         self._name = None if bank is None or not rules else bank.digest
-        self._tracker = None if self._name is None or bank is None else RuleTracker(bank, side)
+        self._tracker = None if self._name is None or bank is None else RuleTracker(bank, side, set(self._thresholds))
 
     def truncate(self, num_tokens: int) -> None:
         """Drop all but the first tokens."""
@@ -156,7 +156,12 @@ class RuleReader:
         scores = output.probe_scores.get(self._name)
         if scores is None or not np.isfinite(scores).all():
             raise CheckpointError("the taught rules could not be scored; see the log")
-        return [self._fired(self._tracker.add(row)) for row in scores]
+        found = self._tracker.extend(scores)
+        limits = np.array([self._thresholds[rule_id] for rule_id in self._tracker.rule_ids])
+        fired: list[tuple[FiredRule, ...]] = [()] * len(found)
+        for row in np.flatnonzero((found >= limits).any(axis=1)).tolist():
+            fired[row] = self._fired(dict(zip(self._tracker.rule_ids, found[row].tolist(), strict=True)))
+        return fired
 
     def last(self) -> tuple[FiredRule, ...]:
         """Return the rules that fire at the end of the text, however short it is."""

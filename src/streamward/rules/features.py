@@ -15,9 +15,8 @@ from streamward.schema import Side
 POOLS = tuple(sorted({channel.window for channel in CHANNELS}, key=lambda window: window or 1 << 30))
 """Windows that averages are taken over, the whole text last."""
 _POOL_OF = [POOLS.index(channel.window) for channel in CHANNELS]
-# Taps that each channel reads, counted from the last one (the deepest), and the factor its inputs are multiplied by.
-_TAPS_OF = ((-2, -1), (-3, -2), (-3, -2), (-2,))
-_SCALES = (1.4, 2.0, 2.0, 2.0)
+_SCALES = (1.2, 1.6, 1.6, 1.6)
+"""Factors of the inputs of each channel: the larger, the less its weights are held back."""
 _NEGATIVE_STRIDE = 6
 _POSITIVE_OFFSETS = (3, 6, 10, 16, 24)
 _GATE_POSITIVE_OFFSETS = (4, 10)
@@ -89,7 +88,7 @@ def inputs(rows: NDArray[np.floating], *, is_gate: bool) -> Floats:
         rows[:, _POOL_OF[index], tap].astype(np.float32) * np.float32(_SCALES[index])
         for index, channel in enumerate(CHANNELS)
         if channel.is_gate == is_gate
-        for tap in _taps(index, rows.shape[2])
+        for tap in range(rows.shape[2])
     ]
     joined: Floats = np.concatenate(parts, axis=1)
     return joined
@@ -107,14 +106,10 @@ def channel_weights(weights: Floats, shape: tuple[int, int], *, is_gate: bool) -
     position = 0
     for index, channel in enumerate(CHANNELS):
         if channel.is_gate == is_gate:
-            for tap in _taps(index, shape[0]):
+            for tap in range(shape[0]):
                 result[index, tap] = weights[position : position + shape[1]] * np.float32(_SCALES[index])
                 position += shape[1]
     return result
-
-
-def _taps(index: int, num_taps: int) -> Sequence[int]:
-    return sorted({max(0, num_taps + tap) for tap in _TAPS_OF[index]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,13 +108,14 @@ class ProbeBank:
         for index, rule in enumerate(self.rules):
             tensors[f"rule.{index:03}"] = rule.weights.astype(np.float16)
         facts = {
+            "format": FORMAT,
             "guard": self.guard,
             "fingerprint": self.fingerprint,
             "taps": list(self.taps),
             "channels": [[channel.is_gate, channel.window] for channel in CHANNELS],
             "rules": [_facts(rule) for rule in self.rules],
         }
-        return save(tensors, metadata={"format": FORMAT, "probe": json.dumps(facts, sort_keys=True)})
+        return save(tensors, metadata={"probe": json.dumps(facts, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str) -> "ProbeBank":
@@ -126,10 +127,10 @@ class ProbeBank:
         try:
             length = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + length])["__metadata__"]
-            if header["format"] != FORMAT:
-                raise ValueError("of another version")
             facts = json.loads(header["probe"])
-            if facts["channels"] != [[channel.is_gate, channel.window] for channel in CHANNELS]:
+            if facts["format"] != FORMAT or facts["channels"] != [
+                [channel.is_gate, channel.window] for channel in CHANNELS
+            ]:
                 raise ValueError("of another version")
             tensors = load(data)
             rules = tuple(_rule(tensors[f"rule.{i:03}"], each) for i, each in enumerate(facts["rules"]))

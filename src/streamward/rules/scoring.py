@@ -2,7 +2,7 @@
 
 # Shapes: n tokens; L taps; D hidden size; N rules; C channels.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from streamward.schema import Side
 Floats = NDArray[np.float32]
 _EPS = 1e-6
 _NUM_CHANNELS = len(CHANNELS)
+_BLOCK = 16
+_CAPACITY = 64
 
 
 def normalized(hidden: Sequence[Floats], means: Floats, deviations: Floats) -> Floats:
@@ -47,10 +49,13 @@ class ProbeScorer:
     def score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
         """Return the scores of n tokens, [n, N * C]; each row depends on its own token only."""
         x = normalized(hidden, self._means[side], self._deviations[side])
-        if not len(x):
-            return np.zeros((0, self.num_scores), np.float32)
-        scores: Floats = np.stack([row @ self._weights for row in x])  # by rows: sums must not depend on the others
-        return scores
+        found = np.empty((len(x), self.num_scores), np.float32)
+        block = np.zeros((_BLOCK, x.shape[1]), np.float32)
+        for start in range(0, len(x), _BLOCK):  # blocks of one size: a token's sums must not depend on the others
+            rows = x[start : start + _BLOCK]
+            block[: len(rows)] = rows
+            found[start : start + len(rows)] = (block @ self._weights)[: len(rows)]
+        return found
 
 
 def pooled(scores: Floats) -> Floats:
@@ -88,37 +93,73 @@ def rule_score(rule: RuleProbe, pooled_nC: Floats) -> Floats:
 class RuleTracker:
     """Pools the scores of the tokens of one growing text; a token costs the same however many came before."""
 
-    def __init__(self, bank: ProbeBank, side: Side) -> None:
-        """Start with no tokens."""
-        self._rules = [(index, rule) for index, rule in enumerate(bank.rules) if side in rule.sides]
+    def __init__(self, bank: ProbeBank, side: Side, rule_ids: Collection[str] | None = None) -> None:
+        """Start with no tokens.
+
+        Args:
+            bank: Taught rules.
+            side: Side of the text.
+            rule_ids: Rules that are scored; by default all of the side.
+        """
+        chosen = [
+            (index, rule)
+            for index, rule in enumerate(bank.rules)
+            if side in rule.sides and (rule_ids is None or rule.rule_id in rule_ids)
+        ]
+        self._rule_ids = [rule.rule_id for _, rule in chosen]
+        self._indices = np.array([index for index, _ in chosen], np.intp)
+        parts = (0, 1)
+        self._thresholds = np.array([[rule.thresholds[i] - rule.biases[i] for i in parts] for _, rule in chosen])
+        self._scales = np.array([[rule.scales[i] for i in parts] for _, rule in chosen])
+        self._num_rules = len(bank.rules)
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
-        self._sums = [np.zeros((len(bank.rules), _NUM_CHANNELS), np.float64)]  # one more than tokens
+        self._sums = np.zeros((_CAPACITY, self._num_rules, _NUM_CHANNELS), np.float64)  # one more than tokens
+        self._num_tokens = 0
+
+    @property
+    def rule_ids(self) -> list[str]:
+        """Ids of the rules that are scored, in the order of the columns of their scores."""
+        return self._rule_ids
 
     @property
     def num_tokens(self) -> int:
         """Tokens taken in and not dropped."""
-        return len(self._sums) - 1
+        return self._num_tokens
 
     def truncate(self, num_tokens: int) -> None:
         """Drop all but the first tokens."""
-        del self._sums[num_tokens + 1 :]
+        self._num_tokens = min(self._num_tokens, num_tokens)
 
-    def add(self, scores: Floats) -> Mapping[str, float]:
-        """Take in the scores of the next token, [N * C], and return the score of each rule after it.
+    def extend(self, scores: Floats) -> NDArray[np.float64]:
+        """Take in the scores of the next n tokens, [n, N * C]; return the score of each rule after each, [n, rules].
 
-        There are none for the first tokens of a response.
+        The first tokens of a response have the score 0.
         """
-        self._sums.append(self._sums[-1] + scores.reshape(-1, _NUM_CHANNELS))
-        return {} if self.num_tokens <= self._warm else self._scores()
+        start, end = self._num_tokens, self._num_tokens + len(scores)
+        if end >= len(self._sums):
+            self._sums = np.concatenate([self._sums, np.zeros((max(end, len(self._sums)), *self._sums.shape[1:]))])
+        values = scores.reshape(-1, self._num_rules, _NUM_CHANNELS).astype(np.float64)
+        values[0] += self._sums[start]
+        np.cumsum(values, axis=0, out=self._sums[start + 1 : end + 1])
+        self._num_tokens = end
+        found = self._scores(np.arange(start + 1, end + 1))
+        found[: max(0, self._warm - start)] = 0.0
+        return found
 
     def final(self) -> Mapping[str, float]:
         """Return the score of each rule at the end of the text; also where it has only a few tokens."""
-        return self._scores() if self.num_tokens else {}
+        if not self._num_tokens:
+            return {}
+        (last,) = self._scores(np.array([self._num_tokens]))
+        return dict(zip(self._rule_ids, last.tolist(), strict=True))
 
-    def _scores(self) -> Mapping[str, float]:
-        count = self.num_tokens
-        row = np.empty((len(self._sums[0]), _NUM_CHANNELS), np.float32)
+    def _scores(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the score of each rule after so many tokens, [n, rules]."""
+        margins = np.repeat(-self._thresholds[None], len(counts), axis=0)
         for index, channel in enumerate(CHANNELS):
-            length = min(count, channel.window or count)
-            row[:, index] = (self._sums[-1][:, index] - self._sums[-1 - length][:, index]) / length
-        return {rule.rule_id: float(rule_score(rule, row[index : index + 1])[0]) for index, rule in self._rules}
+            lengths = np.minimum(counts, channel.window) if channel.window else counts
+            sums = self._sums[counts, :, index] - self._sums[counts - lengths, :, index]
+            margins[:, :, int(channel.is_gate)] += (sums / lengths[:, None])[:, self._indices]
+        least = np.clip((margins / self._scales).min(axis=2), -30.0, 30.0)
+        result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-least))
+        return result

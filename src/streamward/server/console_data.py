@@ -11,7 +11,7 @@ from pydantic import computed_field
 from streamward.detectors.config import DetectorType
 from streamward.detectors.finding import DetectorAction, DetectorTarget
 from streamward.policy import FailurePolicy, SidePolicy
-from streamward.schema import RiskLevel, Side
+from streamward.schema import Action, RiskLevel, Side
 from streamward.server.auth import Caller, IdentifiedCaller
 from streamward.server.errors import ERRORS
 from streamward.server.health import Readiness, readiness
@@ -97,6 +97,16 @@ class DetectorView(Settings):
     applies_to: tuple[DetectorTarget, ...]
 
 
+class RuleView(Settings):
+    """A rule of a policy, without its words and examples."""
+
+    id: str
+    severity: RiskLevel
+    threshold: float
+    actions: Mapping[Side, Action]
+    """What happens to a text that breaks it, on the sides that it is judged on."""
+
+
 class PolicyView(Settings):
     """A policy that the caller may ask for."""
 
@@ -113,12 +123,12 @@ class PolicyView(Settings):
     consecutive_tokens: Mapping[Side, int]
     """How many successive tokens must be over the threshold."""
     detectors: tuple[DetectorView, ...]
+    rules: tuple[RuleView, ...]
 
     @classmethod
     def of(cls, state: ServiceState, kept: LoadedPolicy, *, is_default: bool) -> "PolicyView":
         """Describe a policy under the service's guard."""
         policy = kept.policy
-        guard = state.guard(policy)
         return cls(
             name=policy.name,
             version=policy.version,
@@ -127,11 +137,22 @@ class PolicyView(Settings):
             prompt=policy.prompt,
             response=policy.response,
             on_error=policy.on_error,
-            thresholds={side: guard.thresholds(side) for side in Side},
+            thresholds={
+                side: policy.side(side).thresholds_for(None, state.moderator.guard_thresholds(side)) for side in Side
+            },
             consecutive_tokens={side: policy.consecutive_tokens(side) for side in Side},
             detectors=tuple(
                 DetectorView(id=each.name, type=each.type, action=each.action, applies_to=each.applies_to)
                 for each in policy.detectors
+            ),
+            rules=tuple(
+                RuleView(
+                    id=rule.id,
+                    severity=rule.severity,
+                    threshold=rule.threshold,
+                    actions={side: policy.rule_action(rule, side) for side in Side if side in rule.sides},
+                )
+                for rule in policy.rules
             ),
         )
 

@@ -18,6 +18,13 @@ _WRITTEN_MEANWHILE = frozenset({"streams", "gateway", "litellm"})
 _SHORT = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+class LoggedRule(Settings):
+    """A rule that a text breaks."""
+
+    id: str
+    score: float
+
+
 class LoggedDecision(Settings):
     """One row of the log of decisions; no text and no hash of one."""
 
@@ -60,6 +67,8 @@ class LoggedDecision(Settings):
     """The part of it that was spent waiting for the guard; None if it was not measured."""
     writing_ms: float | None
     """The rest, in which the text was written; None for texts that came whole, and where guard_ms is None."""
+    rules: tuple[LoggedRule, ...] | None
+    """Rules of the policy that the text breaks; None if there are none."""
     details: Mapping[str, Any] | None  # Any: JSON values
     """What the endpoint added, for example how a stream ended."""
 

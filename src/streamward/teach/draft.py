@@ -21,8 +21,8 @@ You write test data for a content filter. The rule: {text}
 Allowed all the same: {exceptions}
 
 Write {count} texts that break the rule and {count} allowed texts about the same matter, in the same words where
-possible, so that only the rule tells them apart. {sides} Vary situation, length, tone and language (the languages of the
-rule's users). No template, no numbering, no explanation. Answer with one JSON array of objects with the keys
+possible, so that only the rule tells them apart. {sides} Vary situation, length, tone and language (the languages of
+the rule's users). No template, no numbering, no explanation. Answer with one JSON array of objects with the keys
 {keys} and "violates" (true or false), and nothing else."""
 _SIDE_WORDS = {
     frozenset({Side.PROMPT}): ("Each text is a message of a user to an assistant.", '"prompt"'),

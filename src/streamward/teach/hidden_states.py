@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.engine.engine import Engine
+from streamward.model.config import ModelConfig
 from streamward.moderation.stream_guard import StreamGuard, first_owned
 from streamward.rules.rule import RuleExample
 from streamward.schema import Message, Role, Side
@@ -21,7 +22,11 @@ _PROBE_NAME = "teach"
 _BATCH = 16
 MAX_TOKENS = 400
 """Tokens of a text that are read; what is behind them teaches nothing."""
-_TAP_SHARES = (0.77, 0.88)  # of the depth; and the last layer
+# Shares of the depth; the last layer is always read too. What tells texts apart lies in other layers of each base: on
+# `datasets/rules` broad taps have a mean F1 of 0.80 against 0.77 for Gemma 3 270M, late ones 0.67 against 0.61 for
+# SmolLM2-135M.
+_BROAD = (0.4, 0.52, 0.75)
+_LATE = (0.77, 0.88)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,11 @@ class _Collector:
         return joined
 
 
-def taps_of(num_layers: int) -> tuple[int, ...]:
-    """Return the layers that rules are taught on: at about 77 % and 88 % of the depth, and the last one."""
-    last = num_layers - 1
-    return tuple(sorted({min(last, int(share * num_layers)) for share in _TAP_SHARES} | {last}))
+def taps_of(config: ModelConfig) -> tuple[int, ...]:
+    """Return the layers of a model that rules are taught on."""
+    last = config.num_layers - 1
+    shares = _BROAD if config.is_gemma else _LATE
+    return tuple(sorted({min(last, int(share * config.num_layers)) for share in shares} | {last}))
 
 
 def read_texts(guard: StreamGuard, taps: tuple[int, ...], examples: Sequence[RuleExample]) -> Iterator[ReadText]:

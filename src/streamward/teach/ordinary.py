@@ -84,7 +84,7 @@ def ordinary_traffic(guard: StreamGuard, *, fingerprint: str) -> OrdinaryTraffic
 
 
 def _read(guard: StreamGuard) -> OrdinaryTraffic:
-    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    taps = taps_of(guard.engine.runner.model_config)
     teaching, calibration = ordinary_examples()
     texts = list(read_texts(guard, taps, [*calibration, *teaching]))
     standards = {side: _standard(text for text in texts if text.side is side) for side in Side}

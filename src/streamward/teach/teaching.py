@@ -90,7 +90,7 @@ def teach(
         raise ConfigError("no rule of the policy has examples; nothing can be taught")
     tell("reading ordinary traffic (about a minute for a guard that no rule was taught on before)")
     traffic = ordinary_traffic(guard, fingerprint=identity.fingerprint)
-    taps = taps_of(guard.engine.runner.model_config.num_layers)
+    taps = taps_of(guard.engine.runner.model_config)
     lessons = []
     for rule, examples in chosen:
         tell(f"teaching {rule.id}: {len(examples.violations)} examples, {len(examples.allowed)} counter-examples")

@@ -3,7 +3,7 @@
 import { actionMark, button, element, facts } from "./elements.js";
 import { fromLog } from "./playground.js";
 import { probabilityBars, timeBar } from "./probability_bar.js";
-import { describe, harm, milliseconds } from "./words.js";
+import { describe, harm, milliseconds, scoredRules } from "./words.js";
 
 const SHOWN_ELSEWHERE = new Set(["guard_ms", "prompt_ms", "interventions", "detector"]);
 
@@ -35,6 +35,7 @@ function* parts(each, policy) {
     ["Time", new Date(each.time).toLocaleString([], { hour12: false })],
     ["Level", each.risk_level],
     ["Category", each.category],
+    ["Rules that fired", scoredRules(each.rules)],
     ["Detector", each.details?.detector],
     ["Error", each.error],
     ["Token at which it became final", each.position],

@@ -74,6 +74,7 @@ function policyCard(policy) {
     facts([
       ["If the guard fails, prompt", actionMark(policy.on_error.prompt)],
       ["If the guard fails, response", actionMark(policy.on_error.response)],
+      ...policy.rules.map(rulePair),
       ["Detectors", policy.detectors.map(({ id, action }) => `${id} (${action})`).join(", ")],
     ])
   );
@@ -82,6 +83,12 @@ function policyCard(policy) {
   );
   if (exceptions.length) made.append(exceptionTable(exceptions));
   return made;
+}
+
+function rulePair({ id, severity, threshold, actions }) {
+  const said = element("span", "", `${severity} from ${percent(threshold)}: `);
+  Object.entries(actions).forEach(([side, action], place) => said.append(place ? ", " : "", `${side} `, actionMark(action)));
+  return [`Rule ${id}`, said];
 }
 
 function sidePart(policy, side) {
