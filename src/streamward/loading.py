@@ -2,12 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.bundled.embedded import (
+    DEFAULT_GUARD,
     embedded_guards,
     guard_folder,
     prepare_adapter,
@@ -15,6 +16,7 @@ from streamward.bundled.embedded import (
     prepare_int8,
     suits_int8,
 )
+from streamward.bundled.packages import DISTRIBUTION_PREFIX
 from streamward.engine.config import EngineConfig
 from streamward.engine.engine import Engine
 from streamward.engine.runner_choice import load_runner
@@ -27,7 +29,6 @@ from streamward.model.dtypes import dtype_name
 from streamward.model.fingerprint import identity_of
 from streamward.model.guard_config import is_stream_checkpoint
 from streamward.model.parameters import read_shapes
-from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter, remote_guard
 from streamward.moderation.guard import Guard
@@ -79,7 +80,7 @@ def load(
         UpstreamError: The vLLM server does not answer.
     """
     chosen = Policy.load(policy)  # before the seconds that weights take
-    wrap = None if second_opinion is None else with_second_opinion(_read_second_opinion(second_opinion))
+    wrap = None if second_opinion is None else _second_opinion(second_opinion)
     how = _backend(engine, vllm)
     if isinstance(name, str) and name.startswith(("http://", "https://")):
         if isinstance(how, VllmConfig):
@@ -94,12 +95,14 @@ def load(
     return Moderator(guard, policy=chosen, max_chars=max_chars, max_workers=max_workers)
 
 
-def _read_second_opinion(
+def _second_opinion(
     values: SecondOpinionConfig | Mapping[str, Any],  # Any: as for `load`
-) -> SecondOpinionConfig:
+) -> Callable[[Guard], Guard]:
+    from streamward.moderation.cascade import with_second_opinion  # an HTTP client: slow to import
+
     if isinstance(values, SecondOpinionConfig):
-        return values
-    return SecondOpinionConfig.parse(values, source="second_opinion")
+        return with_second_opinion(values)
+    return with_second_opinion(SecondOpinionConfig.parse(values, source="second_opinion"))
 
 
 def _backend(
@@ -196,9 +199,12 @@ def check_guard(name: str) -> bool | None:
 
 
 def _no_guard(name: str | Path) -> CheckpointError:
+    names = embedded_guards()
+    hint = suggest(str(name), names)
+    if DEFAULT_GUARD not in names:
+        hint += f"; the default guard is a package: pip install {DISTRIBUTION_PREFIX}{DEFAULT_GUARD}"
     return CheckpointError(
-        f"there is no guard {str(name)!r}; give one of {', '.join(embedded_guards())}, a folder, or a hub id (org/name)"
-        f"{suggest(str(name), embedded_guards())}"
+        f"there is no guard {str(name)!r}; give {', '.join([*names, 'a folder'])}, or a hub id (org/name){hint}"
     )
 
 

@@ -75,9 +75,9 @@ class GuardTokenizer:
         }
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        parts = json.loads(tokenizer.to_str())
-        self._plain = _without_added_tokens(parts)
-        self._has_byte_tokens = bool(parts["model"].get("byte_fallback"))  # SentencePiece; else letters are bytes
+        self._plain = _without_added_tokens(tokenizer)
+        # SentencePiece; else letters are bytes
+        self._has_byte_tokens = bool(getattr(tokenizer.model, "byte_fallback", False))
         self._template = compile_template(chat_template)
 
     @classmethod
@@ -261,9 +261,13 @@ def _template_message(turn: Message, index: int) -> dict[str, str]:
     return message
 
 
-def _without_added_tokens(parts: Mapping[str, object]) -> Tokenizer:
-    parts = {**parts, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(parts))
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with the same model, which is not copied, and without post-processor and truncation."""
+    plain = Tokenizer(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(tokenizer, part) is not None:
+            setattr(plain, part, getattr(tokenizer, part))
+    return plain
 
 
 def _read_template(folder: Path) -> str:

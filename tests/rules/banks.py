@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from streamward.model.fingerprint import GuardIdentity
+from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.rules.examples import rule_digest
@@ -20,7 +21,7 @@ ALWAYS, NEVER = -1e6, 1e6
 def small_guard(**limits: int) -> StreamGuard:
     """A small guard of known identity."""
     guard = stream_guard(**limits)
-    return StreamGuard(guard.tokenizer, guard._driver, identity=IDENTITY)
+    return StreamGuard(guard.tokenizer, EngineWorker(guard.engine), identity=IDENTITY)
 
 
 def rule_probe(

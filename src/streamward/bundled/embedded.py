@@ -1,16 +1,20 @@
-"""The guards this package carries: adapters over a base, merged and rounded once and kept in the cache. No torch."""
+"""The embedded guards, without torch.
+
+An installation finds them in guard packages, ready to be mapped. A clone has their adapters instead, which are merged
+into their base and rounded once; the result is kept in the cache.
+"""
 
 import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from streamward.bundled.adapter import ADAPTER_FILE, load_adapter, merge_adapter
 from streamward.bundled.base import cache_folder, find_base, install_folder, staging_folder
+from streamward.bundled.packages import DISTRIBUTION_PREFIX, packaged_folder, packaged_guards
 from streamward.errors import ConfigError
 from streamward.kernels.quantization import GROUP
 from streamward.model.checkpoint_files import INDEX_FILE, SINGLE_FILE
@@ -18,7 +22,7 @@ from streamward.model.config import ModelConfig, parse_model_config
 from streamward.model.config_file import read_config
 from streamward.model.parameters import ModelParameters, load_published, read_shapes
 from streamward.model.preparation import prepare
-from streamward.model.prepared import exact_layers, is_prepared_folder, save_prepared
+from streamward.model.prepared import exact_layers, is_prepared_folder, load_prepared, save_prepared
 from streamward.model.published import save_published
 
 DEFAULT_GUARD = "stream-135m"
@@ -27,28 +31,37 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 
 
 def embedded_guards() -> list[str]:
-    """Return the names of the guards that ship with the package."""
-    with as_file(files("streamward.bundled")) as folder:
-        return sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_FILE}"))
+    """Return the names of the guards that need no download: those of a clone, and those installed as packages."""
+    return sorted({*_adapters(), *packaged_guards()})
 
 
 def guard_folder(name: str) -> Path:
-    """Return the folder of an embedded guard's adapter, config and card.
+    """Return the folder of an embedded guard's config and card, with its adapter or its 8-bit weights.
 
     Raises:
         ConfigError: There is no guard of this name.
+        CheckpointError: The guard's package is damaged.
     """
+    adapters = _adapters()
+    if name in adapters:
+        return adapters[name]
+    if name in packaged_guards():
+        return packaged_folder(name)
     names = embedded_guards()
-    if name not in names:
-        raise ConfigError(f"there is no embedded guard {name!r}; there are {', '.join(names)}")
-    with as_file(files("streamward.bundled")) as folder:
-        return folder / name
+    known = f"there are {', '.join(names)}" if names else f"run: pip install {DISTRIBUTION_PREFIX}{DEFAULT_GUARD}"
+    raise ConfigError(f"there is no embedded guard {name!r}; {known}")
+
+
+def _adapters() -> dict[str, Path]:
+    """Return the folders of the adapters that lie beside this module in a clone."""
+    return {path.parent.name: path.parent for path in Path(__file__).parent.glob(f"*/{ADAPTER_FILE}")}
 
 
 def prepare_guard(name: str) -> Path:
     """Return an embedded guard as a checkpoint folder in the published layout, in bfloat16.
 
-    The first call merges the adapter into the base (some seconds); later ones find the folder in the cache.
+    The first call merges the adapter into the base, or dequantizes the 8-bit weights of a package (some seconds); later
+    ones find the folder in the cache.
 
     Raises:
         ConfigError: There is no guard of this name.
@@ -58,12 +71,17 @@ def prepare_guard(name: str) -> Path:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether an embedded guard was prepared with 8-bit weights already."""
-    return _int8_folder(guard_folder(name)).exists()
+    """Whether an embedded guard has 8-bit weights already, in its package or in the cache."""
+    source = guard_folder(name)
+    return is_prepared_folder(source) or _int8_folder(source).exists()
 
 
 def prepare_adapter(source: Path) -> Path:
-    """Merge an adapter's folder into the base it names, in the published layout and bfloat16; kept in the cache."""
+    """Return a guard in the published layout and bfloat16; kept in the cache.
+
+    Args:
+        source: An adapter's folder, to be merged into the base it names, or a folder with 8-bit weights.
+    """
     folder = cache_folder() / f"{source.name}-{_digest(source)}"
     return _made(folder, lambda staged: _write_published(source, staged))
 
@@ -129,6 +147,10 @@ def _made(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _write_published(source: Path, staged: Path) -> None:
+    if is_prepared_folder(source):
+        save_published(load_prepared(source), staged)
+        _copy_texts(source, staged)
+        return
     parameters, is_rounded = _merged(source)
     save_published(prepare(parameters) if is_rounded else parameters, staged)
     _copy_texts(source, staged)

@@ -15,9 +15,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-from rich.text import Text
-
 from streamward.cli.common import DEFAULT_GUARD, ExitCode, load_guard_of
 from streamward.errors import InputError, StreamwardError
 from streamward.reasons import reason_of
@@ -89,6 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({check.name: {"state": check.state, "detail": check.detail} for check in checks}))
     else:
+        from rich.console import Console  # not for other commands
+        from rich.text import Text
+
         console = Console(highlight=False)
         for check in checks:
             console.print(

@@ -7,17 +7,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from streamward.cli.common import ExitCode, say
 from streamward.detectors.config import DetectorConfig, DetectorType
-from streamward.detectors.detectors import Detectors
 from streamward.detectors.finding import DetectorAction, DetectorTarget
-from streamward.detectors.masker import Masked, Masker
-from streamward.detectors.vault import Vault
 from streamward.errors import InputError
-from streamward.policy import Policy
 from streamward.suggestions import suggest
+
+if TYPE_CHECKING:
+    from streamward.detectors.detectors import Detectors
+    from streamward.detectors.masker import Masked
 
 _READ_BYTES = 65536
 _TYPES = tuple(name for name in get_args(DetectorType) if name not in ("regex", "words"))
@@ -58,6 +58,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Mask standard input."""
+    from streamward.detectors.masker import Masker  # not for other commands
+    from streamward.detectors.vault import Vault
+
     masker = Masker(_detectors(arguments), vault=Vault(), is_json=arguments.json)
     for piece in _pieces():
         if not _write(masker.feed(piece), tells=arguments.findings):
@@ -65,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.ALLOWED if _write(masker.finish(), tells=arguments.findings) else ExitCode.BLOCKED
 
 
-def _detectors(arguments: argparse.Namespace) -> Detectors:
+def _detectors(arguments: argparse.Namespace) -> "Detectors":
+    from streamward.detectors.detectors import Detectors
+    from streamward.policy import Policy
+
     if arguments.policy is not None:
         policy = Policy.load(arguments.policy)
         if not policy.detectors:
@@ -86,7 +92,7 @@ def _pieces() -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-def _write(masked: Masked, *, tells: bool) -> bool:
+def _write(masked: "Masked", *, tells: bool) -> bool:
     """Write what is decided; return whether it may go on."""
     blocked = next((each for each in masked.findings if each.action is DetectorAction.BLOCK), None)
     kept = masked.findings if blocked is None else masked.findings[: masked.findings.index(blocked) + 1]

@@ -4,9 +4,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from streamward.errors import InputError
 
 _EXAMPLES = """\
@@ -42,6 +39,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
     from streamward.bundled.base import cache_folder
     from streamward.bundled.embedded import embedded_guards, is_prepared
 
@@ -58,6 +58,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from streamward.bundled.embedded import embedded_guards, guard_folder
     from streamward.loading import find_served
     from streamward.model.config import parse_model_config

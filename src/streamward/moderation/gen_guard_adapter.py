@@ -49,6 +49,7 @@ def remote_guard(
         "timeout_s": timeout_s,
         "max_retries": max_retries,
     }
+
     return GenGuardAdapter(RemoteGenGuard(RemoteConfig.parse(values, source="remote guard")))
 
 
