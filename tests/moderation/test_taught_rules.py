@@ -1,6 +1,7 @@
 """Rules of the policy beside the guard's own heads."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.moderation.guards import stream_guard
 from tests.rules.banks import ALWAYS, IDENTITY, NEVER, bank_of, policy_with, rule_probe, small_guard
 
 TEXT = "the thing is that the ring was in the thinner tin all along, she thinks"
-ALLOW_CATEGORIES: Mapping[str, object] = {
+ALLOW_CATEGORIES: Mapping[str, Any] = {
     "prompt": {"unsafe": "allow", "controversial": "allow"},
     "response": {"unsafe": "allow", "controversial": "allow"},
 }

@@ -83,7 +83,7 @@ def test_channels_score_what_the_heads_were_taught_on() -> None:
     assert rows.shape == (num_tokens, len(POOLS), num_taps, size)
     for is_gate in (False, True):
         features = inputs(rows, is_gate=is_gate)
-        weights = RNG.normal(size=features.shape[1]).astype(np.float32)
+        weights = RNG.normal(size=(features.shape[1],)).astype(np.float32)
         channels = channel_weights(weights, (num_taps, size), is_gate=is_gate)
         single = pool(text, standard)[:, 0] if POOLS[0] == 1 else None
         del single

@@ -94,7 +94,7 @@ def test_the_log_keeps_masked_texts(service):
 def test_the_log_names_the_detector_that_decided(service):
     asked(service, prompt="I am Zeus")
     (row,) = recent(service.state.engine)
-    assert (row["action"], row["details"]) == ("block", {"detector": "names"})
+    assert (row["action"], row["details"]["detector"]) == ("block", "names")
 
 
 def test_a_policy_without_detectors_masks_nothing(service):

@@ -63,8 +63,8 @@ def test_a_rule_is_taught_written_loaded_and_fires_on_new_texts(tmp_path: Path) 
 
 def test_a_rule_that_cannot_be_learnt_is_not_armed_without_force(tmp_path: Path) -> None:
     policy = policy_of(texts(14, "aa", 7), texts(14, "aa", 8))
-    with Moderator(small_guard(), policy=Policy.load("strict")) as moderator:
-        guard = moderator._guard
+    guard = small_guard()
+    with Moderator(guard, policy=Policy.load("strict")):
         bank, (report,) = teach(policy, tmp_path, guard)
         assert not report.is_learnt
         assert bank.rules == ()
