@@ -44,6 +44,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "traffic.jsonl").write_text(json.dumps({"prompt": "hello"}) + "\n")
     (tmp_path / "recorded.jsonl").write_text(json.dumps({"prompt": "hello"}) + "\n")
     (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    (tmp_path / "policy.toml").write_text('name = "own"\n[[detectors]]\ntype = "email"\n')
     (tmp_path / "stdin").write_text("hello")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
