@@ -9,6 +9,7 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 
 from streamward.assistant.app import create_app
+from streamward.bundled.packages import ENTRY_POINT_GROUP
 from streamward.cli.main import build_parser
 from streamward.data.balance import BalanceRule
 from streamward.errors import ConfigError
@@ -72,10 +73,15 @@ def parse_balance(values: dict[str, Any]) -> None:
         BalanceRule.parse(rule, source="documentation")
 
 
+def parse_entry_points(values: dict[str, Any]) -> None:
+    if set(values["project"]["entry-points"]) != {ENTRY_POINT_GROUP}:
+        raise ConfigError(f"guards are found in the group {ENTRY_POINT_GROUP}")
+
+
 @pytest.mark.parametrize("block", named(blocks("toml")))
 def test_settings_are_valid(block):
     values = tomllib.loads(block.text)
-    own = {"writer": parse_writer, "balance": parse_balance}
+    own = {"writer": parse_writer, "balance": parse_balance, "project": parse_entry_points}
     problems = []
     for parse in [own[key] for key in values if key in own] or [parse_serve_config, parse_policy]:
         try:
