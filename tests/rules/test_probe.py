@@ -85,8 +85,6 @@ def test_channels_score_what_the_heads_were_taught_on() -> None:
         features = inputs(rows, is_gate=is_gate)
         weights = RNG.normal(size=(features.shape[1],)).astype(np.float32)
         channels = channel_weights(weights, (num_taps, size), is_gate=is_gate)
-        single = pool(text, standard)[:, 0] if POOLS[0] == 1 else None
-        del single
         by_channel = sum(
             (rows[:, POOLS.index(channel.window)] * channels[index]).sum(axis=(1, 2))
             for index, channel in enumerate(CHANNELS)

@@ -4,10 +4,9 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 
 from streamward.bench.intervene_config import UNGUARDED, InterveneBenchConfig, InterveneVariant, variants
+from streamward.bench.processes import running_module
 from streamward.bench.recorded_upstream import RecordedUpstream
 from streamward.errors import StreamwardError, UpstreamError
 from streamward.policy import Policy
@@ -222,30 +222,16 @@ def to_toml(policy: Policy) -> str:
 
 @asynccontextmanager
 async def _assistant(port: int) -> AsyncIterator[str]:
-    with _process("assistant", "--port", str(port)) as process:
+    with running_module("streamward", "assistant", "--port", str(port), is_quiet=True) as process:
         await _wait_for(f"http://127.0.0.1:{port}/health", process)
         yield f"http://127.0.0.1:{port}/v1"
 
 
 @asynccontextmanager
 async def _service(settings: Path, port: int) -> AsyncIterator[str]:
-    with _process("serve", str(settings)) as process:
+    with running_module("streamward", "serve", str(settings), is_quiet=True) as process:
         await _wait_for(f"http://127.0.0.1:{port}/ready", process)
         yield f"http://127.0.0.1:{port}/assistant/v1"
-
-
-@contextmanager
-def _process(*arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "-m", "streamward", *arguments], stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 async def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamward.bench.processes import running_module
 from streamward.bench.serve_load import Script, ScriptedUpstream, StreamTally, run_clients
 from streamward.errors import StreamwardError
 from streamward.settings import Settings
@@ -223,16 +223,8 @@ max_connections = {room}
 @contextmanager
 def _service(settings: Path, *, is_guarded: bool) -> Iterator["subprocess.Popen[bytes]"]:
     guard = "embedded" if is_guarded else "none"
-    process = subprocess.Popen([sys.executable, "-m", "streamward.cli.bench_target", str(settings), guard])
-    try:
+    with running_module("streamward.cli.bench_target", str(settings), guard) as process:
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
