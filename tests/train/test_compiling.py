@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from streamward.errors import ConfigError
-from streamward.model.layers import PLAIN_OPS
-from streamward.train.compiling import compiled_layers
+from streamward.model.layers import PLAIN_OPS, gelu_gated
+from streamward.train.compiling import compiled_layers, sigmoid_gelu_gated
 from streamward.train.stream_task import StreamTask
 from tests.train.test_trainer import adapted_guard, config, examples
 
@@ -36,6 +36,15 @@ def test_compiled_operations_give_the_same_losses_and_gradients() -> None:
     assert len(gradients) == len(plain_gradients) > 0
     for gradient, expected in zip(gradients, plain_gradients, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_sigmoid_form_is_the_gelu_of_gemma() -> None:
+    gate_up = torch.linspace(-12, 12, 400, dtype=torch.float64).view(2, 200).requires_grad_()
+    found, expected = sigmoid_gelu_gated(gate_up), gelu_gated(gate_up)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(each.sum(), gate_up)[0] for each in (found, expected)), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@
 # times, forward and backward. Compiled, each is one pass. Projections and attention gain nothing.
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from streamward.errors import ConfigError
 from streamward.model.decoder import Decoder
-from streamward.model.layers import DecoderLayer, PointwiseOps, Rotation, plain_ops
+from streamward.model.layers import DecoderLayer, PointwiseOps, Rotation, gelu_gated, plain_ops
 from streamward.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -45,8 +47,9 @@ def compiled_layers(decoder: Decoder, config: RunConfig, *, num_steps: int) -> I
 
 def _compiled(decoder: Decoder, config: RunConfig) -> PointwiseOps:
     plain = plain_ops(decoder.config)
+    chosen = plain._replace(gated=sigmoid_gelu_gated) if plain.gated is gelu_gated else plain
     try:
-        ops = PointwiseOps(*(torch.compile(op, dynamic=True) for op in plain))
+        ops = PointwiseOps(*(torch.compile(op, dynamic=True) for op in chosen))
         _try_out(ops, decoder)
     except Exception as error:  # torch has an error of its own for every way in which a compiler fails
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -55,6 +58,17 @@ def _compiled(decoder: Decoder, config: RunConfig) -> PointwiseOps:
         logger.warning("torch cannot compile here; training goes on without, slower", extra={"reason": reason})
         return plain
     return ops
+
+
+def sigmoid_gelu_gated(gate_up_T2F: Tensor) -> Tensor:
+    """Return what `gelu_gated` does, in half its time when compiled.
+
+    (1 + tanh u) / 2 is the sigmoid of 2 u, which costs one exponential function where tanh costs several polynomials.
+    """
+    gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
+    x_TF = gate_TF.float()
+    u_TF = (2 / math.pi) ** 0.5 * (x_TF + 0.044715 * x_TF**3)
+    return (x_TF * torch.sigmoid(2 * u_TF)).to(gate_TF.dtype) * up_TF
 
 
 def _try_out(ops: PointwiseOps, decoder: Decoder) -> None:
