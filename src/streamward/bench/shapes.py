@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
+from streamward.bundled.base import BASE_CONFIG
 from streamward.errors import InputError
 from streamward.kernels.quantization import QuantizedWeight, quantize
 from streamward.model.config import ModelConfig
@@ -36,30 +37,13 @@ def _qwen3(*, hidden_size: int, num_layers: int, num_heads: int, intermediate_si
     )
 
 
-def _smollm2(*, num_layers: int) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        num_layers=num_layers,
-        num_heads=9,
-        num_kv_heads=3,
-        head_dim=64,
-        intermediate_size=1536,
-        rope_theta=1e5,
-        rms_norm_eps=1e-5,
-        max_positions=8192,
-        has_tied_embeddings=True,
-        has_qk_norm=False,
-    )
-
-
 SHAPES = {
     "0.6b": _qwen3(hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072),
     "4b": _qwen3(hidden_size=2560, num_layers=36, num_heads=32, intermediate_size=9728),
     "8b": _qwen3(hidden_size=4096, num_layers=36, num_heads=32, intermediate_size=12288),
-    "135m": _smollm2(num_layers=30),
-    "135m-18": _smollm2(num_layers=18),
-    "135m-12": _smollm2(num_layers=12),
+    "135m": BASE_CONFIG,
+    "135m-18": dataclasses.replace(BASE_CONFIG, num_layers=18),
+    "135m-12": dataclasses.replace(BASE_CONFIG, num_layers=12),
 }
 """Qwen3Guard-Stream in its three sizes (from Qwen3's configurations), and the embedded base with all layers or those of
 the embedded guards."""

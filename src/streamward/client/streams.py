@@ -8,14 +8,42 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from streamward.client.sockets import AsyncSocket, BlockingSocket
-from streamward.client.stream_protocol import ConnectionLostError, Kind, Steps, StreamProtocol, kind_of
+from streamward.client.stream_protocol import ConnectionLostError, Steps, StreamProtocol, kind_of
 from streamward.errors import StreamwardError, UpstreamError
 from streamward.schema import Decision, Event, Result, SideResult
 
 T = TypeVar("T")
 
 
-class RemoteStream:
+class RemoteStreamState:
+    """The state of a remote stream, as the service last reported it; the common part of the two kinds of stream."""
+
+    def __init__(self, protocol: StreamProtocol) -> None:
+        """Made by the client; the stream is opened on entering the block."""
+        self._protocol = protocol
+
+    @property
+    def id(self) -> str | None:
+        """Id of the stream in the service's log; None before it is open."""
+        return self._protocol.id
+
+    @property
+    def prompt(self) -> SideResult | None:
+        """Judgement of the user's turn; None if there was none."""
+        return self._protocol.prompt
+
+    @property
+    def decision(self) -> Decision:
+        """Decision on everything judged so far, the prompt included. It never becomes milder."""
+        return self._protocol.decision
+
+    @property
+    def releasable_chars(self) -> int:
+        """Number of characters from the start of the response that may be shown."""
+        return self._protocol.releasable_chars
+
+
+class RemoteStream(RemoteStreamState):
     """A response judged piece by piece by a service. From `Client.stream`; use it in a `with` block.
 
     A connection that breaks is made again and the stream resumed; no piece is judged twice. Thread-safe, one call at a
@@ -24,7 +52,7 @@ class RemoteStream:
 
     def __init__(self, protocol: StreamProtocol, socket: BlockingSocket) -> None:
         """Made by the client; the stream is opened on entering the block."""
-        self._protocol = protocol
+        super().__init__(protocol)
         self._socket = socket
         self._lock = threading.Lock()
 
@@ -42,26 +70,6 @@ class RemoteStream:
     ) -> None:
         """Close the stream."""
         self.close()
-
-    @property
-    def id(self) -> str | None:
-        """Id of the stream in the service's log; None before it is open."""
-        return self._protocol.id
-
-    @property
-    def prompt(self) -> SideResult | None:
-        """Judgement of the user's turn; None if there was none."""
-        return self._protocol.prompt
-
-    @property
-    def decision(self) -> Decision:
-        """What to do by all that was judged so far, the prompt included. Never becomes milder."""
-        return self._protocol.decision
-
-    @property
-    def releasable_chars(self) -> int:
-        """Number of characters from the start of the response that may be shown."""
-        return self._protocol.releasable_chars
 
     def feed(self, piece: str | Sequence[int]) -> list[Event]:
         """Judge the next piece of the response.
@@ -106,7 +114,7 @@ class RemoteStream:
                 raise
 
 
-class AsyncRemoteStream:
+class AsyncRemoteStream(RemoteStreamState):
     """Like `RemoteStream`, for `async with`. From `Client.astream`.
 
     Cancelling a call leaves open whether its piece was taken in; the next call asks the service.
@@ -114,7 +122,7 @@ class AsyncRemoteStream:
 
     def __init__(self, protocol: StreamProtocol, socket: AsyncSocket) -> None:
         """Made by the client; the stream is opened on entering the block."""
-        self._protocol = protocol
+        super().__init__(protocol)
         self._socket = socket
         self._lock = asyncio.Lock()
 
@@ -129,33 +137,13 @@ class AsyncRemoteStream:
         """Close the stream."""
         await self.close()
 
-    @property
-    def id(self) -> str | None:
-        """Id of the stream in the service's log; None before it is open."""
-        return self._protocol.id
-
-    @property
-    def prompt(self) -> SideResult | None:
-        """Judgement of the user's turn; None if there was none."""
-        return self._protocol.prompt
-
-    @property
-    def decision(self) -> Decision:
-        """What to do by all that was judged so far, the prompt included. Never becomes milder."""
-        return self._protocol.decision
-
-    @property
-    def releasable_chars(self) -> int:
-        """Number of characters from the start of the response that may be shown."""
-        return self._protocol.releasable_chars
-
     async def feed(self, piece: str | Sequence[int]) -> list[Event]:
         """Judge the next piece of the response; see `RemoteStream.feed`."""
-        return await self._append(kind_of(piece), piece)
+        return await self._run(self._protocol.append(kind_of(piece), piece))
 
     async def feed_reasoning(self, piece: str) -> list[Event]:
         """Judge the next piece of reasoning; see `RemoteStream.feed_reasoning`."""
-        return await self._append("reasoning", piece)
+        return await self._run(self._protocol.append("reasoning", piece))
 
     async def finish(self) -> Result:
         """Judge what is left, close the stream and return the whole result; see `RemoteStream.finish`."""
@@ -170,9 +158,6 @@ class AsyncRemoteStream:
             finally:
                 self._protocol.is_over = True
                 await self._socket.drop()
-
-    async def _append(self, kind: Kind, piece: str | Sequence[int]) -> list[Event]:
-        return await self._run(self._protocol.append(kind, piece))
 
     async def _run(self, steps: Steps[T]) -> T:
         async with self._lock:

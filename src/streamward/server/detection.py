@@ -1,6 +1,7 @@
 """What detectors find in a request, as an answer of the service tells it."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from streamward.detectors.detectors import compiled
@@ -30,18 +31,7 @@ class FindingWire(Settings):
     @classmethod
     def of(cls, found: LocatedFinding) -> "FindingWire":
         """Return a finding."""
-        each = found.finding
-        return cls(
-            path=found.path,
-            target=found.target,
-            id=each.id,
-            label=each.label,
-            action=each.action,
-            start=each.start,
-            end=each.end,
-            masked_start=each.masked_start,
-            masked_end=each.masked_end,
-        )
+        return cls(path=found.path, target=found.target, **asdict(found.finding))
 
 
 class MaskedTexts(Settings):

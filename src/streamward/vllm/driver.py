@@ -26,12 +26,12 @@ class TokenReader(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Ids are below it."""
+        """Number of tokens of the vocabulary."""
         ...
 
     @property
     def max_tokens(self) -> int:
-        """Longest text."""
+        """Number of tokens of the longest text."""
         ...
 
     def read(self, token_ids: Sequence[int], *, reuse: bool) -> Rows:

@@ -45,26 +45,16 @@ class LocalVllm:
         except Exception as error:  # vLLM raises many kinds, for wrong options as for a start that failed
             self._stop_loop()
             raise ConfigError(f"vLLM cannot serve {folder.name}: {_one_line(error)}") from error
-        self._vocab_size: int = self._engine.model_config.get_vocab_size()
-        self._max_tokens: int = self._engine.model_config.max_model_len
+        self.vocab_size: int = self._engine.model_config.get_vocab_size()
+        self.max_tokens: int = self._engine.model_config.max_model_len
         try:
             self.read([0], reuse=False)  # some shapes start well and end the engine when it reads
         except UpstreamError as error:
             self.close()
             raise ConfigError(f"vLLM cannot serve {folder.name}: {error}; its log says why") from error
 
-    @property
-    def vocab_size(self) -> int:
-        """Ids are below it."""
-        return self._vocab_size
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest text."""
-        return self._max_tokens
-
     def read(self, token_ids: Sequence[int], *, reuse: bool) -> Rows:
-        """Read a text and wait for what the heads say; see `driver.Reader`.
+        """Read a text and wait for what the heads say; see `driver.TokenReader`.
 
         Raises:
             UpstreamError: The engine failed, or did not answer in time.

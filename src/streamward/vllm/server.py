@@ -46,7 +46,7 @@ class VllmServer:
         assert config.url is not None
         self._config = config
         self._guard = guard
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._num_labels = num_labels
         key = config.secret()
         self._client = httpx.Client(
@@ -57,24 +57,14 @@ class VllmServer:
             transport=transport,
         )
         try:
-            self._model, self._max_tokens = self._find_model()
+            self._model, self.max_tokens = self._find_model()
             self._try_out()
         except BaseException:
             self._client.close()
             raise
 
-    @property
-    def vocab_size(self) -> int:
-        """Ids are below it."""
-        return self._vocab_size
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest text."""
-        return self._max_tokens
-
     def read(self, token_ids: Sequence[int], *, reuse: bool) -> Rows:
-        """Read a text and wait for what the heads say; see `driver.Reader`.
+        """Read a text and wait for what the heads say; see `driver.TokenReader`.
 
         Raises:
             UpstreamError: The server failed, did not answer in time, or serves another guard now.

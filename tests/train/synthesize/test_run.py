@@ -12,9 +12,9 @@ import pytest
 
 from streamward.data.jsonl import read_samples
 from streamward.errors import ConfigError, UpstreamError
+from streamward.generative.chat_endpoint import ChatEndpoint
 from streamward.generative.config import RemoteConfig
 from streamward.schema import RiskLevel
-from streamward.train.synthesize.chat import ChatModel
 from streamward.train.synthesize.run import run
 from tests.train.synthesize.lexicons import SHIPPED
 
@@ -141,7 +141,7 @@ def test_a_model_that_never_answers_is_an_error(tmp_path: Path, server: Any) -> 
         run(config(tmp_path, "[rows]", more=writer(server, requests=2)))
 
 
-def chat(*outcomes: httpx.Response | Exception, slept: list[float]) -> ChatModel:
+def chat(*outcomes: httpx.Response | Exception, slept: list[float]) -> ChatEndpoint:
     left = list(outcomes)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -151,7 +151,8 @@ def chat(*outcomes: httpx.Response | Exception, slept: list[float]) -> ChatModel
         return outcome
 
     config = RemoteConfig.parse({"base_url": "http://writer.test/v1", "model": "m"}, source="test")
-    return ChatModel(config, temperature=1.0, transport=httpx.MockTransport(handle), sleep=slept.append)
+    transport = httpx.MockTransport(handle)
+    return ChatEndpoint(config, name="the endpoint", temperature=1.0, transport=transport, sleep=slept.append)
 
 
 def completion(content: object) -> httpx.Response:
@@ -162,7 +163,7 @@ def test_a_busy_endpoint_is_asked_again_when_it_says() -> None:
     slept: list[float] = []
     busy = httpx.Response(429, headers={"Retry-After": "7"})
     assert chat(busy, httpx.ConnectError("lost"), completion("text"), slept=slept).write([]) == "text"
-    assert slept == [7.0, 14.0]
+    assert slept == [7.0, 1.0]
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(401), completion(None), httpx.Response(200, text="<html>")])

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from streamward.data.jsonl import source_name
 from streamward.data.rows import write_rows
 from streamward.errors import ConfigError
+from streamward.generative.chat_endpoint import ChatEndpoint
 from streamward.train.synthesize.answers import dialogue, reasoning, turns
-from streamward.train.synthesize.chat import ChatModel
 from streamward.train.synthesize.computing import computing
 from streamward.train.synthesize.config import Family, SynthesizeConfig
 from streamward.train.synthesize.everyday import document, everyday
@@ -88,7 +88,9 @@ def run(config_path: Path) -> Path:
     stem = source_name(config.output)
     outcomes: Mapping[str, int] = {}
     if config.writer is not None:
-        model = ChatModel(config.writer.endpoint, temperature=config.writer.temperature)
+        model = ChatEndpoint(
+            config.writer.endpoint, name="the writer's endpoint", temperature=config.writer.temperature
+        )
         writer = ModelWriter(model, config=config.writer, cache=config.output.with_name(f"{stem}.writer.jsonl"))
         rows += writer.rows(lexicons, seed=config.seed)
         outcomes = writer.outcomes
