@@ -143,7 +143,7 @@ class SideState:
         """Return what all verdicts so far say together; None before the first.
 
         Args:
-            thresholds: Of the guard itself, where the policy states none; empty for the most probable level.
+            thresholds: Thresholds of the guard itself, where the policy states none; empty for the most probable level.
             windows: Overlapping windows the text was judged in.
         """
         peak, flagged = self.worst, self._latest.first_flagged

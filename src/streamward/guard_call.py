@@ -25,14 +25,14 @@ class GuardCall:
         self.checked_at = time.monotonic()
         """When it was last seen to go on."""
         self.has_begun = False
-        """Whether what the call brought was taken in; it does not change once the call was cancelled."""
+        """True once the input of the call was taken in; it does not change once the call was cancelled."""
         self._lock = threading.Lock()
         self._error: StreamwardError | None = None
         self._wakes: list[Callable[[], object]] = []
 
     @property
     def error(self) -> StreamwardError | None:
-        """What the call ends with; None while its answer is wanted."""
+        """Error that ends the call; None while its answer is wanted."""
         return self._error
 
     def cancel(self, error: StreamwardError | None = None) -> None:

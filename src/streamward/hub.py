@@ -68,7 +68,7 @@ def hub_reason(error: Exception) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be one of a hub's."""
+    """Return whether a name can be one of a hub's."""
     return "/" in name and not Path(name).is_absolute() and not name.startswith((".", "~"))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from streamward.settings import Settings
 
 DEFAULT_HOLD_TOKENS = 40
-"""Of CARE (Qwen3Guard, arXiv 2510.14276, section 4.5)."""
+"""Value of CARE (Qwen3Guard, arXiv 2510.14276, section 4.5)."""
 Language = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
 Wording = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -76,7 +76,7 @@ class ReleasePolicy(Settings):
     hold_tokens: Annotated[int, Field(ge=0, le=4096, strict=True)] | None = None
     """Judged tokens at the end that are kept back. None: 40 in mode `intervene`, 0 in mode `checked`."""
     ladder: tuple[LadderStep, ...] = DEFAULT_LADDER
-    """What is tried in mode `intervene`, in this order. Behind the last step the answer is stopped."""
+    """Steps of mode `intervene`, tried in this order. Behind the last step the answer is stopped."""
 
     @model_validator(mode="after")
     def _fits_its_mode(self) -> Self:

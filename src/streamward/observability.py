@@ -101,7 +101,7 @@ class _SecondOpinions(Collector):
 
 
 class Metrics:
-    """What a service counts. Labels come from closed sets, or from the settings."""
+    """Metrics of a service. Labels come from closed sets, or from the settings."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Start at zero.

@@ -41,7 +41,7 @@ class Thresholds(Settings):
 
 
 class CategoryPolicy(Settings):
-    """What one category changes; None leaves what its side says."""
+    """Changes for one category; None keeps the setting of its side."""
 
     unsafe: Action | None = None
     """Action when text of this category is Unsafe."""
@@ -55,7 +55,7 @@ _NO_OVERRIDE = CategoryPolicy()
 
 
 class SidePolicy(Settings):
-    """What happens to one side of the conversation."""
+    """The actions on one side of the conversation."""
 
     consecutive_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Successive tokens that must be over the threshold. None: 1 for prompts, 2 for responses."""
@@ -123,7 +123,7 @@ def total_risk(verdict: Verdict) -> float:
 
 
 class FailurePolicy(Settings):
-    """What happens when the guard cannot judge: allow, flag or block."""
+    """The action when the guard cannot judge: allow, flag or block."""
 
     prompt: ErrorAction = Action.BLOCK
     """Action when a prompt could not be judged."""
@@ -132,7 +132,7 @@ class FailurePolicy(Settings):
 
 
 class TextRetention(Settings):
-    """Whether a service that logs its decisions keeps the texts they are about."""
+    """Rules for keeping the texts of logged decisions."""
 
     text: Literal["never", "flagged", "always"] = "never"
     """never: only a hash. flagged: where the action is not allow. always: everything."""
@@ -141,27 +141,27 @@ class TextRetention(Settings):
 
 
 class Policy(Settings):
-    """What an operator wants done about which risk. Build it from TOML with `Policy.load`."""
+    """An operator's actions by risk. Build it from TOML with `Policy.load`."""
 
     name: str = Field(min_length=1)
     """Named in results and logs."""
     version: str = Field(default="1", min_length=1)
     """Changes whenever the policy does, so that a result can be traced to it."""
     prompt: SidePolicy = SidePolicy()
-    """What the user may say."""
+    """Rules for the user's text."""
     response: SidePolicy = SidePolicy()
-    """What the assistant may say."""
+    """Rules for the assistant's text."""
     on_error: FailurePolicy = FailurePolicy()
-    """What happens when the guard cannot judge; blocks by default."""
+    """Action when the guard cannot judge; blocks by default."""
     recording: TextRetention = TextRetention()
-    """Whether texts are logged; by default they are not."""
+    """Rules for logging texts; by default they are not logged."""
     replacement: str | None = Field(default=None, min_length=1)
-    """What to say instead of the text; needed if any action is replace."""
+    """Text shown in place of a replaced one; needed if any action is replace."""
     release: ReleasePolicy | None = None
     """When text of a guarded model may leave, and whether an answer is changed in progress. None: as the settings of
     the upstream say. Counts where answers pass through the gateway, and in `streamward.intervene`."""
     detectors: tuple[DetectorConfig, ...] = ()
-    """What is found by its form: personal data, keys, words and expressions of the policy's own."""
+    """Detectors of text by its form: personal data, keys, words and expressions of the policy's own."""
     rules: tuple[Rule, ...] = Field(default=(), max_length=100)
     """Rules of the operator's own, beside or instead of the built-in categories."""
     _probe: ProbeBank | None = PrivateAttr(default=None)
@@ -227,7 +227,7 @@ class Policy(Settings):
 
     @property
     def probe(self) -> ProbeBank | None:
-        """What was learnt of the taught rules; None if there are none."""
+        """The probe of the taught rules; None if there are none."""
         return self._probe
 
     def with_rules(self, rules: tuple[Rule, ...]) -> "Policy":
@@ -244,7 +244,7 @@ class Policy(Settings):
         """Return the policy with what was learnt of its rules, from the file beside it.
 
         Args:
-            path: Of the policy.
+            path: Path of the policy.
 
         Raises:
             ConfigError: There is no such file, it is damaged, or a rule was not taught or has changed since.
@@ -271,7 +271,7 @@ class Policy(Settings):
         return rule.action or self.side(side).action(rule.severity, None)
 
     def uses_categories(self, side: Side) -> bool:
-        """Whether the built-in categories count on a side: no rule there has the mode replace."""
+        """Return whether the built-in categories count on a side: no rule there has the mode replace."""
         return all(rule.mode == "extend" for rule in self.rules_for(side))
 
     def side(self, side: Side) -> SidePolicy:

@@ -52,7 +52,7 @@ class Category(StrEnum):
 
 
 class Action(StrEnum):
-    """What the caller should do, from least to most severe."""
+    """The action that the caller should take, from least to most severe."""
 
     ALLOW = "allow"
     FLAG = "flag"
@@ -118,7 +118,7 @@ class CategoryScore:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the guard says at one token.
+    """The guard's judgement at one token.
 
     Attributes:
         position: Index of the token among the tokens judged on this side, 0-based.
@@ -150,7 +150,7 @@ class FirstFlagged(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SideResult:
-    """What the guard says of one whole prompt or response.
+    """The guard's judgement of one whole prompt or response.
 
     Attributes:
         risk_level: The most severe level that held for as many successive tokens as the policy asks.
@@ -198,7 +198,7 @@ class SideResult:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the policy concludes.
+    """The policy's conclusion.
 
     Attributes:
         action: What the caller should do.
@@ -223,7 +223,7 @@ class Decision:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nothing more of the text may be shown: the action is replace or block."""
+        """True if nothing more of the text may be shown: the action is replace or block."""
         return self.action.severity >= Action.REPLACE.severity
 
     rules: tuple[FiredRule, ...] = ()
@@ -246,7 +246,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a moderation returns.
+    """The result of a moderation.
 
     Attributes:
         decision: The policy's conclusion over everything judged.

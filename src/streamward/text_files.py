@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
-        """Whether it consists of blanks."""
+        """True if it consists of blanks."""
         return self.text is not None and not self.text.strip(_BLANKS)
 
 

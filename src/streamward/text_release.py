@@ -27,7 +27,7 @@ class BlockedError(StreamwardError):
 
 
 class BlockingStream(Protocol):
-    """What `release` needs of a stream: a `GuardStream` or a `RemoteStream`."""
+    """The interface of a stream that `release` uses: a `GuardStream` or a `RemoteStream`."""
 
     @property
     def decision(self) -> Decision: ...  # noqa: D102  # as GuardStream
@@ -38,7 +38,7 @@ class BlockingStream(Protocol):
 
 
 class AsyncStream(Protocol):
-    """What `arelease` needs of a stream: an `AsyncGuardStream` or an `AsyncRemoteStream`."""
+    """The interface of a stream that `arelease` uses: an `AsyncGuardStream` or an `AsyncRemoteStream`."""
 
     @property
     def decision(self) -> Decision: ...  # noqa: D102  # as AsyncGuardStream

@@ -286,18 +286,18 @@ def _resumable_token(text: str, encoded: TokenizedText, last: int) -> int:
 
 
 def _is_one_word(encoded: TokenizedText, token: int) -> bool:
-    """Whether the tokens that must agree, from one on, are of one pre-token."""
+    """Return whether the tokens that must agree, from one on, are of one pre-token."""
     last = token + _AGREEING_TOKENS - 1
     return last < len(encoded.ids) and encoded.words[last] == encoded.words[token]
 
 
 def _is_safe_cut(text: str, start: int) -> bool:
-    """Whether text can be split here: not inside white space, not before a character that composes with the last."""
+    """Return whether text can be split here: neither inside white space nor before a composing character."""
     return not (text[start - 1].isspace() and text[start].isspace()) and not _composes(text[start])
 
 
 def _composes(character: str) -> bool:
-    """Whether normalisation may join a character to the one before it, or change their order."""
+    """Return whether normalisation may join a character to the one before it, or change their order."""
     is_jamo = "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7ff"
     return is_jamo or unicodedata.category(character).startswith("M")
 

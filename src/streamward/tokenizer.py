@@ -50,7 +50,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFrame:
-    """What the template writes around an assistant's reasoning, as token ids."""
+    """The tokens that the template writes around an assistant's reasoning."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]

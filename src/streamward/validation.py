@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a value, in our words: the key, what is allowed, and the known name nearest to it."""
+"""Pydantic's errors in our words: the key, the allowed values, and the known name nearest to the given one."""
 
 import re
 import types
@@ -145,7 +145,7 @@ def _follows(found: _Found, others: Sequence[_Found]) -> bool:
 
 
 def _settled(found: Sequence[_Found]) -> Iterator[_Found]:
-    """Of what every type of a choice says, keep what those say that fit best: the others were not meant."""
+    """Keep, of the errors of every type of a choice, those of the type that fits best: the others were not meant."""
     for each in found:
         if each.union is None:
             yield each

@@ -31,7 +31,7 @@ class GenerationRequest:
     """One request, ready to be written.
 
     Attributes:
-        prefix: Of the answer's id.
+        prefix: Prefix of the answer's id.
         kind: `object` of a whole answer.
         chunk_kind: `object` of a streamed chunk.
         prompts: Token ids, one a choice.
@@ -48,7 +48,7 @@ class GenerationRequest:
 
     @property
     def is_chat(self) -> bool:
-        """Whether choices are messages rather than plain text."""
+        """True if choices are messages rather than plain text."""
         return self.prefix == "chatcmpl"
 
 

@@ -15,7 +15,7 @@ class TextWriter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.is_stopped = False
-        """Whether a stop sequence was written; nothing follows."""
+        """True if a stop sequence was written; nothing follows."""
 
     def feed(self, data: bytes, *, is_last: bool = False) -> str:
         """Take bytes and return the text that is now certain."""

@@ -47,11 +47,11 @@ class StreamOptions(_Wire):
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    """Whether every chunk has the usage so far, as with vLLM."""
+    """True if every chunk has the usage so far, as with vLLM."""
 
 
 class CommonRequest(_Wire):
-    """What both kinds of request share."""
+    """The fields that both kinds of request share."""
 
     model: str
     stream: bool = False
@@ -67,12 +67,12 @@ class CommonRequest(_Wire):
 
     @property
     def has_usage_chunk(self) -> bool:
-        """Whether a streamed answer ends with its usage."""
+        """True if a streamed answer ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def has_usage_in_chunks(self) -> bool:
-        """Whether every chunk of a streamed answer has its usage so far."""
+        """True if every chunk of a streamed answer has its usage so far."""
         return self.has_usage_chunk and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
@@ -104,7 +104,7 @@ class AssistantChatRequest(CommonRequest):
     max_completion_tokens: int | None = Field(default=None, gt=0)
     logprobs: Literal[False] | None = None
     continue_final_message: bool = False
-    """Whether the answer goes on with the text of the last message, which is an assistant's, as with vLLM."""
+    """True if the answer goes on with the text of the last message, which is an assistant's, as with vLLM."""
     add_generation_prompt: bool | None = None
     """False where the last message is continued; otherwise true."""
 

@@ -41,7 +41,7 @@ _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What one choice gained.
+    """The text and tokens that one choice gained.
 
     Attributes:
         choice: Index of the choice.

@@ -24,15 +24,15 @@ _MAX_CUT_RESPONSES = 6  # of each set
 
 @dataclass(slots=True)
 class AgreementTally:
-    """What guards with different weights said of the same rows.
+    """Differences between the verdicts of guards with different weights on the same rows.
 
     Attributes:
         num_rows: Rows judged.
         changed: Rows whose level of three differs, for each pair of weights.
         flags_changed: Rows of which only one of the pair says Safe: what F1 is counted of.
-        counts: Of each weights: rows found among the unsafe ones, wrongly flagged, and missed.
+        counts: Counts for each set of weights: rows found among the unsafe ones, wrongly flagged, and missed.
         num_cut: Responses fed in random pieces too.
-        changed_by_cuts: Of those, how many got another level with weights of 8 bits.
+        changed_by_cuts: Number of those that got another level with weights of 8 bits.
     """
 
     num_rows: int = 0

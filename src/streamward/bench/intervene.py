@@ -32,7 +32,7 @@ class BenchPrompt:
     Attributes:
         id: In its data set.
         kind: `risky` or `ordinary`.
-        prompt: What the user says.
+        prompt: The user's text.
     """
 
     id: str
@@ -46,7 +46,7 @@ class ChangedAnswer:
 
     Attributes:
         variant: Name of the variant.
-        id: Of the prompt.
+        id: Id of the prompt.
         text: What the client got.
         finish_reason: How it ended.
         interventions: What was changed, as the gateway tells it.

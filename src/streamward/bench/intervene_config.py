@@ -1,4 +1,4 @@
-"""What `streamward bench-intervene` compares."""
+"""Settings of `streamward bench-intervene`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _BUDGETED = (LadderAction.REGENERATE, LadderAction.INTROSPECT)
 
 
 class InterveneBenchConfig(Settings):
-    """What is measured."""
+    """Settings of one comparison."""
 
     num_risky: int = Field(default=200, ge=0, le=200)
     """Risky prompts."""
@@ -28,7 +28,7 @@ class InterveneBenchConfig(Settings):
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the first call."""
+    """Temperature of the first call."""
     hold_tokens: tuple[Annotated[int, Field(ge=1)], ...] = (10, 20, 40, 80)
     """Buffers compared; b of CARE."""
     attempts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5)
@@ -44,7 +44,7 @@ class InterveneVariant:
     Attributes:
         action: Its first step; None for the mode `checked`.
         hold_tokens: Judged tokens that are held.
-        attempts: Of the first step.
+        attempts: Attempts of the first step.
     """
 
     action: LadderAction | None

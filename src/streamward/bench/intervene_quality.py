@@ -1,4 +1,4 @@
-"""What becomes of answers that are changed: harm, refusals and fluency, judged by models that are not in the loop."""
+"""Quality of answers that were changed: harm, refusals and fluency, judged by models that are not in the loop."""
 
 import json
 import math
@@ -16,10 +16,10 @@ JUDGE = "gen-135m"
 
 @dataclass(frozen=True, slots=True)
 class AnswerQuality:
-    """What is said of one text behind one prompt.
+    """A judgement of one text behind one prompt.
 
     Attributes:
-        id: Of the prompt.
+        id: Id of the prompt.
         text: The answer.
         risk_level: By the judge.
         refusal: Whether it declines to help, by the judge; None where the judge does not say.

@@ -26,7 +26,7 @@ class RecordedUpstream:
         """Take up what a former run recorded.
 
         Args:
-            base_url: Of the upstream behind it, up to `/v1`.
+            base_url: Base URL of the upstream behind it, up to `/v1`.
             store: File with the answers, one per line.
         """
         self.num_calls: Counter[str] = Counter()

@@ -43,7 +43,7 @@ def reference_model(shape: str, *, dtype: torch.dtype) -> "PreTrainedModel":
 
 
 def rereading(model: "PreTrainedModel", *, context: int) -> Work:
-    """What the code published with Qwen3Guard-Stream does for one new token: the whole text once more."""
+    """Judge one new token as the code published with Qwen3Guard-Stream does: by reading the whole text once more."""
     ids_1S = _ids(context + 1)
 
     @torch.inference_mode()

@@ -33,7 +33,7 @@ STREAM_COUNTS = (8, 32, 128)
 SHARED_CONTEXT = 512
 QUICK_CONTEXTS = (512,)
 MIN_SECONDS = 1.5
-"""What the repetitions of a measurement take together at least; a fifth of it in a quick run."""
+"""Minimum time that the repetitions of a measurement take together, in seconds; a fifth of it in a quick run."""
 INT8_CACHE = "int8, cache int8"
 """Weights of 8 bits, and keys and values too."""
 

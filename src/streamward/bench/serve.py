@@ -28,12 +28,12 @@ _SAMPLE_S = 1.0
 
 
 class LoadConfig(Settings):
-    """What is measured."""
+    """Settings of one load measurement."""
 
     rate: float = 15.0
     """Tokens a second of each stream."""
     answer_tokens: int = 150
-    """Of one answer; then the next request follows."""
+    """Words of one answer; then the next request follows."""
     seconds: float = 30.0
     """Measured, of each load."""
     ramp_s: float = 10.0
@@ -154,7 +154,7 @@ class Bench:
         )
 
     def _kept_up(self, tally: StreamTally, num_streams: int) -> bool:
-        """Whether about as many tokens arrived as streams of this rate have; a backlog would hide in a short run."""
+        """Return whether about as many tokens arrived as expected at this rate; a backlog would hide in a short run."""
         return len(tally.chunk_s) >= 0.9 * num_streams * self._config.rate * self._config.seconds
 
 

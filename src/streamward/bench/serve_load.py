@@ -25,7 +25,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodin
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What the upstream answers, a word an event.
+    """The upstream's answer, one word per event.
 
     Attributes:
         events: The events, framed as HTTP chunks.
@@ -50,7 +50,7 @@ class Script:
 
 @dataclass(slots=True)
 class StreamTally:
-    """What the clients saw.
+    """Counts and times seen by the clients.
 
     Attributes:
         chunk_s: From the moment the upstream sent a word to the moment all of it had arrived, seconds.

@@ -1,4 +1,4 @@
-"""What the embedded guard costs around its model: start-up, and the text side of a stream."""
+"""Costs of the embedded guard around its model: start-up, and the text side of a stream."""
 
 import subprocess
 import sys

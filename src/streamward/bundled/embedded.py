@@ -71,7 +71,7 @@ def prepare_guard(name: str) -> Path:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether an embedded guard has 8-bit weights already, in its package or in the cache."""
+    """Return whether an embedded guard has 8-bit weights already, in its package or in the cache."""
     source = guard_folder(name)
     return is_prepared_folder(source) or _int8_folder(source).exists()
 
@@ -102,7 +102,7 @@ def prepare_int8(source: Path) -> Path:
 
 
 def suits_int8(config: ModelConfig) -> bool:
-    """Whether every matrix of a decoder has sizes that 8-bit weights and the native kernels support."""
+    """Return whether every matrix of a decoder has sizes that 8-bit weights and the native kernels support."""
     sizes = (
         config.hidden_size,
         config.intermediate_size,

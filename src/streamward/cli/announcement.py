@@ -1,4 +1,4 @@
-"""What a service tells whoever has started it, once it listens."""
+"""The message that a service prints for whoever has started it, once it listens."""
 
 import logging
 import sys

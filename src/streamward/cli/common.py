@@ -1,4 +1,4 @@
-"""What commands share: exit codes, the guard's options, messages to the user."""
+"""Parts that commands share: exit codes, the guard's options, messages to the user."""
 
 import argparse
 import json

@@ -9,7 +9,7 @@ class CpuPath(NamedTuple):
     kernels: str
     threads: int
     is_native: bool
-    """Whether vector instructions of this machine are used, as opposed to the scalar kernels."""
+    """True if vector instructions of this machine are used, as opposed to the scalar kernels."""
 
 
 def cpu_path() -> CpuPath:

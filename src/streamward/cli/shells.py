@@ -13,11 +13,11 @@ class OptionWords(NamedTuple):
     choices: tuple[str, ...]
     """Values that are offered."""
     takes_file: bool
-    """Whether its value may be a file."""
+    """True if its value may be a file."""
 
 
 class CommandWords(NamedTuple):
-    """What can follow one command."""
+    """Words that can follow one command."""
 
     path: str
     """The command and its verb, as `/models/list`; empty for the whole command line."""

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def is_stopped(decision: Decision) -> bool:
-    """Whether nothing more may be passed on."""
+    """Return whether nothing more may be passed on."""
     return decision.action in (Action.BLOCK, Action.REPLACE)
 
 
@@ -81,7 +81,7 @@ class _Gate:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.is_blank = True
-        """Whether there was no text yet."""
+        """True if there was no text yet."""
         self._num_released = 0
 
     def take(self, piece: bytes, *, is_last: bool = False) -> None:

@@ -122,8 +122,8 @@ class Client:
         """Judge a prompt, a response, or both; or the last turns of a conversation (`POST /v1/guard`).
 
         Args:
-            prompt: What the user said.
-            response: What the assistant said; judged in the light of the prompt, if there is one.
+            prompt: The user's text.
+            response: The assistant's text; judged in the light of the prompt, if there is one.
             messages: Instead of both: a conversation, as `Message` or as OpenAI's clients write it.
             policy: Name of a policy for this call.
             verdicts: Whether to return the verdict of every token.
@@ -179,7 +179,7 @@ class Client:
         """Judge a response while it is generated, over a WebSocket of its own; for `with`.
 
         Args:
-            prompt: What the user said. Neither prompt nor messages: the response is judged by itself.
+            prompt: The user's text. Neither prompt nor messages: the response is judged by itself.
             messages: Instead of it: the conversation up to the user's last turn.
             policy: Name of a policy for this stream.
         """

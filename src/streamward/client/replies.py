@@ -58,7 +58,7 @@ class ServiceResult(Result):
 
 @dataclass(frozen=True, slots=True)
 class ModerationDetails:
-    """What OpenAI's moderation format has no field for.
+    """Fields for which OpenAI's moderation format has no place.
 
     Attributes:
         risk_level: Level of the text; None if the guard failed.

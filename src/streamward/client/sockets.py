@@ -41,7 +41,7 @@ class Endpoint:
 
     Attributes:
         url: Address, `ws://` or `wss://`.
-        headers: Of the request that opens the connection; the API key is in them.
+        headers: Headers of the request that opens the connection; the API key is in them.
         timeout_s: Longest wait for a connection or a reply, in seconds.
         ssl_context: For `wss://`; None for the system's certificates.
     """

@@ -30,7 +30,7 @@ _REPLY: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
 
 
 class Do(Enum):
-    """What a step asks of whoever owns the connection."""
+    """Requests of a step to whoever owns the connection."""
 
     CONNECT = auto()
     SEND = auto()

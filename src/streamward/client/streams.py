@@ -171,5 +171,5 @@ class AsyncRemoteStream(RemoteStreamState):
 
 
 def _is_cut_short(error: BaseException) -> bool:
-    """Whether the reply to the last message may still come, so that the connection is of no further use."""
+    """Return whether the reply to the last message may still come, so that the connection is of no further use."""
     return isinstance(error, UpstreamError) or not isinstance(error, StreamwardError)

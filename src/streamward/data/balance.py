@@ -24,9 +24,9 @@ class BalanceRule(Settings):
     only: Mapping[Dimension, str] = {}
     """Rows it is about, by their values; others stay. All by default."""
     max_rows: int | None = Field(default=None, gt=0)
-    """Of each group."""
+    """Maximum number of rows of each group."""
     max_ratio: float | None = Field(default=None, gt=0)
-    """Of each group, against the smallest group; groups below `min_rows` are not counted as the smallest."""
+    """Maximum size of a group relative to the smallest; groups below `min_rows` do not count as the smallest."""
     min_rows: int = Field(default=200, gt=0)
     targets: Mapping[str, int] = {}
     """Limits of single groups, which go before the others: values joined with `|`, e.g. `comment|Unsafe`."""
@@ -34,7 +34,7 @@ class BalanceRule(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What balancing and splitting need to know of a row.
+    """The facts about a row that balancing and splitting use.
 
     Attributes:
         values: Groups it belongs to, by dimension.

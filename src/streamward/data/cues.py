@@ -26,7 +26,7 @@ _LENGTHS = (40, 80, 160, 320, 640, 1280)  # characters; upper bounds of the buck
 
 
 class CueKind(StrEnum):
-    """What of a text is looked at."""
+    """The part of a text that is looked at."""
 
     FIRST_WORD = "first word"
     TEMPLATE = "first three words"
@@ -42,7 +42,7 @@ SURFACE = frozenset({CueKind.FIRST_WORD, CueKind.LIST_MARKER, CueKind.LENGTH, Cu
 
 
 class CueTarget(StrEnum):
-    """What a cue may predict."""
+    """The labels that a cue may predict."""
 
     PROMPT = "prompt is unsafe"
     RESPONSE = "response is unsafe"

@@ -12,14 +12,14 @@ MIN_RESPONSE_CHARS = 120  # "I can't help with that." stands in every set
 
 
 class Overlap(NamedTuple):
-    """What a row shares with a benchmark: `same prompt`, `shared n-gram` or `same response`."""
+    """The kind of overlap of a row with a benchmark: `same prompt`, `shared n-gram` or `same response`."""
 
     reason: str
     benchmark: str
 
 
 class Benchmarks:
-    """What must not be learnt: whole prompts, pieces of prompts and long responses, as hashes."""
+    """Texts that must not be learnt: whole prompts, pieces of prompts and long responses, as hashes."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Read the benchmark files.

@@ -22,7 +22,7 @@ def fold(text: str) -> str:
 
 
 def is_unspaced(text: str) -> bool:
-    """Whether the text is mostly in a script without spaces between words (Chinese, Japanese, Thai and so on)."""
+    """Return whether the text is mostly in a script without spaces between words (Chinese, Japanese, Thai)."""
     letters = sum(letter.isalpha() for letter in text)
     return letters > 0 and 2 * len(_UNSPACED.findall(text)) > letters
 

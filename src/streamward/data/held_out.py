@@ -7,7 +7,7 @@ from streamward.data.jsonl import Sample
 
 
 def is_held_out(sample: Sample, *, fraction: float) -> bool:
-    """Whether a row belongs to validation: decided by its group, or its prompt where it has none."""
+    """Return whether a row belongs to validation: decided by its group, or its prompt where it has none."""
     return int.from_bytes(_digest(sample)[:4], "big") / 2**32 < fraction
 
 

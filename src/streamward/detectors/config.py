@@ -43,14 +43,14 @@ class DetectorConfig(Settings):
     """One detector of a policy: what is looked for, where, and what happens to it."""
 
     type: DetectorType
-    """What is looked for."""
+    """Kind of text that is detected."""
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] | None = None
     """Named in findings, decisions and logs. None: the type."""
     action: DetectorAction = DetectorAction.MASK
     """mask: replaced. block: the text is blocked, as a guard would. flag: reported. allow: within what this detector
     finds, no other finds anything."""
     style: Literal["placeholder", "reversible", "hash", "last_four"] = "placeholder"
-    """What stands in place of what is masked. placeholder: `[EMAIL]`. reversible: `[EMAIL_1]`, numbered in each
+    """Text that replaces a masked span. placeholder: `[EMAIL]`. reversible: `[EMAIL_1]`, numbered in each
     conversation and put back in the answer. hash: `[EMAIL:1f8a0c2b9d3e]`, keyed. last_four: all but the last four
     letters and digits become `*`."""
     label: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")] | None = None
@@ -64,17 +64,17 @@ class DetectorConfig(Settings):
     hash_key_env: Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """Environment variable with the key of style hash, at least 32 characters."""
     regions: tuple[str, ...] = DEFAULT_REGIONS
-    """Of type phone: countries whose national numbers are found without a country code in front, by ISO 3166 code."""
+    """For type phone: countries whose national numbers are found without a country code in front, by ISO 3166 code."""
     countries: tuple[str, ...] = COUNTRIES
-    """Of type national_id: countries whose numbers are found, by ISO 3166 code in lower case."""
+    """For type national_id: countries whose numbers are found, by ISO 3166 code in lower case."""
     patterns: tuple[Expression, ...] = ()
-    """Of type regex: expressions of RE2, matched in linear time; classes such as `\\d` and `\\w` are ASCII's."""
+    """For type regex: expressions of RE2, matched in linear time; classes such as `\\d` and `\\w` are ASCII's."""
     ignore_case: bool = False
-    """Of type regex: whether letters match in either case."""
+    """For type regex: if true, letters match in either case."""
     max_chars: int = Field(default=256, ge=1, le=4096)
-    """Of type regex: a match is at most so long, which bounds what is held back of a stream."""
+    """For type regex: maximum length of a match, which bounds the text that is held back of a stream."""
     words: tuple[Entry, ...] = ()
-    """Of type words: words and phrases, in either case."""
+    """For type words: words and phrases, in either case."""
 
     @field_validator("countries")
     @classmethod

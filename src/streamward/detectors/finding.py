@@ -1,4 +1,4 @@
-"""What detectors report: spans with an id and an action. Findings never hold the text itself."""
+"""Reports of detectors: spans with an id and an action. Findings never contain the text itself."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ class DetectorTarget(StrEnum):
 
 
 class DetectorAction(StrEnum):
-    """What happens to what a detector finds."""
+    """The action on text that a detector finds."""
 
     ALLOW = "allow"  # no other detector finds anything within it
     FLAG = "flag"
@@ -27,7 +27,7 @@ class DetectorFinding:
     """One span that a detector found.
 
     Attributes:
-        id: Of the detector: its table's `id`, or its type.
+        id: Id of the detector: its table's `id`, or its type.
         label: What was found, as in the placeholder: `EMAIL`, `NATIONAL_ID`.
         action: What is to be done; never `allow`.
         start: First character in the original text, 0-based.

@@ -27,7 +27,7 @@ class EditSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """What of a masked text is decided.
+    """The part of a masked text that is decided.
 
     Attributes:
         text: The next part of the masked text.

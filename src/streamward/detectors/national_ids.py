@@ -20,9 +20,9 @@ class NationalIdFormat(NamedTuple):
 
     Attributes:
         country: ISO 3166 code, lower case.
-        module: Of `python-stdnum`, which has the check digits; empty where the number has none.
+        module: Module of `python-stdnum`, which has the check digits; empty where the number has none.
         pattern: What is looked for.
-        words: Of which one must stand before it, because the format says too little; empty: none.
+        words: Words of which one must stand before it, because the format says too little; empty: none.
     """
 
     country: str

@@ -64,7 +64,7 @@ _GAP = re.compile(r"[^\w]")
 
 
 def _is_grouped(written: str, buffer: str, start: int) -> bool:
-    """Whether the groups are those of a card; any others need a word that says so."""
+    """Return whether the groups are those of a card; any others need a word that says so."""
     groups = tuple(map(len, _GAP.split(written)))
     if len(groups) == 1 or (groups[0] == 4 and all(size in (3, 4, 5, 6, 7) for size in groups[1:])):
         return True

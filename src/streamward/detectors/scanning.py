@@ -19,7 +19,7 @@ class ScanHit(NamedTuple):
 
 
 class ScanStep(NamedTuple):
-    """What a scanner says of a buffer.
+    """A scanner's answer about a buffer.
 
     Attributes:
         hits: Final, in order, not overlapping.

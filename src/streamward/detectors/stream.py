@@ -20,7 +20,7 @@ class SpanEdit:
         start: First character, in the text that was fed.
         end: The character after its last one.
         replacement: What stands there instead; None if the text stays, as for flag and block.
-        id: Of the detector.
+        id: Id of the detector.
         label: What was found.
         action: What is to be done; never `allow`.
     """

@@ -1,4 +1,4 @@
-"""What stands in place of masked text."""
+"""Replacements of masked text, and the vault that restores the originals."""
 
 import hashlib
 import hmac

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 READS = "streamward_reads"
-"""What a replica reports: reads under way."""
+"""Name of the statistic that a replica reports: the number of reads under way."""
 
 
 def by_reads(context: "AutoscalingContext") -> tuple[float, dict[str, Any]]:  # Any: Ray's state of a policy

@@ -12,7 +12,7 @@ def join_ray(address: str | None, *, cores_needed: float) -> bool:
     """Make this process part of a Ray cluster. One that is part of it already stays so.
 
     Args:
-        address: Of the cluster; None starts Ray on this machine.
+        address: Address of the cluster; None starts Ray on this machine.
         cores_needed: What the first workers reserve; only checked on a Ray of one's own, others may grow.
 
     Returns:

@@ -16,7 +16,7 @@ class FleetConfig(Settings):
     application: str = Field(default="streamward", pattern="^[A-Za-z0-9_-]+$")
     """Name of the Ray Serve application."""
     deploy: bool = True
-    """Whether the application is deployed, and deleted at the end; false uses one that runs already."""
+    """If true, the application is deployed, and deleted at the end; false uses one that runs already."""
     min_replicas: int = Field(default=1, gt=0)
     """Replicas that are kept without any load."""
     max_replicas: int = Field(default=2, gt=0)
@@ -34,7 +34,7 @@ class FleetConfig(Settings):
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that Ray reserves for a replica."""
     dtype: Literal["bfloat16", "float32"] | None = None
-    """Of weights and cache; by default bfloat16 where the CPU computes it fast, else float32. A stream that moves is
+    """Dtype of weights and cache; by default bfloat16 where it is fast, else float32. A stream that moves is
     read again in other pieces, which shows in the last digits: of bfloat16 the third, of float32 the sixth."""
     timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For new tokens to be judged, whatever happens to replicas meanwhile; what takes longer is answered 503."""
@@ -51,7 +51,7 @@ class FleetConfig(Settings):
 
 
 class ApplicationArguments(Settings):
-    """What a Ray Serve config file may give `streamward.distributed.serving:build`."""
+    """Arguments that a Ray Serve config file may give `streamward.distributed.serving:build`."""
 
     guard: str = "stream-135m"
     """Embedded guard, checkpoint folder or hub id, on every node alike."""

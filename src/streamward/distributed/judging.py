@@ -28,7 +28,7 @@ class WorkerError(StreamwardError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """What a worker needs to know.
+    """The settings that a worker needs.
 
     Attributes:
         source: The file of rows, which every worker sees.

@@ -1,4 +1,4 @@
-"""What a job has finished: a folder beside its output with one file a shard, and what becomes of them at the end."""
+"""Finished parts of a job: a folder beside its output with one file per shard, and how they are joined at the end."""
 
 import fcntl
 import json
@@ -50,7 +50,7 @@ class Parts:
         """Take the folder for one run of a job, made if need be; a run that was killed leaves it free.
 
         Args:
-            identity: Of the job: what must be equal for finished shards to count.
+            identity: Identity of the job: what must be equal for finished shards to count.
 
         Raises:
             InputError: Another run is at work, or the folder holds shards of another job.
@@ -72,7 +72,7 @@ class Parts:
         return {shard for shard in shards if _name(shard) in names}
 
     def is_finished(self, shard: Shard) -> bool:
-        """Whether a shard is finished."""
+        """Return whether a shard is finished."""
         return (self._folder / _name(shard)).exists()
 
     def begin(self, shard: Shard) -> int:

@@ -56,7 +56,7 @@ class _Placed:
     Attributes:
         ids: Tokens that were read.
         replica: Who has them; None: nobody, or nobody knows.
-        name: Of the stream at that replica.
+        name: Name of the stream at that replica.
         owner: For whom it is read.
         is_open: Whether it was not closed.
     """
@@ -99,7 +99,7 @@ class RemoteTokenScorer(TokenScorer):
 
         Args:
             fleet: The replicas; closed with the driver.
-            description: Of their guard.
+            description: Description of their guard.
             timeout_s: For one read, hand-overs included.
             clock: Seconds that only grow.
             pause: Waits so many seconds, between tries.

@@ -47,7 +47,7 @@ class GuardReplica:
         Args:
             engine: Owned by the replica from now on.
             guard: What the guard is called.
-            name: Of this replica, different from every other that there is and was.
+            name: Name of this replica, different from every other that there is and was.
             idle_s: A stream not asked for so long is forgotten.
             clock: Seconds that only grow.
         """

@@ -127,7 +127,7 @@ class RayFleet:
         """Take over an application.
 
         Args:
-            handle: Of its replicas.
+            handle: Handle of its replicas.
             config: Says whether it is deleted at the end.
             has_joined: Whether this process leaves Ray at the end.
         """

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     Attributes:
         shards: In the file's order.
-        digest: Of its content.
+        digest: Digest of its content.
     """
 
     shards: Sequence[Shard]

@@ -1,4 +1,4 @@
-"""What a service and the replicas of its guard say to each other: token ids and probabilities, never text."""
+"""Messages between a service and the replicas of its guard: token ids and probabilities, never text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,11 +48,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ReadReply:
-    """What came of it.
+    """Outcome of a read.
 
     Attributes:
         replica: Who answers.
-        outputs: Of the judged tokens, in order.
+        outputs: Outputs of the judged tokens, in order.
         is_unknown: The replica does not have the stream up to `start`; nothing was read.
         error: Why nothing was read; the stream is as it was.
     """

@@ -27,7 +27,7 @@ class EngineConfig(Settings):
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of a step; None uses every core that this process may run on."""
     runner: Literal["auto", "native", "torch"] = "auto"
-    """What runs the model: the native kernels of this CPU, or torch (extra `torch`). `auto` takes the kernels if they
+    """Runner of the model: the native kernels of this CPU, or torch (extra `torch`). `auto` takes the kernels if they
     support the model, else torch."""
     weights: Literal["full", "int8"] | None = None
     """Weights of the decoder: as the checkpoint has them, or rounded to 8 bits when it is loaded (native kernels only).

@@ -106,7 +106,7 @@ class ModelRunner(Protocol):
 
     @property
     def prefers_adjacent_pages(self) -> bool:
-        """Whether a sequence costs less when its pages are adjacent."""
+        """True if a sequence costs less when its pages are adjacent."""
         ...
 
     def run(self, batch: ModelInput) -> ModelOutput:

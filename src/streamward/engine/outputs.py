@@ -1,4 +1,4 @@
-"""What a step returns."""
+"""The results of a step."""
 
 # Shapes: n successive tokens of one sequence; R risk levels; C categories; K scores of a probe.
 

@@ -17,7 +17,7 @@ def load_runner(folder: Path, config: EngineConfig, *, dtype: str | None = None)
     Args:
         folder: A prepared guard, or a checkpoint in the published layout.
         config: Limits, and which runner.
-        dtype: Of weights and cache; anything but bfloat16 needs torch. None takes what suits the runner.
+        dtype: Dtype of weights and cache; anything but bfloat16 needs torch. None takes what suits the runner.
 
     Raises:
         CheckpointError: A file is missing or damaged, or it is not a Stream guard.

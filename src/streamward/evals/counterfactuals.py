@@ -1,4 +1,4 @@
-"""Whether decisions depend on surface cues: contrast sets, whose rows differ in one cue and have the same label.
+"""Dependence of decisions on surface cues: contrast sets, whose rows differ in one cue and have the same label.
 
 A contrast set flips where its rows do not all get the same decision. One whose unsafe rows are all missed does not
 flip; recall tells.

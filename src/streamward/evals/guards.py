@@ -46,7 +46,7 @@ class GuardUnderTest(Protocol):
         """Judge some rows.
 
         Args:
-            rows: Of one side of one set.
+            rows: Rows of one side of one set.
             keeps_tokens: Whether the tokens of responses are wanted, where the guard judges tokens.
 
         Returns:

@@ -116,7 +116,7 @@ class LabelledRow:
         id: Unique within the set and side.
         side: Which side is judged.
         text: The text judged.
-        prompt: What the user had said; None if not known, and on prompts.
+        prompt: The user's text; None if not known, and on prompts.
         label: What people say; None where a set labels something else, such as refusals.
         categories: Kinds of harm, of ours; empty where unknown.
         language: ISO 639-1.

@@ -74,7 +74,7 @@ class Card:
 
     @property
     def tone(self) -> str:
-        """What the figure means, as a class of HTML."""
+        """Meaning of the figure, as a class of HTML."""
         return _tone(self.label, self.value)
 
 

@@ -255,7 +255,7 @@ class FlaggedSlice(Settings):
     flagged: int
     share: Estimate
     is_raised: bool = False
-    """Whether the share is over twice that of all rows of the side."""
+    """True if the share is over twice that of all rows of the side."""
 
 
 class EverydayReport(Settings):
@@ -357,13 +357,13 @@ class GuardReport(Settings):
         default=(), validation_alias=AliasChoices("perturbations", "disguises")
     )
     headlines: tuple[str, ...] = ()
-    """What the suite was run for, in sentences."""
+    """The answers to the suite's questions, in sentences."""
     everyday: tuple[EverydayReport, ...] = ()
-    """Of the suite `everyday`."""
+    """Results of the suite `everyday`."""
     flips: FlipReport | None = None
-    """Of the suite `cues`."""
+    """Results of the suite `cues`."""
     language_figures: tuple[LanguageFigures, ...] = ()
-    """Of the suite `languages`."""
+    """Results of the suite `languages`."""
     worst_languages: tuple[WorstLanguage, ...] = ()
 
     @property

@@ -17,7 +17,7 @@ _EARLY = 1
 
 @dataclass(frozen=True, slots=True)
 class RuleFindings:
-    """What a guard says of one text.
+    """A guard's answers about one text.
 
     Attributes:
         fired: Ids of the rules that the text breaks.
@@ -101,13 +101,13 @@ class RuleFigures:
         false_positives: Share of the allowed ones at which it fires.
         hard_false_positives: Likewise, of those in the words of a violation; None if there are none.
         precision: Share of the rows at which it fires that break it; 1 if it fires at none.
-        f1: Of precision and recall.
+        f1: F1 of precision and recall.
         others: Share of the rows at which another rule fires.
         deleted_recall: Share of the violations at which the rule fires after it was deleted: 0, or the guard reads
             something else than the policy.
         deleted_flagged: Share of the violations at which any rule fires then.
         deleted_flagged_allowed: Share of the allowed rows at which any rule fires then.
-        in_time: Of the marked violations that are found, share found from one token before the mark up to 12 after it.
+        in_time: Share of the found marked violations that are found from one token before the mark up to 12 after it.
         early: Likewise, share found earlier.
         errors: Rows that could not be judged; each counts as a mistake.
     """

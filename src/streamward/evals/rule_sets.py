@@ -24,7 +24,7 @@ class RuleRow:
     """One labelled text.
 
     Attributes:
-        id: Of the row.
+        id: Id of the row.
         rule: The rule it is labelled by.
         messages: Conversation; its last turn is judged.
         violates: Whether that turn breaks the rule.

@@ -43,7 +43,7 @@ _KEPT: Mapping[Suite, Callable[[LabelledRow], bool]] = {
 
 
 def is_published(set_name: str) -> bool:
-    """Whether a figure was published for rows of this set, or for more or other rows of its source."""
+    """Return whether a figure was published for rows of this set, or for more or other rows of its source."""
     return bool(columns_of(set_name))
 
 

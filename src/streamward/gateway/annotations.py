@@ -1,4 +1,4 @@
-"""What the gateway adds to an answer if it is asked to: verdicts, and how far text was checked."""
+"""The fields that the gateway adds to an answer on request: verdicts, and how far text was checked."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What the gateway is asked, what it answers, and what it tells about it."""
+"""Requests, responses and records of the gateway."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class GatewayCall:
 
 @dataclass(frozen=True, slots=True)
 class GatewayResponse:
-    """What the client gets.
+    """The response that the client gets.
 
     Attributes:
         status: HTTP status.
@@ -92,7 +92,7 @@ class GuardedText:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceIntervention:
-    """What was done about one flag in one choice.
+    """The changes after one flag in one choice.
 
     Attributes:
         group: The choice.
@@ -120,7 +120,7 @@ class ChoiceIntervention:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What became of a call.
+    """The record of a finished call.
 
     Attributes:
         call: The request.

@@ -1,4 +1,4 @@
-"""What is told of one call when it ends, and the times in it."""
+"""The report on one call when it ends, and the times in it."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class CallReport:
         self.started = started
         """When the call began, by the clock."""
         self.decision: Decision = ALLOWED
-        """What was decided about the prompt."""
+        """Decision about the prompt."""
         self.stops: list[Cutoff] = []
         """Choices that the guard has stopped."""
         self.guard_s = 0.0

@@ -28,7 +28,7 @@ class ChoiceText:
         text: All of it.
         start: Where it begins in the text of its field guard.
         released: Characters that the client has.
-        asked: What the user said last.
+        asked: The user's last text.
         is_whole: Whether nothing of it leaves before its end: it is of use as a whole only.
     """
 
@@ -72,13 +72,13 @@ class ChangedChoice:
         self.finish_reason = "content_filter"
         """How it ended."""
         self.records: list[InterventionRecord] = []
-        """What was changed."""
+        """Changes made so far."""
         self.decision: Decision | None = None
-        """What the guard said of text that ended the choice; None if it went on."""
+        """Decision on the text that ended the choice; None if it went on."""
         self.dropped: list[str] = []
         """Text that was dropped, in order."""
         self.shown = choice.text[: choice.released]
-        """What the client has of it, once the iteration has ended."""
+        """Text that the client has received, once the iteration has ended."""
         self.num_calls = 0
         """How often the upstream was asked to go on."""
         self._choice = choice
@@ -105,7 +105,7 @@ class ChangedChoice:
 
     @property
     def _is_flagged(self) -> bool:
-        """Whether the guard or a detector stops it."""
+        """True if the guard or a detector stops it."""
         return self._guard.is_stopped or (self._detectors is not None and self._detectors.is_blocked)
 
     @property
@@ -345,5 +345,5 @@ class ChangedChoice:
 
 
 def is_final(decision: Decision) -> bool:
-    """Whether a decision ends a choice."""
+    """Return whether a decision ends a choice."""
     return decision.action.severity >= Action.REPLACE.severity

@@ -22,7 +22,7 @@ AZURE_RESULTS: Mapping[str, Shape] = {
     name: _AZURE_RESULT
     for name in ("hate", "self_harm", "sexual", "violence", "jailbreak", "profanity", "protected_material_text")
 }
-"""What an upstream at Azure says of its own filter."""
+"""The results of Azure's own content filter, as an upstream at Azure states them."""
 ENVELOPE_SHAPE: Mapping[str, Shape] = {
     "id": Leaf.IDENTIFIER,
     "object": OBJECTS,

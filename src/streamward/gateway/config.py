@@ -31,7 +31,7 @@ class ReleaseConfig(Settings):
     hold_tokens: int = Field(default=0, ge=0)
     """Tokens kept back in mode `hold`."""
     unjudged_output: Literal["drop", "block", "pass"] = "drop"
-    """What cannot be judged: audio and image data, alternatives among log probabilities."""
+    """Treatment of output that cannot be judged: audio and image data, alternatives among log probabilities."""
     opaque_strings: UnknownOpaque = "drop"
     """Runs of 100 and more digits of base64 or hexadecimal in unknown fields, that are no words. drop: they are left
     out. judge: what they say when they are decoded is judged. pass: nobody reads them."""
@@ -67,7 +67,7 @@ class ReleaseRules:
 
 
 class PromptConfig(Settings):
-    """What happens to requests."""
+    """Settings for requests."""
 
     on_block: Literal["error", "refusal"] = "error"
     """error: status 400 with code content_filter. refusal: an answer of the assistant, with status 200."""
@@ -80,11 +80,11 @@ class PromptConfig(Settings):
     call_upstream: Literal["at_once", "after_prompt"] = "at_once"
     """at_once: while the prompt is judged. after_prompt: once it is allowed; slower, and spares what is blocked."""
     may_relax: bool = False
-    """Whether a request's own `moderation.policy` may ask for scores only where the policy blocks."""
+    """If true, a request's own `moderation.policy` may ask for scores only where the policy blocks."""
 
     @property
     def unread_refusal(self) -> str | None:
-        """What to say of data in a request; None where it may pass."""
+        """Reason for refusing data in a request; None where it may pass."""
         if self.unjudged_input == "pass":
             return None
         return "this gateway judges text only and refuses what it cannot judge (unjudged_input)"
@@ -106,17 +106,17 @@ class UpstreamConfig(Settings):
     release: ReleaseConfig = ReleaseConfig()
     """When text may leave."""
     prompt: PromptConfig = PromptConfig()
-    """What happens to requests."""
+    """Settings for requests."""
     prefill: PrefillMode = "none"
     """How this server is made to continue an answer in release mode `intervene`. continue_final_message: vLLM, SGLang.
     prefix: DeepSeek, Mistral. assistant_last: an assistant's message at the end is enough, as with llama.cpp, TGI and
     LMDeploy. completions: `chat_template` is rendered here and `/v1/completions` is asked. none: it cannot."""
     prefill_is_repeated: bool = False
-    """Whether its answer begins with the text that it was given to continue, as Mistral's does."""
+    """If true, the upstream's answer begins with the text that it was given to continue, as Mistral's does."""
     chat_template: Path | None = None
     """File with the model's chat template, in Hugging Face's dialect of Jinja; needed where prefill is completions."""
     annotations: bool = False
-    """Whether answers carry Azure's content filter results even if the request does not ask for them."""
+    """If true, answers carry Azure's content filter results even if the request does not ask for them."""
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """For a connection."""
     first_byte_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)

@@ -24,7 +24,7 @@ RenderChat = Callable[[Sequence[JsonObject]], str]
 
 @dataclass(frozen=True, slots=True)
 class ContinuationRequest:
-    """What an upstream is asked so that an answer goes on.
+    """A request to an upstream, so that an answer goes on.
 
     Attributes:
         path: Behind its base URL.
@@ -59,14 +59,14 @@ class ContinuationWriter:
 
     @property
     def can_continue(self) -> bool:
-        """Whether the upstream can go on with a text."""
+        """True if the upstream can go on with a text."""
         if self._wire == "completions":
             return isinstance(self._request.body.get("prompt"), str | list)
         return self._messages is not None and self._config.prefill in _CONTINUING
 
     @property
     def can_begin_anew(self) -> bool:
-        """Whether the upstream can be asked for another answer."""
+        """True if the upstream can be asked for another answer."""
         return self._wire == "completions" or self._messages is not None
 
     def write(self, group: int, prefix: GenerationPrefix, *, num_spent: int) -> ContinuationRequest:

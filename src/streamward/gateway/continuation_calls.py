@@ -25,7 +25,7 @@ class WithinCall(Protocol):
 
 
 class ContinuationCalls:
-    """What the choices of one call ask of upstreams when they are changed."""
+    """The further requests that the choices of one call make when they are changed."""
 
     def __init__(
         self,
@@ -58,21 +58,21 @@ class ContinuationCalls:
 
     @property
     def can_continue(self) -> bool:
-        """Whether the upstream can go on with a text."""
+        """True if the upstream can go on with a text."""
         return self._writer.can_continue
 
     @property
     def counts_always(self) -> bool:
-        """Whether the upstream can state its tokens with every event, as vLLM and SGLang do."""
+        """True if the upstream can state its tokens with every event, as vLLM and SGLang do."""
         return self._upstream.config.prefill == "continue_final_message"
 
     @property
     def can_begin_anew(self) -> bool:
-        """Whether it can be asked for another answer."""
+        """True if it can be asked for another answer."""
         return self._writer.can_begin_anew
 
     def can_rewrite(self, step: LadderStep) -> bool:
-        """Whether there is a server that a step has passages rewritten by."""
+        """Return whether there is a server that a step has passages rewritten by."""
         return step.upstream is None or step.upstream in self._upstreams
 
     def begin(self, group: int, prefix: GenerationPrefix, *, num_spent: int) -> ContinuationReader:

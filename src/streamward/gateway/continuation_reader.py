@@ -23,7 +23,7 @@ class ContinuationReader:
         self.finish_reason: str | None = None
         """`stop`, `length` or `content_filter` once it has said so."""
         self.usage: JsonObject | None = None
-        """What it said last of the tokens it counted."""
+        """Last token counts that the upstream stated."""
         self._reader = UpstreamReader(upstream, request.path, request.body, max_ahead_bytes=limits.max_ahead_bytes)
         self._parser = EventParser(limits.max_event_bytes)
         self._max_bytes = limits.max_answer_bytes

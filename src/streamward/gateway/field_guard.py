@@ -47,7 +47,7 @@ class FieldGuard:
         """Take over a stream that has read its context; whoever opened it closes it.
 
         Args:
-            stream: Of the guard.
+            stream: Stream of the guard.
             name: Tells the guard streams of an answer apart.
             policy: Its `on_error` decides where the guard fails.
             hold_tokens: Clear tokens at the end that are kept back.
@@ -73,10 +73,10 @@ class FieldGuard:
         self.last_field: object = None
         """Stands for the field whose text is at the end and may go on."""
         self.ends_in_part = False
-        """Whether what is at the end is part of a text whose next part follows without anything between."""
+        """True if what is at the end is part of a text whose next part follows without anything between."""
         self.is_finished = False
         self.result: Result | None = None
-        """What the guard says of the whole; None before the end."""
+        """Result for the whole field; None before the end."""
         self._stream = stream
         self._policy = policy
         self._overload_wait_s = overload_wait_s
@@ -89,7 +89,7 @@ class FieldGuard:
         self.held_from: int | None = None
         """Character from which on nothing leaves before the end, if there is one: what is of use as a whole only."""
         self.is_changing = False
-        """Whether somebody else judges it and lets it leave: it is being changed in progress."""
+        """True if somebody else judges it and lets it leave: it is being changed in progress."""
         self._pieces: list[str] = []
         self._queue: list[tuple[bool, str]] = []
         self._mode: bool | None = None  # of the last piece: whether it was reasoning; None before the first
@@ -122,7 +122,7 @@ class FieldGuard:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the guard could not judge it."""
+        """True if the guard could not judge it."""
         return self._is_given_up
 
     def num_tokens_in(self, start: int, end: int) -> int:
@@ -131,17 +131,17 @@ class FieldGuard:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was judged so far. A guard that fails takes nothing back of what it said before."""
+        """Decision on everything judged so far. A guard that fails does not withdraw an earlier decision."""
         return self._said if self._failure is None else combine(self._failure, self._said)
 
     @property
     def judgement(self) -> SideResult | None:
-        """What the guard says of all that it has judged; None if that is nothing."""
+        """Result for the text judged so far; None if there is none."""
         return self._state.judgement(thresholds={}) if self.result is None else self.result.response
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more may leave."""
+        """True if nothing more may leave."""
         return self.decision.action.severity >= Action.REPLACE.severity
 
     @property
@@ -181,12 +181,12 @@ class FieldGuard:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is text to judge, and nobody else sees to it."""
+        """True if there is text to judge, and nobody else sees to it."""
         return bool(self._queue) and not self.is_changing
 
     @property
     def is_open(self) -> bool:
-        """Whether the end is still to be judged, and nobody else sees to it."""
+        """True if the end is still to be judged, and nobody else sees to it."""
         return not self.is_finished and not self._is_given_up and not self.is_changing
 
     def separate(self, *, is_reasoning: bool = False) -> None:

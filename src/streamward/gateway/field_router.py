@@ -42,7 +42,7 @@ class FieldPosition:
 
     @property
     def is_clear(self) -> bool:
-        """Whether all of it may be shown."""
+        """True if all of it may be shown."""
         return not any(self.unclear_readers()) and self.limit == self.end
 
     @property
@@ -59,7 +59,7 @@ class FieldPosition:
 
     @property
     def is_due(self) -> bool:
-        """Whether all of it is clear, and more tokens than are to be held would wait with it."""
+        """True if all of it is clear, and more tokens than are to be held would wait with it."""
         reader = self.reader
         is_clear = self.beside is None and self.end <= min(reader.clear, reader.whole_limit)
         is_decided = self.mask is None or self.mask.limit >= self.place + self.end - self.start
@@ -141,7 +141,7 @@ class FieldRouter:
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
     def decision_of(self, group: int) -> Decision:
-        """What to do about a choice by all that was judged so far, what belongs to no choice included."""
+        """Return the decision about a choice on everything judged so far, including text that belongs to no choice."""
         decision = self.ended.get(group, ALLOWED)
         for reader in [*self.readers.get(group, []), *self.readers.get(ENVELOPE, [])]:
             decision = combine(decision, reader.decision)
@@ -299,19 +299,19 @@ class FieldRouter:
 
 
 def _is_named_text(slot: TextField) -> bool:
-    """Whether a string is called what texts and references are called, so that it is one, whatever it looks like."""
+    """Return whether a string has a name of texts or references, so that it is one, whatever it looks like."""
     name = next((name for name in reversed(slot.field) if isinstance(name, str)), "")
     return name in _TEXT_NAMES or is_reference(name, slot.text)
 
 
 def _is_part(slot: TextField) -> bool:
-    """Whether it is a text among the parts of a message in `/v1/responses`."""
+    """Return whether it is a text among the parts of a message in `/v1/responses`."""
     path = tuple(name for name in slot.field if not isinstance(name, int))
     return path == ("content", "text") and not slot.shape.is_reasoning
 
 
 def _overlap(text: str, said: str) -> bool:
-    """Whether one of two texts begins with the other."""
+    """Return whether one of two texts begins with the other."""
     return text.startswith(said) or said.startswith(text)
 
 

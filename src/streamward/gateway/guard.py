@@ -1,4 +1,4 @@
-"""What the gateway needs of a guard."""
+"""The interface of a guard that the gateway uses."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -50,10 +50,10 @@ class GuardStreamFactory:
         self._on_judged = on_judged
         self._on_truncated = on_truncated
         self.deadline = GuardDeadline(limits.guard_timeout_s)
-        """Of what waits; begin it before anything is opened or judged."""
+        """Deadline for waiting text; begin it before anything is opened or judged."""
         self._stack = AsyncExitStack()
         self.holds_whole = False
-        """Whether no text of the answer leaves before its end."""
+        """True if no text of the answer leaves before its end."""
         self._num_open = 0
         self._num_readers: Counter[int] = Counter()  # by choice
 

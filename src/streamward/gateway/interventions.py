@@ -51,7 +51,7 @@ class Interventions:
             clock: In seconds.
         """
         self.calls = calls
-        """What was asked of upstreams."""
+        """Requests made to upstreams."""
         self._wire = wire
         self._judges = judges
         self._rules = rules
@@ -65,7 +65,7 @@ class Interventions:
 
     @property
     def holds_whole(self) -> bool:
-        """Whether the answer is to be JSON, or of another grammar, so that its beginning is of no use."""
+        """True if the answer is to be JSON, or of another grammar, so that its beginning is of no use."""
         body = self._wire.request.body
         text = body.get("text")  # of `/v1/responses`
         asked = text.get("format") if isinstance(text, dict) else None
@@ -74,7 +74,7 @@ class Interventions:
 
     @property
     def is_active(self) -> bool:
-        """Whether any choice was taken over."""
+        """True if any choice was taken over."""
         return bool(self._choices)
 
     @property
@@ -203,7 +203,7 @@ class Interventions:
                     chunk.body["usage"] = None
 
     def replaces(self, chunk: Chunk) -> bool:
-        """Whether a chunk does not leave, because what it says of tokens is not all."""
+        """Return whether a chunk does not leave, because what it says of tokens is not all."""
         return self.is_active and chunk.group is None and isinstance(chunk.body.get("usage"), dict)
 
     def told(self) -> JsonObject:

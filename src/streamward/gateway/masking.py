@@ -40,12 +40,12 @@ class FieldMask:
 
     @property
     def decision(self) -> Decision:
-        """What follows from what was found so far."""
+        """Decision on everything found so far."""
         return finding_decision(self._edits, Side.RESPONSE)
 
     @property
     def is_blocked(self) -> bool:
-        """Whether something was found that must not leave."""
+        """True if something was found that must not leave."""
         return self._blocked_at is not None
 
     def feed(self, text: str) -> None:
@@ -103,7 +103,7 @@ class CallMasking:
             if name in body:
                 body[name] = masker.mask(body[name], DetectorTarget.PROMPT, name, name)
         self.decision = finding_decision([each.finding for each in masker.findings], Side.PROMPT)
-        """What follows from what was found in the request."""
+        """Decision on everything found in the request."""
         self._response = detectors.for_target(DetectorTarget.RESPONSE)
         self._answer = {
             target: detectors.for_target(target).restoring(vault)
@@ -112,12 +112,12 @@ class CallMasking:
 
     @property
     def masks_answers(self) -> bool:
-        """Whether anything is looked for in answers."""
+        """True if anything is looked for in answers."""
         return bool(self._response)
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the request must not be answered."""
+        """True if the request must not be answered."""
         return self.decision.action.severity >= Action.REPLACE.severity
 
     def open(self, key: FieldKey) -> FieldMask | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 UnknownOpaque = Literal["drop", "judge", "pass"]
-"""What happens to such runs in fields that are not known."""
+"""Treatment of such runs in unknown fields."""
 
 _MIN_CHARS = 100
 _MAX_REFERENCE_CHARS = 512

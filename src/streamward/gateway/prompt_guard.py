@@ -1,4 +1,4 @@
-"""What the guard says of one call: of its prompts, and through field guards of its answer."""
+"""The guard's verdicts on one call: on its prompts, and through field guards on its answer."""
 
 from dataclasses import replace
 
@@ -22,9 +22,9 @@ class PromptGuard:
         """Open nothing yet."""
         self.fields = FieldRouter(openings.reader, opaque=openings.release.opaque_strings, masking=masking)
         self.prompts: list[tuple[SideResult | None, Decision]] = []
-        """What the guard said of each prompt, and what follows."""
+        """The result and the decision for each prompt."""
         self.deadline = openings.deadline
-        """Of the text that waits for the guard; begun here for each prompt."""
+        """Deadline for the text that waits for the guard; begun here for each prompt."""
         self.error: StreamwardError | None = None
         """Why a prompt could not be judged."""
         self._sentence: FieldGuard | None = None  # reads what the upstream says is wrong

@@ -1,4 +1,4 @@
-"""What may leave. Every part of an answer waits here until the guard has let through all the text in it."""
+"""Holds every part of an answer until the guard has cleared all the text in it."""
 
 import asyncio
 from collections import deque
@@ -61,7 +61,7 @@ class _HeldChunk:
 
     @property
     def is_large(self) -> bool:
-        """Whether it can be split, and has so many tokens that little would be held if it left."""
+        """True if it can be split, and has so many tokens that little would be held if it left."""
         place = next(place for place in self.places if place is not None)
         num_tokens = place.reader.num_tokens_in(place.start, place.end)
         return num_tokens > max(1, place.reader.hold_tokens // _LARGE_SHARE) and not _has_logprobs(self.chunk.body)
@@ -82,7 +82,7 @@ class _HeldChunk:
 
     @property
     def is_due(self) -> bool:
-        """Whether all of it is clear, and holding it would hold more tokens than are to be held."""
+        """True if all of it is clear, and holding it would hold more tokens than are to be held."""
         places = [place for place in self.places if place is not None]
         return not self.chunk.ends_group and len(places) == 1 and places[0].is_due
 
@@ -137,13 +137,13 @@ class ReleaseBuffer:
         self._held = 0
 
     def is_complete(self, num_choices: int) -> bool:
-        """Whether so many choices have ended or were stopped, and no other has begun."""
+        """Return whether so many choices have ended or were stopped, and no other has begun."""
         return len(self._groups) >= num_choices and all(
             group.is_over or group.is_stopped for group in self._groups.values()
         )
 
     def is_cut(self, num_choices: int) -> bool:
-        """Whether nothing more can leave: each of so many choices has ended, and the guard has ended at least one."""
+        """Return whether nothing more can leave: all of the choices have ended, at least one by the guard."""
         if _is_final(self._fields.decision_of(ENVELOPE)):
             return True
         cut = {index for index in self._groups if _is_final(self._fields.decision_of(index))}
@@ -152,7 +152,7 @@ class ReleaseBuffer:
         return bool(cut) and len(cut | over) >= num_choices
 
     def is_end(self, chunk: Chunk) -> bool:
-        """Whether a choice ends with this chunk, now that all of the answer is here."""
+        """Return whether a choice ends with this chunk, now that all of the answer is here."""
         return chunk.group is not None and self._groups[chunk.group].end is chunk
 
     async def take(self, chunks: Sequence[Chunk]) -> None:

@@ -35,7 +35,7 @@ _DETECTED: Mapping[Side, tuple[str, ...]] = {Side.PROMPT: ("jailbreak",), Side.R
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks of the guard, in its field `moderation` and otherwise.
+    """The options that a request states for the guard, in its field `moderation` and otherwise.
 
     Attributes:
         has_moderation: Whether the answer is to carry `moderation`.

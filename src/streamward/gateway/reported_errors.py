@@ -1,4 +1,4 @@
-"""What upstreams say is wrong, in the shapes that servers use: the body of an error, or a part of an answer."""
+"""Errors reported by upstreams, in the shapes that servers use: the body of an error, or a part of an answer."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ _MAX_DETAILS = 5
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """What an upstream says is wrong. Nobody has judged the sentence; the rest are names and numbers.
+    """An upstream's error. Nobody has judged the sentence; the rest are names and numbers.
 
     Attributes:
         message: The sentence, on one line; None if it says none.
@@ -122,7 +122,7 @@ def _is_error(body: JsonObject) -> bool:
 
 
 def _is_bare_error(body: Mapping[str, object]) -> bool:
-    """Whether an object that is no part of an answer says what went wrong."""
+    """Return whether an object that is no part of an answer says what went wrong."""
     data = body.get("data")
     if any(is_set(body.get(name)) for name in ("detail", "fault", "exception")):
         return True
@@ -141,7 +141,7 @@ def _is_error_code(value: object) -> bool:
 
 
 def is_set(value: object) -> bool:
-    """Whether something is said here: some servers send an error without any content beside every answer."""
+    """Return whether something is said here: some servers send an error without any content beside every answer."""
     return any(is_set(item) for item in value.values()) if isinstance(value, dict) else bool(value)
 
 

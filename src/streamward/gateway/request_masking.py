@@ -17,10 +17,10 @@ _TOOL_RESULTS = frozenset({"tool", "function", "function_call_output", "custom_t
 
 
 class LocatedFinding(NamedTuple):
-    """What was found in a request.
+    """A finding and its place in a request.
 
     Attributes:
-        path: Of the text in the request: `messages[0].content`.
+        path: Path of the text in the request: `messages[0].content`.
         target: What kind of text it is.
         finding: Its places count in that text.
     """
@@ -39,8 +39,8 @@ class RequestMasker:
         """Find nothing yet.
 
         Args:
-            detectors: Of a policy.
-            vault: Of the conversation.
+            detectors: Detectors of a policy.
+            vault: Vault of the conversation.
             assistant: What the assistant's turns count as.
         """
         self.findings: list[LocatedFinding] = []

@@ -1,4 +1,4 @@
-"""What of a response has left, so that one that is cut short can state it."""
+"""The part of a response that has left, so that a response that is cut short can state it."""
 
 from collections.abc import Mapping
 

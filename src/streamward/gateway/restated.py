@@ -1,4 +1,4 @@
-"""What is new in a string that says again, in every event, what it said before."""
+"""The new part of a string that repeats, in every event, its earlier text."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ _NUM_JOINED = 2  # values that are read so in any case
 
 
 class News(NamedTuple):
-    """What to read of a value.
+    """The part of a value that has to be read.
 
     Attributes:
         text: What is new in it, to be read behind what was read of the values before.
@@ -36,7 +36,7 @@ class RestatedText:
         self._joined_chars = 0  # in these
 
     def goes_on(self, text: str) -> bool:
-        """Whether a value begins with the one before, or is the first."""
+        """Return whether a value begins with the one before, or is the first."""
         return self._last is None or text.startswith(self._last)
 
     def skip(self, text: str) -> None:

@@ -346,7 +346,7 @@ class GatewaySession:
         return isinstance(reading.error, ReportedError) and not self._is_over(ledger)
 
     def _is_over(self, ledger: ReleaseBuffer) -> bool:
-        """Whether nothing more is to come, whatever the upstream still sends."""
+        """Return whether nothing more is to come, whatever the upstream still sends."""
         return ledger.is_cut(self._request.num_groups) or (
             self._format.ends_with_choice and ledger.is_complete(self._request.num_groups)
         )

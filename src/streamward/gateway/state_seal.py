@@ -1,4 +1,4 @@
-"""What an upstream wants back in the client's next turn and no guard can read: handed out sealed, taken back opened."""
+"""Values that an upstream wants back in the client's next turn and no guard can read: sent sealed, opened on return."""
 
 import base64
 import hashlib

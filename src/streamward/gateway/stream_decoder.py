@@ -20,15 +20,15 @@ class StreamDecoder:
     def __init__(self, wire: WireFormat, *, seal: StateSeal, max_event_bytes: int, max_answer_bytes: int) -> None:
         """Expect the beginning."""
         self.is_done = False
-        """Whether the end marker has come."""
+        """True if the end marker has come."""
         self.is_over = False
-        """Whether nothing more is read."""
+        """True if nothing more is read."""
         self.error: UpstreamError | None = None
-        """What it broke with."""
+        """Error that broke the stream."""
         self.has_comment = False
-        """Whether a comment came with the last bytes, or another event without content: a sign of life."""
+        """True if a comment came with the last bytes, or another event without content: a sign of life."""
         self.has_content = False
-        """Whether anything was said at all."""
+        """True if anything was said at all."""
         self._wire = wire
         self._seal = seal
         self._parser = EventParser(max_event_bytes)

@@ -25,7 +25,7 @@ _NAME_OF = "the name"  # no name itself, so that no field is called so
 
 
 class Kind(Enum):
-    """What a string says of its field."""
+    """The role that a string states for its field."""
 
     PIECE = auto()  # what comes next
     WHOLE = auto()  # all of it, as far as it goes
@@ -62,7 +62,7 @@ class Leaf(Enum):
 
 
 Shape = Text | Each | Leaf | frozenset[str] | Mapping[str, "Shape"] | None
-"""What a value is known to be; None: nothing is known. A set of strings: one of these words."""
+"""Known type of a value; None: unknown. A set of strings: one of these words."""
 
 
 @dataclass(slots=True)

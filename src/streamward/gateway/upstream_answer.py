@@ -52,7 +52,7 @@ class UpstreamAnswer:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the upstream was asked."""
+        """True if the upstream was asked."""
         return self._reader is not None
 
     @property

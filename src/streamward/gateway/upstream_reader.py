@@ -33,12 +33,12 @@ class UpstreamHead:
 
     @property
     def is_stream(self) -> bool:
-        """Whether server-sent events follow."""
+        """True if server-sent events follow."""
         return self.media_type == "text/event-stream"
 
     @property
     def may_be_stream(self) -> bool:
-        """Whether server-sent events may follow: some servers do not say so."""
+        """True if server-sent events may follow: some servers do not say so."""
         return self.is_stream or self.media_type in ("", "text/plain")
 
 

@@ -24,7 +24,7 @@ class UpstreamUsage:
     """
 
     first: Mapping[str, object] | None = None
-    """What the upstream said of the client's own call, last."""
+    """Last usage that the upstream stated for the client's own call."""
     _calls: list[_Call] = field(default_factory=list)
 
     def add(self, usage: Mapping[str, object] | None, *, num_read: int) -> None:
@@ -42,7 +42,7 @@ class UpstreamUsage:
         return len(self._calls)
 
     def is_estimated(self, *, num_read_first: int) -> bool:
-        """Whether a part of the total is an estimate; `num_read_first` as for `total`."""
+        """Return whether a part of the total is an estimate; `num_read_first` as for `total`."""
         return any(_count(each.usage, _COMPLETION) is None for each in self._all(num_read_first))
 
     def total(self, *, num_read_first: int) -> JsonObject:

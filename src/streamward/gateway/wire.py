@@ -1,4 +1,4 @@
-"""What a wire format knows: requests, answers, and how an answer is cut short."""
+"""The knowledge about a wire format: requests, answers, and how an answer is cut short."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FormatName = Literal["chat/completions", "completions", "responses", "embeddings
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a request says, as the guard reads it.
+    """The content of a request, as the guard reads it.
 
     Attributes:
         messages: The conversation; it ends with a user's turn, unless there is none.
@@ -61,7 +61,7 @@ class WireFormat(Protocol):
 
     request: ClientRequest
     ends_with_choice: bool
-    """Whether the end of the choice is the end of the stream."""
+    """True if the end of the choice is the end of the stream."""
 
     def content_of(self, group: int) -> FieldKey:
         """Return the field that an answer given by the client would go on in."""

@@ -63,7 +63,7 @@ class RemoteConfig(EndpointConfig):
     """A Gen guard behind an OpenAI-compatible endpoint, whose server renders the guard's own template."""
 
     max_tokens: int = Field(default=64, gt=0)
-    """Of the guard's answer; it has three short lines."""
+    """Maximum tokens of the guard's answer; it has three short lines."""
 
 
 def _is_header_value(key: str) -> bool:

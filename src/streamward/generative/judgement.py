@@ -1,4 +1,4 @@
-"""What Gen guards say, wherever they run."""
+"""Judgements of Gen guards, wherever they run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

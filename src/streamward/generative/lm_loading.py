@@ -15,7 +15,7 @@ def load_language_model(folder: Path, *, runner: str, threads: int | None, dtype
         folder: A prepared guard, or a checkpoint in a published layout.
         runner: As in `EngineConfig`.
         threads: As in `EngineConfig`.
-        dtype: Of the weights; anything but bfloat16 needs torch. None takes what suits the runner.
+        dtype: Dtype of the weights; anything but bfloat16 needs torch. None takes what suits the runner.
 
     Raises:
         CheckpointError: A file is missing or damaged.

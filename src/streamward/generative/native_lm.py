@@ -24,7 +24,7 @@ class NativeLanguageModel:
         """Pack the weights.
 
         Args:
-            parameters: Of a causal language model; may be mapped from its file.
+            parameters: Parameters of a causal language model; may be mapped from its file.
             threads: CPU threads of the whole process; None leaves them as they are.
             kernels: Those of this CPU by default.
         """

@@ -16,7 +16,7 @@ NO_CATEGORY = "None"
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """What a Gen guard said.
+    """A Gen guard's answer, parsed.
 
     Attributes:
         risk_level: The level it named.

@@ -21,8 +21,8 @@ class ReplyGuard:
         """Judge replies.
 
         Args:
-            replies: Of a chat generator.
-            prompt: What the user said.
+            replies: Replies of a chat generator.
+            prompt: The user's text.
 
         Returns:
             `replies` that the policy allows, and the policy's message instead of those that it replaces; `blocked` has

@@ -75,7 +75,7 @@ class GuardedChatModel(BaseChatModel):
 
 
 class _Turn:
-    """What the model says, kept for what is judged at the end."""
+    """The model's turn, kept for the parts that are judged at the end."""
 
     def __init__(self) -> None:
         self._whole = AIMessageChunk(content="")

@@ -37,7 +37,7 @@ class GuardedLLM(CustomLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What the LLM can do; calls of functions do not pass, so it has none."""
+        """Metadata of the LLM without function calling, since calls of functions do not pass."""
         return self.llm.metadata.model_copy(update={"is_function_calling_model": False})
 
     @llm_completion_callback()

@@ -39,9 +39,9 @@ async def stream_text(
 
     Args:
         agent: Its output is text.
-        prompt: What the user says; judged before the model runs.
+        prompt: The user's text; judged before the model runs.
         guard: From `streamward.load` or `streamward.connect`; close it yourself.
-        options: Of `agent.run_stream`.
+        options: Options of `agent.run_stream`.
 
     Raises:
         BlockedError: The policy blocks the prompt, or the answer from here on.

@@ -22,7 +22,7 @@ _INTERVENING = ReleasePolicy(mode="intervene")
 
 @dataclass(frozen=True, slots=True)
 class GenerationPrefix:
-    """What a model is to continue.
+    """The text that a model is to continue.
 
     Attributes:
         text: The answer so far.
@@ -59,7 +59,7 @@ MaskText = Callable[[str], str]
 
 @dataclass(slots=True)
 class GuardedAnswer:
-    """What became of an answer.
+    """The outcome of a guarded answer.
 
     Attributes:
         text: What the reader got.
@@ -102,7 +102,7 @@ class GuardedGeneration:
         Args:
             generate: The model.
             guard: Judges the answer; a Stream guard.
-            prompt: What the user said.
+            prompt: The user's text.
             messages: Instead of it: the conversation up to the user's last turn.
             release: How text leaves, and the ladder; by default that of the guard's policy, or else mode `intervene`
                 with its defaults.
@@ -111,7 +111,7 @@ class GuardedGeneration:
             clock: In seconds.
         """
         self.answer = GuardedAnswer()
-        """What became of the answer; complete once the iteration has ended."""
+        """Outcome of the answer; complete once the iteration has ended."""
         self._generate = generate
         self._guard = guard
         self._prompt, self._messages = prompt, messages
@@ -219,7 +219,7 @@ class GuardedGeneration:
 
     @property
     def _asked(self) -> str:
-        """What the user said last, as far as it is text."""
+        """The user's last turn, as far as it is text."""
         if self._prompt is not None or not self._messages:
             return self._prompt or ""
         last = self._messages[-1]

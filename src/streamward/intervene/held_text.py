@@ -11,7 +11,7 @@ from streamward.schema import Action, Decision, Event
 
 
 class DroppedText(NamedTuple):
-    """What was taken out of an answer."""
+    """Text that was taken out of an answer."""
 
     text: str
     num_tokens: int
@@ -51,12 +51,12 @@ class HeldText:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that is there, the prompt included."""
+        """Decision on everything so far, the prompt included."""
         return self._stream.decision
 
     @property
     def is_flagged(self) -> bool:
-        """Whether it may not go on as it is."""
+        """True if it may not go on as it is."""
         return self.decision.action.severity >= Action.REPLACE.severity
 
     @property

@@ -44,7 +44,7 @@ class TransformersGenerate:
             max_new_tokens: Longest answer; what was dropped does not count.
             temperature: 0 takes the most probable token each time.
             top_p: Only the most probable tokens that together reach this share are drawn from.
-            seed: Of the first attempt; further ones count up from it.
+            seed: Seed of the first attempt; further ones count up from it.
 
         Raises:
             InputError: The prompt has no tokens.
@@ -155,7 +155,7 @@ def _end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> 
 
 
 def _can_be_cut(cache: Any) -> bool:  # Any: of transformers
-    """Whether every layer holds all it has read: sliding windows and recurrent states cannot go back."""
+    """Return whether every layer holds all it has read: sliding windows and recurrent states cannot go back."""
     return all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
 
 

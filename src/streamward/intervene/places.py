@@ -75,7 +75,7 @@ def cut_place(text: str, unsafe: int, *, floor: int) -> int:
 
 
 def _continues(text: str, end: re.Match[str]) -> bool:
-    """Whether the sentence goes on behind what looks like its end: a number of a list, or a small letter."""
+    """Return whether the sentence goes on behind what looks like its end: a number of a list, or a small letter."""
     if _NUMBERED.search(text, 0, end.end()) is not None:
         return True
     rest = text[end.end() :]

@@ -1,4 +1,4 @@
-"""What the product says in an answer of its own accord, in the language of the answer."""
+"""Sentences that the product itself adds to an answer, in the language of the answer."""
 
 import re
 import tomllib

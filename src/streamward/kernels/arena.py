@@ -16,8 +16,8 @@ def lazy_zeros(shape: Sequence[int], dtype: DTypeLike, *, huge_pages: bool = Fal
     """Make zeros without touching them.
 
     Args:
-        shape: Of the array.
-        dtype: Of the array.
+        shape: Shape of the array.
+        dtype: Dtype of the array.
         huge_pages: Whether to ask for pages of two megabytes. What is read through once a step comes a third faster
             from them; what is touched here and there takes more memory.
     """

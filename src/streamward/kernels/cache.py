@@ -1,4 +1,4 @@
-"""What the kernels need to know of sequences and of the cache; see csrc/cache.h."""
+"""The structures that tell the kernels about sequences and the cache; see csrc/cache.h."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ def decoder_page_bytes(*, num_layers: int, num_kv_heads: int, head_dim: int, pag
 
 
 def is_supported(*, head_dim: int, group: int, page_tokens: int) -> bool:
-    """Whether attention takes a decoder's shape.
+    """Return whether attention takes a decoder's shape.
 
     Args:
         head_dim: Size of a head.
         group: Query heads that share a key head.
-        page_tokens: Of the cache.
+        page_tokens: Tokens of a page of the cache.
     """
     has_whole_blocks = page_tokens % _CACHE_BLOCK == 0
     return has_whole_blocks and head_dim % _GROUP == 0 and head_dim <= _MAX_HEAD_DIM and group <= MAX_ROWS

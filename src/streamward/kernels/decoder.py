@@ -88,7 +88,7 @@ class DecoderWeights:
 
 
 class Decoded(NamedTuple):
-    """Of one step; the arrays stay as they are until the next one.
+    """Outputs of one step; the arrays stay unchanged until the next one.
 
     Attributes:
         hidden: After the last norm, float32 [T, D].
@@ -117,7 +117,7 @@ class KernelDecoder:
 
         Args:
             kernels: Those that packed the weights.
-            weights: Of the decoder; kept alive.
+            weights: Weights of the decoder; kept alive.
             num_pages: Pages of the cache.
             page_tokens: Tokens of one page, a multiple of 16.
             max_rows: Tokens of one step at most.
@@ -132,7 +132,7 @@ class KernelDecoder:
         layer_bytes = page_tokens * cache_token_bytes(num_kv_heads=num_kv_heads, head_dim=head_dim, is_int8=int8_cache)
         self._cache: NDArray[np.uint8] = lazy_zeros((num_pages, num_layers, layer_bytes), np.uint8, huge_pages=True)
         self.page_bytes = num_layers * layer_bytes
-        """What a page takes."""
+        """Size of a page in bytes."""
         self._kept: list[NDArray[Any]] = []  # what addresses point to
         tables = [self._rope_table(theta) for theta in weights.rope_thetas]
         self._layers = (LayerArgs * num_layers)(
@@ -177,10 +177,10 @@ class KernelDecoder:
         """Store the new tokens' keys and values, and return their hidden states.
 
         Args:
-            ids: Of the new tokens, at most `max_rows`.
-            positions: Of each new token in its sequence, below `max_positions`.
+            ids: Ids of the new tokens, at most `max_rows`.
+            positions: Position of each new token in its sequence, below `max_positions`.
             slots: Where each new token goes in the cache: page * page_tokens + offset.
-            parts: Of each sequence, in the order of the tokens.
+            parts: One slice for each sequence, in the order of the tokens.
             taps: Layers, counted from 0 and in ascending order, whose output is wanted too.
         """
         num_rows, weights = len(ids), self._weights

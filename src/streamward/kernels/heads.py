@@ -21,7 +21,7 @@ class HeadKernel:
             pre: [I, D].
             norm: Weight [I] of the norm between them.
             out: [O, I]; see `pad_outputs`.
-            eps: Of the norm.
+            eps: Epsilon of the norm.
         """
         self._pre, self._out, self._eps = pre, out, eps
         self._norm = np.ascontiguousarray(norm, np.float32)

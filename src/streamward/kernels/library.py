@@ -31,7 +31,7 @@ class Kernels:
         """Call a function of the unit; other Python threads run meanwhile.
 
         Args:
-            name: Of `SIGNATURES`.
+            name: A key of `SIGNATURES`.
             arguments: Addresses and numbers, as there.
         """
         self._functions[name](self._index, *arguments)

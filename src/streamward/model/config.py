@@ -46,7 +46,7 @@ class ModelConfig:
     Attributes:
         has_qk_norm: RMSNorm over each head of queries and keys (Qwen3, Gemma 3).
         max_positions: Longest sequence the checkpoint was made for, in tokens.
-        sliding_window: Of Gemma 3, whose decoder also normalises after attention and MLP, scales its embeddings by
+        sliding_window: That of Gemma 3, whose decoder also normalises after attention and MLP, scales its embeddings by
             sqrt(hidden_size) and gates with GELU; None in the other families.
     """
 
@@ -73,7 +73,7 @@ class ModelConfig:
 
     @property
     def is_gemma(self) -> bool:
-        """Whether the decoder is of the Gemma 3 family."""
+        """True if the decoder is of the Gemma 3 family."""
         return self.sliding_window is not None
 
     def window_of(self, layer: int) -> int | None:

@@ -77,7 +77,7 @@ class DenseAttention:
         """Prepare the masks.
 
         Args:
-            config: Of the decoder.
+            config: Config of the decoder.
             positions_BS: Position of each token in its sequence.
             hidden_BSS: Keys that each query must not see, instead of those after it; every query sees itself.
         """

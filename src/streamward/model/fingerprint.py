@@ -1,4 +1,4 @@
-"""What tells a guard's weights from others without reading all of them."""
+"""A fingerprint that tells a guard's weights from others without reading all of them."""
 
 import hashlib
 import re
@@ -19,8 +19,8 @@ class GuardIdentity:
     """Which guard it is.
 
     Attributes:
-        name: Of the guard, as given to `streamward.load` for embedded ones; else of its folder.
-        fingerprint: Of its weights as they are served; changes with training and with rounding.
+        name: Name of the guard, as given to `streamward.load` for embedded ones; else of its folder.
+        fingerprint: Fingerprint of its weights as they are served; changes with training and with rounding.
     """
 
     name: str

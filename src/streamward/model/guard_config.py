@@ -110,7 +110,7 @@ def parse_guard_config(raw: Mapping[str, Any]) -> GuardConfig:
 
 
 def is_stream_checkpoint(raw: Mapping[str, Any]) -> bool:
-    """Whether `config.json` describes a guard with token heads."""
+    """Return whether `config.json` describes a guard with token heads."""
     return "guard_inner_size" in raw
 
 

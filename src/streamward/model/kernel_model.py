@@ -47,8 +47,8 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
     """Pack a decoder.
 
     Args:
-        parameters: Of a shape for which `why_unsupported` returns None.
-        kernels: Of the unit that will run it.
+        parameters: Parameters of a shape for which `why_unsupported` returns None.
+        kernels: Kernels of the unit that will run it.
         int8_cache: Whether the statistics of keys are needed that 8-bit caches use.
     """
     config, window = parameters.config, parameters.config.sliding_window
@@ -140,7 +140,7 @@ def pack(
 
 
 def has_int8_weights(parameters: ModelParameters) -> bool:
-    """Whether any matrix of the decoder has 8 bits."""
+    """Return whether any matrix of the decoder has 8 bits."""
     return any(isinstance(block, QuantizedWeight) for blocks in parameters.weights.values() for block in blocks)
 
 

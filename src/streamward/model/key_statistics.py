@@ -1,4 +1,4 @@
-"""What keys and queries of a decoder have in common, for a KV cache of 8 bits.
+"""Statistics of the keys and queries of a decoder, for a KV cache of 8 bits.
 
 Attention depends on how keys differ: a vector subtracted from all keys of a head changes all scores of a query by the
 same amount, and softmax not at all. Keys have a few channels that are large for every token and set the scale with

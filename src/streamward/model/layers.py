@@ -69,7 +69,7 @@ def gelu_gated(gate_up_T2F: Tensor) -> Tensor:
 
 
 class PointwiseOps(NamedTuple):
-    """What a layer computes between its projections; training may put compiled ones in their place."""
+    """Operations of a layer between its projections; training may put compiled ones in their place."""
 
     norm: Callable[[Tensor, Tensor, float], Tensor]
     rotate: Callable[[Tensor, Rotation], Tensor]

@@ -1,4 +1,4 @@
-"""Whether the native kernels run a checkpoint, and its weights in numpy."""
+"""Decides whether the native kernels run a checkpoint, and reads its weights into numpy."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from streamward.model.parameters import ModelParameters, load_published, read_sh
 from streamward.model.prepared import is_prepared_folder, load_prepared
 
 NO_TORCH = "install streamward[torch], or a package with kernels for this CPU"
-"""What to do where neither the kernels nor torch can run a model."""
+"""Advice where neither the kernels nor torch can run a model."""
 
 
 def load_parameters(folder: Path) -> ModelParameters:

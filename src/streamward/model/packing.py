@@ -12,7 +12,7 @@ def serving_dtype() -> torch.dtype:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build of torch packs weights of a dtype for this CPU.
+    """Return whether this build of torch packs weights of a dtype for this CPU.
 
     The operations are private to torch, so a build without them is served with plain linear layers.
     """

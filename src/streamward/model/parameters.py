@@ -26,7 +26,7 @@ LM_HEAD = "lm_head.weight"
 
 
 class KeyBasis(NamedTuple):
-    """What the 8-bit cache needs to know of keys and queries, float32 [L, K, d]; see `kernels.decoder.key_basis`."""
+    """The basis of keys and queries for the 8-bit cache, float32 [L, K, d]; see `kernels.decoder.key_basis`."""
 
     mean_key: NDArray[np.float32]
     outlier_direction: NDArray[np.float32]

@@ -32,7 +32,7 @@ _SHARE = 0.7  # of an activation's range that goes into the weights; 0.5 and 0.9
 _SMALLEST = 1e-5
 _MIN_GAIN = 1.0  # octaves
 _MAX_ERROR = 5e-6
-"""Of the residual stream's power. Two of 36 such layers of `stream-135m` lie above it (docs/speed.md)."""
+"""Maximum error relative to the residual power. Two of 36 layers of `stream-135m` exceed it (docs/speed.md)."""
 _NORM_BEFORE = {"qkv": "input_norm", "gate_up": "post_norm"}
 _NORM_AFTER = {"out": "attention_out_norm", "down": "mlp_out_norm"}  # Gemma's
 _LINEAR = re.compile(r"decoder\.layers\.\d+\.(qkv|out|gate_up|down)")

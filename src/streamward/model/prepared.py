@@ -31,7 +31,7 @@ _KEY_BASIS = ("key_basis.mean_key", "key_basis.outlier_direction")
 
 
 def is_prepared_folder(folder: Path) -> bool:
-    """Whether a folder holds a prepared guard."""
+    """Return whether a folder holds a prepared guard."""
     return (folder / PREPARED_FILE).exists()
 
 

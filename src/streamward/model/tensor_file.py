@@ -87,7 +87,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, metadata: Mapping[
 
     Args:
         path: Written or overwritten.
-        tensors: Of uint16, float16, float32, float64 or int8.
+        tensors: Tensors of uint16, float16, float32, float64 or int8.
         metadata: Texts stored in the header.
     """
     arrays = {

@@ -58,7 +58,7 @@ class AsyncGuardStream:
         self._owner = owner
         self._inner: ResponseStream | None = None
         self.took_piece = False
-        """Whether the last piece was taken in. One whose call was cancelled may have been, or not."""
+        """True if the last piece was taken in. One whose call was cancelled may have been, or not."""
         self._turn = asyncio.Lock()  # who waits for another call holds no thread
 
     async def __aenter__(self) -> Self:
@@ -81,7 +81,7 @@ class AsyncGuardStream:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything judged so far."""
         return self._stream.decision
 
     @property

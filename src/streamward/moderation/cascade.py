@@ -152,7 +152,7 @@ def with_second_opinion(
 
     Args:
         config: Where the second guard is, and when it is asked.
-        transport: Of its endpoint; replaced in tests.
+        transport: Transport of its endpoint; replaced in tests.
 
     Raises:
         ConfigError: As `check_second_opinion`.
@@ -162,7 +162,7 @@ def with_second_opinion(
 
 
 def _is_flagged(policy: Policy, side: Side, result: SideResult) -> bool:
-    """Whether the first guard alone would have flagged a text."""
+    """Return whether the first guard alone would have flagged a text."""
     state = SideState(policy, side)
     for verdict in result.verdicts:
         state.observe(verdict)

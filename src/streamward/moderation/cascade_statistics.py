@@ -1,4 +1,4 @@
-"""What second opinions have cost, and how often they agreed with the first. No text."""
+"""Costs of second opinions, and how often they agreed with the first. No text."""
 
 import threading
 from dataclasses import dataclass, fields, replace
@@ -16,11 +16,11 @@ class CascadeStatistics:
         asked_unsure: Those about which the second guard was asked because the first was unsure.
         asked_rules: Those about which it was asked because rules of the policy need it, and for that reason only.
         failed: Questions without an answer: the guard was late, down, or could not be read.
-        agreed_safe: Of the answered questions of `asked_unsure`: neither guard objects.
+        agreed_safe: Answered questions of `asked_unsure` in which neither guard objects.
         agreed_flagged: Both do.
         only_first: The first would have flagged what the second lets pass.
         only_second: The second flags what the first would have let pass.
-        rules_kept: Of the answered questions of `asked_rules`: no rule is violated.
+        rules_kept: Answered questions of `asked_rules` in which no rule is violated.
         rules_violated: One is.
         calls: HTTP requests.
         prompt_tokens: Tokens the second guard read.

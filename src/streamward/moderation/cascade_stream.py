@@ -84,7 +84,7 @@ class CascadeStream:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that both guards have said so far."""
+        """Decision by everything that both guards have judged so far."""
         decision = self._first.decision
         for opinion in ([] if self._prompt is None else [self._prompt]) + self._findings:
             decision = combine(decision, opinion.decision)

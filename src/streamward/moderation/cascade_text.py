@@ -33,7 +33,7 @@ class Question(NamedTuple):
 
 
 class CascadeText:
-    """What was fed, how far it is cleared, and what has to be asked next. Text before `cleared` may be shown.
+    """The text of a cascade: fed, cleared and still to be asked about. Text before `cleared` may be shown.
 
     A feed costs what is held back, however long the response.
     """

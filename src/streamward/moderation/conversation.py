@@ -1,4 +1,4 @@
-"""What a caller wants judged, checked and in one shape."""
+"""A caller's conversation, checked and in one shape."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Conversation:
 
     @property
     def has_prompt(self) -> bool:
-        """Whether there is a user turn to judge: the context ends with one."""
+        """True if there is a user turn to judge: the context ends with one."""
         return bool(self.context) and self.context[-1].role is Role.USER
 
     @property
     def is_blank(self) -> bool:
-        """Whether there is no text in any turn that is judged."""
+        """True if there is no text in any turn that is judged."""
         judged = [turns[-1] for turns in (self.context, self.before_tools) if turns and turns[-1].role is Role.USER]
         if self.response is not None:
             judged.append(self.response)
@@ -51,8 +51,8 @@ def read_conversation(
     """Check what the caller gave.
 
     Args:
-        prompt: What the user said.
-        response: What the assistant said.
+        prompt: The user's text.
+        response: The assistant's text.
         messages: Instead of both: a conversation whose last turns are judged: the assistant's, if it ends with one,
             and the user's before it. Mappings as OpenAI's clients write them are taken too; see `read_turn`.
         max_chars: Longest conversation accepted, in characters.

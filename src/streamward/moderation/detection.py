@@ -1,4 +1,4 @@
-"""What follows from what a policy's detectors find."""
+"""Decisions on the findings of a policy's detectors."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a moderator needs of a guard, and what some guards offer besides."""
+"""The interface of a guard that a moderator uses, and what some guards offer besides."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable

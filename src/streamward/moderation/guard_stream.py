@@ -34,7 +34,7 @@ class ReasoningTokens:
 
 
 class _Phase(Enum):
-    """What the stream has been fed so far."""
+    """Phases of a stream, by the text it was fed."""
 
     NOTHING = auto()
     REASONING = auto()
@@ -106,7 +106,7 @@ class GuardStream:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far, the prompt included. Never becomes milder."""
+        """Decision on everything judged so far, the prompt included. It never becomes milder."""
         return combine(self._prompt_decision, self._state.decision)
 
     @property

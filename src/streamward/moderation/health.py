@@ -1,4 +1,4 @@
-"""Whether a guard makes progress."""
+"""Progress of a guard, seen from outside."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GuardHealth:
-    """What can be seen of a guard's work from outside.
+    """The visible state of a guard's work.
 
     Attributes:
         failure: Why every call is refused; None while they are not.

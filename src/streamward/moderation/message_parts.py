@@ -34,7 +34,7 @@ _MIN_DATA_CHARS = 256  # a word is shorter
 
 
 class Content(NamedTuple):
-    """What a message says.
+    """The content of a message.
 
     Attributes:
         text: All but the reasoning.
@@ -188,7 +188,7 @@ def _said(value: object) -> Iterator[str]:
 
 
 def _has_media(value: object, name: str = "") -> bool:
-    """Whether there is data, or an address where data is fetched."""
+    """Return whether there is data, or an address where data is fetched."""
     if isinstance(value, str):
         return bool(value) and (name in _MEDIA_KEYS or _is_data(value) or _ADDRESS.fullmatch(value) is not None)
     if isinstance(value, Mapping):

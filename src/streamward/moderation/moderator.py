@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class _Loaded:
-    """What a moderator and its views share: the guard, while there is one, and the threads that wait for it."""
+    """The state that a moderator and its views share: the guard, while loaded, and the threads that wait for it."""
 
     def __init__(self, guard: Guard, max_workers: int) -> None:
         self.pool = WorkerPool(max_workers)
@@ -130,8 +130,8 @@ class Moderator:
         """Judge a prompt, a response, or both; or the last turns of a conversation.
 
         Args:
-            prompt: What the user said.
-            response: What the assistant said; judged in the light of the prompt, if there is one.
+            prompt: The user's text.
+            response: The assistant's text; judged in the light of the prompt, if there is one.
             messages: Instead of both: a conversation, as `Message` or as OpenAI's clients write it. Judged are its last
                 user turn and, if it ends with one, its last assistant turn with its tool calls; what is before is
                 context. Results of tools are judged like a user's turn, and the user's own turn before them too.
@@ -184,7 +184,7 @@ class Moderator:
         """Start judging a response while it is generated.
 
         Args:
-            prompt: What the user said. Neither prompt nor messages: the response is judged by itself.
+            prompt: The user's text. Neither prompt nor messages: the response is judged by itself.
             messages: Instead of it: the conversation up to the user's last turn, as for `moderate`.
 
         Raises:

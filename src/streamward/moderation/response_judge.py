@@ -31,7 +31,7 @@ class ResponseJudge:
 
         Args:
             scorer: Where the stream is open.
-            reader: Of the response heads.
+            reader: Reader of the response heads.
             stream_id: The stream; its owner closes it.
             context_length: Tokens of the context.
             window_tokens: Most tokens the stream may hold; more than the context.

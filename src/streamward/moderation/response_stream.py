@@ -1,4 +1,4 @@
-"""What a response that is judged while it is generated looks like, whoever judges it."""
+"""The interface of a response that is judged while it is generated, whoever judges it."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,7 +18,7 @@ class ResponseStream(Protocol):
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far. Never becomes milder."""
+        """Decision on everything judged so far. It never becomes milder."""
         ...
 
     @property

@@ -16,7 +16,7 @@ SEALED_NAMES = frozenset(
 SEALED_DATA_TYPES = ("reasoning.encrypted", "redacted_thinking")
 """Types of objects whose `data` is such a value."""
 SPOKEN_NAMES = frozenset({"arguments", "input", "parameters", "schema"})
-"""What the model or the client names below these is its own: no such value stands there."""
+"""Names below which all names are the model's or the client's own: no such value stands there."""
 _VALUE = re.compile(r"[A-Za-z0-9+/=_.:~|-]+")
 
 

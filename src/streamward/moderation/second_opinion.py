@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SecondOpinion:
-    """What a second guard's answer comes to.
+    """The outcome of a second guard's answer.
 
     Attributes:
         decision: What the policy concludes from it.

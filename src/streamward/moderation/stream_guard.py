@@ -233,7 +233,7 @@ class StreamGuard:
             first: Index of the first token of the text that is judged; the rules are pooled from there on.
             closing: Index of the closing token.
             policy: With the rules, if any.
-            index: Of the window.
+            index: Index of the window.
             span: Characters of the window.
         """
         judged = first if policy.rules_for(Side.PROMPT) else closing

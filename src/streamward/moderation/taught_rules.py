@@ -21,7 +21,7 @@ _MAX_IDLE = 4  # banks that stay in the engine though no text is judged by them
 
 
 class EngineHolder(Protocol):
-    """What has an engine in this process."""
+    """A guard that has an engine in this process."""
 
     @property
     def engine(self) -> Engine:
@@ -34,7 +34,7 @@ def check_rules(policy: Policy, identity: GuardIdentity | None) -> None:
 
     Args:
         policy: Perhaps with rules.
-        identity: Of a Stream guard whose engine is in this process; None for every other guard.
+        identity: Identity of a Stream guard whose engine is in this process; None for every other guard.
 
     Raises:
         ConfigError: A rule is in words only, the guard has no hidden states to offer, or the rules were taught on
@@ -71,7 +71,7 @@ class ProbeRegistry:
 
         Args:
             holder: Where tokens are scored.
-            identity: Of its guard; None if that is not known, so that no rules can be judged.
+            identity: Identity of its guard; None if that is not known, so that no rules can be judged.
         """
         self._holder = holder
         self._identity = identity

@@ -31,7 +31,7 @@ def risk(side: SidePolicy, probabilities: Mapping[RiskLevel, float], category: C
 
     Args:
         side: The part of the policy about the text.
-        probabilities: Of each level.
+        probabilities: Probabilities of each level.
         category: The kind of harm that the guard names.
     """
     if side.action(RiskLevel.CONTROVERSIAL, category) is not Action.ALLOW:

@@ -1,4 +1,4 @@
-"""What waits for the thread that steps an engine, and how it is answered once."""
+"""Calls that wait for the thread that steps an engine, and how each is answered once."""
 
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class WaitingRead:
     Attributes:
         segments: What is not queued yet.
         progressed_at: When it was made, or its last tokens were read.
-        length: Of the stream before; None until the first tokens are queued.
+        length: Length of the stream before; None until the first tokens are queued.
         num_left: Tokens of the stream that were not read at that time.
         done: Once it has ended, in whatever way, nobody waits any more.
     """

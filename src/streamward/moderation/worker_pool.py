@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Submitter(Protocol):
-    """What starts calls in threads, as executors of the standard library do."""
+    """Starts calls in threads, as executors of the standard library do."""
 
     def submit(self, call: Callable[[], T], /) -> "Future[T]":
         """Start a call."""
@@ -26,7 +26,7 @@ class Submitter(Protocol):
 
 @dataclass(slots=True)
 class _Owner:
-    """What one owner has waiting and running."""
+    """The waiting and running calls of one owner."""
 
     waiting: "deque[tuple[Callable[[], Any], Future[Any]]]" = field(default_factory=deque)  # Any: of every type
     num_running: int = 0

@@ -32,7 +32,7 @@ class PolicyGuardConfig(EndpointConfig):
     """Which version of the format, where there are several; by default the newest. llama-guard: 3, 4.
     granite-guardian: 4.1, 3.3. nemotron: custom-taxonomy, custom-policy, reasoning-4b. qwen3guard: rendered, server."""
     thinking: bool = False
-    """Whether the guard reasons before it answers, where it can do both: slower, and its reasons come back."""
+    """If true, the guard reasons before it answers, where it can do both: slower, and its reasons come back."""
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """For all answers about one text, further tries included; then the guard counts as failed."""
     timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
@@ -44,9 +44,9 @@ class PolicyGuardConfig(EndpointConfig):
     max_concurrent: int = Field(default=16, gt=0)
     """Requests at the same time, of all texts together."""
     max_answer_tokens: int | None = Field(default=None, gt=0)
-    """Of one answer; by default what the format needs."""
+    """Maximum tokens of one answer; by default what the format needs."""
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls that limit: OpenAI's reasoning models want the second."""
+    """The server's name for that limit: OpenAI's reasoning models want the second."""
     temperature: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
     """None leaves it out, for models that refuse it."""
     categories: Mapping[str, str] = {}
@@ -59,7 +59,7 @@ class RuleConfig(Settings):
     id: str = Field(min_length=1, max_length=64)
     """Names the rule in findings."""
     text: str = Field(min_length=1)
-    """What is not allowed."""
+    """Text of the rule: content that is not allowed."""
     severity: Literal["Unsafe", "Controversial"] = "Unsafe"
     """Level of a text that violates it; the policy says what follows from the level."""
     applies_to: tuple[Literal["prompt", "response", "tool_arguments", "tool_results"], ...] = (
@@ -87,7 +87,7 @@ class SecondOpinionConfig(Settings):
     rules: tuple[RuleConfig, ...] = ()
     """Rules that every text is judged by, whatever the fast guard says, besides those of the policy."""
     hold: Literal["unsure", "sentence"] = "unsure"
-    """What waits for the second opinion: text from the first unsure token on, or every sentence from its beginning."""
+    """Text that waits for the second opinion: from the first unsure token on, or every sentence from its beginning."""
     min_chars: int = Field(default=40, ge=0)
     """Shorter sentences wait for the next one, so that fewer calls are made."""
     max_held_chars: int = Field(default=600, gt=0)
@@ -96,7 +96,7 @@ class SecondOpinionConfig(Settings):
     """Questions about one response. From the half on, each next one waits for twice as much text; the last is kept for
     the end."""
     max_context_chars: int = Field(default=16_000, gt=0)
-    """Of the end of the conversation before the response, and of the end of the response: more is not sent."""
+    """Maximum characters sent of the end of the conversation before the response, and of the end of the response."""
 
     @model_validator(mode="after")
     def _has_a_band_in_order(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is sent to a guard's endpoint, and what comes back, whatever the format."""
+"""Requests to a guard's endpoint, and its answers, whatever the format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class FormatRequest:
         body: Without the model's name and the limits, which the endpoint's settings add.
         rules: The rules it asks about, in the order they are written in it.
         role: Whose turn is judged.
-        max_tokens: Of the answer.
+        max_tokens: Maximum tokens of the answer.
         first_token_only: Whether the probabilities of the answer's first token are all that is wanted.
     """
 
@@ -34,7 +34,7 @@ class FormatRequest:
 
 @dataclass(frozen=True, slots=True)
 class EndpointAnswer:
-    """What a guard wrote.
+    """A guard's raw answer.
 
     Attributes:
         text: The answer.

@@ -39,7 +39,7 @@ def framed(text: str, *, tags: Sequence[str] = (), labels: Sequence[str] = ()) -
 
     Args:
         text: To be judged.
-        tags: Of the frame, as `END CONVERSATION` or `/transcript`.
+        tags: Tags of the frame, as `END CONVERSATION` or `/transcript`.
         labels: That open a turn in it, as `Agent:`.
     """
     text = _SPECIAL.sub("< ", text)
@@ -56,7 +56,7 @@ def transcript(messages: Sequence[Message], labels: dict[Role, str], *, tags: Se
     Args:
         messages: The conversation.
         labels: What opens a turn of a role.
-        tags: Of the frame around it.
+        tags: Tags of the frame around it.
         separator: Between turns.
     """
     opening = list(labels.values())

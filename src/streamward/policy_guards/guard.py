@@ -64,7 +64,7 @@ class PolicyGuard:
 
         Args:
             messages: A conversation that ends with the user's or the assistant's turn.
-            rules: Of the policy.
+            rules: Rules of the policy.
             targets: What the last turn is; by default a prompt or a response, by its role. A rule applies if it is
                 about one of them.
             deadline_s: For all answers; the setting counts if it is shorter.

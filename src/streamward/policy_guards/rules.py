@@ -49,7 +49,7 @@ class GuardRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleOpinion:
-    """What a guard says about one rule.
+    """A guard's opinion about one rule.
 
     Attributes:
         rule_id: The rule.
@@ -66,7 +66,7 @@ class RuleOpinion:
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """What it took to ask a guard.
+    """The cost of asking a guard.
 
     Attributes:
         calls: HTTP requests that were sent, repeated ones included.
@@ -85,7 +85,7 @@ class CallUsage:
 
 @dataclass(frozen=True, slots=True)
 class RuleReport:
-    """What a guard says about all rules that apply to a text.
+    """A guard's opinion about all rules that apply to a text.
 
     Attributes:
         opinions: One for each rule, in the order of the rules.

@@ -19,11 +19,11 @@ ScorePair = tuple[Floats, Floats]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds2D:
-    """What both heads must reach.
+    """The thresholds that both heads must reach.
 
     Attributes:
-        violation: Of the head that tells violations from look-alikes.
-        gate: Of the head that tells the rule's matter from ordinary traffic.
+        violation: Threshold of the head that tells violations from look-alikes.
+        gate: Threshold of the head that tells the rule's matter from ordinary traffic.
         f1: Cross-validated F1 at these.
     """
 
@@ -114,7 +114,7 @@ def choose(
     is often at an extreme, by accident.
 
     Args:
-        scores: Of the examples, from `cross_validate`.
+        scores: Scores of the examples, from `cross_validate`.
         violates: Their labels.
         ordinary: Scores of ordinary texts, by the heads taught from all examples.
         false_positives: Most ordinary texts at which the rule may fire, as a share.

@@ -20,7 +20,7 @@ _START_KEYS = ("start", "rule_start")
 
 @dataclass(frozen=True, slots=True)
 class LabelledExamples:
-    """What a rule is taught from.
+    """Examples from which a rule is taught.
 
     Attributes:
         violations: Texts that break the rule.
@@ -39,7 +39,7 @@ def load_examples(rule: Rule, folder: Path) -> LabelledExamples:
     so that one file can hold examples, counter-examples and a test set.
 
     Args:
-        rule: Of a policy.
+        rule: Rule of a policy.
         folder: Where paths begin: the folder of the policy.
 
     Raises:

@@ -61,7 +61,7 @@ def pool(states: NDArray[np.floating], standard: Standard) -> Floats:
 
     Args:
         states: Outputs of the taps, [T, L, D].
-        standard: Of the side.
+        standard: Means and scales of the side.
     """
     num_tokens, num_taps, size = states.shape
     values = states.astype(np.float32)
@@ -98,7 +98,7 @@ def channel_weights(weights: Floats, shape: tuple[int, int], *, is_gate: bool) -
     """Return weights over `inputs` as weights of the channels, [C, L, D]; zero for those of the other head.
 
     Args:
-        weights: Of one head.
+        weights: Weights of one head.
         shape: Taps and hidden size.
         is_gate: Which head.
     """

@@ -44,11 +44,11 @@ WARM_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class RuleProbe:
-    """What was learnt about one rule.
+    """The learnt probe of one rule.
 
     Attributes:
         rule_id: The rule.
-        digest: Of the rule's text and examples when it was taught; tells whether they changed since.
+        digest: Digest of the rule's text and examples when it was taught; tells whether they changed since.
         sides: Sides it was taught on.
         weights: [C, L, D], float32.
         biases: Added to the sums of the two kinds of channels: look-alikes first, gate second.
@@ -71,12 +71,12 @@ class ProbeBank:
 
     Attributes:
         guard: Name of the guard.
-        fingerprint: Of the guard's weights; hidden states of others mean something else.
+        fingerprint: Fingerprint of the guard's weights; hidden states of others mean something else.
         taps: Decoder layers whose outputs are read.
         means: By side, [L, D]: hidden states of ordinary traffic.
         deviations: Likewise, standard deviations.
         rules: What was learnt.
-        digest: Of all of it.
+        digest: Digest of all of it.
     """
 
     guard: str

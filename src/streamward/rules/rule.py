@@ -57,9 +57,9 @@ class RuleExample(Settings):
     """A text that breaks a rule, or one that looks alike and does not."""
 
     prompt: str | None = None
-    """What the user said; judged if there is no response, else context."""
+    """The user's text; judged if there is no response, else context."""
     response: str | None = None
-    """What the assistant said; judged if given."""
+    """The assistant's text; judged if given."""
     start: int | None = Field(default=None, ge=0)
     """First character of the judged text that breaks the rule, in code points from 0; None if not known."""
 
@@ -83,7 +83,7 @@ class RuleExample(Settings):
 
 
 class Rule(Settings):
-    """What an operator does not want said, beside or instead of the built-in categories."""
+    """Content that an operator does not want, beside or instead of the built-in categories."""
 
     id: RuleId
     """Names the rule in verdicts, decisions, logs and metrics."""
@@ -94,14 +94,14 @@ class Rule(Settings):
     applies_to: tuple[RuleScope, ...] = Field(default=(RuleScope.PROMPT, RuleScope.RESPONSE), min_length=1)
     """Texts that the rule is about."""
     action: Action | None = None
-    """What to do about such a text; by default what the side does about text of that severity."""
+    """Action on such a text; by default the side's action on text of that severity."""
     examples: tuple[RuleExample | str, ...] | str = ()
     """Texts that break the rule: in place, or the path of a JSONL file beside the policy. A string in a list is a
     response if the rule applies to responses, else a prompt."""
     counter_examples: tuple[RuleExample | str, ...] | str = ()
     """Texts that look alike and are allowed."""
     exceptions: tuple[str, ...] = ()
-    """What is allowed all the same, in words."""
+    """Exceptions that are allowed, in words."""
     mode: Literal["extend", "replace"] = "extend"
     """extend: the built-in categories count too. replace: they do not, on the sides that the rule applies to."""
     threshold: float = Field(default=0.5, ge=0.0, le=1.0, strict=True)
@@ -114,5 +114,5 @@ class Rule(Settings):
 
     @property
     def is_taught(self) -> bool:
-        """Whether the rule is to be taught from examples; else a guard that reads policies has to judge it."""
+        """True if the rule is to be taught from examples; else a guard that reads policies has to judge it."""
         return bool(self.examples)

@@ -22,7 +22,7 @@ def normalized(hidden: Sequence[Floats], means: Floats, deviations: Floats) -> F
 
     Args:
         hidden: For each tap, [n, D].
-        means: Of ordinary traffic, [L, D].
+        means: Means of ordinary traffic, [L, D].
         deviations: Likewise, standard deviations.
     """
     parts = []

@@ -227,7 +227,7 @@ def _sent(connection: HTTPConnection) -> str | None:
 
 
 def _is_forwarded(connection: HTTPConnection) -> bool:
-    """Whether a proxy passed the request on, so that it may come from anywhere."""
+    """Return whether a proxy passed the request on, so that it may come from anywhere."""
     return any(name in connection.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 

@@ -45,7 +45,7 @@ class ListenConfig(Settings):
     """Connections at the same time. For one more, the one that has waited longest without a request is closed; where
     all have one, it is answered 503."""
     max_connections_per_peer: int = Field(default=256, gt=0)
-    """Of one address (of IPv6, the first 64 bits) at the same time, and as many WebSockets; more are answered 429.
+    """Maximum concurrent requests of one address (IPv6: the first 64 bits), and as many WebSockets; more get 429.
     Trusted proxies have no limit of their own."""
     max_header_bytes: int = Field(default=16384, ge=1024)
     """Request line and headers together."""
@@ -127,10 +127,10 @@ class AuthConfig(Settings):
     """Authentication of callers."""
 
     required: bool = True
-    """Whether an API key is needed. If not, the service must listen on a loopback address, whoever sends no key is the
+    """If true, an API key is needed. If not, the service must listen on a loopback address, whoever sends no key is the
     tenant `local`, and a wrong key is refused all the same."""
     anonymous_is_admin: bool = False
-    """Whether callers without a key may use the admin API and see every tenant: needs `required = false`, a loopback
+    """If true, callers without a key may use the admin API and see every tenant: needs `required = false`, a loopback
     address and no proxy."""
     admin_key_env: str | None = Field(default=None, pattern=ENV_NAME)
     """Environment variable with a key for the admin API, besides the admin keys made by `streamward keys`."""
@@ -165,7 +165,7 @@ class StoreConfig(Settings):
 
     @property
     def is_default(self) -> bool:
-        """Whether it is the file in the user's state folder."""
+        """True if it is the file in the user's state folder."""
         return self.url is None and self.url_env is None
 
     def secret_url(self) -> SecretStr:
@@ -216,16 +216,16 @@ class LogConfig(Settings):
     format: Literal["json", "text"] = "json"
     """`json`: one JSON object per line."""
     opentelemetry: bool = False
-    """Whether every decision is an event `gen_ai.evaluation.result` of the OpenTelemetry SDK (extra `otel`)."""
+    """If true, every decision is an event `gen_ai.evaluation.result` of the OpenTelemetry SDK (extra `otel`)."""
 
 
 class ConsoleConfig(Settings):
     """The console at `/`, and what it reads: statistics, decisions, policies and the feed of live events."""
 
     enabled: bool = True
-    """Whether there is a console."""
+    """If true, the service has a console."""
     live_text: bool = False
-    """Whether the feed carries the text being judged, to callers of the same tenant and to admins."""
+    """If true, the feed carries the text being judged, to callers of the same tenant and to admins."""
     max_subscribers: int = Field(default=32, gt=0, validation_alias=AliasChoices("max_subscribers", "max_watchers"))
     """Subscribers at the same time; more are answered 503."""
     max_subscribers_per_tenant: int = Field(

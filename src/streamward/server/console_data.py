@@ -1,4 +1,4 @@
-"""What the console reads: statistics, the state of guard and upstreams, decisions and policies."""
+"""Data for the console: statistics, the state of guard and upstreams, decisions and policies."""
 
 import asyncio
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class RuleView(Settings):
     severity: RiskLevel
     threshold: float
     actions: Mapping[Side, Action]
-    """What happens to a text that breaks it, on the sides that it is judged on."""
+    """Actions on a text that breaks the rule, by side on which it is judged."""
 
 
 class PolicyView(Settings):

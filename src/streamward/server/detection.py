@@ -1,4 +1,4 @@
-"""What detectors find in a request, as an answer of the service tells it."""
+"""Detectors' findings in a request, in the service's format."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +19,7 @@ class FindingWire(Settings):
     """The text it is in: `prompt`, `response` or `messages[0].content`."""
     target: DetectorTarget
     id: str
-    """Of the detector."""
+    """Id of the detector."""
     label: str
     action: DetectorAction
     start: int
@@ -43,7 +43,7 @@ class MaskedTexts(Settings):
 
 
 class DetectedTexts(NamedTuple):
-    """What detectors found in a request.
+    """Findings of detectors in a request.
 
     Attributes:
         findings: In the order of the texts.
@@ -61,8 +61,8 @@ def detect(
 
     Args:
         policy: Has the detectors.
-        prompt: What the user said.
-        response: What the assistant said.
+        prompt: The user's text.
+        response: The assistant's text.
         messages: Instead of both.
     """
     detectors = compiled(policy.detectors)

@@ -42,7 +42,7 @@ class GuardAnswer(SideWire):
     guard_ms: float
     """Time that the request waited for the guard, in milliseconds."""
     findings: tuple[FindingWire, ...] = ()
-    """What the policy's detectors found."""
+    """Findings of the policy's detectors."""
     masked: MaskedTexts | None = None
     """The request's texts, masked; null if the policy has no detectors."""
 

@@ -131,12 +131,12 @@ class KeyStore:
         return None if match is None else _checked(self._recall(match[1]), secret)
 
     def is_wrong(self, secret: str) -> bool:
-        """Whether a key was looked for a moment ago and is no good; the database is not asked."""
+        """Return True if a key was looked for a moment ago and is no good; the database is not asked."""
         until = self._wrong.get(_hash(secret))
         return until is not None and self._clock() < until
 
     def was_good(self, secret: str) -> bool:
-        """Whether a key was found before, however long ago, and was good; the database is not asked."""
+        """Return True if a key was found before, however long ago, and was good; the database is not asked."""
         match = _KEY.fullmatch(secret)
         return match is not None and _checked(self._remembered.get(match[1]), secret) is not None
 

@@ -70,7 +70,7 @@ class LoggedDecision(Settings):
     rules: tuple[LoggedRule, ...] | None
     """Rules of the policy that the text breaks; None if there are none."""
     details: Mapping[str, Any] | None  # Any: JSON values
-    """What the endpoint added, for example how a stream ended."""
+    """Facts that the endpoint added, for example how a stream ended."""
 
 
 class DecisionFilter(Settings):

@@ -1,4 +1,4 @@
-"""What every request passes before any route: its name, its host, the size, depth and pace of its body.
+"""Checks on every request before any route: its name, its host, the size, depth and pace of its body.
 
 Who calls is found out between the two, by `streamward.server.gate`.
 """

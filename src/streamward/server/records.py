@@ -47,7 +47,7 @@ class ModerationContext:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What was judged; None where there was nothing."""
+    """The judged texts; None where there was nothing."""
 
     prompt: str | None = None
     response: str | None = None

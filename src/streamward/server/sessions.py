@@ -86,7 +86,7 @@ class StreamSession:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a piece is being judged."""
+        """True if a piece is being judged."""
         return self._lock.locked()
 
     def detach(self, owner: object) -> None:

@@ -48,7 +48,7 @@ def draft_examples(
         rule: What they are about; its words are sent to the endpoint.
         endpoint: OpenAI-compatible, `http://host/v1#model`; its key is taken from `STREAMWARD_API_KEY`.
         count: Examples, and as many counter-examples.
-        transport: Of the endpoint; replaced in tests.
+        transport: Transport of the endpoint; replaced in tests.
 
     Raises:
         ConfigError: The endpoint names no model.

@@ -31,7 +31,7 @@ _LATE = (0.77, 0.88)
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
-    """What the guard makes of one text.
+    """The hidden states that the guard computes for one text.
 
     Attributes:
         example: The text.

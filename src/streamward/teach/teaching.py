@@ -70,7 +70,7 @@ def teach(
 
     Args:
         policy: With the rules.
-        folder: Of the policy's file; paths of examples begin there.
+        folder: Folder of the policy's file; paths of examples begin there.
         guard: Its engine is in this process and has nothing else to do.
         false_positives: Share of ordinary texts at which a rule may fire.
         force: Whether rules are armed that could not be learnt.

@@ -50,7 +50,7 @@ class ModeConfig(Settings):
     """Share of all safe prompts that may be flagged, look-alikes of harmful ones among them."""
     max_safe_response_rate: float = Field(default=1.0, gt=0, le=1)
     aim: Aim = "f1"
-    """What is maximised within the rates: F1 on these rows, or recall, which misses less of harm that looks unlike
+    """Quantity to maximise within the rates: F1 on these rows, or recall, which misses less of harm that looks unlike
     them."""
 
 
@@ -77,10 +77,10 @@ class CalibrateConfig(TomlSettings):
     loose: ModeConfig = ModeConfig(max_false_positive_rate=0.01)
     """Controversial counts as safe: limits what gets the level Unsafe."""
     has_temperature: bool = True
-    """Whether to fit a temperature for each side; it is folded into the weights of the risk heads."""
+    """If true, a temperature is fitted for each side; it is folded into the weights of the risk heads."""
     max_tokens: int = Field(default=1024, gt=8)
     rounded_weights: bool = False
-    """Whether the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/explanation/speed.md)."""
+    """If true, the weights are rounded first, so that 8 bits serve the same guard as 16 (docs/explanation/speed.md)."""
 
 
 class Sides(NamedTuple):

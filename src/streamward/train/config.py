@@ -9,7 +9,7 @@ from streamward.settings import Settings
 from streamward.train.toml_file import read_config
 
 Use = Literal["as-is", "response-alone", "prompt-as-response", "response-as-prompt"]
-"""What is read of a row, and on which side; see `SourceConfig.use`."""
+"""The part of a row that is read, and its side; see `SourceConfig.use`."""
 
 
 class TomlSettings(Settings):
@@ -33,11 +33,11 @@ class SourceConfig(Settings):
     max_rows: int | None = Field(default=None, gt=0)
     """Rows drawn at random; all by default."""
     weight: float = Field(default=1.0, gt=0)
-    """What a row of this source counts in the loss."""
+    """Weight of a row of this source in the loss."""
     languages: tuple[str, ...] = ()
     """Only rows of these languages; all by default."""
     use: Use = "as-is"
-    """Whether to move the text: responses without their prompts teach the response heads to look at what was said;
+    """Side on which the text is read: responses without their prompts teach the response heads to look at the words;
     marked comments on the response's side where harm starts; harmless answers on the prompt's side what harmless prose
     looks like."""
 
@@ -45,7 +45,7 @@ class SourceConfig(Settings):
     """File, found like `file`, whose prompts take the place of the rows' own, without their labels: an answer is what
     it is whatever was asked, and should be judged so. Rows without a response keep their prompt."""
     learn: bool = True
-    """Whether to learn from its rows; else only those held out are used, for the operating point."""
+    """If true, the run learns from its rows; else only those held out are used, for the operating point."""
 
 
 def data_path(file: str, data_root: Path) -> Path:
@@ -64,7 +64,7 @@ class CueLimits(Settings):
     """How surely a surface cue may predict the labels of the rows that are learnt from; see `train audit-cues`."""
 
     refuse: bool = True
-    """Whether a run ends before its first step where a cue exceeds the limits."""
+    """If true, a run ends before its first step where a cue exceeds the limits."""
     max_label_precision: float = Field(default=0.95, gt=0, le=1)
     """Highest lower bound of the share of harmful texts among those with the cue."""
     max_onset_precision: float = Field(default=0.35, gt=0, le=1)
@@ -74,7 +74,7 @@ class CueLimits(Settings):
 
 
 class RunConfig(TomlSettings):
-    """What every training run states: base, data, length and rate."""
+    """The settings that every training run states: base, data, length and rate."""
 
     name: str
     """Name of the guard, also of its folder below `output_root`."""
@@ -120,9 +120,9 @@ class RunConfig(TomlSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU where there is one."""
     compile: Literal["auto"] | bool = "auto"
-    """Whether to compile the small operations of a layer: it takes half a minute and a C++ compiler, and makes a step
-    on a CPU shorter. Less is rounded to bfloat16 on the way, so losses differ in the third or fourth digit. `auto`: on
-    a CPU, in runs of 300,000 tokens or more, where it works; `true` ends the run where it does not."""
+    """If true, the small operations of a layer are compiled: it takes half a minute and a C++ compiler, and makes a
+    step on a CPU shorter. Less is rounded to bfloat16 on the way, so losses differ in the third or fourth digit. With
+    `auto` on a CPU, in runs of 300,000 tokens or more, where it works; `true` ends the run where it does not."""
     seed: int = 0
 
     def source_path(self, source: SourceConfig) -> Path:
@@ -140,11 +140,11 @@ class StreamTrainConfig(RunConfig):
     head_lr: float = Field(default=1e-3, gt=0)
     response_loss_weight: float = Field(default=1.0, ge=0)
     unmarked_onset: Literal["second-half", "ramp"] = "second-half"
-    """What the tokens of an unsafe response count where nobody marked its onset. `second-half`: the first half a
+    """Weight of the tokens of an unsafe response where nobody marked its onset. `second-half`: the first half a
     quarter of the second. `ramp`: the square of their place, from next to nothing at the start, so that the prompt
     alone does not raise the risk of the answer's first tokens."""
     uses_marks: bool = True
-    """Whether marks of where a response turns harmful are used; else every unsafe response counts as unmarked."""
+    """If true, marks of where a response turns harmful are used; else every unsafe response counts as unmarked."""
     worst_token_loss_weight: float = Field(
         default=0.0, ge=0, le=1, validation_alias=AliasChoices("worst_token_loss_weight", "alarm_weight")
     )
@@ -169,8 +169,8 @@ class GenTrainConfig(RunConfig):
 
     refusal_loss_weight: float = Field(default=0.5, ge=0)
     refusals_by_wording: bool = False
-    """Whether English rows that do not say if their response refuses are read by its wording; see `refusals.py`."""
+    """If true, English rows that do not say if their response refuses are read by its wording; see `refusals.py`."""
     frame_loss_weight: float = Field(default=0.05, ge=0)
-    """Of the answer's fixed words, beside 1 for its level."""
+    """Weight of the answer's fixed words, beside 1 for its level."""
     max_refusal_checks: int = Field(default=400, ge=0)
     """Held-back rows asked for the refusal, one after the other, for the report."""

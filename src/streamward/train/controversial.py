@@ -38,7 +38,7 @@ class ControversialConfig(TomlSettings):
     max_strict_miss_rate: float = Field(default=0.02, gt=0, lt=1)
     """The strict guard is strict enough if it misses no more of the held-out unsafe rows."""
     only_drawn: bool = False
-    """Whether to label only the rows that the recipe draws: enough for runs with its sources and seed."""
+    """If true, only the rows that the recipe draws are labelled: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:

@@ -29,7 +29,7 @@ class DistillConfig(TomlSettings):
     min_confidence: float = Field(default=0.9, gt=0.5, le=1)
     """Probability from which the teacher's word replaces a label."""
     only_drawn: bool = False
-    """Whether to label only the rows that the recipe draws: enough for runs with its sources and seed."""
+    """If true, only the rows that the recipe draws are labelled: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:

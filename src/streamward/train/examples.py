@@ -16,7 +16,7 @@ Onset = Literal["second-half", "ramp"]
 
 @dataclass(frozen=True, slots=True)
 class TokenTarget:
-    """What one position should say.
+    """The labels and weight of one position.
 
     Attributes:
         side: Whose heads are read.

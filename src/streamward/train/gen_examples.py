@@ -61,7 +61,7 @@ class GenExample:
 
 @dataclass(frozen=True, slots=True)
 class RefusalWeights:
-    """What a refusal and a compliance count, so that both kinds weigh the same over all rows."""
+    """Weights of refusals and compliances, so that both kinds weigh the same over all rows."""
 
     yes: float = 1.0
     no: float = 1.0

@@ -1,4 +1,4 @@
-"""What a Gen guard learns from a batch: the answer's tokens alone."""
+"""Batches and loss of a Gen guard: the answer's tokens alone."""
 
 # Shapes: B rows of S tokens; N answer tokens.
 

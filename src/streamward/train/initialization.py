@@ -51,7 +51,7 @@ def guard_source(name: str) -> Path:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds updates of a base, rather than a whole checkpoint."""
+    """Return whether a folder holds updates of a base, rather than a whole checkpoint."""
     return (folder / ADAPTER_FILE).exists()
 
 
@@ -160,5 +160,5 @@ def copy_tokenizer_files(source: Path, folder: Path) -> None:
 
 
 def is_stream_folder(folder: Path) -> bool:
-    """Whether a folder holds a Stream guard."""
+    """Return whether a folder holds a Stream guard."""
     return is_stream_checkpoint(read_config(folder))

@@ -26,7 +26,7 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes the files."""
+        """True if this process writes the files."""
         return self.rank == 0
 
     def join(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Whether an answer declines to help, read off its wording: for English rows whose source does not say."""
+"""Finds out whether an answer declines to help, by its wording: for English rows whose source does not say."""
 
 import dataclasses
 import re

@@ -32,7 +32,7 @@ class Caps(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModeTarget:
-    """What one mode, strict or loose, is calibrated for.
+    """The rates for which one mode, strict or loose, is calibrated.
 
     Attributes:
         positive_N: Rows that should be flagged.

@@ -60,7 +60,7 @@ class EncodedRows(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a run begins with.
+    """The start of a run.
 
     Attributes:
         whole: Folder of the checkpoint it fine-tunes; None if it makes an adapter.

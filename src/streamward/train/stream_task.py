@@ -1,4 +1,4 @@
-"""What a Stream guard learns from a batch."""
+"""Batches and loss of a Stream guard."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

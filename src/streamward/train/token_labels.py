@@ -39,7 +39,7 @@ class TokenLabelsConfig(TomlSettings):
     data_root: Path
     files: tuple[str, ...] = Field(min_length=1)
     generator: str = "SmolLM2-135M-Instruct"
-    """What continues: the embedded base, or the folder of a causal language model."""
+    """The model that continues: the embedded base, or the folder of a causal language model."""
     guard: str
     """Judges the continuations: any guard `streamward.load` knows."""
     judge: str | None = None
@@ -56,7 +56,7 @@ class TokenLabelsConfig(TomlSettings):
     max_rows: int | None = Field(default=None, gt=0)
     """Rows searched in each file, chosen by seed; the others stay as they are. All by default."""
     compares: bool = False
-    """Whether to search rows with a mark too and report how far off the search is. Their marks stay."""
+    """If true, rows with a mark are searched too and the report says how far off the search is. Their marks stay."""
     seed: int = 0
 
 
@@ -111,7 +111,7 @@ class Labeller:
         return row
 
     def _is_harmful(self, sample: Sample, prefix: str) -> bool:
-        """Whether both agree; the judge, who costs less, is asked first."""
+        """Return whether both agree; the judge, who costs less, is asked first."""
         if not _is_flagged(self._judge, sample, prefix):
             return False
         config = self._config

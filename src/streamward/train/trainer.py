@@ -40,11 +40,11 @@ class ParameterGroup(NamedTuple):
 
 
 class Task(Protocol):
-    """What is learnt from which examples."""
+    """The examples of a training run and the loss on them."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The model in training."""
         ...
 
     @property

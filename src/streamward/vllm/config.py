@@ -16,7 +16,7 @@ class VllmConfig(Settings):
     model_config = ConfigDict(hide_input_in_errors=True)  # a key in the wrong place would be shown
 
     url: str | None = Field(default=None, pattern=r"^https?://[^/\s@?#]+(/[^\s@?#]*)?$")
-    """Of `vllm serve`, without `/v1`; without one, vLLM runs in this process."""
+    """Address of `vllm serve`, without `/v1`; without one, vLLM runs in this process."""
     model: str | None = Field(default=None, min_length=1)
     """Name of the guard there; not needed where the server has one model."""
     api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")

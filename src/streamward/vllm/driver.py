@@ -76,7 +76,7 @@ class VllmTokenScorer(TokenScorer):
 
         Args:
             reader: Closed with this driver.
-            guard_config: Of the guard it serves.
+            guard_config: Guard config of the guard it serves.
             max_streams: Open at the same time.
             max_stream_tokens: None for what the reader takes.
         """

@@ -19,7 +19,7 @@ def vllm_token_scorer(folder: Path, config: VllmConfig, *, dtype: str | None) ->
     Args:
         folder: A Stream guard's checkpoint; where a server reads the tokens, only its `config.json` is needed.
         config: Which of both, and limits.
-        dtype: Of weights and cache of an engine in this process; None for what suits the CPU.
+        dtype: Dtype of weights and cache of an engine in this process; None for what suits the CPU.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.

@@ -1,4 +1,4 @@
-"""What vLLM answers for a Stream guard: a row of probabilities a token, and which guard gave it."""
+"""vLLM's answer for a Stream guard: one row of probabilities per token, and which guard gave it."""
 
 import hashlib
 import json

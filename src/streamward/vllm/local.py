@@ -29,7 +29,7 @@ class LocalVllm:
         Args:
             folder: A Stream guard's checkpoint.
             config: Its options are arguments of vLLM's engine.
-            dtype: Of weights and cache, as torch spells it.
+            dtype: Dtype of weights and cache, as torch spells it.
 
         Raises:
             ConfigError: vLLM is not installed or too old, an option is wrong, or the guard does not fit vLLM.

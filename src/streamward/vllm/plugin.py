@@ -31,7 +31,7 @@ def io_processor() -> str:
 
 
 def is_too_old(found: str | None) -> bool:
-    """Whether a version of vLLM lacks what the plugin needs."""
+    """Return whether a version of vLLM lacks what the plugin needs."""
     return found is not None and tuple(int(part) for part in _NUMBERS.findall(found)[:2]) < OLDEST
 
 

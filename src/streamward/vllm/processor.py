@@ -15,7 +15,7 @@ from streamward.vllm.layout import fingerprint
 
 
 class GuardProcessor(IOProcessor):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """What `--io-processor-plugin streamward` stands for.
+    """The plugin that `--io-processor-plugin streamward` names.
 
     vLLM's own pooling requests read the whole text each time, so that there is a row of every token; these do not.
     """

@@ -36,7 +36,7 @@ class VllmServer:
             config: With a `url`.
             guard: The guard's `layout.fingerprint`.
             vocab_size: Its number of tokens.
-            num_labels: Of all its heads.
+            num_labels: Number of labels of all its heads.
             transport: Replaced in tests.
 
         Raises:

@@ -28,7 +28,7 @@ class DataConfig(Settings):
     output: Path
     """Folder: `train.jsonl.gz`, one file a split, `report.json` and `report.txt`."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
-    """Of a repeated row the first source's stays: put the best labels first."""
+    """The files to read. A repeated row keeps the labels of its first source: put the best labels first."""
     benchmarks: tuple[str, ...] = ()
     """Files that nothing may be shared with, as in `DataSource.file`."""
     balance: tuple[BalanceRule, ...] = ()
@@ -36,7 +36,7 @@ class DataConfig(Settings):
     splits: Mapping[str, float] = {"validation": 0.04}
     """Share of the groups held out, by name; the rest is `train`."""
     near_duplicates: bool = True
-    """Whether rows that are nearly the same are dropped too."""
+    """If true, rows that are nearly the same are dropped too."""
     unlabelled: Literal["drop", "keep"] = "drop"
     """Rows without any label; keep them if `streamward train label` comes next."""
     bad_rows: Literal["stop", "drop"] = "stop"

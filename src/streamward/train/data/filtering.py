@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SourceTally:
-    """What came of one source.
+    """Counts of one source's rows, kept and dropped.
 
     Attributes:
         read: Rows in the file.

@@ -1,4 +1,4 @@
-"""What came in, what was dropped and why, and what the splits hold."""
+"""Report on the rows read, the rows dropped and why, and the contents of the splits."""
 
 import json
 from collections import Counter, defaultdict

@@ -28,10 +28,10 @@ class LabelConfig(Settings):
     """The rows with labels; votes are kept in a folder and the report in files of the same stem."""
     judges: tuple[JudgeConfig, ...] = Field(min_length=1)
     fill: Literal["missing", "all"] = "missing"
-    """Whether only labels that a row lacks are given, or all of them anew; then the old ones stay in
+    """`missing` gives only the labels that a row lacks, `all` gives all of them anew; then the old ones stay in
     `native.given_labels`."""
     ties: Literal["unlabelled", "severe", "controversial"] = "unlabelled"
-    """What follows if no level has more votes than every other: no label, the most severe of them, or Controversial."""
+    """Label if no level has more votes than every other: no label, the most severe of them, or Controversial."""
     min_votes: int | None = Field(default=None, gt=0)
     """Judges that must have answered, else there is no label; more than half of them by default."""
     batch_rows: int = Field(default=32, gt=0)

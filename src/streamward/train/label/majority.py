@@ -13,7 +13,7 @@ Ties = Literal["unlabelled", "severe", "controversial"]
 
 @dataclass(frozen=True, slots=True)
 class SideLabel:
-    """What the votes on one side come to.
+    """The outcome of the votes on one side.
 
     Attributes:
         level: None if too few judges answered, or if a tie leaves it open.

@@ -1,4 +1,4 @@
-"""What judges say of rows, kept on disk as they say it."""
+"""Votes of judges on rows, kept on disk."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -33,9 +33,9 @@ class Topic(Settings):
     name: str = Field(min_length=1)
     category: Category
     level: RiskLevel = RiskLevel.UNSAFE
-    """Of its harmful requests."""
+    """Level of its harmful requests."""
     comply_level: RiskLevel = RiskLevel.UNSAFE
-    """Of answers that comply."""
+    """Level of answers that comply."""
     acts: tuple[Paired, ...] = ()
     """Verb phrases for frames with `{act}`."""
     things: tuple[Paired, ...] = ()
@@ -47,7 +47,7 @@ class Topic(Settings):
     help: tuple[str, ...] = ()
     """Sentences of a harmless answer to a harmful request."""
     refuse_only: bool = False
-    """Whether requests of this kind are only ever shown refused."""
+    """If true, requests of this kind are only ever shown refused."""
 
 
 class Frames(Settings):
@@ -71,7 +71,7 @@ class Frames(Settings):
     comply_closer: tuple[str, ...] = ()
     disclaimer: tuple[str, ...] = ()
     pivot: tuple[str, ...] = ()
-    """What an answer says where it turns harmful."""
+    """Sentences with which an answer turns harmful."""
     benign_opener: tuple[str, ...] = ()
     benign_body: tuple[str, ...] = Field(min_length=1)
     benign_closer: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class Exchange(Settings):
 
     category: Category
     level: RiskLevel
-    """Of the question."""
+    """Level of the question."""
     asks: tuple[str, ...] = Field(min_length=1)
     bad: tuple[str, ...] = Field(min_length=1)
     """Unsafe answers."""
@@ -139,7 +139,7 @@ class Passages(Settings):
     unsafe: tuple[str, ...] = ()
     """Written `category | text`."""
     lead: tuple[str, ...] = ()
-    """What may stand before any of them."""
+    """Sentences that may stand before any of them."""
 
 
 class Replies(Settings):
@@ -172,7 +172,7 @@ class Replies(Settings):
 
 
 class Statements(Settings):
-    """What people say about groups; every frame has `{group}`."""
+    """Statements about groups; every frame has `{group}`."""
 
     groups: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ class Lexicon(Settings):
 
     @property
     def space(self) -> str:
-        """What stands between two sentences."""
+        """The text between two sentences."""
         return "" if self.language in ("zh", "ja") else " "
 
 

@@ -15,7 +15,7 @@ Reply = Callable[[Lexicon, Request, Random], SyntheticResponse]
 
 
 def has_replies(lexicon: Lexicon) -> bool:
-    """Whether a language has the words of long answers."""
+    """Return whether a language has the words of long answers."""
     words = lexicon.replies
     return bool(words.decline and words.facts and words.lead)
 

@@ -1,4 +1,4 @@
-"""What a synthesis run made, counted."""
+"""Counts of the rows that a synthesis run made."""
 
 import json
 from collections import Counter

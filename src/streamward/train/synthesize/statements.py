@@ -1,4 +1,4 @@
-"""What people say about groups: contempt, neutral remarks, and words against contempt."""
+"""Statements about groups: contempt, neutral remarks, and words against contempt."""
 
 from random import Random
 
