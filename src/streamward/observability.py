@@ -70,6 +70,7 @@ def set_up_logging(level: str, *, is_json: bool, stream: TextIO | None = None) -
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses at level info
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store says itself what it migrates
 
 
 class _SecondOpinions(Collector):

@@ -15,7 +15,7 @@ from streamward.schema import RiskLevel, Side
 from streamward.train.config import StreamTrainConfig
 from streamward.train.headline import headline
 from streamward.train.mixture import WeightedSample
-from streamward.train.stream import _encode, train
+from streamward.train.stream import row_example, train
 from tests.train.tiny import CALM, RISKY, config, guard_tokenizer, row
 
 
@@ -79,11 +79,12 @@ def test_every_term_of_the_loss_can_be_switched_on(workplace: Path) -> None:
 def test_marks_can_be_left_aside(workplace: Path) -> None:
     settings = StreamTrainConfig.read(config(workplace, "tiny"))
     sample = parse_row({**row(0), "response": "ab", "unsafe_start": 1}, source="made")
-    rows = [WeightedSample(sample, 1.0, "rows.jsonl")]
+    labelled = WeightedSample(sample, 1.0, "rows.jsonl")
     levels = []
     for uses_marks in (True, False):
-        found = _encode(guard_tokenizer(), rows, settings.model_copy(update={"uses_marks": uses_marks}))
-        levels.append([each.level for each in found.examples[0].targets if each.side is Side.RESPONSE])
+        example = row_example(guard_tokenizer(), settings.model_copy(update={"uses_marks": uses_marks}), labelled)
+        assert example is not None
+        levels.append([each.level for each in example.targets if each.side is Side.RESPONSE])
     assert levels == [[RiskLevel.SAFE, RiskLevel.UNSAFE], [RiskLevel.UNSAFE, RiskLevel.UNSAFE]]
 
 

@@ -7,6 +7,7 @@ into their base and rounded once; the result is kept in the cache.
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from streamward.model.parameters import ModelParameters, load_published, read_sh
 from streamward.model.preparation import prepare
 from streamward.model.prepared import exact_layers, is_prepared_folder, load_prepared, save_prepared
 from streamward.model.published import save_published
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_GUARD = "stream-135m"
 _LAYOUT_VERSION = b"2"  # raise it when prepared folders change in a way the adapter's hash does not show
@@ -136,6 +139,7 @@ def _digest(source: Path) -> str:
 
 def _made(folder: Path, write: Callable[[Path], None]) -> Path:
     if not folder.exists():
+        logger.info("preparing a guard's weights, which is done once", extra={"folder": folder.name})
         staged = staging_folder(folder)
         try:
             write(staged)

@@ -17,6 +17,7 @@ from streamward.server.keys import ApiKey
 from streamward.server.owners import serve_owner
 from streamward.server.policy_folder import LoadedPolicy
 from streamward.server.rates import KeyLimits
+from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 
 ANONYMOUS_TENANT = "local"
@@ -66,6 +67,28 @@ class Caller:
         if self.other_policies is not None and wanted not in self.other_policies:
             raise ForbiddenError("this key may not ask for that policy")
         return state.policies.get(wanted)
+
+    def context(
+        self,
+        connection: HTTPConnection,
+        endpoint: str,
+        policy: LoadedPolicy,
+        *,
+        model: str | None = None,
+        stream_id: str | None = None,
+        upstream: str | None = None,
+    ) -> ModerationContext:
+        """Describe a request of this caller for the log; see `ModerationContext`. Its time begins now."""
+        return ModerationContext(
+            request_id=str(connection.state.request_id),
+            tenant=self.tenant,
+            key_id=self.key_id,
+            endpoint=endpoint,
+            policy=policy,
+            model=model,
+            stream_id=stream_id,
+            upstream=upstream,
+        )
 
     def check_upstream(self, name: str) -> None:
         """Refuse an upstream the key may not reach.

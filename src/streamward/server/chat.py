@@ -13,9 +13,8 @@ from streamward.schema import Result, Side, SideResult
 from streamward.server.auth import IdentifiedCaller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
-from streamward.server.middleware import request_id
 from streamward.server.moderations import ModerationOptions
-from streamward.server.records import ModerationContext, new_id
+from streamward.server.records import new_id
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import Lenient, Messages, PolicyInForce, SideWire
 
@@ -44,14 +43,7 @@ async def chat_completions(body: GuardChatRequest, request: Request, caller: Met
     if body.n not in (None, 1):
         raise InputError(f"n is {body.n}; a guard gives one answer")
     kept = caller.choose_policy(state, body.streamward.policy)
-    job = ModerationContext(
-        request_id=request_id(request),
-        tenant=caller.tenant,
-        key_id=caller.key_id,
-        endpoint="chat",
-        policy=kept,
-        model=body.model,
-    )
+    job = caller.context(request, "chat", kept, model=body.model)
     result = await judge(state, job, messages=body.messages)
     text = answer_text(result, Side.RESPONSE if body.messages[-1]["role"] == "assistant" else Side.PROMPT)
     extension = {

@@ -6,8 +6,7 @@ from streamward.server.auth import MeteredCaller
 from streamward.server.detection import FindingWire, MaskedTexts, detect
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
-from streamward.server.middleware import request_id
-from streamward.server.records import ModerationContext, num_tokens
+from streamward.server.records import num_tokens
 from streamward.server.state import service_state
 from streamward.server.wire import Messages, Name, PolicyInForce, SideWire
 from streamward.settings import Settings
@@ -52,9 +51,7 @@ async def guard(body: GuardRequest, request: Request, caller: MeteredCaller) -> 
     """Judge a prompt, a response or a conversation."""
     state = service_state(request)
     kept = caller.choose_policy(state, body.policy)
-    job = ModerationContext(
-        request_id=request_id(request), tenant=caller.tenant, key_id=caller.key_id, endpoint="guard", policy=kept
-    )
+    job = caller.context(request, "guard", kept)
     result = await judge(state, job, prompt=body.prompt, response=body.response, messages=body.messages)
     judged = SideWire.of(result, has_verdicts=body.verdicts)
     found = detect(kept.policy, prompt=body.prompt, response=body.response, messages=body.messages)

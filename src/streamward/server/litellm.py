@@ -21,7 +21,6 @@ from streamward.server.auth import MeteredCaller
 from streamward.server.judging import failed, judge
 from streamward.server.litellm_calls import Calls, IncrementalText, LiteLLMCall, TextDecision
 from streamward.server.live import LiveEvent, LiveKind, LiveText
-from streamward.server.middleware import request_id
 from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 
@@ -89,15 +88,7 @@ async def judge_for_litellm(body: GuardrailRequest, caller: MeteredCaller, reque
         raise InputError(f"there are {num_texts} texts; limits.max_inputs is {state.config.limits.max_inputs}")
     policy = caller.choose_policy(state, wanted)
     call_id = body.litellm_call_id
-    job = ModerationContext(
-        request_id=request_id(request),
-        tenant=caller.tenant,
-        key_id=caller.key_id,
-        endpoint="litellm",
-        policy=policy,
-        stream_id=call_id,
-        model=body.model,
-    )
+    job = caller.context(request, "litellm", policy, model=body.model, stream_id=call_id)
     call = LiteLLMCall() if call_id is None else calls.get(caller.tenant, call_id)
     async with call.lock:
         if body.input_type == "request":

@@ -13,8 +13,7 @@ from streamward.schema import Action, Category, Decision, FiredRule, Result, Ris
 from streamward.server.auth import MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import judge
-from streamward.server.middleware import request_id
-from streamward.server.records import ModerationContext, flagged_span, new_id
+from streamward.server.records import flagged_span, new_id
 from streamward.server.state import service_state
 from streamward.server.wire import Lenient, Name, PolicyInForce, risk_of
 from streamward.settings import Settings
@@ -130,14 +129,7 @@ async def moderations(body: ModerationRequest, request: Request, caller: Metered
     side = body.streamward.side
 
     async def one(text: str) -> Result:
-        job = ModerationContext(
-            request_id=request_id(request),
-            tenant=caller.tenant,
-            key_id=caller.key_id,
-            endpoint="moderations",
-            policy=kept,
-            model=body.model,
-        )
+        job = caller.context(request, "moderations", kept, model=body.model)
         return await judge(state, job, **{side.value: text})  # type: ignore[arg-type]  # prompt or response
 
     tasks = [asyncio.create_task(one(text)) for text in texts]

@@ -23,9 +23,7 @@ from streamward.schema import Message, RiskLevel, SideResult
 from streamward.server.auth import Caller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.gateway_log import GatewayLog, GatewayMetrics
-from streamward.server.middleware import request_id
 from streamward.server.moderations import ALL_KEYS, OPENAI_KEYS
-from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 from streamward.server.wire import risk_of
 
@@ -200,14 +198,7 @@ async def _answer(
     state = service_state(request)
     guarded = _gateway_for(upstream, request, caller)
     kept = caller.choose_policy(state, policy)
-    job = ModerationContext(
-        request_id=request_id(request),
-        tenant=caller.tenant,
-        key_id=caller.key_id,
-        endpoint="gateway",
-        policy=kept,
-        upstream=upstream,
-    )
+    job = caller.context(request, "gateway", kept, upstream=upstream)
     asked = (extras or "").split(",")
     call = GatewayCall(
         upstream,

@@ -12,7 +12,7 @@ from streamward.schema import Side
 from streamward.server.auth import Caller, MeteredCaller
 from streamward.server.errors import ERRORS
 from streamward.server.judging import failed
-from streamward.server.records import ModerationContext, Texts, new_id
+from streamward.server.records import Texts, new_id
 from streamward.server.session_registry import StreamRegistry
 from streamward.server.sessions import StreamSession
 from streamward.server.state import service_state
@@ -36,14 +36,7 @@ async def open_session(connection: HTTPConnection, caller: Caller, wanted: OpenS
     """
     state = service_state(connection)
     kept = caller.choose_policy(state, wanted.policy)
-    job = ModerationContext(
-        request_id=str(connection.state.request_id),
-        tenant=caller.tenant,
-        key_id=caller.key_id,
-        endpoint="streams",
-        policy=kept,
-        stream_id=new_id("str"),
-    )
+    job = caller.context(connection, "streams", kept, stream_id=new_id("str"))
     prompt_text = _prompt_text(wanted, max_chars=state.config.limits.max_chars)
     held = AsyncExitStack()
     held.enter_context(state.rates.running(caller.key_id, caller.limits))

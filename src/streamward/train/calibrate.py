@@ -16,7 +16,6 @@ from torch import Tensor
 from streamward.bundled.adapter import ADAPTER_FILE
 from streamward.data.jsonl import Sample
 from streamward.errors import ConfigError
-from streamward.evals.metrics import Counts
 from streamward.loading import find_checkpoint
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config_file import read_config
@@ -29,6 +28,7 @@ from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import TomlSettings, data_path
 from streamward.train.examples import Example, make_example
 from streamward.train.fake_quantization import fake_quantize_weights
+from streamward.train.held_out_figures import figures
 from streamward.train.initialization import copy_tokenizer_files, guard_source, is_adapter, is_stream_folder
 from streamward.train.mixture import held_out_rows
 from streamward.train.operating_point import Aim
@@ -192,16 +192,8 @@ def _calibrated(
         "rows": len(rows),
         "risk_offsets": dict(zip((level.value for level in labels.risk_levels), found.offsets, strict=True)),
         "benign_traffic_flagged": round(float(found.strict_N[benign_N].float().mean().nan_to_num()), 4),
-        "strict": _figures(found.strict),
-        "loose": _figures(found.loose),
-    }
-
-
-def _figures(counts: Counts) -> dict[str, float]:
-    return {
-        "f1": round(counts.f1, 4),
-        "recall": round(counts.recall, 4),
-        "false_positive_rate": round(counts.false_positive_rate, 4),
+        "strict": figures(found.strict),
+        "loose": figures(found.loose),
     }
 
 

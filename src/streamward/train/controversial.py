@@ -13,9 +13,8 @@ from pydantic import Field
 
 from streamward.data.jsonl import Sample
 from streamward.schema import RiskLevel
-from streamward.train.config import TomlSettings
-from streamward.train.cross_labels import FOLDS, Fold, held_out, relabel
-from streamward.train.recipe import RecipeConfig, run_once, score_rows
+from streamward.train.cross_labels import FOLDS, CrossLabelConfig, Fold, held_out, relabel
+from streamward.train.recipe import run_once, score_rows
 from streamward.train.scoring import Score
 
 REPORT_FILE = "controversial.json"
@@ -23,22 +22,15 @@ _EVEN = 0.5
 _LOOSE, _STRICT = "loose", "strict"
 
 
-class ControversialConfig(TomlSettings):
+class ControversialConfig(CrossLabelConfig):
     """`streamward train controversial`."""
 
-    name: str
-    output_root: Path = Path("runs")
-    """The labelled files go to `NAME/rows` below it, under their own names; the guards beside them."""
-    recipe: RecipeConfig
-    """The run that is repeated on each half."""
     ratios: tuple[float, ...] = Field(default=(2.0, 4.0, 8.0), min_length=1)
     """Weights of safe rows against the others to try, mildest first; a strict guard takes the inverse."""
     max_loose_false_positive_rate: float = Field(default=0.02, gt=0, lt=1)
     """The loose guard is loose enough if it flags no more of the held-out safe rows."""
     max_strict_miss_rate: float = Field(default=0.02, gt=0, lt=1)
     """The strict guard is strict enough if it misses no more of the held-out unsafe rows."""
-    only_drawn: bool = False
-    """If true, only the rows that the recipe draws are labelled: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:

@@ -12,9 +12,9 @@ from streamward.data.held_out import fold_of
 from streamward.data.jsonl import Sample, check_row
 from streamward.data.rows import Row, read_rows, write_rows
 from streamward.schema import RiskLevel, Side
-from streamward.train.config import RunConfig
+from streamward.train.config import RunConfig, TomlSettings
 from streamward.train.mixture import draw
-from streamward.train.recipe import score_rows
+from streamward.train.recipe import RecipeConfig, score_rows
 from streamward.train.scoring import Score
 
 Fold = Literal["A", "B"]
@@ -24,6 +24,18 @@ Judge = Callable[[Mapping[str, Score]], RiskLevel]
 _LABEL = {Side.PROMPT: "prompt_label", Side.RESPONSE: "response_label"}
 SETTINGS_FILE = "settings.json"
 _CHUNK_ROWS = 2000
+
+
+class CrossLabelConfig(TomlSettings):
+    """Settings of a stage that labels each half of the rows by guards that learnt from the other half."""
+
+    name: str
+    output_root: Path = Path("runs")
+    """The labelled files go to `NAME/rows` below it, under their own names; the guards beside them."""
+    recipe: RecipeConfig
+    """The guards' run, repeated on each half. For distillation a larger base than the pupil's serves best."""
+    only_drawn: bool = False
+    """If true, only the rows that the recipe draws are labelled: enough for runs with its sources and seed."""
 
 
 def other_fold(fold: Fold) -> Fold:

@@ -9,27 +9,19 @@ from typing import Any
 from pydantic import Field
 
 from streamward.schema import RiskLevel
-from streamward.train.config import TomlSettings
-from streamward.train.cross_labels import FOLDS, Fold, relabel
-from streamward.train.recipe import RecipeConfig, run_once
+from streamward.train.cross_labels import FOLDS, CrossLabelConfig, Fold, relabel
+from streamward.train.recipe import run_once
 from streamward.train.scoring import Score
 
 REPORT_FILE = "distill.json"
 _TEACHER = "teacher"
 
 
-class DistillConfig(TomlSettings):
+class DistillConfig(CrossLabelConfig):
     """`streamward train distill`."""
 
-    name: str
-    output_root: Path = Path("runs")
-    """The labelled files go to `NAME/rows` below it, under their own names; the teachers beside them."""
-    recipe: RecipeConfig
-    """The teacher's run, repeated on each half; a larger base than the pupil's serves best."""
     min_confidence: float = Field(default=0.9, gt=0.5, le=1)
     """Probability from which the teacher's word replaces a label."""
-    only_drawn: bool = False
-    """If true, only the rows that the recipe draws are labelled: enough for runs with its sources and seed."""
 
 
 def run(config_path: Path) -> Path:

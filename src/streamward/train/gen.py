@@ -7,7 +7,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +24,7 @@ from streamward.train.config import GenTrainConfig
 from streamward.train.cue_audit import check_mixture
 from streamward.train.gen_examples import AnswerWriter, GenExample, RefusalWeights, make_gen_example
 from streamward.train.gen_task import GenTask, score_answers
+from streamward.train.held_out_figures import encode_rows, figures, side_figures
 from streamward.train.initialization import (
     base_folder,
     copy_layers,
@@ -38,21 +38,13 @@ from streamward.train.initialization import (
 )
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import Split, WeightedSample, draw
-from streamward.train.operating_point import by_side, count_at
+from streamward.train.operating_point import by_side
 from streamward.train.parallel import World
 from streamward.train.refusals import with_refusal
-from streamward.train.scoring import Score
 from streamward.train.stream import REPORT_FILE
 from streamward.train.trainer import pick_device, train_task
 
 _EVEN = 0.5  # the threshold of the report: the more probable side of Safe and not Safe
-
-
-class EncodedGenRows(NamedTuple):
-    """Rows that carry a label, and the same as trees."""
-
-    rows: list[WeightedSample]
-    examples: list[GenExample]
 
 
 def train(config_path: Path) -> Path:
@@ -82,7 +74,11 @@ def train_gen(config: GenTrainConfig) -> Path:
     split = _drawn(config)
     refusals = RefusalWeights.balanced([row.sample for row in split.train])
     writer = AnswerWriter(tokenizer, config, refusals=refusals)
-    train_set, held_out = (_encode(tokenizer, rows, writer=writer, config=config) for rows in split)
+
+    def example(row: WeightedSample) -> GenExample | None:
+        return make_gen_example(tokenizer, row.sample, writer=writer, weight=row.weight, max_tokens=config.max_tokens)
+
+    train_set, held_out = (encode_rows(rows, example) for rows in split)
     model = new_model(source, config).to(device)
     task = GenTask(config, model, train_set.examples, device)
     took = train_task(config, task, decoder=model.decoder, folder=folder, world=world)
@@ -97,7 +93,7 @@ def train_gen(config: GenTrainConfig) -> Path:
             "num_rows": len(train_set.rows),
             "num_tokens": sum(task.lengths),
             "refusal_weights": dataclasses.asdict(refusals),
-            "held_out": _report(scores, held_out.rows),
+            "held_out": {side.value: side_figures(by_side(scores, side), _EVEN, rows=held_out.rows) for side in Side},
             "held_out_refusals": _refusals(model.to("cpu"), tokenizer, held_out.rows, config=config),
         }
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -135,41 +131,6 @@ def _drawn(config: GenTrainConfig) -> Split:
     return Split(*([row._replace(sample=with_refusal(row.sample)) for row in rows] for rows in split))
 
 
-def _encode(
-    tokenizer: GuardTokenizer, rows: Sequence[WeightedSample], *, writer: AnswerWriter, config: GenTrainConfig
-) -> EncodedGenRows:
-    encoded = EncodedGenRows([], [])
-    for row in rows:
-        example = make_gen_example(
-            tokenizer, row.sample, writer=writer, weight=row.weight, max_tokens=config.max_tokens
-        )
-        if example is not None:
-            encoded.rows.append(row)
-            encoded.examples.append(example)
-    return encoded
-
-
-def _report(scores: Sequence[Score], rows: Sequence[WeightedSample]) -> dict[str, Any]:  # Any: JSON values
-    report: dict[str, Any] = {}
-    for side in Side:
-        own = by_side(scores, side)
-        by_file: dict[str, list[Score]] = {}
-        for score in own:
-            by_file.setdefault(rows[score.example].file, []).append(score)
-        report[side.value] = {"all": _figures(own)} | {file: _figures(each) for file, each in sorted(by_file.items())}
-    return report
-
-
-def _figures(scores: Sequence[Score]) -> Mapping[str, float]:
-    counts = count_at(scores, _EVEN)
-    return {
-        "rows": len(scores),
-        "f1": round(counts.f1, 4),
-        "recall": round(counts.recall, 4),
-        "false_positive_rate": round(counts.false_positive_rate, 4),
-    }
-
-
 def _refusals(
     model: CausalLM, tokenizer: GuardTokenizer, rows: Sequence[WeightedSample], *, config: GenTrainConfig
 ) -> Mapping[str, float]:
@@ -187,4 +148,4 @@ def _refusals(
         said.append(bool(guard.judge([*sample.history, *turns]).refusal))
         truth.append(bool(sample.refusal))
     counts = count(said, truth)
-    return {"rows": len(asked), "f1": round(counts.f1, 4), "recall": round(counts.recall, 4)}
+    return {"rows": len(asked), **figures(counts)}

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,6 @@ import torch
 
 from streamward.bundled.adapter import save_adapter
 from streamward.errors import ConfigError
-from streamward.evals.metrics import Counts
 from streamward.model.checkpoint import load_stream, save_checkpoint
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import (
@@ -23,11 +24,12 @@ from streamward.model.guard_config import (
     parse_guard_config,
 )
 from streamward.model.guard_model import GuardModel
-from streamward.schema import RiskLevel, Side
+from streamward.schema import Side
 from streamward.tokenizer import GuardTokenizer
 from streamward.train.config import StreamTrainConfig
 from streamward.train.cue_audit import check_mixture
 from streamward.train.examples import Example, make_example
+from streamward.train.held_out_figures import EncodedRows, encode_rows, side_figures
 from streamward.train.initialization import (
     base_decoder,
     base_folder,
@@ -43,20 +45,13 @@ from streamward.train.initialization import (
 )
 from streamward.train.lora import add_lora, merge_lora
 from streamward.train.mixture import WeightedSample, draw
-from streamward.train.operating_point import by_side, count_at, operating_point
+from streamward.train.operating_point import by_side, operating_point
 from streamward.train.parallel import World
 from streamward.train.scoring import Score, score_examples
 from streamward.train.stream_task import StreamTask
 from streamward.train.trainer import pick_device, train_task
 
 REPORT_FILE = "report.json"
-
-
-class EncodedRows(NamedTuple):
-    """Rows that carry a label, and the same as token ids."""
-
-    rows: list[WeightedSample]
-    examples: list[Example]
 
 
 class Start(NamedTuple):
@@ -99,8 +94,7 @@ def train_stream(config: StreamTrainConfig) -> Path:
     start = begin(config)
     split = draw(config)
     check_mixture((row.sample for row in split.train), config.cues)
-    train_set = _encode(start.tokenizer, split.train, config)
-    held_out = _encode(start.tokenizer, split.validation, config)
+    train_set, held_out = (encode_rows(rows, partial(row_example, start.tokenizer, config)) for rows in split)
     start.model.to(device)
     task = StreamTask(config, start.model, train_set.examples, device)
     took = train_task(config, task, decoder=start.model.decoder, folder=folder, world=world)
@@ -155,11 +149,11 @@ def new_model(folder: Path, config: StreamTrainConfig) -> GuardModel:
 def write_guard(
     folder: Path,
     start: Start,
-    held_out: EncodedRows,
+    held_out: EncodedRows[Example],
     *,
     config: StreamTrainConfig,
     took: Mapping[str, int],
-    train_set: EncodedRows,
+    train_set: EncodedRows[Example],
 ) -> None:
     """Choose the operating points on held-out rows and write the guard with a report."""
     model = start.model
@@ -171,7 +165,7 @@ def write_guard(
         **took,
         "num_rows": len(train_set.rows),
         "num_tokens": sum(len(example.ids) for example in train_set.examples),
-        "rows_by_file": _rows_by_file(train_set.rows),
+        "rows_by_file": Counter(row.file for row in train_set.rows),
         "held_out": {},
     }
     points: dict[Side, OperatingPoint] = {}
@@ -184,7 +178,10 @@ def write_guard(
         elif start.whole is None:
             raise ConfigError(f"no held-out row has a {side.value} label; add a source that has")
         if own and side in points:
-            report["held_out"][side.value] = _side_report(own, points[side], rows=held_out.rows)
+            report["held_out"][side.value] = {
+                "operating_point": {"unsafe": points[side].unsafe, "controversial": points[side].controversial},
+                **side_figures(own, points[side].controversial, rows=held_out.rows),
+            }
     model.guard_config = dataclasses.replace(model.guard_config, operating_points=points)
     if start.whole is None:
         save_adapter(folder, adapter, model_config=model.decoder.config, guard_config=model.guard_config)
@@ -192,6 +189,19 @@ def write_guard(
         save_checkpoint(model.to(torch.bfloat16), folder)
         copy_tokenizer_files(start.whole, folder)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def row_example(tokenizer: GuardTokenizer, config: StreamTrainConfig, row: WeightedSample) -> Example | None:
+    """Return a row as token ids with targets, as the settings want it; None if it has no label."""
+    sample = row.sample if config.uses_marks else dataclasses.replace(row.sample, unsafe_start=None, spans=None)
+    return make_example(
+        tokenizer,
+        sample,
+        weight=row.weight,
+        max_tokens=config.max_tokens,
+        unmarked_onset=config.unmarked_onset,
+        safe_weight=config.safe_weight,
+    )
 
 
 def _point(
@@ -203,49 +213,3 @@ def _point(
         max_false_positive_rate=config.max_false_positive_rate,
         max_safe_rate=config.max_safe_response_rate if side is Side.RESPONSE else config.max_safe_prompt_rate,
     )
-
-
-def _encode(tokenizer: GuardTokenizer, rows: Iterable[WeightedSample], config: StreamTrainConfig) -> EncodedRows:
-    encoded = EncodedRows([], [])
-    for row in rows:
-        sample = row.sample if config.uses_marks else dataclasses.replace(row.sample, unsafe_start=None, spans=None)
-        example = make_example(
-            tokenizer,
-            sample,
-            weight=row.weight,
-            max_tokens=config.max_tokens,
-            unmarked_onset=config.unmarked_onset,
-            safe_weight=config.safe_weight,
-        )
-        if example is not None:
-            encoded.rows.append(row)
-            encoded.examples.append(example)
-    return encoded
-
-
-def _rows_by_file(rows: Sequence[WeightedSample]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.file] = counts.get(row.file, 0) + 1
-    return counts
-
-
-def _side_report(scores: Sequence[Score], point: OperatingPoint, *, rows: Sequence[WeightedSample]) -> dict[str, Any]:
-    by_file: dict[str, list[Score]] = {}
-    for score in scores:
-        by_file.setdefault(rows[score.example].file, []).append(score)
-    return {
-        "operating_point": {"unsafe": point.unsafe, "controversial": point.controversial},
-        "all": _figures(count_at(scores, point.controversial), scores),
-        "by_file": {file: _figures(count_at(own, point.controversial), own) for file, own in sorted(by_file.items())},
-    }
-
-
-def _figures(counts: Counts, scores: Sequence[Score]) -> Mapping[str, float]:
-    num_safe = sum(score.level is RiskLevel.SAFE for score in scores)
-    figures = {"rows": float(len(scores)), "f1": counts.f1}
-    if num_safe < len(scores):
-        figures["recall"] = counts.recall
-    if num_safe:
-        figures["false_positive_rate"] = counts.false_positive_rate
-    return {name: round(value, 4) for name, value in figures.items()}
