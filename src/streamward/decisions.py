@@ -292,10 +292,16 @@ def combine(prompt: Decision | None, response: Decision | None) -> Decision:
     """
     decisions = [decision for decision in (prompt, response) if decision is not None]
     worst = max(decisions, key=lambda each: (each.action.severity, _is_allowed_unjudged(each)), default=ALLOWED)
-    rules: dict[str, FiredRule] = {}
-    for decision in decisions:
-        rules = dict(_with_highest(rules, decision.rules))
-    return worst if len(rules) == len(worst.rules) else replace(worst, rules=tuple(rules.values()))
+    rules = merge_rules(*(decision.rules for decision in decisions))
+    return worst if rules == worst.rules else replace(worst, rules=rules)
+
+
+def merge_rules(*findings: Sequence[FiredRule]) -> tuple[FiredRule, ...]:
+    """Return each rule that several findings name, once, with its highest score, in the order of first mention."""
+    rules: Mapping[str, FiredRule] = {}
+    for found in findings:
+        rules = _with_highest(rules, found)
+    return tuple(rules.values())
 
 
 def _is_allowed_unjudged(decision: Decision) -> bool:

@@ -69,6 +69,10 @@ class UpstreamError(StreamwardError):
     code = "upstream_failed"
 
 
+class UpstreamUnavailableError(UpstreamError):
+    """A remote guard did not answer at all: it is late, out of reach, or refuses every request."""
+
+
 class AuthenticationError(StreamwardError):
     """The API key is missing, wrong or revoked."""
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from streamward.reasons import defect as defect  # the server logs with it; whoever needs no metrics imports it there
@@ -25,6 +25,7 @@ _OUTCOMES = (
     "rules_kept",
     "rules_violated",
     "failed",
+    "refused",
 )
 
 
@@ -79,8 +80,8 @@ class _SecondOpinions(Collector):
     def __init__(self, read: Callable[[], Mapping[str, float] | None]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the counters."""
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield the counters, and whether the guard is asked at all."""
         counts = self._read()
         if counts is None:
             return
@@ -98,6 +99,14 @@ class _SecondOpinions(Collector):
         yield tokens
         yield CounterMetricFamily(
             "streamward_second_opinion_seconds", "Time spent waiting for the second guard", counts["seconds"]
+        )
+        yield CounterMetricFamily(
+            "streamward_second_opinion_openings",
+            "Times that a second guard which does not answer was left alone",
+            counts["openings"],
+        )
+        yield GaugeMetricFamily(
+            "streamward_second_opinion_open", "Whether the second guard is left alone now", int(counts["is_open"])
         )
 
 

@@ -95,7 +95,7 @@ class CascadeGuard:
 
     def statistics(self) -> CascadeStatistics:
         """Return what second opinions have cost, and how often they agreed."""
-        return self._second.counter.statistics()
+        return self._second.statistics()
 
     def _prompt_opinion(
         self, conversation: Conversation, policy: Policy, judged: SideResult | None, decision: Decision

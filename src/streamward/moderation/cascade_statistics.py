@@ -16,6 +16,9 @@ class CascadeStatistics:
         asked_unsure: Those about which the second guard was asked because the first was unsure.
         asked_rules: Those about which it was asked because rules of the policy need it, and for that reason only.
         failed: Questions without an answer: the guard was late, down, or could not be read.
+        refused: Questions that were not sent, because the guard had left too many unanswered; not among `failed`.
+        openings: Times that questions were stopped for that reason.
+        is_open: Whether they are stopped now.
         agreed_safe: Answered questions of `asked_unsure` in which neither guard objects.
         agreed_flagged: Both do.
         only_first: The first would have flagged what the second lets pass.
@@ -33,6 +36,9 @@ class CascadeStatistics:
     asked_unsure: int = 0
     asked_rules: int = 0
     failed: int = 0
+    refused: int = 0
+    openings: int = 0
+    is_open: bool = False
     agreed_safe: int = 0
     agreed_flagged: int = 0
     only_first: int = 0

@@ -5,20 +5,26 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from streamward.decisions import ALLOWED, decide_error
-from streamward.errors import CallCancelledError, GuardFailedError, StreamClosedError, StreamwardError
-from streamward.moderation.cascade_statistics import CascadeCounter
+from streamward.decisions import ALLOWED, decide_error, merge_rules
+from streamward.errors import (
+    CallCancelledError,
+    GuardFailedError,
+    StreamClosedError,
+    StreamwardError,
+    UpstreamUnavailableError,
+)
+from streamward.moderation.cascade_statistics import CascadeCounter, CascadeStatistics
+from streamward.moderation.circuit_breaker import CircuitBreaker, CircuitPermit, CircuitState
 from streamward.moderation.uncertainty import first_guard_policy
 from streamward.policy import Policy
 from streamward.policy_guards.built_in import BUILT_IN_RULES, CATEGORY_OF
 from streamward.policy_guards.config import RuleConfig, SecondOpinionConfig
 from streamward.policy_guards.rules import (
-    CallUsage,
     GuardRule,
     RuleGuard,
     RuleOpinion,
-    RuleReport,
     RuleTarget,
+    check_rule_ids,
     check_rules,
 )
 from streamward.reasons import defect
@@ -38,7 +44,7 @@ class SecondOpinion:
             failed.
         category: The built-in category of that rule, if it stands for one.
         opinions: One for each rule that was asked about.
-        rules: Rules of the policy that are violated.
+        rules: Rules that are violated, of the policy and of the settings; built-in ones are told by their category.
     """
 
     decision: Decision
@@ -64,6 +70,7 @@ class SecondGuard:
         self.clock = clock
         """Seconds that only grow."""
         self._guard = guard
+        self._breaker = CircuitBreaker(max_failures=config.max_failures, open_s=config.retry_after_s, clock=clock)
         self._rules = tuple(map(_rule, config.rules))
 
     @property
@@ -87,8 +94,11 @@ class SecondGuard:
         Raises:
             ConfigError: One has the id of another rule that is asked about, or there are too many words.
         """
-        own = [_policy_rule(rule) for rule in policy.rules if not rule.is_taught]
-        check_rules([*self._rules, *own, *(BUILT_IN_RULES if self.config.band is not None else ())])
+        own = [_policy_rule(rule) for rule in policy.rules]  # taught ones too: a decision names rules by id only
+        names = {rule.id for rule in policy.taught_rules}
+        check_rule_ids([*self._rules, *own, *BUILT_IN_RULES])
+        asked = [rule for rule in own if rule.id not in names]
+        check_rules([*self._rules, *asked, *(BUILT_IN_RULES if self.config.band is not None else ())])
 
     def ask(
         self,
@@ -103,7 +113,8 @@ class SecondGuard:
     ) -> SecondOpinion:
         """Ask about the last turn of a conversation.
 
-        A guard that fails, in whatever way, gives the decision of the policy's `on_error`.
+        A guard that fails, in whatever way, gives the decision of the policy's `on_error`. So does one that has left
+        too many questions in a row unanswered, without being asked.
 
         Args:
             messages: The conversation; what exceeds `max_context_chars` is left out.
@@ -121,33 +132,54 @@ class SecondGuard:
         rules = self.rules(policy, targets)
         if is_unsure:
             rules += [rule for rule in BUILT_IN_RULES if not rule.applies_to.isdisjoint(targets)]
+        if not rules:
+            return SecondOpinion(ALLOWED)
         self.counter.add(asked_unsure=int(is_unsure), asked_rules=int(not is_unsure))
+        permit = self._breaker.admit()
+        if permit is None:
+            self.counter.add(refused=1)
+            error = UpstreamUnavailableError("the second guard is not asked for now: it did not answer")
+            return SecondOpinion(decide_error(policy, side, error), None)
         started = self.clock()
         try:
-            report = self._judge(_trimmed(messages, self.config.max_context_chars), rules, targets)
+            report = self._guard.judge(_trimmed(messages, self.config.max_context_chars), rules, targets=targets)
         except (CallCancelledError, StreamClosedError):
+            self._breaker.abandoned(permit)
             raise
         except Exception as error:  # whatever it is, a text without a second opinion is not allowed for that
             self.counter.add(failed=1)
+            self._failed(permit, error)
             known = error if isinstance(error, StreamwardError) else GuardFailedError("the second guard failed")
             logger.warning("no second opinion", extra={"guard_error": known.code, **defect(error)})
             return SecondOpinion(decide_error(policy, side, known), None)
+        except BaseException:
+            self._breaker.abandoned(permit)
+            raise
         finally:
             self.counter.add(seconds=self.clock() - started)
+        self._breaker.succeeded(permit)
         violated = [rule for rule in rules if any(_is_violated(each, rule) for each in report.opinions)]
         self.counter.answered(report.usage, first=is_flagged, second=bool(violated), is_unsure=is_unsure)
         return _concluded(violated, report.opinions, policy, side, position)
+
+    def statistics(self) -> CascadeStatistics:
+        """Return what second opinions have cost so far, how often they agreed, and whether the guard is left alone."""
+        is_open = self._breaker.state is not CircuitState.CLOSED
+        return replace(self.counter.statistics(), openings=self._breaker.num_openings, is_open=is_open)
 
     def close(self) -> None:
         """Close the guard."""
         self._guard.close()
 
-    def _judge(
-        self, messages: Sequence[Message], rules: Sequence[GuardRule], targets: Collection[RuleTarget]
-    ) -> RuleReport:
-        if not rules:
-            return RuleReport((), CallUsage())
-        return self._guard.judge(messages, rules, targets=targets)
+    def _failed(self, permit: CircuitPermit, error: Exception) -> None:
+        """Tell the circuit breaker: an answer that cannot be read, or is about the text, comes from a living guard."""
+        if isinstance(error, UpstreamUnavailableError) or not isinstance(error, StreamwardError):
+            before = self._breaker.num_openings
+            self._breaker.failed(permit)
+            if self._breaker.num_openings > before:
+                logger.error("second guard left alone", extra={"retry_after_s": self.config.retry_after_s})
+        else:
+            self._breaker.succeeded(permit)
 
 
 def check_config_rules(config: SecondOpinionConfig) -> None:
@@ -163,7 +195,7 @@ def with_opinion(result: SideResult | None, opinion: SecondOpinion | None) -> Si
     """Return a judgement in which the second opinion counts where it is worse."""
     if result is None or opinion is None or opinion.risk_level is None:
         return result
-    result = replace(result, rules=(*result.rules, *opinion.rules)) if opinion.rules else result
+    result = replace(result, rules=merge_rules(result.rules, opinion.rules))
     if opinion.risk_level.severity <= result.risk_level.severity:
         return result
     return replace(result, risk_level=opinion.risk_level, category=opinion.category)
@@ -179,15 +211,14 @@ def _concluded(
     """Decide about each violated rule; the most severe action says which one is reported, the first of equals."""
     found = [_decided(rule, opinions, policy, side, position) for rule in violated]
     worst = max(found, key=_rank, default=SecondOpinion(ALLOWED, opinions=opinions))
-    fired = _fired(violated, opinions, policy)
+    fired = _fired(violated, opinions)
     return replace(worst, decision=replace(worst.decision, rules=fired), rules=fired) if fired else worst
 
 
-def _fired(violated: Sequence[GuardRule], opinions: Sequence[RuleOpinion], policy: Policy) -> tuple[FiredRule, ...]:
-    """Return the violated rules that are the policy's own; a guard that gives no score is sure."""
-    own = {rule.id for rule in policy.rules} & {rule.id for rule in violated}
+def _fired(violated: Sequence[GuardRule], opinions: Sequence[RuleOpinion]) -> tuple[FiredRule, ...]:
+    """Return the violated rules that stand for no built-in category; a guard that gives no score is sure."""
     scores = {each.rule_id: 1.0 if each.score is None else each.score for each in opinions}
-    return tuple(FiredRule(rule.id, scores.get(rule.id, 1.0)) for rule in policy.rules if rule.id in own)
+    return tuple(FiredRule(rule.id, scores[rule.id]) for rule in violated if rule.id not in CATEGORY_OF)
 
 
 def _decided(

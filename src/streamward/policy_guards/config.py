@@ -95,6 +95,11 @@ class SecondOpinionConfig(Settings):
     max_calls: int = Field(default=32, ge=2)
     """Questions about one response. From the half on, each next one waits for twice as much text; the last is kept for
     the end."""
+    max_failures: int = Field(default=5, ge=0)
+    """Questions in a row that the guard leaves unanswered (late, out of reach, status 5xx) after which it is asked no
+    more: texts that need it get the policy's `on_error` at once. 0 asks always."""
+    retry_after_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Seconds after which one question tries such a guard again; the others follow once it is answered."""
     max_context_chars: int = Field(default=16_000, gt=0)
     """Maximum characters sent of the end of the conversation before the response, and of the end of the response."""
 

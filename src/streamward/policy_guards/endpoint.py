@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from streamward.errors import StreamClosedError, UpstreamError
+from streamward.errors import StreamClosedError, UpstreamError, UpstreamUnavailableError
 from streamward.guard_call import current_call
 from streamward.policy_guards.config import PolicyGuardConfig
 from streamward.policy_guards.exchange import EndpointAnswer, FormatRequest, read_answer
@@ -19,6 +19,7 @@ from streamward.policy_guards.rules import CallUsage
 from streamward.reasons import reason_of
 
 _RETRIED = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+_ABOUT_THE_TEXT = frozenset({400, 413, 422})  # of statuses: another text may well be answered
 _MAX_ANSWER_BYTES = 2**20
 _JOIN_S = 0.5
 
@@ -71,7 +72,8 @@ class GuardEndpoint:
             The answers, in the order of the requests, and what they took.
 
         Raises:
-            UpstreamError: One of them failed, or the deadline has passed. The others are cancelled.
+            UpstreamError: One of them failed. The others are cancelled.
+            UpstreamUnavailableError: So it is, and the server did not answer, or the deadline has passed.
             CallCancelledError: The current call was cancelled.
             StreamClosedError: The endpoint was closed.
         """
@@ -124,7 +126,7 @@ class GuardEndpoint:
             async with asyncio.timeout(deadline_s):
                 answers = await asyncio.gather(*tasks)
         except TimeoutError:
-            raise UpstreamError(f"the guard's endpoint did not answer within {deadline_s:g} s") from None
+            raise UpstreamUnavailableError(f"the guard's endpoint did not answer within {deadline_s:g} s") from None
         finally:
             for task in tasks:
                 task.cancel()
@@ -156,6 +158,7 @@ class GuardEndpoint:
     async def _post(self, path: str, body: dict[str, Any], counter: "_CallCounter") -> bytes:  # Any: JSON values
         url = f"{self._config.base_url.rstrip('/')}/{path}"
         problem = ""
+        kind: type[UpstreamError] = UpstreamUnavailableError
         for attempt in range(self._config.max_retries + 1):
             wait = self._config.backoff_s * 2**attempt
             counter.num_calls += 1
@@ -165,15 +168,16 @@ class GuardEndpoint:
                         return await _read(response)
                     problem = f"status {response.status_code}"
                     if response.status_code != 429 and response.status_code < 500:
+                        kind = UpstreamError if response.status_code in _ABOUT_THE_TEXT else kind
                         break
                     wait = min(_retry_after(response, default=wait), self._config.deadline_s)
             except _RETRIED as error:
                 problem = reason_of(error)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise UpstreamError(f"the guard's endpoint cannot be asked: {reason_of(error)}") from None
+                raise UpstreamUnavailableError(f"the guard's endpoint cannot be asked: {reason_of(error)}") from None
             if attempt < self._config.max_retries:
                 await self._sleep(wait)
-        raise UpstreamError(f"the guard's endpoint failed after {attempt + 1} tries: {problem}")
+        raise kind(f"the guard's endpoint failed after {attempt + 1} tries: {problem}")
 
 
 class _CallCounter:

@@ -70,7 +70,8 @@ class PolicyGuard:
             deadline_s: For all answers; the setting counts if it is shorter.
 
         Raises:
-            UpstreamError: The guard did not answer in time, or not in its format. No rule counts as kept.
+            UpstreamError: The guard did not answer in its format. No rule counts as kept.
+            UpstreamUnavailableError: It did not answer, or not in time.
             ConfigError: The rules cannot be asked about.
             InputError: The conversation ends with no turn of the user or the assistant.
             CallCancelledError: The current call was cancelled.

@@ -111,6 +111,7 @@ class RuleGuard(Protocol):
 
         Raises:
             UpstreamError: There is no answer that can be read.
+            UpstreamUnavailableError: There is no answer.
             CallCancelledError: The current call was cancelled.
         """
         ...
@@ -131,6 +132,20 @@ def check_rules(rules: Sequence[GuardRule]) -> None:
     num_chars = sum(rule.num_chars for rule in rules)
     if num_chars > MAX_RULE_CHARS:
         raise ConfigError(f"the rules have {num_chars} characters; at most {MAX_RULE_CHARS} can be asked about")
+    check_rule_ids(rules)
+    for rule in rules:
+        if not rule.text.strip():
+            raise ConfigError(f"the rule {rule.id!r} has no text")
+        if rule.severity is RiskLevel.SAFE:
+            raise ConfigError(f"the rule {rule.id!r} has the severity Safe; it must be Unsafe or Controversial")
+
+
+def check_rule_ids(rules: Sequence[GuardRule]) -> None:
+    """Refuse ids that could not be told apart.
+
+    Raises:
+        ConfigError: One is not usable, or two are the same.
+    """
     seen: set[str] = set()
     for rule in rules:
         if not is_rule_id(rule.id):
@@ -138,10 +153,6 @@ def check_rules(rules: Sequence[GuardRule]) -> None:
         if rule.id.lower() in seen:
             raise ConfigError(f"two rules have the id {rule.id!r}; ids are told apart without regard to case")
         seen.add(rule.id.lower())
-        if not rule.text.strip():
-            raise ConfigError(f"the rule {rule.id!r} has no text")
-        if rule.severity is RiskLevel.SAFE:
-            raise ConfigError(f"the rule {rule.id!r} has the severity Safe; it must be Unsafe or Controversial")
 
 
 def is_rule_id(text: str) -> bool:
