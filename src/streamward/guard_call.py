@@ -78,6 +78,30 @@ class GuardCall:
                 if wake in self._wakes:
                     self._wakes.remove(wake)
 
+    @contextmanager
+    def ending(self, end: Callable[[StreamwardError], object]) -> Iterator[None]:
+        """Have something given the error on cancellation, for the time of a `with` block; at once if it was cancelled.
+
+        Unlike `waking` it raises nothing: what waits in the block ends with that error.
+        """
+
+        def wake() -> None:
+            assert self._error is not None
+            end(self._error)
+
+        with self._lock:
+            is_over = self._error is not None
+            if not is_over:
+                self._wakes.append(wake)
+        if is_over:
+            wake()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if wake in self._wakes:
+                    self._wakes.remove(wake)
+
     def make(self, judge: Callable[[], T]) -> T:
         """Make the call in this thread; raises as `check`, or what is raised there."""
         with self.current():

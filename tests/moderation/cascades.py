@@ -46,6 +46,7 @@ class MarkJudge:
     """Stands for a `ResponseJudge`; `error` is raised once, by the first call that judges anything."""
 
     num_windows = 1
+    holds_thread = False
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -56,7 +57,7 @@ class MarkJudge:
     def short_text_rules(self) -> tuple[FiredRule, ...]:
         return ()
 
-    def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
+    async def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         if new_ids and self.error is not None:
             error, self.error = self.error, None
             raise error

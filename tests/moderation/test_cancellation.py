@@ -12,6 +12,7 @@ import pytest
 from streamward.engine.outputs import StepOutput
 from streamward.errors import CallCancelledError, StreamClosedError
 from streamward.moderation.moderator import Moderator
+from streamward.moderation.waiting import WorkerScore
 from streamward.policy import Policy
 from tests.moderation.guards import stream_guard
 
@@ -146,7 +147,7 @@ def test_a_piece_that_was_cancelled_before_it_had_a_thread_was_not_taken_in(mode
         async with moderator.astream() as stream:
             gate = threading.Event()
             held = [moderator._loaded.pool.submit(lambda: gate.wait(TIMEOUT_S)) for _ in range(2)]
-            feeding = asyncio.ensure_future(stream.feed(SHORT))
+            feeding = asyncio.ensure_future(stream.feed(LONG))  # a short piece needs none
             await asyncio.sleep(0)
             feeding.cancel()
             await asyncio.wait([feeding])
@@ -194,13 +195,11 @@ def test_a_stream_is_cancelled_from_another_thread(moderator: Moderator, steps: 
 def test_an_interrupt_ends_the_work_of_the_call_it_hits(
     moderator: Moderator, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streamward.moderation.engine_worker import EngineWorker
-
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(EngineWorker, "_result", interrupted)
+        patch.setattr(WorkerScore, "exception", interrupted)  # where the thread waits
         with pytest.raises(KeyboardInterrupt):
             moderator.moderate(response=LONG)
     assert moderator.moderate(prompt=SHORT).prompt is not None

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+import streamward.moderation.coroutines as coroutines_module
 import streamward.moderation.engine_worker as driver_module
 from streamward.engine.outputs import StepOutput
 from streamward.errors import GuardFailedError
@@ -54,7 +55,7 @@ class Saboteur:
 def impatience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver_module, "_RETRY_S", 0.01)
-        patch.setattr(driver_module, "_LOOK_S", 0.05)
+        patch.setattr(coroutines_module, "_LOOK_S", 0.05)
         yield
 
 

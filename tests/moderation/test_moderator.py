@@ -214,21 +214,32 @@ def test_overload_is_an_error_and_passes():
     second.close()
 
 
-def test_a_piece_refused_for_lack_of_room_is_judged_later():
+def test_a_piece_refused_for_lack_of_room_is_judged_later(monkeypatch):
+    guard = Moderator(stream_guard(), policy=STRICT)
+    text = "the other thing rolls on and on " * 2
+    whole = guard.moderate(response=text)
+
+    def refuse(*_: object) -> None:
+        raise OverloadedError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guard._guard.engine._cache, "reserve", refuse)
+        with pytest.raises(OverloadedError):
+            guard.stream()
+    stream = guard.stream()
+    with monkeypatch.context() as patch:
+        patch.setattr(guard._guard.engine._cache, "reserve", refuse)
+        with pytest.raises(OverloadedError):
+            stream.feed(text)
+    stream.feed("")
+    assert levels(stream.finish()) == levels(whole)
+
+
+def test_a_piece_waits_for_pages_that_queued_tokens_of_another_stream_hold():
     guard = Moderator(stream_guard(kv_cache_bytes=2 * 2 * 2 * 8 * 4 * 16 * 8), policy=STRICT)  # eight pages of 16
     text = "the other thing rolls on and on " * 2
     whole = guard.moderate(response=text)
-    blocker = guard._guard.engine
-    held = blocker.open()
-    blocker.extend(held, [1] * 100, head=None)  # waits for a step, so it cannot be evicted
-    with pytest.raises(OverloadedError):
-        guard.stream()
-    blocker.close(held)
-    stream = guard.stream()
-    held = blocker.open()
-    blocker.extend(held, [1] * 90, head=None)
-    with pytest.raises(OverloadedError):
-        stream.feed(text)
-    blocker.close(held)
-    stream.feed("")
+    engine, stream = guard._guard.engine, guard.stream()
+    engine.extend(engine.open(), [1] * 90, head=None)  # waits for a step, so it cannot be evicted
+    stream.feed(text)
     assert levels(stream.finish()) == levels(whole)

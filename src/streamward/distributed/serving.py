@@ -29,7 +29,7 @@ from streamward.guard_call import GuardCall, current_call
 from streamward.loading import find_checkpoint, find_served, load_engine
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import is_stream_checkpoint
-from streamward.moderation.async_stream import run_call
+from streamward.moderation.coroutines import run_async, without_waiting
 from streamward.moderation.moderator import Moderator
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
@@ -72,13 +72,14 @@ class ServeReplica:
         """Read new tokens of some streams; `replica` is for the router."""
         self._num_reads += len(requests)
         try:
-            reads = [
-                run_call(partial(self._replica.read, request), executor=self._pool, call=GuardCall())
-                for request in requests
-            ]
+            reads = [self._read(request) for request in requests]
             return await asyncio.gather(*reads)
         finally:
             self._num_reads -= len(requests)
+
+    async def _read(self, request: ReadRequest) -> ReadReply:
+        read = partial(without_waiting, partial(self._replica.read, request))
+        return await run_async(read, executor=self._pool, call=GuardCall())
 
     async def forget(self, stream: str, replica: str) -> None:
         """Drop a stream."""

@@ -1,45 +1,20 @@
-"""A guard stream for asyncio: every call runs in the moderator's threads."""
+"""A guard stream for asyncio: no call holds a thread while it waits for the engine."""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 from streamward.errors import StreamClosedError
 from streamward.guard_call import GuardCall
+from streamward.moderation.coroutines import GuardCoroutine, run_async, without_waiting
 from streamward.moderation.guard_stream import Piece
-from streamward.moderation.response_stream import ResponseStream
+from streamward.moderation.response_stream import CoroutineStream, ResponseStream
 from streamward.moderation.worker_pool import Submitter
 from streamward.schema import Decision, Event, Result, SideResult
 
 T = TypeVar("T")
-
-
-async def run_call(
-    make: Callable[[], T],
-    *,
-    executor: Submitter,
-    call: GuardCall,
-    undo: Callable[[T], None] | None = None,
-) -> T:
-    """Make a call of a guard in a thread. Cancelling the task that waits ends the call, which nobody waits for.
-
-    Args:
-        make: The call.
-        executor: Whose thread.
-        call: Stands for it.
-        undo: Is given a result that came too late for the task that was cancelled.
-    """
-    running = executor.submit(partial(call.make, make))
-    try:
-        return await asyncio.wrap_future(running)
-    except asyncio.CancelledError:
-        call.cancel()
-        if undo is not None:
-            running.add_done_callback(partial(_undo, undo))  # in its thread: the event loop may be gone by then
-        raise
 
 
 class AsyncGuardStream:
@@ -50,7 +25,11 @@ class AsyncGuardStream:
     """
 
     def __init__(
-        self, open_stream: Callable[[], ResponseStream], *, executor: Submitter, owner: str | None = None
+        self,
+        open_stream: Callable[[], GuardCoroutine[ResponseStream]],
+        *,
+        executor: Submitter,
+        owner: str | None = None,
     ) -> None:
         """Made by the moderator; the stream opens on entering the block."""
         self._open = open_stream
@@ -59,11 +38,11 @@ class AsyncGuardStream:
         self._inner: ResponseStream | None = None
         self.took_piece = False
         """True if the last piece was taken in. One whose call was cancelled may have been, or not."""
-        self._turn = asyncio.Lock()  # who waits for another call holds no thread
+        self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Open the stream: the prompt is judged."""
-        self._inner = await run_call(
+        self._inner = await run_async(
             self._open, executor=self._executor, call=GuardCall(self._owner), undo=lambda stream: stream.close()
         )
         return self
@@ -91,15 +70,24 @@ class AsyncGuardStream:
 
     async def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece; see `GuardStream.feed`."""
-        return await self._run(partial(self._stream.feed, piece))
+        stream = self._stream
+        if isinstance(stream, CoroutineStream):
+            return await self._run(partial(stream.feed_coroutine, piece), piece=piece)
+        return await self._run(partial(without_waiting, partial(stream.feed, piece)))
 
     async def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
-        return await self._run(partial(self._stream.feed_reasoning, piece))
+        stream = self._stream
+        if isinstance(stream, CoroutineStream):
+            return await self._run(partial(stream.feed_reasoning_coroutine, piece), piece=piece)
+        return await self._run(partial(without_waiting, partial(stream.feed_reasoning, piece)))
 
     async def truncate(self, num_chars: int) -> list[Event]:
         """Drop all but the first characters; see `GuardStream.truncate`."""
-        return await self._run(partial(self._stream.truncate, num_chars))
+        stream = self._stream
+        if isinstance(stream, CoroutineStream):
+            return await self._run(partial(stream.truncate_coroutine, num_chars))
+        return await self._run(partial(without_waiting, partial(stream.truncate, num_chars)))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; see `GuardStream.bytes_of`."""
@@ -107,7 +95,10 @@ class AsyncGuardStream:
 
     async def finish(self) -> Result:
         """Judge what is left and return the whole result; see `GuardStream.finish`."""
-        return await self._run(self._stream.finish)
+        stream = self._stream
+        if isinstance(stream, CoroutineStream):
+            return await self._run(stream.finish_coroutine)
+        return await self._run(partial(without_waiting, stream.finish))
 
     def so_far(self) -> Result:
         """Return the result of what was judged; see `GuardStream.so_far`."""
@@ -119,16 +110,18 @@ class AsyncGuardStream:
             raise StreamClosedError("the stream is not open; use it in an `async with` block")
         return self._inner
 
-    async def _run(self, make: Callable[[], T]) -> T:
+    async def _run(self, make: Callable[[], GuardCoroutine[T]], *, piece: Piece | None = None) -> T:
         self.took_piece = False
         call = GuardCall(self._owner)
         async with self._turn:
             try:
-                return await run_call(make, executor=self._executor, call=call)
+                return await run_async(make, executor=None if self._is_quick(piece) else self._executor, call=call)
             finally:
                 self.took_piece = call.has_begun
 
-
-def _undo(undo: Callable[[T], None], running: "Future[T]") -> None:
-    if not running.cancelled() and running.exception() is None:
-        undo(running.result())
+    def _is_quick(self, piece: Piece | None) -> bool:
+        """Whether the event loop itself may do what a piece needs."""
+        stream = self._stream
+        if piece is None or not isinstance(piece, str | bytes | list | tuple):
+            return False
+        return isinstance(stream, CoroutineStream) and stream.is_quick(piece)

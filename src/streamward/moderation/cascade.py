@@ -10,7 +10,8 @@ from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
+from streamward.moderation.coroutines import run_blocking
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
@@ -51,7 +52,11 @@ class CascadeGuard:
 
     def judge(self, conversation: Conversation, policy: Policy) -> Result:
         """Judge a whole conversation, with at most one question about each side; see `Guard.judge`."""
-        result = self._first.judge(conversation, self._second.first_policy(policy))
+        return run_blocking(self.judge_coroutine(conversation, policy))
+
+    async def judge_coroutine(self, conversation: Conversation, policy: Policy) -> Result:
+        """Do what `judge` does, as a `GuardCoroutine`; it holds its thread while it waits for the second guard."""
+        result = await judge_with(self._first, conversation, self._second.first_policy(policy))
         opinions: list[SecondOpinion] = []
         prompt = self._prompt_opinion(conversation, policy, result.prompt, result.decision)
         if prompt is not None:
@@ -71,7 +76,14 @@ class CascadeGuard:
 
     def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
         """Judge the prompt and wait for the response; see `Guard.open_stream`."""
-        first = self._first.open_stream(conversation, self._second.first_policy(policy), max_chars=max_chars)
+        return run_blocking(self.open_stream_coroutine(conversation, policy, max_chars=max_chars))
+
+    async def open_stream_coroutine(
+        self, conversation: Conversation, policy: Policy, *, max_chars: int
+    ) -> ResponseStream:
+        """Do what `open_stream` does, as a `GuardCoroutine`."""
+        taught = self._second.first_policy(policy)
+        first = await open_stream_of(self._first, conversation, taught, max_chars=max_chars)
         assert isinstance(first, GuardStream), "a cascade has no cascade as its first guard"
         try:
             prompt = self._prompt_opinion(conversation, policy, first.prompt, first.decision)

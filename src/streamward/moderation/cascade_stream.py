@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from streamward.decisions import ALLOWED, combine
 from streamward.errors import CallCancelledError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.cascade_text import CascadeText, Question
+from streamward.moderation.coroutines import GuardCoroutine, run_blocking
 from streamward.moderation.guard_stream import GuardStream, Piece
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, with_opinion
 from streamward.policy import Policy
@@ -115,29 +117,46 @@ class CascadeStream:
 
     def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece of the response; see `GuardStream.feed`."""
-        return self._judge(lambda: self._first.feed(piece))
+        return run_blocking(self.feed_coroutine(piece))
+
+    async def feed_coroutine(self, piece: Piece) -> list[Event]:
+        """Do what `feed` does, as a `GuardCoroutine`; it holds its thread while it waits for the second guard."""
+        return await self._judge(partial(self._first.feed_coroutine, piece))
 
     def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of what the assistant thinks; see `GuardStream.feed_reasoning`."""
+        return run_blocking(self.feed_reasoning_coroutine(piece))
 
-        def judge() -> list[Event]:
-            events = self._first.feed_reasoning(piece)
+    async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
+        """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
+
+        async def judge() -> list[Event]:
+            events = await self._first.feed_reasoning_coroutine(piece)
             self._text.reasoning_end = self._text.num_chars
             return events
 
-        return self._judge(judge)
+        return await self._judge(judge)
 
     def truncate(self, num_chars: int) -> list[Event]:
         """Drop all but the first characters, and what both guards said of the others; see `GuardStream.truncate`."""
+        return run_blocking(self.truncate_coroutine(num_chars))
 
-        def judge() -> list[Event]:
-            events = self._first.truncate(num_chars)
+    async def truncate_coroutine(self, num_chars: int) -> list[Event]:
+        """Do what `truncate` does, as a `GuardCoroutine`."""
+
+        async def judge() -> list[Event]:
+            events = await self._first.truncate_coroutine(num_chars)
             self._text.truncate(num_chars)
             num_kept = bisect_right(self._asked_ends, num_chars)
             del self._findings[num_kept:], self._asked_ends[num_kept:]
             return events
 
-        return self._judge(judge, before=ALLOWED)
+        return await self._judge(judge, before=ALLOWED)
+
+    def is_quick(self, piece: Piece) -> bool:
+        """False: the second guard may be asked."""
+        del piece
+        return False
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed."""
@@ -145,11 +164,15 @@ class CascadeStream:
 
     def finish(self) -> Result:
         """Judge what is left, by both guards where both are asked, and return the whole result. Closes the stream."""
+        return run_blocking(self.finish_coroutine())
+
+    async def finish_coroutine(self) -> Result:
+        """Do what `finish` does, as a `GuardCoroutine`."""
         with self._calling():
             if self._result is None:
                 if self._is_closed:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
-                self._first.finish()
+                await self._first.finish_coroutine()
                 self._review(is_final=True)
                 self._result = self.so_far()
                 self.close()
@@ -187,7 +210,7 @@ class CascadeStream:
     def _calling(self) -> Iterator[None]:
         """Make one call at a time, which can be cancelled."""
         call = current_call()
-        with self._lock, call.current():
+        with self._lock:
             with self._ending:
                 if self._is_cancelled:
                     raise CallCancelledError("the stream was cancelled; close it")
@@ -199,12 +222,14 @@ class CascadeStream:
                 with self._ending:
                     self._call = None
 
-    def _judge(self, judge: Callable[[], list[Event]], *, before: Decision | None = None) -> list[Event]:
+    async def _judge(
+        self, judge: Callable[[], GuardCoroutine[list[Event]]], *, before: Decision | None = None
+    ) -> list[Event]:
         with self._calling():
             if self._is_closed or self._result is not None:
                 raise StreamClosedError("the stream is finished or closed; open another one")
             before = self.decision if before is None else before
-            events = judge()
+            events = await judge()
             self._text.observe(events)
             self._events += [replace(event, decision=combine(before, event.decision)) for event in events]
             self._review(is_final=False)

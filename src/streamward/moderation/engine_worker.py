@@ -1,21 +1,25 @@
 """Runs one engine for many callers: one thread steps for all of them."""
 
 import logging
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 
 from streamward.engine.engine import Engine
 from streamward.engine.outputs import StepOutput
-from streamward.errors import CallCancelledError, GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
+from streamward.errors import GuardFailedError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
+from streamward.moderation.coroutines import wait_for
 from streamward.moderation.health import GuardHealth
-from streamward.moderation.token_scorer import Segment, TokenScorer
-from streamward.moderation.waiting import WaitingRead, fail, succeed
+from streamward.moderation.read_order import QueueShares, in_turn
+from streamward.moderation.token_scorer import PendingScore, Segment, TokenScorer
+from streamward.moderation.waiting import WaitingRead, WorkerScore, fail, succeed
+from streamward.moderation.worker_pool import moderator_closed
+from streamward.moderation.worker_thread import Wakeups, start_thread
 from streamward.reasons import defect
 from streamward.schema import Side
 
@@ -23,17 +27,16 @@ logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3  # in succession, before calls are refused
 _RETRY_S = 5.0  # until an engine that is refused is tried again
-_LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
 _JOIN_S = 0.2  # for a step to end when the worker is closed
 _GONE = "gone"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
 
 
 class EngineWorker(TokenScorer):
-    """Feeds an engine from any number of threads.
+    """Feeds an engine from any number of threads and event loops.
 
-    Calls are queued. Those that arrive during a step share the next one, and finished calls are answered after every
-    step. No caller waits for the engine's lock, and the stepping thread sleeps while nothing is queued.
+    Calls are queued, and each is a future. Those that arrive during a step share the next one, and finished calls are
+    answered after every step. No caller waits for the engine's lock, and the thread sleeps while nothing is queued.
 
     An exception in that thread ends every waiting call; the engine recovers and goes on. After several failures in
     succession, calls are refused until the engine, which is retried periodically, works again.
@@ -53,7 +56,7 @@ class EngineWorker(TokenScorer):
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._queue: list[WaitingRead] = []
-        self._waiting: set[WaitingRead] = set()  # whoever is not answered, wherever it is
+        self._waiting: dict[Future[list[StepOutput]], WaitingRead] = {}  # whoever is not answered, wherever it is
         self._streams: set[int] = set()  # that are open
         self._opening: dict[int, str | None] = {}  # streams still to be opened, and their owners
         self._lengths: dict[int, int] = {}  # what streams are still to be truncated to
@@ -61,13 +64,14 @@ class EngineWorker(TokenScorer):
         self._is_running = False  # whether the thread is at work; it sleeps when everything is read
         # One thread for all steps: torch keeps workers and compiled kernels for each thread that computes.
         self._thread: threading.Thread | None = None
-        self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._wakeups = Wakeups()
         weakref.finalize(self, self._wakeups.put, False)
         self._active: dict[int, WaitingRead] = {}  # this and the next are the thread's own
         self._later: list[WaitingRead] = []  # reads of streams that are busy with an earlier one
         self._num_failures = 0  # since the last step that succeeded
         self._failure: str | None = None  # why calls are refused
         self._alive_at = clock()
+        self._stepped_at = clock()
 
     @property
     def engine(self) -> Engine:
@@ -78,7 +82,7 @@ class EngineWorker(TokenScorer):
         """
         engine = self._engine
         if engine is None:
-            raise _closed()
+            raise moderator_closed()
         return engine
 
     @property
@@ -146,9 +150,36 @@ class EngineWorker(TokenScorer):
         return self.score_segments(stream_id, [(token_ids, head)])
 
     def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
-        """Like `read`, for successive tokens that different heads judge; together they cost one step if they fit."""
-        read = WaitingRead(stream_id, [segment for segment in segments if segment[0]], self._clock())
-        return self._answer(read) if read.segments else []
+        """Like `score`, for successive tokens that different heads judge; together they cost one step if they fit."""
+        pending = self.submit(stream_id, segments)
+        wait_for(pending, call=current_call())
+        return pending.result()
+
+    @property
+    def holds_thread(self) -> bool:
+        """False: `submit` waits for nothing."""
+        return False
+
+    def submit(self, stream_id: int, segments: Sequence[Segment]) -> PendingScore:
+        """Begin what `score_segments` does. Waits for nothing.
+
+        Whoever lets what is pending fail cancels it: its tokens leave the engine before the next step, and the stream
+        is as it was.
+        """
+        call = current_call()
+        call.check()
+        done = WorkerScore(self._is_worked_on)
+        read = WaitingRead(stream_id, [each for each in segments if each[0]], call.owner, self._clock(), done)
+        if not read.segments:
+            succeed(done, [])
+            return done
+        with self._lock:
+            self._check_open()
+            self._wake()
+            self._queue.append(read)
+            self._waiting[done] = read
+        done.add_done_callback(self._forget)
+        return done
 
     def truncate(self, stream_id: int, length: int) -> None:
         """Drop a stream's tokens from `length` on. While a step runs, this is left for after it; nothing waits."""
@@ -162,64 +193,41 @@ class EngineWorker(TokenScorer):
         """Say whether reads make progress."""
         now = self._clock()
         with self._lock:
-            oldest = min((read.progressed_at for read in self._waiting), default=now)
+            oldest = min(map(self._progressed_at, self._waiting.values()), default=now)
             return GuardHealth(self._failure, now - self._alive_at if self._is_running else 0.0, now - oldest)
 
     def close(self) -> None:
         """Close all streams, and free the engine once the step that runs is over. May be called again."""
         with self._lock:
             self._stopped.set()
-            self._fail_all(_closed())
             if not self._is_running:
                 self._engine = None
             thread = self._thread
             self._wakeups.put(False)
+        self._fail_all(moderator_closed())
         if thread is not None and thread is not threading.current_thread():
             thread.join(_JOIN_S)
 
     def _check_open(self) -> None:
         if self._stopped.is_set():
-            raise _closed()
+            raise moderator_closed()
         if self._failure is not None:
             raise GuardFailedError(self._failure)
 
-    def _answer(self, read: WaitingRead) -> list[StepOutput]:
-        """Queue a read and wait for it. Whatever ends the wait, nothing of it stays behind."""
-        call = current_call()
-        call.check()
+    def _forget(self, done: "Future[list[StepOutput]]") -> None:
+        """Note that nobody waits for a read any more; not under the lock."""
         with self._lock:
-            self._check_open()
-            self._wake()
-            self._queue.append(read)
-            self._waiting.add(read)
-        try:
-            with call.waking(lambda: fail(read.done, call.error or _cancelled())):
-                return self._result(read)
-        except BaseException:  # an interrupt too: nobody waits any more
-            fail(read.done, _cancelled())
-            raise
-        finally:
-            with self._lock:
-                self._waiting.discard(read)
+            self._waiting.pop(done, None)
 
-    def _result(self, read: WaitingRead) -> list[StepOutput]:
-        while True:
-            try:
-                return read.done.result(_LOOK_S)
-            except TimeoutError:
-                if read.done.done():
-                    return read.done.result()
-            with self._lock:
-                if read not in self._waiting or self._thread is None or not self._thread.is_alive():
-                    raise GuardFailedError("the guard's engine failed; try again later")
+    def _is_worked_on(self, done: PendingScore) -> bool:
+        with self._lock:
+            return done in self._waiting and self._thread is not None and self._thread.is_alive()
 
     def _wake(self) -> None:
         """Have the thread run; under the lock."""
         is_alive = self._thread is not None and self._thread.is_alive()
         if not is_alive:
-            arguments = (weakref.ref(self), self._wakeups)
-            self._thread = threading.Thread(target=_serve, args=arguments, name="streamward-engine", daemon=True)
-            self._thread.start()
+            self._thread = start_thread(self, self._wakeups)
         if not self._is_running or not is_alive:
             self._is_running = True
             self._alive_at = self._clock()
@@ -289,9 +297,19 @@ class EngineWorker(TokenScorer):
             self._active[read.stream_id] = read
 
     def _step(self) -> None:
-        for read in list(self._active.values()):
+        engine, reads = self.engine, list(self._active.values())
+        shares = QueueShares(
+            reads,
+            num_queued=engine.num_queued,
+            max_batch_tokens=engine.config.max_batch_tokens,
+            room=engine.config.max_queued_tokens - engine.num_queued_tokens,
+        )
+        for read in in_turn(reads):
             try:
-                self._queue_part(read)
+                self._queue_part(read, shares)
+            except OverloadedError as error:
+                if not engine.num_queued_tokens:  # else there is room once what is queued is read
+                    self._end(read, error)
             except StreamwardError as error:
                 self._end(read, error)
         if not self._active:
@@ -301,16 +319,17 @@ class EngineWorker(TokenScorer):
                 self._active[output.stream_id].outputs.append(output)
         for read in list(self._active.values()):
             self._note_progress(read)
-        self._num_failures = 0
+        self._num_failures, self._stepped_at = 0, self._clock()
 
-    def _queue_part(self, read: WaitingRead) -> None:
+    def _queue_part(self, read: WaitingRead, shares: QueueShares) -> None:
         """Give the engine as many of a read's tokens as one step takes, once it has read those before."""
         if read.length is None:
             read.length = self.engine.length(read.stream_id)
-        room = self.engine.config.max_batch_tokens if not self.engine.num_queued(read.stream_id) else 0
+        room = 0 if self.engine.num_queued(read.stream_id) else shares.of(read)
         while room and read.segments:
             token_ids, side = read.segments[0]
             self.engine.extend(read.stream_id, token_ids[:room], head=side)
+            shares.note(read, min(room, len(token_ids)))
             if len(token_ids) > room:
                 read.segments[0] = token_ids[room:], side
             else:
@@ -331,6 +350,10 @@ class EngineWorker(TokenScorer):
             del self._active[read.stream_id]
             succeed(read.done, read.outputs)
 
+    def _progressed_at(self, read: WaitingRead) -> float:
+        """Return when a read last made progress; while it waits for room, that is the progress of the others."""
+        return read.progressed_at if read.num_left else max(read.progressed_at, self._stepped_at)
+
     def _end(self, read: WaitingRead, error: StreamwardError | None = None) -> None:
         """End a read without an answer; the stream is as it was before."""
         del self._active[read.stream_id]
@@ -350,8 +373,8 @@ class EngineWorker(TokenScorer):
             for read in self._active.values():
                 if read.length is not None:
                     self._lengths[read.stream_id] = min(read.length, self._lengths.get(read.stream_id, read.length))
-            self._fail_all(told)
-            self._active, self._later = {}, []
+        self._fail_all(told)
+        self._active, self._later = {}, []
         self.engine.recover(frozenset(self._streams))
         logger.error("the guard's engine failed", extra={"num_failures": self._num_failures, **defect(error)})
 
@@ -369,27 +392,10 @@ class EngineWorker(TokenScorer):
         logger.info("the guard's engine works again")
 
     def _fail_all(self, error: Exception) -> None:
-        """End every call that waits; under the lock. Whoever is not told finds himself left out."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        self._queue.clear()
-        for read in waiting:
-            fail(read.done, error)
-
-
-def _serve(worker: "weakref.ref[EngineWorker]", wakeups: "queue.SimpleQueue[bool]") -> None:
-    """Run a worker whenever it has work, until it is closed or nobody has it any more."""
-    while wakeups.get():
-        found = worker()
-        if found is None:
-            return
-        found.run()
-        del found
-
-
-def _closed() -> StreamClosedError:
-    return StreamClosedError("the moderator is closed; load the guard again")
-
-
-def _cancelled() -> CallCancelledError:
-    return CallCancelledError("the call was cancelled")
+        """End every call that waits. Whoever is not told finds himself left out."""
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._queue.clear()
+        for done in waiting:
+            fail(done, error)

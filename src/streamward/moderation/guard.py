@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
 from streamward.policy import Policy
@@ -59,3 +60,32 @@ class CalibratedGuard(Protocol):
     def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
         """Return the guard's own thresholds of a side; empty where the most probable level counts."""
         ...
+
+
+@runtime_checkable
+class CoroutineGuard(Protocol):
+    """A guard whose calls hold no thread while they wait for an engine."""
+
+    def judge_coroutine(self, conversation: Conversation, policy: Policy) -> GuardCoroutine[Result]:
+        """Do what `judge` does."""
+        ...
+
+    def open_stream_coroutine(
+        self, conversation: Conversation, policy: Policy, *, max_chars: int
+    ) -> GuardCoroutine[ResponseStream]:
+        """Do what `open_stream` does."""
+        ...
+
+
+async def judge_with(guard: Guard, conversation: Conversation, policy: Policy) -> Result:
+    """Have any guard judge a conversation, as a `GuardCoroutine`."""
+    if isinstance(guard, CoroutineGuard):
+        return await guard.judge_coroutine(conversation, policy)
+    return guard.judge(conversation, policy)
+
+
+async def open_stream_of(guard: Guard, conversation: Conversation, policy: Policy, *, max_chars: int) -> ResponseStream:
+    """Have any guard open a stream, as a `GuardCoroutine`."""
+    if isinstance(guard, CoroutineGuard):
+        return await guard.open_stream_coroutine(conversation, policy, max_chars=max_chars)
+    return guard.open_stream(conversation, policy, max_chars=max_chars)

@@ -8,16 +8,19 @@ from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from streamward.decisions import ALLOWED, SideState, combine, token_action
+from streamward.decisions import ALLOWED, SideState, combine
 from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
+from streamward.moderation.coroutines import run_blocking
+from streamward.moderation.releasable import is_stopped, releasable_end, with_prompt
 from streamward.moderation.response_judge import ResponseJudge
 from streamward.policy import Policy
-from streamward.schema import Action, Decision, Event, Result, RiskLevel, Side, SideResult, Span, Verdict
+from streamward.schema import Decision, Event, Result, RiskLevel, Side, SideResult, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
 
 Piece = str | bytes | Sequence[int]
+_QUICK_CHARS = 256  # of a piece: its tokens and their verdicts take a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +150,17 @@ class GuardStream:
             OverloadedError: No room at present. The piece was taken in; feed an empty one to try again.
             CallCancelledError: The call was cancelled. Likewise, unless that was before the piece was taken in.
         """
+        return run_blocking(self.feed_coroutine(piece))
+
+    async def feed_coroutine(self, piece: Piece) -> list[Event]:
+        """Do what `feed` does, as a `GuardCoroutine`."""
         with self._calling():
             self._check_open()
             self._check_piece(piece)
             current_call().begin()
             ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
             self._phase = _Phase.ANSWER
-            return self._apply(self._joined(*ended, self._take(piece)))
+            return await self._apply(self._joined(*ended, self._take(piece)))
 
     def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of what the assistant thinks before its answer.
@@ -167,6 +174,10 @@ class GuardStream:
             OverloadedError: As `feed`.
             CallCancelledError: As `feed`.
         """
+        return run_blocking(self.feed_reasoning_coroutine(piece))
+
+    async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
+        """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
         with self._calling():
             self._check_open()
             self._check_piece(piece)
@@ -181,7 +192,7 @@ class GuardStream:
                 self._judge.drop_context(self._reasoning.num_without)
                 self._phase = _Phase.REASONING
                 begun = [self._text.feed_template_tokens(frame.before)]
-            return self._apply(self._joined(*begun, self._take(piece)))
+            return await self._apply(self._joined(*begun, self._take(piece)))
 
     def truncate(self, num_chars: int) -> list[Event]:
         """Drop all characters of the response but the first ones, with their verdicts and what was decided by them.
@@ -202,6 +213,10 @@ class GuardStream:
             OverloadedError: As `feed`; the text was dropped.
             CallCancelledError: Likewise.
         """
+        return run_blocking(self.truncate_coroutine(num_chars))
+
+    async def truncate_coroutine(self, num_chars: int) -> list[Event]:
+        """Do what `truncate` does, as a `GuardCoroutine`."""
         with self._calling():
             self._check_open()
             if num_chars < self._answer_start:
@@ -209,7 +224,12 @@ class GuardStream:
             current_call().begin()
             edit = self._text.truncate(num_chars)
             self._state.truncate(min(edit.keep, self._num_valid, self._state.num_verdicts))
-            return self._apply(edit)
+            return await self._apply(edit)
+
+    def is_quick(self, piece: Piece) -> bool:
+        """Say whether feeding a piece costs its thread next to nothing, besides waiting for the engine."""
+        is_idle = not self._lock.locked() and self._num_valid == len(self._text.ids)
+        return is_idle and len(piece) <= _QUICK_CHARS and not self._judge.holds_thread
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; nothing is fed.
@@ -226,12 +246,16 @@ class GuardStream:
             StreamClosedError: The stream was closed before.
             CallCancelledError: The call was cancelled.
         """
+        return run_blocking(self.finish_coroutine())
+
+    async def finish_coroutine(self) -> Result:
+        """Do what `finish` does, as a `GuardCoroutine`."""
         with self._calling():
             if self._result is None:
                 if self._is_closed:
                     raise StreamClosedError("the stream is closed; nothing can be finished")
                 ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
-                self._apply(self._joined(*ended, self._text.finish()))
+                await self._apply(self._joined(*ended, self._text.finish()))
                 self._judge_short_text()
                 self._state.finish()
                 self._result = self.so_far()
@@ -277,7 +301,7 @@ class GuardStream:
     def _calling(self) -> Iterator[None]:
         """Make one call at a time, which can be cancelled."""
         call = current_call()
-        with self._lock, call.current():
+        with self._lock:
             with self._ending:
                 if self._is_cancelled:
                     raise CallCancelledError("the stream was cancelled; close it")
@@ -324,13 +348,13 @@ class GuardStream:
         keep = min(edit.keep for edit in edits)
         return Edit(keep, self._text.ids[keep:], self._text.spans[keep:])
 
-    def _apply(self, edit: Edit) -> list[Event]:
+    async def _apply(self, edit: Edit) -> list[Event]:
         keep = min(edit.keep, self._num_valid)
         new_ids, new_spans = edit.new_ids, edit.new_spans
         if keep < edit.keep:  # an earlier piece was taken in but could not be judged
             new_ids, new_spans = self._text.ids[keep:], self._text.spans[keep:]
         self._num_valid = keep
-        fresh = self._judge.replace(keep, new_ids, spans=new_spans)
+        fresh = await self._judge.replace(keep, new_ids, spans=new_spans)
         self._state.rollback(keep)
         self._verdicts[keep:] = fresh
         self._num_valid = keep + len(fresh)
@@ -340,22 +364,10 @@ class GuardStream:
             events.append(Event(verdict, combine(self._prompt_decision, self._state.commit())))
         return events
 
-    @property
-    def _is_stopped(self) -> bool:
-        return self._state.decision.action.severity >= Action.REPLACE.severity
-
     def _clear_end(self) -> int:
-        if self._result is not None and not self._is_stopped:
+        if self._result is not None and not is_stopped(self._state.decision):
             return self._text.num_chars
-        limit = self._state.decision.position
-        verdicts = self._verdicts[: limit + 1] if self._is_stopped and limit is not None else self._verdicts
-        held: Span | None = None  # of the first token over the threshold behind the last clear one
-        for verdict in reversed(verdicts):
-            if token_action(self._policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
-                end = _end(verdict.span)
-                return end if held is None else min(end, held.start)  # they may share a character
-            held = verdict.span
-        return 0
+        return releasable_end(self._policy, self._verdicts, self._state.decision)
 
     def _judgement(self) -> SideResult:
         found = self._state.judgement(thresholds=self._thresholds, windows=self._judge.num_windows)
@@ -364,15 +376,3 @@ class GuardStream:
         return SideResult(
             RiskLevel.SAFE, None, {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
         )
-
-
-def with_prompt(result: Result, earlier: Result) -> Result:
-    """Return a result in which an earlier prompt of the same conversation counts; the worse prompt is the one shown."""
-    decision = combine(result.decision, earlier.decision)
-    levels = [-1 if each.prompt is None else each.prompt.risk_level.severity for each in (result, earlier)]
-    is_worse = decision is not result.decision or (result.prompt is not None and levels[1] > levels[0])
-    return replace(result, decision=decision, prompt=earlier.prompt if is_worse else result.prompt)
-
-
-def _end(span: Span | None) -> int:
-    return 0 if span is None else span.end

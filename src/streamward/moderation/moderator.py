@@ -2,24 +2,26 @@
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from streamward.decisions import combine, decide_error
-from streamward.errors import CheckpointError, ConfigError, InputError, StreamClosedError, UpstreamError
+from streamward.errors import CheckpointError, ConfigError, InputError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
-from streamward.moderation.async_stream import AsyncGuardStream, run_call
+from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
+from streamward.moderation.coroutines import run_async, run_blocking
 from streamward.moderation.detection import decide_findings
-from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge
-from streamward.moderation.guard_stream import with_prompt
+from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
 from streamward.moderation.health import GuardHealth
+from streamward.moderation.releasable import with_prompt
 from streamward.moderation.response_stream import ResponseStream
-from streamward.moderation.worker_pool import Submitter, WorkerPool
+from streamward.moderation.worker_pool import Submitter, WorkerPool, moderator_closed
 from streamward.policy import Policy
 from streamward.schema import Result, RiskLevel, Side
 
@@ -28,8 +30,6 @@ _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
 DEFAULT_MAX_WORKERS = 8
 _JOIN_S = 0.2  # for threads to end when the moderator is closed
-
-T = TypeVar("T")
 
 
 class _Loaded:
@@ -45,17 +45,18 @@ class _Loaded:
     def guard(self) -> Guard:
         guard = self._guard
         if guard is None:
-            raise _closed()
+            raise moderator_closed()
         return guard
 
-    def make(self, call: GuardCall, judge: Callable[[Guard], T]) -> T:
-        """Make a call that ends when the guard is closed."""
+    @contextmanager
+    def used(self) -> Iterator[Guard]:
+        """Lend the guard, for the time of a `with` block, to the current call, which ends when the guard is closed."""
+        call = current_call()
         with self._lock:
             guard = self.guard
             self._calls.add(call)
         try:
-            with call.current():
-                return judge(guard)
+            yield guard
         finally:
             with self._lock:
                 self._calls.discard(call)
@@ -72,7 +73,7 @@ class _Loaded:
             calls = list(self._calls)
         if guard is not None:
             for call in calls:
-                call.cancel(_closed())
+                call.cancel(moderator_closed())
             guard.close()
             self.pool.close(_JOIN_S)
 
@@ -147,7 +148,7 @@ class Moderator:
             StreamClosedError: The moderator is closed, perhaps in the meantime.
             GuardFailedError: The guard's engine does not work.
         """
-        return self._judge(self._read(prompt, response, messages))
+        return run_blocking(self._judge(self._read(prompt, response, messages)), call=self._call())
 
     def moderate_batch(self, items: Sequence[BatchItem]) -> list[Result]:
         """Judge many conversations together.
@@ -162,8 +163,8 @@ class Moderator:
             InputError: An item is wrong; names it. Nothing was judged.
         """
         conversations = [self._read_item(item, index=index) for index, item in enumerate(items)]
-        calls = [(GuardCall(self.owner), partial(self._judge, conversation)) for conversation in conversations]
-        judged = [self._threads.submit(partial(call.make, judge)) for call, judge in calls]
+        calls = [(GuardCall(self.owner), conversation) for conversation in conversations]
+        judged = [self._threads.submit(partial(self._judge_blocking, *each)) for each in calls]
         try:
             return [each.result() for each in judged]
         finally:
@@ -178,7 +179,7 @@ class Moderator:
     ) -> Result:
         """Like `moderate`, without blocking the event loop. Cancelling the task ends the guard's work for it."""
         conversation = self._read(prompt, response, messages)
-        return await run_call(partial(self._judge, conversation), executor=self._threads, call=GuardCall(self.owner))
+        return await run_async(partial(self._judge, conversation), executor=self._threads, call=GuardCall(self.owner))
 
     def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> ResponseStream:
         """Start judging a response while it is generated.
@@ -192,7 +193,7 @@ class Moderator:
             ContextLengthError: The context is longer than `max_chars`.
             OverloadedError: There is no room at present.
         """
-        return self._open_stream(self._read_context(prompt, messages))
+        return run_blocking(self._open_stream(self._read_context(prompt, messages)), call=self._call())
 
     def astream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> AsyncGuardStream:
         """Like `stream`, for `async with`; the context is read on entering."""
@@ -294,11 +295,10 @@ class Moderator:
     def _threads(self) -> Submitter:
         return self._loaded.pool.of(self.owner)
 
-    def _open_stream(self, conversation: Conversation) -> ResponseStream:
-        earlier = self._judge_earlier(conversation)
-        stream = self._loaded.make(
-            self._call(), lambda guard: guard.open_stream(conversation, self.policy, max_chars=self.max_chars)
-        )
+    async def _open_stream(self, conversation: Conversation) -> ResponseStream:
+        earlier = await self._judge_earlier(conversation)
+        with self._loaded.used() as guard:
+            stream = await open_stream_of(guard, conversation, self.policy, max_chars=self.max_chars)
         if earlier is not None:
             stream.add_prompt(earlier)
         return stream
@@ -312,19 +312,26 @@ class Moderator:
         """Raise if the moderator is closed."""
         _ = self._loaded.guard
 
-    def _judge(self, conversation: Conversation) -> Result:
-        earlier = self._judge_earlier(conversation)
-        result = self._judge_turns(conversation)
+    def _judge_blocking(self, call: GuardCall, conversation: Conversation) -> Result:
+        call.check()
+        return run_blocking(self._judge(conversation), call=call)
+
+    async def _judge(self, conversation: Conversation) -> Result:
+        earlier = await self._judge_earlier(conversation)
+        result = await self._judge_turns(conversation)
         result = result if earlier is None else with_prompt(result, earlier)
         return replace(result, decision=combine(result.decision, decide_findings(self.policy, conversation)))
 
-    def _judge_earlier(self, conversation: Conversation) -> Result | None:
+    async def _judge_earlier(self, conversation: Conversation) -> Result | None:
         """Judge the user's own turn by itself, where results of tools came after it."""
-        return self._judge_turns(Conversation(conversation.before_tools, None)) if conversation.before_tools else None
+        if not conversation.before_tools:
+            return None
+        return await self._judge_turns(Conversation(conversation.before_tools, None))
 
-    def _judge_turns(self, conversation: Conversation) -> Result:
+    async def _judge_turns(self, conversation: Conversation) -> Result:
         try:
-            return self._loaded.make(self._call(), lambda guard: guard.judge(conversation, self.policy))
+            with self._loaded.used() as guard:
+                return await judge_with(guard, conversation, self.policy)
         except (UpstreamError, CheckpointError) as error:
             prompt = decide_error(self.policy, Side.PROMPT, error) if conversation.has_prompt else None
             response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None
@@ -363,7 +370,3 @@ class Moderator:
             return self._read(item.get("prompt"), item.get("response"), item.get("messages"))  # type: ignore[arg-type]  # checked there
         except InputError as error:
             raise type(error)(f"item {index}: {error}") from error
-
-
-def _closed() -> StreamClosedError:
-    return StreamClosedError("the moderator is closed; load the guard again")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from streamward.engine.outputs import StepOutput
+from streamward.moderation.coroutines import Scores
 from streamward.moderation.taught_rules import RuleReader
 from streamward.moderation.token_scorer import TokenScorer
 from streamward.moderation.verdicts import VerdictReader
@@ -58,6 +60,11 @@ class ResponseJudge:
         """Windows the response was judged in."""
         return self._windows.index(max(0, len(self._ids) - 1)) + 1
 
+    @property
+    def holds_thread(self) -> bool:
+        """Whether `replace` holds its thread until the tokens are judged."""
+        return self._scorer.holds_thread
+
     def short_text_rules(self) -> tuple[FiredRule, ...]:
         """Return the rules that a finished response breaks that was too short to be judged by them token by token."""
         return self._rules.last() if len(self._ids) <= WARM_TOKENS + 1 else ()
@@ -68,7 +75,7 @@ class ResponseJudge:
         self._context_length -= num_tokens
         self._scorer.truncate(self._stream_id, self._context_length)
 
-    def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
+    async def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         """Keep the first tokens, drop the others, judge new ones behind them.
 
         Args:
@@ -90,10 +97,10 @@ class ResponseJudge:
             done = len(verdicts)
             position = keep + done
             window = self._windows.index(position)
-            self._place(window, position)
+            await self._place(window, position)
             part = new_ids[done : done + self._windows.end(window) - position]
             self._end = _UNKNOWN  # until the read below has succeeded
-            for output in self._scorer.score(self._stream_id, part, head=Side.RESPONSE):
+            for output in await self._score(part, Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]
                 found = self._reader.read(output, first_position=first, spans=rows)
@@ -103,7 +110,7 @@ class ResponseJudge:
             self._end = position + len(part)
         return verdicts
 
-    def _place(self, window: int, position: int) -> None:
+    async def _place(self, window: int, position: int) -> None:
         """Make the cache hold the context and the window's tokens before `position`."""
         start = self._windows.start(window)
         if window == self._window and position <= self._end:
@@ -113,5 +120,8 @@ class ResponseJudge:
             self._end = _UNKNOWN
             self._scorer.truncate(self._stream_id, self._context_length)
             self._window = window
-            self._scorer.score(self._stream_id, self._ids[start:position], head=None)
+            await self._score(self._ids[start:position], None)
         self._end = position
+
+    async def _score(self, ids: Sequence[int], head: Side | None) -> list[StepOutput]:
+        return await Scores(self._scorer.submit(self._stream_id, [(ids, head)]))

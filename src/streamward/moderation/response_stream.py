@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
+from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.guard_stream import Piece
 from streamward.schema import Decision, Event, Result, SideResult
 
@@ -80,4 +81,29 @@ class ResponseStream(Protocol):
 
     def close(self) -> None:
         """Free what the stream holds; does not wait."""
+        ...
+
+
+@runtime_checkable
+class CoroutineStream(Protocol):
+    """A `ResponseStream` whose calls hold no thread while they wait for an engine."""
+
+    def is_quick(self, piece: Piece) -> bool:
+        """Say whether feeding a piece costs its thread next to nothing, besides waiting for the engine."""
+        ...
+
+    def feed_coroutine(self, piece: Piece) -> GuardCoroutine[list[Event]]:
+        """Do what `feed` does."""
+        ...
+
+    def feed_reasoning_coroutine(self, piece: Piece) -> GuardCoroutine[list[Event]]:
+        """Do what `feed_reasoning` does."""
+        ...
+
+    def truncate_coroutine(self, num_chars: int) -> GuardCoroutine[list[Event]]:
+        """Do what `truncate` does."""
+        ...
+
+    def finish_coroutine(self) -> GuardCoroutine[Result]:
+        """Do what `finish` does."""
         ...

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from streamward.decisions import SideState
 from streamward.engine.engine import Engine
-from streamward.engine.outputs import last_token
+from streamward.engine.outputs import StepOutput, last_token
 from streamward.errors import ConfigError, InputError
 from streamward.guard_call import current_call
 from streamward.model.fingerprint import GuardIdentity
 from streamward.moderation.conversation import Conversation
+from streamward.moderation.coroutines import Scores, run_blocking
 from streamward.moderation.engine_worker import EngineWorker
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.moderation.health import GuardHealth
@@ -96,15 +97,19 @@ class StreamGuard:
             OverloadedError: There is no room at present.
             CheckpointError: The heads give non-finite probabilities.
         """
+        return run_blocking(self.judge_coroutine(conversation, policy))
+
+    async def judge_coroutine(self, conversation: Conversation, policy: Policy) -> Result:
+        """Do what `judge` does, as a `GuardCoroutine`."""
         if conversation.response is None:
             with self._probes.taken(policy), self._scorer.temporary_stream() as stream_id:
-                prompt = self._read_prompt(stream_id, conversation.context, policy)
+                prompt = await self._read_prompt(stream_id, conversation.context, policy)
             return Result(prompt.decision, prompt.judgement)
-        with self.open_stream(conversation, policy) as stream:
+        with await self.open_stream_coroutine(conversation, policy) as stream:
             if conversation.response.reasoning is not None:
-                stream.feed_reasoning(conversation.response.reasoning)
-            stream.feed(conversation.response.content)
-            return stream.finish()
+                await stream.feed_reasoning_coroutine(conversation.response.reasoning)
+            await stream.feed_coroutine(conversation.response.content)
+            return await stream.finish_coroutine()
 
     def open_stream(self, conversation: Conversation, policy: Policy, *, max_chars: int = sys.maxsize) -> GuardStream:
         """Read a conversation's context, judge its prompt and wait for the response.
@@ -114,6 +119,12 @@ class StreamGuard:
             OverloadedError: There is no room at present.
             CheckpointError: The heads give non-finite probabilities.
         """
+        return run_blocking(self.open_stream_coroutine(conversation, policy, max_chars=max_chars))
+
+    async def open_stream_coroutine(
+        self, conversation: Conversation, policy: Policy, *, max_chars: int = sys.maxsize
+    ) -> GuardStream:
+        """Do what `open_stream` does, as a `GuardCoroutine`."""
         release = self._probes.take(policy)
         try:
             stream_id = self._scorer.open()
@@ -126,7 +137,7 @@ class StreamGuard:
             release()
 
         try:
-            return self._start(stream_id, conversation, policy, max_chars, close)
+            return await self._start(stream_id, conversation, policy, max_chars, close)
         except BaseException:
             close()
             raise
@@ -143,7 +154,7 @@ class StreamGuard:
         """Close all streams, and free what reads their tokens."""
         self._scorer.close()
 
-    def _start(
+    async def _start(
         self,
         stream_id: int,
         conversation: Conversation,
@@ -155,13 +166,13 @@ class StreamGuard:
         context = self._tokenizer.render(conversation.context, is_open=True)
         prompt: _Prompt | None = None
         if len(context.ids) <= limit:
-            prompt = self._read_context(stream_id, context, policy, has_prompt=conversation.has_prompt)
+            prompt = await self._read_context(stream_id, context, policy, has_prompt=conversation.has_prompt)
         else:
             if conversation.has_prompt:
                 with self._scorer.temporary_stream() as other:
-                    prompt = self._read_prompt(other, conversation.context, policy)
+                    prompt = await self._read_prompt(other, conversation.context, policy)
             context = self._shortened(conversation.context, limit)
-            self._scorer.score(stream_id, context.ids, head=None)
+            await self._score(stream_id, [(context.ids, None)])
         judge = ResponseJudge(
             self._scorer,
             self._readers[Side.RESPONSE],
@@ -182,23 +193,25 @@ class StreamGuard:
             on_close=close,
         )
 
-    def _read_context(self, stream_id: int, context: Rendered, policy: Policy, *, has_prompt: bool) -> _Prompt | None:
+    async def _read_context(
+        self, stream_id: int, context: Rendered, policy: Policy, *, has_prompt: bool
+    ) -> _Prompt | None:
         """Read a context that fits; its prompt is judged on the way."""
         position = context.prompt_position
         if not has_prompt or position is None:
-            self._scorer.score(stream_id, context.ids, head=None)
+            await self._score(stream_id, [(context.ids, None)])
             return None
-        verdict = self._read_closing(stream_id, context.ids, first_owned(context), position, policy)
+        verdict = await self._read_closing(stream_id, context.ids, first_owned(context), position, policy)
         return _judged([verdict], policy, self._readers[Side.PROMPT])
 
-    def _read_prompt(self, stream_id: int, context: Sequence[Message], policy: Policy) -> _Prompt:
+    async def _read_prompt(self, stream_id: int, context: Sequence[Message], policy: Policy) -> _Prompt:
         """Judge the user's last turn, which the context ends with, in as many windows as it needs."""
         rendered = self._fitting(context, self._window_tokens)
         position = rendered.prompt_position
         assert position is not None, "a context with a prompt ends with a user's turn"
         if position < self._window_tokens:
             ids, first = rendered.ids[: position + 1], first_owned(rendered)
-            verdict = self._read_closing(stream_id, ids, first, position, policy)
+            verdict = await self._read_closing(stream_id, ids, first, position, policy)
             return _judged([verdict], policy, self._readers[Side.PROMPT])
         before, content, after = _split(rendered)
         size = self._window_tokens - len(before) - len(after)
@@ -210,11 +223,11 @@ class StreamGuard:
             ids = [*before, *(token_id for token_id, _ in content[part]), *after]
             self._scorer.truncate(stream_id, 0)
             span = Span(spans[0].start, spans[-1].end)
-            found = self._read_closing(stream_id, ids, len(before), len(ids) - 1, policy, index=index, span=span)
+            found = await self._read_closing(stream_id, ids, len(before), len(ids) - 1, policy, index=index, span=span)
             verdicts.append(found)
         return _judged(verdicts, policy, self._readers[Side.PROMPT])
 
-    def _read_closing(
+    async def _read_closing(
         self,
         stream_id: int,
         ids: Sequence[int],
@@ -242,7 +255,7 @@ class StreamGuard:
             (ids[judged : closing + 1], Side.PROMPT),
             (ids[closing + 1 :], None),
         ]
-        outputs = self._scorer.score_segments(stream_id, segments)
+        outputs = await self._score(stream_id, segments)
         rules = RuleReader(policy, Side.PROMPT)
         for output in outputs:
             rules.read(output)
@@ -250,6 +263,9 @@ class StreamGuard:
         (verdict,) = self._readers[Side.PROMPT].read(last, first_position=index, spans=[span])
         fired = rules.last()
         return replace(verdict, rules=fired) if fired else verdict
+
+    async def _score(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
+        return await Scores(self._scorer.submit(stream_id, segments))
 
     def _fitting(self, context: Sequence[Message], limit: int) -> Rendered:
         """Render a context, without its oldest turns as far as needed; the system's turn stays as long as possible."""

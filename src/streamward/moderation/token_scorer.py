@@ -1,6 +1,7 @@
 """The interface between a guard and the place where its tokens are scored."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -11,6 +12,13 @@ from streamward.schema import Side
 
 Segment = tuple[Sequence[int], Side | None]
 """Token ids, and the side whose heads score them; None if they are only context."""
+
+
+class PendingScore(Future[list[StepOutput]]):
+    """Outputs that a scorer will give, or has given. Thread-safe; whoever is first decides how it ends."""
+
+    def check(self) -> None:
+        """Fail if nobody works on it any more; whoever waits for long calls it from time to time."""
 
 
 class TokenScorer(Protocol):
@@ -53,6 +61,17 @@ class TokenScorer(Protocol):
     def score_segments(self, stream_id: int, segments: Sequence[Segment]) -> list[StepOutput]:
         """Likewise for successive tokens that different heads score."""
         ...
+
+    @property
+    def holds_thread(self) -> bool:
+        """Whether `submit` holds the thread of its caller until the tokens are scored."""
+        return True
+
+    def submit(self, stream_id: int, segments: Sequence[Segment]) -> PendingScore:
+        """Begin what `score_segments` does; what is pending fails with its errors. By default it ends here, too."""
+        pending = PendingScore()
+        pending.set_result(self.score_segments(stream_id, segments))
+        return pending
 
     def truncate(self, stream_id: int, length: int) -> None:
         """Remove a stream's tokens from `length` on."""

@@ -58,7 +58,7 @@ class WorkerPool:
         future: Future[T] = Future()
         with self._changed:
             if self._is_closed:
-                raise _closed()
+                raise moderator_closed()
             self._owners.setdefault(owner, _Owner()).waiting.append((call, future))
             num_waiting = sum(len(each.waiting) for each in self._owners.values())
             if num_waiting > self._num_idle and len(self._threads) < self._max_threads:
@@ -87,7 +87,7 @@ class WorkerPool:
             self._changed.notify_all()
         for _, future in left:
             if future.set_running_or_notify_cancel():
-                future.set_exception(_closed())
+                future.set_exception(moderator_closed())
         _join(threads, timeout_s)
 
     def _run(self) -> None:
@@ -160,5 +160,6 @@ def _join(threads: Iterable[threading.Thread], timeout_s: float) -> None:
         thread.join(max(0.0, end - time.monotonic()))
 
 
-def _closed() -> StreamClosedError:
+def moderator_closed() -> StreamClosedError:
+    """Return the error of whoever uses a moderator that was closed."""
     return StreamClosedError("the moderator is closed; load the guard again")

@@ -1,0 +1,62 @@
+"""Whose tokens an engine gets next, and how many: its queue and its cache are shared fairly between owners."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain, zip_longest
+
+from streamward.engine.scheduler import SHORT_TOKENS
+from streamward.errors import StreamClosedError
+from streamward.moderation.waiting import WaitingRead
+
+
+def in_turn(reads: Iterable[WaitingRead]) -> list[WaitingRead]:
+    """Order reads: owners take turns; of each, short appends come before long texts, else the first to come first."""
+    by_owner: dict[str | None, list[WaitingRead]] = {}
+    for read in reads:
+        by_owner.setdefault(read.owner, []).append(read)
+    lines = [sorted(line, key=is_long) for line in by_owner.values()]
+    return [read for read in chain.from_iterable(zip_longest(*lines)) if read is not None]
+
+
+def is_long(read: WaitingRead) -> bool:
+    """Whether what is left of a read is more than a short append."""
+    return read.num_unqueued > SHORT_TOKENS
+
+
+class QueueShares:
+    """How many tokens each read may queue before one step.
+
+    Of the long texts of an owner no more is queued than one step could process: the next ones would only hold pages of
+    the cache while they wait. Short appends are always queued, as far as the engine's queue has room.
+    """
+
+    def __init__(
+        self, reads: Iterable[WaitingRead], *, num_queued: Callable[[int], int], max_batch_tokens: int, room: int
+    ) -> None:
+        """Count what is queued.
+
+        Args:
+            reads: All that have been begun.
+            num_queued: Returns the queued tokens of a stream.
+            max_batch_tokens: Of a step.
+            room: Tokens that the engine's queue still takes.
+        """
+        self._max_batch_tokens = max_batch_tokens
+        self._room = room
+        self._queued: dict[str | None, int] = {}
+        for read in reads:
+            if read.length is not None:
+                with suppress(StreamClosedError):  # it is told when its turn comes
+                    self.note(read, num_queued(read.stream_id), is_new=False)
+
+    def of(self, read: WaitingRead) -> int:
+        """Return how many tokens a read with none in the queue may queue."""
+        if is_long(read) and self._queued.get(read.owner, 0) >= self._max_batch_tokens:
+            return 0
+        return min(self._room, self._max_batch_tokens)
+
+    def note(self, read: WaitingRead, count: int, *, is_new: bool = True) -> None:
+        """Note that a read has queued tokens."""
+        self._queued[read.owner] = self._queued.get(read.owner, 0) + count
+        if is_new:
+            self._room -= count
