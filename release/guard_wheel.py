@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from release.project import ROOT, build_wheel, project_version
 from streamward.bundled.adapter import ADAPTER_FILE, load_adapter
 from streamward.bundled.base import BASES, find_base
-from streamward.bundled.embedded import embedded_guards, guard_folder, prepare_int8
+from streamward.bundled.embedded import embedded_guards, guard_base, guard_folder, prepare_int8
 from streamward.bundled.packages import DISTRIBUTION_PREFIX, ENTRY_POINT_GROUP
 
 MAX_BYTES = 100 * 10**6  # the size up to which package indexes accept a file without asking
@@ -94,14 +94,25 @@ def _copy_licences(source: Path, folder: Path) -> str:
     return f"Apache-2.0 AND {_GEMMA_LICENCE}" if notices else "Apache-2.0"
 
 
+def _has_own_terms(name: str) -> bool:
+    """True if whoever passes the guard on must pass on the terms of its base."""
+    base = guard_base(name)
+    return base is not None and bool(base.notices)
+
+
 def main() -> None:
     """Build the wheels that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="GUARD", help="by default every guard of this clone")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="GUARD",
+        help="by default all of this clone whose base has no terms of its own",
+    )
     parser.add_argument("--version", default=project_version(), help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     given = parser.parse_args()
-    for name in given.names or embedded_guards():
+    for name in given.names or [name for name in embedded_guards() if not _has_own_terms(name)]:
         source = guard_folder(name)
         wheel = guard_wheel(
             name, source=source, prepared=prepare_int8(source), version=given.version, folder=given.output

@@ -120,6 +120,18 @@ def prepare_base(name: str = BASE_NAME) -> Path:
     return base.folder
 
 
+def is_installed(name: str) -> bool:
+    """True if the packages that carry a base are installed, or its weights are in the cache already.
+
+    Args:
+        name: A key of `BASES`.
+    """
+    base = BASES[name]
+    if (base.folder / "model.safetensors").exists():
+        return True
+    return all(importlib.util.find_spec(module) is not None for module, _ in base.files)
+
+
 def find_base(name: str) -> Path:
     """Return the folder of a base: prepared, if it is one of `BASES`, else the folder of that name."""
     return prepare_base(name) if name in BASES else Path(name)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from streamward.bundled.adapter import ADAPTER_FILE, load_adapter, merge_adapter
-from streamward.bundled.base import cache_folder, find_base, install_folder, staging_folder
+from streamward.bundled.base import (
+    BASES,
+    Base,
+    cache_folder,
+    find_base,
+    install_folder,
+    is_installed,
+    staging_folder,
+)
 from streamward.bundled.packages import DISTRIBUTION_PREFIX, packaged_folder, packaged_guards
 from streamward.errors import ConfigError
 from streamward.kernels.quantization import GROUP
@@ -77,6 +85,26 @@ def is_prepared(name: str) -> bool:
     """Return whether an embedded guard has 8-bit weights already, in its package or in the cache."""
     source = guard_folder(name)
     return is_prepared_folder(source) or _int8_folder(source).exists()
+
+
+def missing_base(name: str) -> Base | None:
+    """Return the base that an embedded guard needs and that is not installed; None if nothing is missing.
+
+    Raises:
+        CheckpointError: The guard's folder is damaged.
+    """
+    base = None if is_prepared(name) else guard_base(name)
+    return None if base is None or is_installed(base.name) else base
+
+
+def guard_base(name: str) -> Base | None:
+    """Return the base that an embedded guard's adapter goes with; None for a guard that was installed as a package.
+
+    Raises:
+        CheckpointError: The guard's folder is damaged.
+    """
+    source = guard_folder(name)
+    return BASES.get(read_config(source)["streamward"]["base"]) if (source / ADAPTER_FILE).exists() else None
 
 
 def prepare_adapter(source: Path) -> Path:

@@ -43,18 +43,27 @@ def _list(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from streamward.bundled.base import cache_folder
-    from streamward.bundled.embedded import embedded_guards, is_prepared
+    from streamward.bundled.embedded import embedded_guards
 
     del arguments
     table = Table(box=None, pad_edge=False)
     for column in ("guard", "where"):
         table.add_column(column)
     for name in embedded_guards():
-        table.add_row(name, "embedded, prepared" if is_prepared(name) else "embedded, prepared at first use")
+        table.add_row(name, _state(name))
     console = Console()
     console.print(table)
     console.print(f"cache: {cache_folder()}", style="dim", soft_wrap=True)
     return 0
+
+
+def _state(name: str) -> str:
+    from streamward.bundled.embedded import is_prepared, missing_base
+
+    base = missing_base(name)
+    if base is not None:
+        return f"embedded, its base {base.name} is not installed: {base.install}"
+    return "embedded, prepared" if is_prepared(name) else "embedded, prepared at first use"
 
 
 def _info(arguments: argparse.Namespace) -> int:
