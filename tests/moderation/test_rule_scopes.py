@@ -12,6 +12,7 @@ from tests.rules.banks import ALWAYS, policy_with, small_guard
 
 USER = {"role": "user", "content": "what is in the file"}
 CALL = {"function": {"name": "read", "arguments": '{"path": "a.txt"}'}}
+CALLING = {"role": "assistant", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "secret words"}
 P, R, A, T = RuleScope.PROMPT, RuleScope.RESPONSE, RuleScope.TOOL_ARGUMENTS, RuleScope.TOOL_RESULTS
 
@@ -21,11 +22,11 @@ P, R, A, T = RuleScope.PROMPT, RuleScope.RESPONSE, RuleScope.TOOL_ARGUMENTS, Rul
     [
         ([USER], {P, R, A}),  # the response is yet to come
         ([USER, {"role": "assistant", "content": "Nothing."}], {P, R}),
-        ([USER, {"role": "assistant", "tool_calls": [CALL]}], {P, A}),
+        ([USER, CALLING], {P, A}),
         ([USER, {"role": "assistant", "content": "One moment.", "tool_calls": [CALL]}], {P, R, A}),
-        ([USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT], {T, R, A}),
+        ([USER, CALLING, RESULT], {T, R, A}),
         ([RESULT], {T, R, A}),
-        ([USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT, {"role": "assistant", "content": "Done."}], {T, R}),
+        ([USER, CALLING, RESULT, {"role": "assistant", "content": "Done."}], {T, R}),
     ],
 )
 def test_a_conversation_knows_which_kinds_of_text_are_judged(messages, scopes):
@@ -56,9 +57,9 @@ def test_a_policy_is_narrowed_rule_by_rule():
         ("prompt", [USER], True),
         ("prompt", [RESULT], False),
         ("prompt", [USER, RESULT], True),  # the user's own turn is judged too
-        ("tool_arguments", [USER, {"role": "assistant", "tool_calls": [CALL]}], True),
+        ("tool_arguments", [USER, CALLING], True),
         ("tool_arguments", [USER, {"role": "assistant", "content": "Nothing to read."}], False),
-        ("response", [USER, {"role": "assistant", "tool_calls": [CALL]}], False),
+        ("response", [USER, CALLING], False),
         ("response", [USER, {"role": "assistant", "content": "Nothing to read."}], True),
     ],
 )
