@@ -141,10 +141,7 @@ def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
             )
     started = time.perf_counter()
     taps = taps_of(guard.engine.runner.model_config)
-    rows = [
-        Row(*label, text)
-        for label, text in zip(labels, read_texts(guard, taps, examples), strict=True)
-    ]
+    rows = [Row(*label, text) for label, text in zip(labels, read_texts(guard, taps, examples), strict=True)]
     print(f"read {len(rows)} texts in {time.perf_counter() - started:.0f} s", flush=True)
     with path.open("wb") as file:
         pickle.dump(rows, file)
@@ -245,9 +242,7 @@ class Lesson:
     seconds: float
 
     @classmethod
-    def of(
-        cls, texts: Sequence[PooledText], rows: Sequence[Row], setting: Setting, sides: frozenset[Side]
-    ) -> "Lesson":
+    def of(cls, texts: Sequence[PooledText], rows: Sequence[Row], setting: Setting, sides: frozenset[Side]) -> "Lesson":
         prior = setting.reference.direction([row.text.example.text for row in rows])
         started = time.perf_counter()
         ordinary, inputs = setting.traffic.gate_rows(sides), setting.traffic.calibration_inputs(sides)
@@ -270,9 +265,7 @@ class Lesson:
         is_learnt = counts_as_learnt(peaks, np.array(labels), recall)
         return cls(fitted, calibration, weights, is_learnt, seconds)
 
-    def fires(
-        self, each: Judged
-    ) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]]:
+    def fires(self, each: Judged) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]]:
         """Return the scores at every token that is scored, and at which of them the rule fires."""
         scores = each.scores(self.fitted, self.weights)
         return scores, self.calibration.thresholds.fires(scores, run=RUNS[each.row.text.side])

@@ -199,4 +199,3 @@ def f1(fired: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def run_of(side: Side, prompt: int, response: int) -> int:
     """Return the successive tokens that a policy asks for on a side."""
     return prompt if side is Side.PROMPT else response
-
