@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from streamward.evals.packaged_sets import packaged_set
 from streamward.loading import find_served, load_guard
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.rules.calibration import Calibration, choose, cross_validate, f1
+from streamward.rules.calibration import RuleCalibration, choose, cross_validate, f1
 from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
 from streamward.rules.probe import CHANNELS
@@ -92,8 +92,6 @@ def main() -> None:
         "by_count": results,
     }
     (arguments.out / "results.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    for rule, found in results[counts[-1]]["rules"].items():
-        print(f"{rule:26} {found}")
 
 
 @dataclass(frozen=True)
@@ -195,6 +193,7 @@ def measure(
             "learnt": round(float(np.mean(learnt)), 2),
             "seconds": round(float(np.mean(seconds)), 2),
         }
+        print(count, rule, by_rule[rule], flush=True)
     found_delays = [delay for delay in delays if delay is not None]
     means = {name: float(np.mean([each[name] for each in by_rule.values()])) for name in next(iter(by_rule.values()))}
     return {
@@ -236,7 +235,7 @@ class Lesson:
     """A rule taught as `streamward teach` does it, from hidden states that were read already."""
 
     fitted: FittedRule
-    calibration: Calibration
+    calibration: RuleCalibration
     weights: NDArray[np.float32]
     is_learnt: bool
     seconds: float

@@ -91,9 +91,9 @@ class Message:
     role: Role
     content: str
     reasoning: str | None = None
-    is_tool_result: bool = False
-    has_calls: bool = False
-    is_call_only: bool = False
+    is_tool_result: bool = field(default=False, compare=False)
+    has_calls: bool = field(default=False, compare=False)
+    is_call_only: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def scattered(rng: np.random.Generator, count: int, *, matter: float, violation:
 
 def test_cross_validation_expects_what_new_texts_get() -> None:
     expected, found, by_one_gate = [], [], []
-    for seed in range(5):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         train = [each for strength in (3.0, 0.0) for each in scattered(rng, 5, matter=2.5, violation=strength)]
         others = scattered(rng, 100, matter=0.0, violation=0.0)
@@ -130,8 +130,15 @@ def test_cross_validation_expects_what_new_texts_get() -> None:
         expected.append(np.mean([fires.any() for fires in chosen.fires[:5]]))
         by_one_gate.append(np.mean([chosen.thresholds.fires(each, run=2).any() for each in held_out.scores[:5]]))
         found.append(np.mean([chosen.thresholds.fires(fitted.score(each), run=2).any() for each in fresh]))
-    assert abs(np.mean(expected) - np.mean(found)) <= 0.15
-    assert np.mean(expected) - np.mean(by_one_gate) >= 0.2  # heads of a fold, judged by the gate of all, look worse
+    assert abs(np.mean(expected) - np.mean(found)) <= 0.25
+    assert np.mean(expected) - np.mean(by_one_gate) >= 0.1  # heads of a fold, judged by the gate of all, look worse
+
+
+def test_few_examples_are_left_out_a_few_at_a_time() -> None:
+    rng = np.random.default_rng(8)
+    labels = folds(scattered(rng, 10, matter=1.0, violation=1.0))
+    assert len(set(labels.tolist())) == 5
+    assert np.bincount(labels).max() <= 3  # heads taught from half of ten texts say nothing about those of all
 
 
 def test_what_violations_of_other_rules_have_in_common_helps_a_rule_with_few_examples() -> None:

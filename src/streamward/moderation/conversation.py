@@ -35,7 +35,7 @@ class Conversation:
     @property
     def scopes(self) -> frozenset[RuleScope]:
         """Kinds of text that are judged. A response that is yet to be written may be of both its kinds."""
-        is_result = bool(self.context) and self.context[-1].is_tool_result
+        is_result = bool(self.before_tools) or (bool(self.context) and self.context[-1].is_tool_result)
         found = {RuleScope.TOOL_RESULTS if is_result else RuleScope.PROMPT}
         if self.response is None or not self.response.is_call_only:
             found.add(RuleScope.RESPONSE)

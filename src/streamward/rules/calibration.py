@@ -57,7 +57,7 @@ class HeldOutScores:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class RuleCalibration:
     """Thresholds, and what teaching in the same way comes to on texts that it did not see.
 
     Attributes:
@@ -79,7 +79,7 @@ def folds(texts: Sequence[PooledText], *, num_folds: int = NUM_FOLDS) -> NDArray
     """
     points = np.stack([_average(text) for text in texts])
     points /= np.linalg.norm(points, axis=1, keepdims=True) + 1e-6
-    count = max(2, min(num_folds, len(texts) // 4))
+    count = max(2, min(num_folds, len(texts) // 2))  # small folds: what is taught without one must not lack much
     centers = points[[0]]
     while len(centers) < count:  # the farthest from those there are, so that every run gives the same folds
         similarity = (points @ centers.T).max(axis=1)
@@ -151,7 +151,7 @@ def choose(
     *,
     false_positives: float,
     run: Sequence[int],
-) -> Calibration:
+) -> RuleCalibration:
     """Choose both thresholds together: the best F1 on held-out examples at the stated rate on ordinary traffic.
 
     Only the middle half of the held-out scores comes into question as a threshold: with a few dozen texts the best F1
@@ -167,7 +167,7 @@ def choose(
     truth = np.array(violates)
     peaks = np.sort([_steady(pair[0], length).max() for pair, length in zip(held_out.scores, run, strict=True)])
     quarter = len(peaks) // 4
-    best: Calibration | None = None
+    best: RuleCalibration | None = None
     for threshold in peaks[quarter : len(peaks) - quarter].tolist():
         gates = [each.gate(threshold, false_positives) for each in held_out.ordinary]
         fires = tuple(
@@ -176,7 +176,7 @@ def choose(
         )
         value = f1(np.array([each.any() for each in fires]), truth)
         if best is None or value > best.f1 + 1e-9:
-            best = Calibration(Thresholds2D(threshold, ordinary.gate(threshold, false_positives)), fires, value)
+            best = RuleCalibration(Thresholds2D(threshold, ordinary.gate(threshold, false_positives)), fires, value)
     assert best is not None, "there are examples"
     return best
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.rules.calibration import Calibration, ScorePair
+from streamward.rules.calibration import RuleCalibration, ScorePair
 from streamward.rules.features import PooledText, matter_rows
 from streamward.rules.probe import Floats
 from streamward.rules.rule import RuleExample
@@ -127,7 +127,7 @@ def report_rule(
     examples: Sequence[RuleExample],
     texts: Sequence[PooledText],
     held_out: Sequence[ScorePair],
-    calibration: Calibration,
+    calibration: RuleCalibration,
     *,
     ordinary: tuple[int, int],
     others: Mapping[str, float],

@@ -10,7 +10,7 @@ import numpy as np
 from streamward.errors import ConfigError
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.rules.calibration import Calibration, HeldOutScores, choose, cross_validate
+from streamward.rules.calibration import RuleCalibration, HeldOutScores, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
 from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
@@ -47,7 +47,7 @@ class _Lesson:
     texts: tuple[PooledText, ...]
     fitted: FittedRule
     held_out: HeldOutScores
-    calibration: Calibration
+    calibration: RuleCalibration
     seconds: float
 
 
