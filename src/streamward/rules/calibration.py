@@ -19,11 +19,11 @@ ScorePair = tuple[Floats, Floats]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds2D:
-    """What both heads must reach.
+    """The thresholds that both heads must reach.
 
     Attributes:
-        violation: Of the head that tells violations from look-alikes.
-        gate: Of the head that tells the rule's matter from ordinary traffic.
+        violation: Threshold of the head that tells violations from look-alikes.
+        gate: Threshold of the head that tells the rule's matter from ordinary traffic.
     """
 
     violation: float
@@ -45,7 +45,7 @@ class HeldOutScores:
     """Scores of every text by heads that were taught without it and what resembles it.
 
     Attributes:
-        scores: Of each text.
+        scores: Scores of each text.
         folds: Fold of each text.
         ordinary: Scores of ordinary texts by the heads of each fold. Heads that saw fewer examples score everything
             lower or higher than those of all examples, so each fold has a gate of its own.
@@ -61,9 +61,9 @@ class RuleCalibration:
     """Thresholds, and what teaching in the same way comes to on texts that it did not see.
 
     Attributes:
-        thresholds: Of the heads taught from all examples.
+        thresholds: Thresholds of the heads taught from all examples.
         fires: For each example, at which of its rows the heads of its fold fire, at thresholds set for them.
-        f1: Of that.
+        f1: F1 of that.
     """
 
     thresholds: Thresholds2D
@@ -158,7 +158,7 @@ def choose(
     is often at an extreme, by accident.
 
     Args:
-        held_out: Of the examples.
+        held_out: Scores of the examples.
         violates: Their labels.
         ordinary: Scores of ordinary texts, by the heads taught from all examples.
         false_positives: Most ordinary texts at which the rule may fire, as a share.

@@ -45,7 +45,7 @@ class FittedRule:
 
 @dataclass(frozen=True)
 class OrdinaryRows:
-    """What the gate reads of rows of ordinary traffic, and what every gate needs of them, computed once.
+    """Inputs of gates from ordinary traffic, with the inverse that every gate needs, computed once.
 
     Attributes:
         x: [M, F].
@@ -132,7 +132,7 @@ def _ridge(
         x: Inputs, [M, F].
         kernel: Their inner products, [M, M].
         targets: [M].
-        weights: Of the rows, [M].
+        weights: Weights of the rows, [M].
         ridge: Penalty on the squared weights of the head.
     """
     shares = weights / weights.sum()

@@ -34,7 +34,7 @@ class OrdinaryScores:
         """Return the lowest gate at which a rule fires at no more than a share of the texts.
 
         Args:
-            threshold: Of the head that tells violations from look-alikes.
+            threshold: Threshold of the head that tells violations from look-alikes.
             rate: The share.
         """
         if not len(self.starts):
@@ -54,7 +54,7 @@ class OrdinaryScores:
 
 @dataclass(frozen=True)
 class OrdinaryInputs:
-    """What both heads read of ordinary texts, put together once for all rules.
+    """Inputs of both heads from ordinary texts, put together once for all rules.
 
     Attributes:
         violation: [M, F].

@@ -1,4 +1,4 @@
-"""What violations of many rules have in common: where the head of a new rule starts from."""
+"""The direction that violations of many rules have in common: the head of a new rule starts from it."""
 
 # Shapes: M rows; F features.
 
@@ -37,7 +37,7 @@ class LabelledRows:
         """Take the rows that a head would be taught from.
 
         Args:
-            texts: Of all rules.
+            texts: Texts of all rules.
             rules: Index of the rule of each.
         """
         groups: dict[tuple[int, Side], list[PooledText]] = {}
@@ -54,7 +54,7 @@ class CommonDirection:
     """Weights that tell violations of other rules from texts that look alike, by ridge regression.
 
     Attributes:
-        rows: Of the rules.
+        rows: Rows of the rules.
     """
 
     rows: LabelledRows
@@ -75,7 +75,9 @@ class CommonDirection:
     def _sums(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         x, weights = self.rows.x[chosen].astype(np.float32), self.rows.weights[chosen]
         weighted = x * weights[:, None]
-        return weighted.T @ x, weighted.T @ self.rows.targets[chosen]
+        gram: Floats = weighted.T @ x
+        product: Floats = weighted.T @ self.rows.targets[chosen]
+        return gram, product
 
 
 def _group(texts: Sequence[PooledText]) -> tuple[Floats, Floats, Floats]:

@@ -31,7 +31,7 @@ class ReferenceRules:
     """The rules, as a guard sees their texts.
 
     Attributes:
-        common: What their violations have in common.
+        common: The direction that their violations have in common.
         texts: Index of the rule that each text belongs to, by the text's hash.
     """
 

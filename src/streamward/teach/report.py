@@ -49,10 +49,10 @@ class LessonReport:
         num_counter_examples: Counter-examples.
         recall: Share of the examples at which the rule fires.
         false_alarms: Share of the counter-examples at which it fires.
-        f1: Of both.
+        f1: F1 of both.
         auc: Area under the ROC curve of the head that tells them apart.
         ordinary: Ordinary texts at which it fires, and how many there are.
-        in_time: Of the responses that break the rule from a known place on and are found: share found from one token
+        in_time: Share of the responses found to break the rule from a known place on that are found from one token
             before up to twelve after that place; None if there are none.
         early: Likewise, share found before.
         others: Share of the examples and counter-examples of other rules at which it fires.
@@ -82,7 +82,7 @@ class LessonReport:
 
     @property
     def is_learnt(self) -> bool:
-        """Whether the rule may be armed without being forced."""
+        """True if the rule may be armed without being forced."""
         return _is_learnt(self.auc, self.recall)
 
     def lines(self) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from streamward.errors import ConfigError
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.rules.calibration import RuleCalibration, HeldOutScores, choose, cross_validate
+from streamward.rules.calibration import HeldOutScores, RuleCalibration, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
 from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
