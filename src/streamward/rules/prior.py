@@ -75,9 +75,8 @@ class CommonDirection:
     def _sums(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         x, weights = self.rows.x[chosen].astype(np.float32), self.rows.weights[chosen]
         weighted = x * weights[:, None]
-        gram: Floats = weighted.T @ x
-        product: Floats = weighted.T @ self.rows.targets[chosen]
-        return gram, product
+        gram, product = weighted.T @ x, weighted.T @ self.rows.targets[chosen]
+        return gram.astype(np.float32, copy=False), product.astype(np.float32, copy=False)
 
 
 def _group(texts: Sequence[PooledText]) -> tuple[Floats, Floats, Floats]:
