@@ -1,10 +1,12 @@
-"""Measures taught rules: quality on the test split of datasets/rules, by number of examples, and in streams.
+"""Measures taught rules: quality on datasets/rules, by number of examples, and in streams.
 
-Usage: python benchmarks/taught_rules.py OUT_DIR [--guard G] [--counts 10,20,40] [--false-positives R]
+Usage: python benchmarks/taught_rules.py OUT_DIR [--guard G] [--counts 10,20,40] [--false-positives R] [--validate]
 
 The hidden states of all texts are read once and kept in OUT_DIR. Rules are taught on the train split, thresholds set
 as `streamward teach` sets them, and F1 is measured on the test split, whose topics are others. Ordinary traffic is the
-half of the packaged set `everyday` that neither teaching nor thresholds use.
+half of the packaged set `everyday` that neither teaching nor thresholds use. With --validate the test split stays
+unread: each rule is taught on two of the three topics of the train split and measured on the third. Choose among
+variants by that, never by the test split.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import json
 import pickle
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from streamward.evals.packaged_sets import packaged_set
 from streamward.loading import find_served, load_guard
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.rules.calibration import Thresholds2D, choose, cross_validate, f1, ordinary_scores
+from streamward.rules.calibration import RuleCalibration, choose, cross_validate, f1
 from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
 from streamward.rules.probe import CHANNELS
@@ -32,6 +34,8 @@ from streamward.rules.scoring import normalized, pooled
 from streamward.schema import Side
 from streamward.teach.hidden_states import ReadText, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
+from streamward.teach.reference import ReferenceRules, reference_rules
+from streamward.teach.report import counts_as_learnt
 
 RULES = Path(__file__).parent.parent / "datasets" / "rules"
 RUNS = {Side.PROMPT: 1, Side.RESPONSE: 2}
@@ -45,7 +49,17 @@ class Row:
     split: str
     language: str
     violates: bool
+    topic: str
     text: ReadText
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What rules are taught with."""
+
+    traffic: OrdinaryTraffic
+    reference: ReferenceRules
+    false_positives: float
 
 
 def main() -> None:
@@ -54,27 +68,30 @@ def main() -> None:
     parser.add_argument("--guard", default="stream-135m")
     parser.add_argument("--counts", default="10,20,40")
     parser.add_argument("--false-positives", type=float, default=0.01)
+    parser.add_argument("--validate", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     guard = load_guard(find_served(arguments.guard))
     assert isinstance(guard, StreamGuard) and guard.identity is not None
     traffic = ordinary_traffic(guard, fingerprint=guard.identity.fingerprint)
+    reference = reference_rules(guard, traffic, fingerprint=guard.identity.fingerprint)
+    setting = Setting(traffic, reference, arguments.false_positives)
     rows = read_rows(guard, arguments.out / f"states-{guard.identity.fingerprint}.pickle")
-    judged = [Judged.of(row, traffic) for row in rows if row.split in ("test", "ordinary")]
+    splits = ("train", "ordinary") if arguments.validate else ("test", "ordinary")
+    judged = [Judged.of(row, traffic) for row in rows if row.split in splits]
     counts = [int(count) for count in arguments.counts.split(",")]
     results = {}
     for count in reversed(counts):
-        results[count] = measure(rows, judged, traffic, count=count, false_positives=arguments.false_positives)
+        results[count] = measure(rows, judged, setting, count=count, validates=arguments.validate)
         print(count, {name: value for name, value in results[count].items() if name != "rules"}, flush=True)
     facts = {
         "guard": guard.identity.name,
         "fingerprint": guard.identity.fingerprint,
         "false_positives": arguments.false_positives,
+        "split": "topics of the train split" if arguments.validate else "test",
         "by_count": results,
     }
     (arguments.out / "results.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    for rule, found in results[counts[-1]]["rules"].items():
-        print(f"{rule:26} {found}")
 
 
 @dataclass(frozen=True)
@@ -111,21 +128,18 @@ def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
     for source in sorted(RULES.glob("*.jsonl")):
         for line in source.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            labels.append((row["rule"], row["split"], row["lang"], row["violates"]))
+            labels.append((row["rule"], row["split"], row["lang"], row["violates"], row["topic"]))
             examples.append(RuleExample(prompt=row["prompt"], response=row["response"], start=row["rule_start"]))
     for part in packaged_set("everyday"):
         for each in part.rows[1::2]:
-            labels.append((None, "ordinary", each.language, False))
+            labels.append((None, "ordinary", each.language, False, ""))
             is_prompt = part.side is Side.PROMPT
             examples.append(
                 RuleExample(prompt=each.text) if is_prompt else RuleExample(prompt=each.prompt, response=each.text)
             )
     started = time.perf_counter()
     taps = taps_of(guard.engine.runner.model_config)
-    rows = [
-        Row(rule, split, language, violates, text)
-        for (rule, split, language, violates), text in zip(labels, read_texts(guard, taps, examples), strict=True)
-    ]
+    rows = [Row(*label, text) for label, text in zip(labels, read_texts(guard, taps, examples), strict=True)]
     print(f"read {len(rows)} texts in {time.perf_counter() - started:.0f} s", flush=True)
     with path.open("wb") as file:
         pickle.dump(rows, file)
@@ -139,7 +153,7 @@ def pooled_text(row: Row, traffic: OrdinaryTraffic) -> PooledText:
 
 
 def measure(
-    rows: Sequence[Row], judged: Sequence[Judged], traffic: OrdinaryTraffic, *, count: int, false_positives: float
+    rows: Sequence[Row], judged: Sequence[Judged], setting: Setting, *, count: int, validates: bool
 ) -> dict[str, Any]:
     """Return the figures of all rules taught from `count` rows each, half of which break the rule."""
     applies = {each["id"]: each["applies_to"] for each in tomllib.loads((RULES / "rules.toml").read_text())["rules"]}
@@ -149,45 +163,61 @@ def measure(
     ordinary = [each for each in judged if each.row.rule is None]
     for rule in sorted({row.rule for row in rows if row.rule}):
         sides = frozenset(Side(side) for side in applies[rule])
-        train = [row for row in rows if row.rule == rule and row.split == "train"]
-        texts = [pooled_text(row, traffic) for row in subset(train, count)]
-        fitted, thresholds, seconds = taught(texts, traffic, sides, false_positives)
-        shape = texts[0].rows.shape[2:]
-        weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
-        weights = (weights + channel_weights(fitted.gate.weights, shape, is_gate=True)).reshape(len(CHANNELS), -1).T
-        test = [each for each in judged if each.row.rule == rule]
-        truth = np.array([each.row.violates for each in test])
-        scores = [each.scores(fitted, weights) for each in test]
-        fires = [thresholds.fires(pair, run=RUNS[each.row.text.side]) for pair, each in zip(scores, test, strict=True)]
-        fired = np.array([each.any() for each in fires])
-        peaks = np.array([float(pair[0].max()) for pair in scores])
         own = [each for each in ordinary if each.row.text.side in sides]
-        alarms = [thresholds.fires(each.scores(fitted, weights), run=RUNS[each.row.text.side]).any() for each in own]
-        flagged |= {id(each) for each, alarm in zip(own, alarms, strict=True) if alarm}
-        delays += [
-            int(np.flatnonzero(found)[0]) + each.first - each.row.text.start if found.any() else None
-            for each, found in zip(test, fires, strict=True)
-            if each.row.violates and each.row.text.start is not None
-        ]
+        lessons = list(lessons_of(rule, rows, judged, count, validates=validates))
+        truth, fired, peaks, alarms, learnt, seconds, expected = [], [], [], [], [], [], []
+        for train, test in lessons:
+            lesson = Lesson.of([pooled_text(row, setting.traffic) for row in train], train, setting, sides)
+            found = [lesson.fires(each) for each in test]
+            truth += [each.row.violates for each in test]
+            fired += [bool(each.any()) for _, each in found]
+            peaks += [float(scores[0].max()) for scores, _ in found]
+            alarms += [(each, bool(lesson.fires(each)[1].any())) for each in own]
+            learnt.append(lesson.is_learnt)
+            seconds.append(lesson.seconds)
+            expected.append(lesson.calibration.f1)
+            delays += [
+                int(np.flatnonzero(fires)[0]) + each.first - each.row.text.start if fires.any() else None
+                for each, (_, fires) in zip(test, found, strict=True)
+                if each.row.violates and each.row.text.start is not None
+            ]
+        flagged |= {id(each) for each, alarm in alarms if alarm}
+        labels, hits, highest = np.array(truth), np.array(fired), np.array(peaks)
         by_rule[rule] = {
-            "f1": round(f1(fired, truth), 3),
-            "recall": round(float(fired[truth].mean()), 3),
-            "hard_negatives": round(float(fired[~truth].mean()), 3),
-            "ordinary": round(float(np.mean(alarms)), 4),
-            "auc": round(float((peaks[truth][:, None] > peaks[~truth]).mean()), 3),
-            "cross_validated_f1": round(thresholds.f1, 3),
-            "seconds": round(seconds, 2),
+            "f1": round(f1(hits, labels), 3),
+            "recall": round(float(hits[labels].mean()), 3),
+            "hard_negatives": round(float(hits[~labels].mean()), 3),
+            "ordinary": round(float(np.mean([alarm for _, alarm in alarms])), 4),
+            "auc": round(float((highest[labels][:, None] > highest[~labels]).mean()), 3),
+            "cross_validated_f1": round(float(np.mean(expected)), 3),
+            "learnt": round(float(np.mean(learnt)), 2),
+            "seconds": round(float(np.mean(seconds)), 2),
         }
-    found = [delay for delay in delays if delay is not None]
+        print(count, rule, by_rule[rule], flush=True)
+    found_delays = [delay for delay in delays if delay is not None]
     means = {name: float(np.mean([each[name] for each in by_rule.values()])) for name in next(iter(by_rule.values()))}
     return {
         **{name: round(value, 4) for name, value in means.items()},
         "any_rule_on_ordinary": round(len(flagged) / len(ordinary), 4),
-        "stream_hits": round(len(found) / len(delays), 3),
-        "stream_in_time": round(float(np.mean([-1 <= delay <= 12 for delay in found])), 3),
-        "stream_early": round(float(np.mean([delay < -1 for delay in found])), 3),
+        "stream_hits": round(len(found_delays) / len(delays), 3),
+        "stream_in_time": round(float(np.mean([-1 <= delay <= 12 for delay in found_delays])), 3),
+        "stream_early": round(float(np.mean([delay < -1 for delay in found_delays])), 3),
         "rules": by_rule,
     }
+
+
+def lessons_of(
+    rule: str, rows: Sequence[Row], judged: Sequence[Judged], count: int, *, validates: bool
+) -> Iterator[tuple[list[Row], list[Judged]]]:
+    """Yield what a rule is taught from and measured on: once, or once for each topic of the train split."""
+    train = [row for row in rows if row.rule == rule and row.split == "train"]
+    test = [each for each in judged if each.row.rule == rule]
+    if not validates:
+        yield subset(train, count), test
+        return
+    for topic in sorted({row.topic for row in train}):
+        kept = [row for row in train if row.topic != topic]
+        yield subset(kept, count), [each for each in test if each.row.topic == topic]
 
 
 def subset(rows: Sequence[Row], count: int) -> list[Row]:
@@ -200,21 +230,44 @@ def subset(rows: Sequence[Row], count: int) -> list[Row]:
     return chosen
 
 
-def taught(
-    train: Sequence[PooledText], traffic: OrdinaryTraffic, sides: frozenset[Side], false_positives: float
-) -> tuple[FittedRule, Thresholds2D, float]:
-    """Teach as `streamward teach` does, from hidden states that were read already."""
-    started = time.perf_counter()
-    ordinary = traffic.gate_rows(sides)
-    fitted = fit(train, ordinary)
-    thresholds = choose(
-        cross_validate(train, ordinary),
-        [text.violates for text in train],
-        ordinary_scores(fitted, traffic.for_calibration, sides),
-        false_positives=false_positives,
-        run=[RUNS[text.side] for text in train],
-    )
-    return fitted, thresholds, time.perf_counter() - started
+@dataclass(frozen=True)
+class Lesson:
+    """A rule taught as `streamward teach` does it, from hidden states that were read already."""
+
+    fitted: FittedRule
+    calibration: RuleCalibration
+    weights: NDArray[np.float32]
+    is_learnt: bool
+    seconds: float
+
+    @classmethod
+    def of(cls, texts: Sequence[PooledText], rows: Sequence[Row], setting: Setting, sides: frozenset[Side]) -> "Lesson":
+        prior = setting.reference.direction([row.text.example.text for row in rows])
+        started = time.perf_counter()
+        ordinary, inputs = setting.traffic.gate_rows(sides), setting.traffic.calibration_inputs(sides)
+        labels = [text.violates for text in texts]
+        fitted = fit(texts, ordinary, prior=prior)
+        held_out = cross_validate(texts, ordinary, inputs, prior=prior)
+        calibration = choose(
+            held_out,
+            labels,
+            inputs.scores(fitted),
+            false_positives=setting.false_positives,
+            run=[RUNS[text.side] for text in texts],
+        )
+        seconds = time.perf_counter() - started
+        peaks = np.array([float(pair[0].max()) for pair in held_out.scores])
+        recall = float(np.mean([each.any() for each, label in zip(calibration.fires, labels, strict=True) if label]))
+        shape = (texts[0].rows.shape[2], texts[0].rows.shape[3])
+        weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
+        weights = (weights + channel_weights(fitted.gate.weights, shape, is_gate=True)).reshape(len(CHANNELS), -1).T
+        is_learnt = counts_as_learnt(peaks, np.array(labels), recall)
+        return cls(fitted, calibration, weights, is_learnt, seconds)
+
+    def fires(self, each: Judged) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]]:
+        """Return the scores at every token that is scored, and at which of them the rule fires."""
+        scores = each.scores(self.fitted, self.weights)
+        return scores, self.calibration.thresholds.fires(scores, run=RUNS[each.row.text.side])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StreamClosedError,
         StreamwardError,
         UpstreamError,
+        UpstreamUnavailableError,
     )
     from streamward.loading import load
     from streamward.moderation.async_stream import AsyncGuardStream
@@ -78,6 +79,7 @@ _HOMES = {
         "StreamClosedError",
         "StreamwardError",
         "UpstreamError",
+        "UpstreamUnavailableError",
     ),
     "loading": ("load",),
     "moderation.async_stream": ("AsyncGuardStream",),
@@ -153,6 +155,7 @@ __all__ = [
     "TextRetention",
     "Thresholds",
     "UpstreamError",
+    "UpstreamUnavailableError",
     "Verdict",
     "VllmConfig",
     "__version__",

@@ -1,6 +1,6 @@
 """Verdict -> Decision: thresholds, consecutive-token rule, actions by level, side and category."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -11,7 +11,7 @@ from streamward.errors import ConfigError
 from streamward.ladder import ReleasePolicy
 from streamward.rules.examples import rule_digest
 from streamward.rules.probe import ProbeBank, probe_path, read_probe
-from streamward.rules.rule import Rule
+from streamward.rules.rule import Rule, RuleScope
 from streamward.schema import Action, Category, RiskLevel, Side, Verdict
 from streamward.settings import Settings, read_toml
 from streamward.suggestions import suggest
@@ -265,6 +265,17 @@ class Policy(Settings):
     def rules_for(self, side: Side) -> tuple[Rule, ...]:
         """Return the rules that are judged on one side."""
         return tuple(rule for rule in self.rules if side in rule.sides)
+
+    def for_scopes(self, scopes: Collection[RuleScope]) -> "Policy":
+        """Return the policy with the rules that are about some kinds of text, each narrowed to these.
+
+        Args:
+            scopes: Kinds of text that are judged by it.
+        """
+        if all(scope in scopes for rule in self.rules for scope in rule.applies_to):
+            return self
+        kept = [(rule, tuple(scope for scope in rule.applies_to if scope in scopes)) for rule in self.rules]
+        return self.with_rules(tuple(rule.model_copy(update={"applies_to": own}) for rule, own in kept if own))
 
     def rule_action(self, rule: Rule, side: Side) -> Action:
         """Return what to do about a text that breaks a rule."""

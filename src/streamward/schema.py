@@ -83,11 +83,17 @@ class Message:
         role: Who speaks.
         content: What is said.
         reasoning: An assistant's thoughts before the answer; rendered between `<think>` and `</think>`.
+        is_tool_result: Whether a user's turn is what a tool returned.
+        has_calls: Whether an assistant's turn calls tools; what they are called with is part of the content.
+        is_call_only: Whether it says nothing else.
     """
 
     role: Role
     content: str
     reasoning: str | None = None
+    is_tool_result: bool = field(default=False, compare=False)
+    has_calls: bool = field(default=False, compare=False)
+    is_call_only: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

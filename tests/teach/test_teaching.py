@@ -1,5 +1,6 @@
 """Teaching on a small guard with random weights: whatever it sees of letters is enough to tell these texts apart."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from streamward.policy import Policy
 from streamward.rules.probe import ProbeBank, probe_path
 from streamward.rules.rule import RuleExample
 from streamward.schema import Action
-from streamward.teach import ordinary
+from streamward.teach import ordinary, reference
 from streamward.teach.teaching import teach
 from tests.rules.banks import small_guard
 
+REAL_REFERENCE = reference.read_reference
 WORDS = ("the", "ring", "thing", "all", "tin", "ant", "other", "inn", "hall", "then", "near", "long")
 
 
@@ -43,6 +45,8 @@ def few_ordinary_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return responses + [RuleExample(prompt=text) for text in texts(12, "0123", seed)]
 
     monkeypatch.setattr(ordinary, "ordinary_examples", lambda: (examples(1), examples(2)))
+    rows = [RuleExample(response=text) for text in texts(16, "yyyy", 3)]
+    monkeypatch.setattr(reference, "read_reference", lambda: (["a"] * 8 + ["b"] * 8, rows, [True, False] * 8))
     monkeypatch.setenv("STREAMWARD_CACHE", str(tmp_path / "cache"))
 
 
@@ -85,3 +89,29 @@ def test_ordinary_traffic_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
     second = ordinary.ordinary_traffic(guard, fingerprint="f")
     assert len(first.for_teaching) == len(second.for_teaching)
     assert np.array_equal(first.for_calibration[-1].rows, second.for_calibration[-1].rows)
+
+
+def test_reference_rules_are_read_once_and_leave_out_a_rule_that_shares_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = small_guard()
+    traffic = ordinary.ordinary_traffic(guard, fingerprint="f")
+    first = reference.reference_rules(guard, traffic, fingerprint="f")
+    monkeypatch.setattr(reference, "read_texts", lambda *given: pytest.fail("read again"))
+    second = reference.reference_rules(guard, traffic, fingerprint="f")
+    own = reference.read_reference()[1][0].text
+    assert np.array_equal(first.direction([]), second.direction(["something else"]))
+    assert np.array_equal(first.direction([own]), first.common.without(frozenset({0})))
+    assert not np.array_equal(first.direction([own]), first.direction([]))
+
+
+def test_reference_rules_are_the_train_split_of_the_set_that_measures_rules() -> None:
+    rules, examples, labels = REAL_REFERENCE()
+    expected = []
+    for path in sorted((Path(__file__).parents[2] / "datasets" / "rules").glob("*.jsonl")):
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        expected += [row for row in rows if row["split"] == "train"]
+    assert rules == [row["rule"] for row in expected]
+    assert labels == [row["violates"] for row in expected]
+    found = [(each.prompt, each.response, each.start) for each in examples]
+    assert found == [(row["prompt"], row["response"], row["rule_start"]) for row in expected]

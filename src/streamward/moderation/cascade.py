@@ -8,7 +8,7 @@ import httpx
 from streamward.decisions import SideState, combine
 from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
-from streamward.moderation.cascade_stream import RESPONSE_TARGETS, CascadeStream
+from streamward.moderation.cascade_stream import CascadeStream
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.coroutines import run_blocking
 from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
@@ -114,14 +114,15 @@ class CascadeGuard:
     ) -> SecondOpinion | None:
         if not conversation.has_prompt or judged is None:
             return None
-        targets = {RuleTarget.TOOL_RESULTS if conversation.before_tools else RuleTarget.PROMPT}
+        targets = _targets(conversation, Side.PROMPT)
         return self._opinion(conversation.context, policy, Side.PROMPT, targets, judged, decision)
 
     def _response_opinion(self, conversation: Conversation, policy: Policy, result: Result) -> SecondOpinion | None:
         if conversation.response is None or result.response is None:
             return None
         messages = [*conversation.context, conversation.response]
-        return self._opinion(messages, policy, Side.RESPONSE, RESPONSE_TARGETS, result.response, result.decision)
+        targets = _targets(conversation, Side.RESPONSE)
+        return self._opinion(messages, policy, Side.RESPONSE, targets, result.response, result.decision)
 
     def _opinion(
         self,
@@ -171,6 +172,10 @@ def with_second_opinion(
     """
     check_second_opinion(config)
     return lambda first: CascadeGuard(first, SecondGuard(PolicyGuard(config.guard, transport=transport), config))
+
+
+def _targets(conversation: Conversation, side: Side) -> set[RuleTarget]:
+    return {RuleTarget(scope.value) for scope in conversation.scopes if scope.side is side}
 
 
 def _is_flagged(policy: Policy, side: Side, result: SideResult) -> bool:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class CircuitState(StrEnum):
-    """Whether questions pass."""
+    """State of a circuit breaker: do questions pass?"""
 
     CLOSED = "closed"
     HALF_OPEN = "half_open"
@@ -21,7 +21,7 @@ class CircuitPermit:
     Attributes:
         generation: Changes of state before it was given; outcomes of questions from before the last change count no
             more.
-        is_probe: Whether it is the one question of a half-open circuit.
+        is_probe: True for the one question of a half-open circuit.
     """
 
     generation: int

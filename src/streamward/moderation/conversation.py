@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from streamward.errors import ContextLengthError, InputError
 from streamward.moderation.messages import Turn, arrange, read_turn
+from streamward.rules.rule import RuleScope
 from streamward.schema import Message, Role
 
 MessageLike = Message | Mapping[str, object]
@@ -30,6 +31,17 @@ class Conversation:
     def has_prompt(self) -> bool:
         """True if there is a user turn to judge: the context ends with one."""
         return bool(self.context) and self.context[-1].role is Role.USER
+
+    @property
+    def scopes(self) -> frozenset[RuleScope]:
+        """Kinds of text that are judged. A response that is yet to be written may be of both its kinds."""
+        is_result = bool(self.before_tools) or (bool(self.context) and self.context[-1].is_tool_result)
+        found = {RuleScope.TOOL_RESULTS if is_result else RuleScope.PROMPT}
+        if self.response is None or not self.response.is_call_only:
+            found.add(RuleScope.RESPONSE)
+        if self.response is None or self.response.has_calls:
+            found.add(RuleScope.TOOL_ARGUMENTS)
+        return frozenset(found)
 
     @property
     def is_blank(self) -> bool:

@@ -63,14 +63,20 @@ def read_turn(message: object, *, where: str, refusal: str | None) -> Turn:
     content = read_content(message.get("content"), where=f"{where}.content", refusal=refusal)
     others = without(message, *_READ)
     refuse_data(others, where=where, refusal=refusal)
-    texts = [content.text, _string(message, "refusal", where), *_calls(message, where), *words_in(others)]
+    calls = _calls(message, where)
+    words = [content.text, _string(message, "refusal", where), *words_in(others)]
+    texts = [*words[:2], *calls, *words[2:]]
     thoughts = [content.reasoning]
     for name in _REASONING:
         value = message.get(name)
         thoughts += [value] if isinstance(value, str) else words_in(value)
     if role != "assistant":
         texts, thoughts = [*texts, *thoughts], []
-    return role, Message(ROLES[role], joined(texts), joined(thoughts) or None)
+    has_calls = role == "assistant" and bool(calls)
+    is_call_only = has_calls and not any(text.strip() for text in (*words, *thoughts))
+    return role, Message(
+        ROLES[role], joined(texts), joined(thoughts) or None, has_calls=has_calls, is_call_only=is_call_only
+    )
 
 
 def arrange(turns: Sequence[Turn]) -> Arranged:
@@ -95,9 +101,9 @@ def _joined_results(turns: Sequence[Turn]) -> list[Turn]:
     """Make one turn of the results of calls that were made at the same time: the guard judges one turn."""
     found: list[Turn] = []
     for role, message in turns:
-        if role in TOOL_ROLES and found and found[-1][0] in TOOL_ROLES:
-            _, before = found.pop()
-            message = Message(Role.USER, joined([before.content, message.content]))
+        if role in TOOL_ROLES:
+            before = found.pop()[1].content if found and found[-1][0] in TOOL_ROLES else ""
+            message = Message(Role.USER, joined([before, message.content]), is_tool_result=True)
         found.append((role, message))
     return found
 

@@ -297,8 +297,9 @@ class Moderator:
 
     async def _open_stream(self, conversation: Conversation) -> ResponseStream:
         earlier = await self._judge_earlier(conversation)
+        policy = self.policy.for_scopes(conversation.scopes)
         with self._loaded.used() as guard:
-            stream = await open_stream_of(guard, conversation, self.policy, max_chars=self.max_chars)
+            stream = await open_stream_of(guard, conversation, policy, max_chars=self.max_chars)
         if earlier is not None:
             stream.add_prompt(earlier)
         return stream
@@ -329,9 +330,10 @@ class Moderator:
         return await self._judge_turns(Conversation(conversation.before_tools, None))
 
     async def _judge_turns(self, conversation: Conversation) -> Result:
+        policy = self.policy.for_scopes(conversation.scopes)
         try:
             with self._loaded.used() as guard:
-                return await judge_with(guard, conversation, self.policy)
+                return await judge_with(guard, conversation, policy)
         except (UpstreamError, CheckpointError) as error:
             prompt = decide_error(self.policy, Side.PROMPT, error) if conversation.has_prompt else None
             response = decide_error(self.policy, Side.RESPONSE, error) if conversation.response else None

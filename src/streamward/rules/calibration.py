@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.features import PooledText, matter_rows
-from streamward.rules.fit import FittedRule, fit
+from streamward.rules.fit import OrdinaryRows, fit
+from streamward.rules.ordinary_scores import OrdinaryInputs, OrdinaryScores
 from streamward.rules.probe import Floats
 from streamward.schema import Side
 
-NUM_FOLDS = 4
-_NONE = -1e9
+NUM_FOLDS = 8
 
 ScorePair = tuple[Floats, Floats]
 
@@ -24,12 +24,10 @@ class Thresholds2D:
     Attributes:
         violation: Threshold of the head that tells violations from look-alikes.
         gate: Threshold of the head that tells the rule's matter from ordinary traffic.
-        f1: Cross-validated F1 at these.
     """
 
     violation: float
     gate: float
-    f1: float
 
     def fires(self, scores: ScorePair, *, run: int) -> NDArray[np.bool_]:
         """Return at which rows a rule fires: where it has for `run` successive rows, or all of a shorter text."""
@@ -42,6 +40,37 @@ class Thresholds2D:
         return result
 
 
+@dataclass(frozen=True)
+class HeldOutScores:
+    """Scores of every text by heads that were taught without it and what resembles it.
+
+    Attributes:
+        scores: Scores of each text.
+        folds: Fold of each text.
+        ordinary: Scores of ordinary texts by the heads of each fold. Heads that saw fewer examples score everything
+            lower or higher than those of all examples, so each fold has a gate of its own.
+    """
+
+    scores: tuple[ScorePair, ...]
+    folds: NDArray[np.intp]
+    ordinary: tuple[OrdinaryScores, ...]
+
+
+@dataclass(frozen=True)
+class RuleCalibration:
+    """Thresholds, and what teaching in the same way comes to on texts that it did not see.
+
+    Attributes:
+        thresholds: Thresholds of the heads taught from all examples.
+        fires: For each example, at which of its rows the heads of its fold fire, at thresholds set for them.
+        f1: F1 of that.
+    """
+
+    thresholds: Thresholds2D
+    fires: tuple[NDArray[np.bool_], ...]
+    f1: float
+
+
 def folds(texts: Sequence[PooledText], *, num_folds: int = NUM_FOLDS) -> NDArray[np.intp]:
     """Return a fold for each text; texts that resemble each other share one.
 
@@ -50,7 +79,7 @@ def folds(texts: Sequence[PooledText], *, num_folds: int = NUM_FOLDS) -> NDArray
     """
     points = np.stack([_average(text) for text in texts])
     points /= np.linalg.norm(points, axis=1, keepdims=True) + 1e-6
-    count = max(2, min(num_folds, len(texts) // 4))
+    count = max(2, min(num_folds, len(texts) // 2))  # small folds: what is taught without one must not lack much
     centers = points[[0]]
     while len(centers) < count:  # the farthest from those there are, so that every run gives the same folds
         similarity = (points @ centers.T).max(axis=1)
@@ -86,63 +115,70 @@ def _average(text: PooledText) -> Floats:
     return mean
 
 
-def cross_validate(texts: Sequence[PooledText], ordinary: Floats) -> list[ScorePair]:
-    """Return the scores of every text by heads that were taught without it and what resembles it."""
+def cross_validate(
+    texts: Sequence[PooledText],
+    ordinary: OrdinaryRows,
+    calibration: OrdinaryInputs,
+    *,
+    prior: Floats | None = None,
+) -> HeldOutScores:
+    """Teach once for each fold without it, and score what was left out.
+
+    Args:
+        texts: Examples and counter-examples.
+        ordinary: Rows that gates are taught against.
+        calibration: Ordinary texts that thresholds are set on.
+        prior: As for `fit`.
+    """
     labels = folds(texts)
-    found: list[ScorePair | None] = [None] * len(texts)
+    found: dict[int, ScorePair] = {}
+    others = []
     for fold in range(int(labels.max()) + 1):
         train = [text for text, label in zip(texts, labels, strict=True) if label != fold]
         if len({text.violates for text in train}) < 2:
             train = list(texts)  # nothing is left to tell apart; such a rule is refused for its figures anyway
-        rule = fit(train, ordinary)
+        rule = fit(train, ordinary, prior=prior)
+        others.append(calibration.scores(rule))
         for index in np.flatnonzero(labels == fold):
             found[int(index)] = rule.score(texts[int(index)])
-    return [pair for pair in found if pair is not None]
+    return HeldOutScores(tuple(found[index] for index in range(len(texts))), labels, tuple(others))
 
 
 def choose(
-    scores: Sequence[ScorePair],
+    held_out: HeldOutScores,
     violates: Sequence[bool],
-    ordinary: Sequence[ScorePair],
+    ordinary: OrdinaryScores,
     *,
     false_positives: float,
     run: Sequence[int],
-) -> Thresholds2D:
+) -> RuleCalibration:
     """Choose both thresholds together: the best F1 on held-out examples at the stated rate on ordinary traffic.
 
     Only the middle half of the held-out scores comes into question as a threshold: with a few dozen texts the best F1
     is often at an extreme, by accident.
 
     Args:
-        scores: Scores of the examples, from `cross_validate`.
+        held_out: Scores of the examples.
         violates: Their labels.
         ordinary: Scores of ordinary texts, by the heads taught from all examples.
         false_positives: Most ordinary texts at which the rule may fire, as a share.
         run: Successive tokens at which it must, for each example.
     """
     truth = np.array(violates)
-    peaks = np.sort([_steady(pair[0], length).max() for pair, length in zip(scores, run, strict=True)])
+    peaks = np.sort([_steady(pair[0], length).max() for pair, length in zip(held_out.scores, run, strict=True)])
     quarter = len(peaks) // 4
-    best = Thresholds2D(float(peaks[-1]), 0.0, -1.0)
-    for threshold in peaks[quarter : len(peaks) - quarter]:
-        gate = _gate_at(float(threshold), ordinary, false_positives)
-        tried = Thresholds2D(float(threshold), gate, 0.0)
-        fired = np.array([tried.fires(pair, run=n).any() for pair, n in zip(scores, run, strict=True)])
-        value = f1(fired, truth)
-        if value > best.f1 + 1e-9:
-            best = Thresholds2D(float(threshold), gate, value)
+    best: RuleCalibration | None = None
+    for threshold in peaks[quarter : len(peaks) - quarter].tolist():
+        gates = [each.gate(threshold, false_positives) for each in held_out.ordinary]
+        fires = tuple(
+            Thresholds2D(threshold, gates[fold]).fires(pair, run=length)
+            for pair, fold, length in zip(held_out.scores, held_out.folds, run, strict=True)
+        )
+        value = f1(np.array([each.any() for each in fires]), truth)
+        if best is None or value > best.f1 + 1e-9:
+            best = RuleCalibration(Thresholds2D(threshold, ordinary.gate(threshold, false_positives)), fires, value)
+    assert best is not None, "there are examples"
     return best
-
-
-def _gate_at(threshold: float, ordinary: Sequence[ScorePair], rate: float) -> float:
-    """Return the lowest gate at which at most a share of ordinary texts is flagged."""
-    peaks = np.array([np.where(first >= threshold, gate, _NONE).max() for first, gate in ordinary])
-    if not len(peaks):
-        return 0.0
-    allowed = int(rate * len(peaks))
-    highest = np.sort(peaks)[::-1]
-    limit = float(highest[min(allowed, len(highest) - 1)])
-    return limit + 1e-4 if limit > _NONE else -10.0
 
 
 def _steady(values: Floats, run: int) -> Floats:
@@ -163,8 +199,3 @@ def f1(fired: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def run_of(side: Side, prompt: int, response: int) -> int:
     """Return the successive tokens that a policy asks for on a side."""
     return prompt if side is Side.PROMPT else response
-
-
-def ordinary_scores(rule: FittedRule, texts: Sequence[PooledText], sides: frozenset[Side]) -> list[ScorePair]:
-    """Return the scores of ordinary texts on the sides that a rule is about."""
-    return [rule.score(text) for text in texts if text.side in sides]

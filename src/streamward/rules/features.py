@@ -15,7 +15,7 @@ from streamward.schema import Side
 POOLS = tuple(sorted({channel.window for channel in CHANNELS}, key=lambda window: window or 1 << 30))
 """Windows that averages are taken over, the whole text last."""
 _POOL_OF = [POOLS.index(channel.window) for channel in CHANNELS]
-_SCALES = (1.2, 1.6, 1.6, 1.6)
+_SCALES = (1.6, 1.6, 1.6)
 """Factors of the inputs of each channel: the larger, the less its weights are held back."""
 _NEGATIVE_STRIDE = 6
 _POSITIVE_OFFSETS = (3, 6, 10, 16, 24)

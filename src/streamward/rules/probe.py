@@ -37,7 +37,7 @@ class Channel:
     window: int
 
 
-CHANNELS = (Channel(False, 8), Channel(False, 24), Channel(True, 24), Channel(True, 0))
+CHANNELS = (Channel(False, 8), Channel(True, 24), Channel(True, 0))
 WARM_TOKENS = 4
 """Tokens of a response that are not scored, unless it has no more: averages over so few are noise."""
 

@@ -13,6 +13,9 @@ from streamward.schema import Side
 Floats = NDArray[np.float32]
 _EPS = 1e-6
 _NUM_CHANNELS = len(CHANNELS)
+_WINDOWS = np.array([channel.window or np.iinfo(np.intp).max for channel in CHANNELS], np.intp)
+_EACH_CHANNEL = np.arange(_NUM_CHANNELS)
+_FIRST_OF_PART = [0, [channel.is_gate for channel in CHANNELS].index(True)]  # look-alikes come first, gates behind
 _BLOCK = 16
 _CAPACITY = 64
 
@@ -25,12 +28,17 @@ def normalized(hidden: Sequence[Floats], means: Floats, deviations: Floats) -> F
         means: Means of ordinary traffic, [L, D].
         deviations: Likewise, standard deviations.
     """
-    parts = []
-    for tap, states in enumerate(hidden):
-        x = (states - means[tap]) / deviations[tap]
-        norm = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float32))
-        parts.append(x / (norm + _EPS)[:, None])
-    return np.concatenate(parts, axis=1)
+    return _normalized(hidden, means.reshape(-1), 1.0 / deviations.reshape(-1))
+
+
+def _normalized(hidden: Sequence[Floats], means: Floats, inverses: Floats) -> Floats:
+    """Normalise with means and inverse deviations of all taps side by side, [L * D]: few operations on large arrays."""
+    x: Floats = np.concatenate(hidden, axis=1)
+    x -= means
+    x *= inverses
+    taps = x.reshape(len(x), len(hidden), -1)
+    taps *= (1.0 / (np.sqrt(np.einsum("nld,nld->nl", taps, taps)) + np.float32(_EPS)))[:, :, None]
+    return x
 
 
 class ProbeScorer:
@@ -42,13 +50,14 @@ class ProbeScorer:
         self.layers = bank.taps
         self.sides = frozenset(side for rule in bank.rules for side in rule.sides)
         self.num_scores = len(bank.rules) * _NUM_CHANNELS
-        self._means, self._deviations = bank.means, bank.deviations
+        self._means = {side: mean.reshape(-1) for side, mean in bank.means.items()}
+        self._inverses = {side: 1.0 / deviation.reshape(-1) for side, deviation in bank.deviations.items()}
         stacked = np.stack([rule.weights.reshape(_NUM_CHANNELS, -1) for rule in bank.rules])
         self._weights = np.ascontiguousarray(stacked.reshape(self.num_scores, -1).T, dtype=np.float32)
 
     def score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
         """Return the scores of n tokens, [n, N * C]; each row depends on its own token only."""
-        x = normalized(hidden, self._means[side], self._deviations[side])
+        x = _normalized(hidden, self._means[side], self._inverses[side])
         found = np.empty((len(x), self.num_scores), np.float32)
         block = np.zeros((_BLOCK, x.shape[1]), np.float32)
         for start in range(0, len(x), _BLOCK):  # blocks of one size: a token's sums must not depend on the others
@@ -109,8 +118,8 @@ class RuleTracker:
         self._rule_ids = [rule.rule_id for _, rule in chosen]
         self._indices = np.array([index for index, _ in chosen], np.intp)
         parts = (0, 1)
-        self._thresholds = np.array([[rule.thresholds[i] - rule.biases[i] for i in parts] for _, rule in chosen])
-        self._scales = np.array([[rule.scales[i] for i in parts] for _, rule in chosen])
+        self._thresholds = np.array([[rule.thresholds[i] - rule.biases[i] for _, rule in chosen] for i in parts])
+        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in parts])
         self._num_rules = len(bank.rules)
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
         self._sums = np.zeros((_CAPACITY, self._num_rules, _NUM_CHANNELS), np.float64)  # one more than tokens
@@ -155,11 +164,11 @@ class RuleTracker:
 
     def _scores(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the score of each rule after so many tokens, [n, rules]."""
-        margins = np.repeat(-self._thresholds[None], len(counts), axis=0)
-        for index, channel in enumerate(CHANNELS):
-            lengths = np.minimum(counts, channel.window) if channel.window else counts
-            sums = self._sums[counts, :, index] - self._sums[counts - lengths, :, index]
-            margins[:, :, int(channel.is_gate)] += (sums / lengths[:, None])[:, self._indices]
-        least = np.clip((margins / self._scales).min(axis=2), -30.0, 30.0)
+        lengths = np.minimum(counts[:, None], _WINDOWS)
+        sums = self._sums[counts].transpose(0, 2, 1) - self._sums[counts[:, None] - lengths, :, _EACH_CHANNEL]
+        sums /= lengths[:, :, None]
+        totals = np.add.reduceat(sums, _FIRST_OF_PART, axis=1)
+        margins = (totals[:, :, self._indices] - self._thresholds) / self._scales
+        least = np.minimum(np.maximum(margins.min(axis=1), -30.0), 30.0)
         result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-least))
         return result

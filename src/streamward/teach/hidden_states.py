@@ -22,11 +22,11 @@ _PROBE_NAME = "teach"
 _BATCH = 16
 MAX_TOKENS = 400
 """Tokens of a text that are read; what is behind them teaches nothing."""
-# Shares of the depth; the last layer is always read too. What tells texts apart lies in other layers of each base: on
-# `datasets/rules` broad taps have a mean F1 of 0.80 against 0.77 for Gemma 3 270M, late ones 0.67 against 0.61 for
-# SmolLM2-135M.
-_BROAD = (0.4, 0.52, 0.75)
-_LATE = (0.77, 0.88)
+# Shares of the depth. What tells texts apart lies in other layers of each base: cross-validated over the topics of the
+# train split of `datasets/rules`, layers 9, 11 and 13 of Gemma 3 270M have an area under the ROC curve of 0.84 (the
+# last one 0.80), the last four of SmolLM2-135M 0.70 to 0.72 (earlier ones below 0.67).
+_MIDDLE = (0.5, 0.62, 0.73)
+_LATE = (0.77, 0.88, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class _Collector:
 def taps_of(config: ModelConfig) -> tuple[int, ...]:
     """Return the layers of a model that rules are taught on."""
     last = config.num_layers - 1
-    shares = _BROAD if config.is_gemma else _LATE
-    return tuple(sorted({min(last, int(share * config.num_layers)) for share in shares} | {last}))
+    shares = _MIDDLE if config.is_gemma else _LATE
+    return tuple(sorted({min(last, int(share * config.num_layers)) for share in shares}))
 
 
 def read_texts(guard: StreamGuard, taps: tuple[int, ...], examples: Sequence[RuleExample]) -> Iterator[ReadText]:

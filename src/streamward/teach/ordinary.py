@@ -1,10 +1,7 @@
 """Ordinary traffic in twelve languages, which rules must not fire at; read once per guard, then cached."""
 
-import logging
-import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +11,14 @@ from streamward.bundled.base import cache_folder
 from streamward.evals.packaged_sets import packaged_set
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.rules.features import POOLS, PooledText, Standard, first_row, inputs, pool
-from streamward.rules.probe import Floats
+from streamward.rules.fit import OrdinaryRows
+from streamward.rules.ordinary_scores import OrdinaryInputs
 from streamward.rules.rule import RuleExample
 from streamward.schema import Side
+from streamward.teach.arrays import save_arrays
 from streamward.teach.hidden_states import ReadText, read_texts, taps_of
 
-logger = logging.getLogger(__name__)
-
-_VERSION = 2  # raise it when the content of cached files changes
+_VERSION = 3  # raise it when the content of cached files changes
 _MAX_CHARS = 600  # of a response; the calibration needs many texts more than long ones
 _STRIDE = 4  # of the rows of a response that are kept
 _FOR_STANDARD = 120  # texts of a side that means and deviations are measured on
@@ -41,15 +38,29 @@ class OrdinaryTraffic:
     standards: dict[Side, Standard]
     for_teaching: tuple[PooledText, ...]
     for_calibration: tuple[PooledText, ...]
+    _kept: dict[frozenset[Side], tuple[OrdinaryRows, OrdinaryInputs]] = field(default_factory=dict, repr=False)
 
-    def gate_rows(self, sides: frozenset[Side]) -> Floats:
+    def gate_rows(self, sides: frozenset[Side]) -> OrdinaryRows:
         """Return what the gate reads of up to three rows of each text that is taught against."""
+        return self._by_sides(sides)[0]
+
+    def calibration_inputs(self, sides: frozenset[Side]) -> OrdinaryInputs:
+        """Return what both heads read of the texts that thresholds are set on."""
+        return self._by_sides(sides)[1]
+
+    def _by_sides(self, sides: frozenset[Side]) -> tuple[OrdinaryRows, OrdinaryInputs]:
+        if sides not in self._kept:  # the same for all rules of these sides
+            calibration = [text for text in self.for_calibration if text.side in sides]
+            self._kept[sides] = self._gate_rows(sides), OrdinaryInputs.of(calibration)
+        return self._kept[sides]
+
+    def _gate_rows(self, sides: frozenset[Side]) -> OrdinaryRows:
         rows = []
         for text in self.for_teaching:
             if text.side in sides:
                 last = len(text.rows) - 1
                 rows += [text.rows[index] for index in sorted({last // 3, 2 * last // 3, last})]
-        return inputs(np.stack(rows), is_gate=True)
+        return OrdinaryRows(inputs(np.stack(rows), is_gate=True))
 
 
 def ordinary_examples() -> tuple[list[RuleExample], list[RuleExample]]:
@@ -115,14 +126,7 @@ def _save(traffic: OrdinaryTraffic, path: Path) -> None:
     }
     for side, standard in traffic.standards.items():
         arrays[f"{side}.mean"], arrays[f"{side}.deviation"] = standard.mean, standard.deviation
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(staged, path)
-    except OSError as error:
-        logger.warning("ordinary traffic is not cached", extra={"reason": error.strerror})
+    save_arrays(path, arrays, what="ordinary traffic")
 
 
 def _load(path: Path) -> OrdinaryTraffic | None:

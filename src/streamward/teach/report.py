@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.rules.calibration import ScorePair, Thresholds2D, f1
+from streamward.rules.calibration import RuleCalibration, ScorePair
 from streamward.rules.features import PooledText, matter_rows
 from streamward.rules.probe import Floats
 from streamward.rules.rule import RuleExample
@@ -83,7 +83,7 @@ class LessonReport:
     @property
     def is_learnt(self) -> bool:
         """True if the rule may be armed without being forced."""
-        return self.auc >= MIN_AUC and self.recall >= MIN_RECALL
+        return _is_learnt(self.auc, self.recall)
 
     def lines(self) -> Iterator[str]:
         """Yield the report in words, the examples it speaks of among them."""
@@ -127,16 +127,15 @@ def report_rule(
     examples: Sequence[RuleExample],
     texts: Sequence[PooledText],
     held_out: Sequence[ScorePair],
-    thresholds: Thresholds2D,
+    calibration: RuleCalibration,
     *,
-    runs: Sequence[int],
     ordinary: tuple[int, int],
     others: Mapping[str, float],
     seconds: float,
 ) -> LessonReport:
     """Return the report about a rule; examples come before counter-examples in all sequences."""
     truth = np.array([text.violates for text in texts])
-    fires = [thresholds.fires(pair, run=run) for pair, run in zip(held_out, runs, strict=True)]
+    fires = calibration.fires
     fired = np.array([each.any() for each in fires])
     peaks = np.array([float(pair[0].max()) for pair in held_out])
     in_time, early = _delays(texts, fires)
@@ -147,7 +146,7 @@ def report_rule(
         num_counter_examples=int((~truth).sum()),
         recall=float(fired[truth].mean()),
         false_alarms=float(fired[~truth].mean()),
-        f1=f1(fired, truth),
+        f1=calibration.f1,
         auc=_auc(peaks, truth),
         ordinary=ordinary,
         in_time=in_time,
@@ -159,6 +158,15 @@ def report_rule(
         examples=tuple(examples),
         side_recall={} if len(sides) < 2 else {side: _side_recall(texts, fired, side) for side in sorted(sides)},
     )
+
+
+def counts_as_learnt(peaks: NDArray[np.float64], truth: NDArray[np.bool_], recall: float) -> bool:
+    """Say whether a rule counts as learnt, by its held-out scores and recall."""
+    return _is_learnt(_auc(peaks, truth), recall)
+
+
+def _is_learnt(auc: float, recall: float) -> bool:
+    return auc >= MIN_AUC and recall >= MIN_RECALL
 
 
 def _side_recall(texts: Sequence[PooledText], fired: NDArray[np.bool_], side: Side) -> float:

@@ -10,22 +10,16 @@ import numpy as np
 from streamward.errors import ConfigError
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.rules.calibration import (
-    ScorePair,
-    Thresholds2D,
-    choose,
-    cross_validate,
-    ordinary_scores,
-    run_of,
-)
+from streamward.rules.calibration import HeldOutScores, RuleCalibration, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
 from streamward.rules.features import PooledText, channel_weights, first_row, pool
 from streamward.rules.fit import FittedRule, fit
-from streamward.rules.probe import ProbeBank, RuleProbe
+from streamward.rules.probe import Floats, ProbeBank, RuleProbe
 from streamward.rules.rule import Rule, RuleExample
 from streamward.schema import Side
 from streamward.teach.hidden_states import read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
+from streamward.teach.reference import ReferenceRules, reference_rules
 from streamward.teach.report import LessonReport, report_rule
 
 MIN_EXAMPLES = 5
@@ -52,8 +46,8 @@ class _Lesson:
     examples: tuple[RuleExample, ...]
     texts: tuple[PooledText, ...]
     fitted: FittedRule
-    held_out: tuple[ScorePair, ...]
-    thresholds: Thresholds2D
+    held_out: HeldOutScores
+    calibration: RuleCalibration
     seconds: float
 
 
@@ -88,13 +82,14 @@ def teach(
     chosen = [(rule, _enough(rule, load_examples(rule, folder))) for rule in policy.taught_rules]
     if not chosen:
         raise ConfigError("no rule of the policy has examples; nothing can be taught")
-    tell("reading ordinary traffic (about a minute for a guard that no rule was taught on before)")
+    tell("reading ordinary traffic and other rules (minutes for a guard that no rule was taught on before)")
     traffic = ordinary_traffic(guard, fingerprint=identity.fingerprint)
+    reference = reference_rules(guard, traffic, fingerprint=identity.fingerprint)
     taps = taps_of(guard.engine.runner.model_config)
     lessons = []
     for rule, examples in chosen:
         tell(f"teaching {rule.id}: {len(examples.violations)} examples, {len(examples.allowed)} counter-examples")
-        lessons.append(_teach_rule(rule, examples, guard, taps, traffic, policy, false_positives))
+        lessons.append(_teach_rule(rule, examples, guard, taps, traffic, reference, policy, false_positives))
     runs = {side: policy.consecutive_tokens(side) for side in Side}
     reports = [_report(lesson, lessons, traffic, runs) for lesson in lessons]
     armed = [lesson for lesson, report in zip(lessons, reports, strict=True) if report.is_learnt or force]
@@ -125,6 +120,7 @@ def _teach_rule(
     guard: StreamGuard,
     taps: tuple[int, ...],
     traffic: OrdinaryTraffic,
+    reference: ReferenceRules,
     policy: Policy,
     false_positives: float,
 ) -> _Lesson:
@@ -137,18 +133,19 @@ def _teach_rule(
         first = first_row(text.side, len(pooled))
         start = text.start if violates else None
         texts.append(PooledText(text.side, pooled.astype(np.float16), violates, start, first))
-    ordinary = traffic.gate_rows(rule.sides)
-    fitted = fit(texts, ordinary)
-    held_out = cross_validate(texts, ordinary)
-    thresholds = choose(
+    ordinary, calibration = traffic.gate_rows(rule.sides), traffic.calibration_inputs(rule.sides)
+    prior = reference.direction([row.text for row in rows])
+    fitted = fit(texts, ordinary, prior=prior)
+    held_out = cross_validate(texts, ordinary, calibration, prior=prior)
+    chosen = choose(
         held_out,
         labels,
-        ordinary_scores(fitted, traffic.for_calibration, rule.sides),
+        calibration.scores(fitted),
         false_positives=false_positives,
         run=[policy.consecutive_tokens(text.side) for text in texts],
     )
     seconds = time.perf_counter() - started
-    return _Lesson(rule, rows, tuple(texts), fitted, tuple(held_out), thresholds, seconds)
+    return _Lesson(rule, rows, tuple(texts), fitted, held_out, chosen, seconds)
 
 
 def _report(
@@ -159,18 +156,15 @@ def _report(
         for other in lessons
         if other is not lesson and other.rule.sides & lesson.rule.sides
     }
-    ordinary = [
-        lesson.thresholds.fires(pair, run=1).any()
-        for pair in ordinary_scores(lesson.fitted, traffic.for_calibration, lesson.rule.sides)
-    ]
+    thresholds = lesson.calibration.thresholds
+    ordinary = traffic.calibration_inputs(lesson.rule.sides).scores(lesson.fitted)
     return report_rule(
         lesson.rule.id,
         lesson.examples,
         lesson.texts,
-        lesson.held_out,
-        lesson.thresholds,
-        runs=[run_of(text.side, runs[Side.PROMPT], runs[Side.RESPONSE]) for text in lesson.texts],
-        ordinary=(int(np.sum(ordinary)), len(ordinary)),
+        lesson.held_out.scores,
+        lesson.calibration,
+        ordinary=(ordinary.num_fired(thresholds.violation, thresholds.gate), len(ordinary.starts)),
         others=others,
         seconds=lesson.seconds,
     )
@@ -178,7 +172,8 @@ def _report(
 
 def _fired_share(lesson: _Lesson, other: _Lesson, runs: Mapping[Side, int]) -> float:
     texts = [text for text in other.texts if text.side in lesson.rule.sides]
-    fired = [lesson.thresholds.fires(lesson.fitted.score(text), run=runs[text.side]).any() for text in texts]
+    thresholds = lesson.calibration.thresholds
+    fired = [thresholds.fires(lesson.fitted.score(text), run=runs[text.side]).any() for text in texts]
     return float(np.mean(fired)) if fired else 0.0
 
 
@@ -192,12 +187,12 @@ def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe
         lesson.rule.sides,
         weights,
         (fitted.violation.bias, fitted.gate.bias),
-        (lesson.thresholds.violation, lesson.thresholds.gate),
-        _scales(lesson.held_out),
+        (lesson.calibration.thresholds.violation, lesson.calibration.thresholds.gate),
+        _scales(lesson.held_out.scores),
     )
 
 
-def _scales(held_out: Sequence[ScorePair]) -> tuple[float, float]:
+def _scales(held_out: Sequence[tuple[Floats, Floats]]) -> tuple[float, float]:
     """Return a third of the spread of the held-out scores of each head: one logistic unit."""
     spreads = [float(np.std([pair[part].max() for pair in held_out])) for part in (0, 1)]
     return max(spreads[0] / 3, 1e-3), max(spreads[1] / 3, 1e-3)
