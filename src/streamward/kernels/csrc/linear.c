@@ -23,7 +23,7 @@ typedef struct {
 
 /*
  * Where all rows are taken at once, what comes soon; else a share of the next panel. Also for a single row: processors ask
- * by themselves for too little, or not beyond a page of 4 kB (by what, docs/explanation/kernels.md).
+ * by themselves for too little, or not beyond a page of 4 kB; figures: docs/explanation/kernels.md.
  */
 INLINE Request plan_request(const int rows, const PanelTask *t, const uint8_t *weights, int64_t group_bytes) {
     if (rows == t->end - t->begin) return (Request){weights + AHEAD(rows), group_bytes};
