@@ -16,7 +16,7 @@ INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm test-sanitizers bench-scaling check wheels bench-kernels bench bench-serve serve clean
+.PHONY: help setup demo docs picture test test-torchfree test-integrations test-vllm bench-vllm test-ray test-arm verify-units test-sanitizers bench-scaling check wheels bench-kernels bench bench-serve serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-17s %s\n' "$$name" "$$what"; done
@@ -95,6 +95,13 @@ test-arm: ## Compare the kernels for ARM, in an emulator, with those of this mac
 	$(SELFTEST) scalar 2 > $(SELFTEST).txt
 	for unit in $(UNITS_ARM); do \
 		qemu-aarch64 -cpu max $(SELFTEST)-arm $$unit 2 | cmp - $(SELFTEST).txt && echo "$$unit: the same bits" || exit 1; done
+
+verify-units: setup ## Compare hashes of 10,000 verdicts between all units, those for ARM in an emulator
+	@command -v qemu-aarch64 > /dev/null || { echo 'error: needs qemu-aarch64: apt-get install qemu-user'; exit 1; }
+	test -d $(ZIG_VENV) || { $(PYTHON) -m venv $(ZIG_VENV) && $(ZIG_VENV)/bin/pip install --quiet ziglang==0.17.1; }
+	$(PYTHON) build_kernels.py --main tests/kernels/verdicts.c --output build/verdicts-arm --machine aarch64 --system linux \
+		--compiler '$(ZIG_VENV)/bin/python -m ziglang cc -target aarch64-linux-musl'
+	$(BIN)/python -m tests.kernels.verify_units --emulated dotprod i8mm --program build/verdicts-arm
 
 test-sanitizers: ## Run the kernels' self-test under AddressSanitizer, UBSan and ThreadSanitizer
 	$(PYTHON) build_kernels.py --main tests/kernels/selftest.c --output $(SELFTEST)-asan \

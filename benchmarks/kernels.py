@@ -1,7 +1,8 @@
 """Time of one step of a decoder, for each unit of the kernels, beside kernels of an earlier commit.
 
-Prints one line of JSON per measurement and a table of medians. All candidates of a shape are measured in turns, a few
-steps each, so that what else the machine does hits all alike. Earlier kernels run in a process of their own, from a
+Prints a table of medians. All candidates of a shape are measured in turns, a few steps each, so that what else the
+machine does hits all alike; `read` among them reads as many bytes from memory as weights and cache have, with as many
+threads, and does nothing else. Earlier kernels run in a process of their own, from a
 clone of that commit whose kernels are built: `--baseline FOLDER`.
 
     python benchmarks/kernels.py --shapes 135m 0.6b --units avx2 avx512bf16 --baseline ../before
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from streamward.kernels.cache import SequenceSlice
+from streamward.kernels.arena import lazy_zeros
+from streamward.kernels.cache import SequenceSlice, cache_token_bytes
 from streamward.kernels.decoder import DecoderWeights, KernelDecoder, LayerWeights
 from streamward.kernels.library import Kernels, available_units, load_kernels, num_threads, set_num_threads
 from streamward.kernels.quantization import QuantizedWeight
@@ -145,6 +148,32 @@ def stepper(decoder: KernelDecoder, *, count: int, context: int) -> Callable[[],
     return lambda: read(context - count, context)
 
 
+def bytes_of_step(shape: dict[str, Any], mode: dict[str, bool], *, context: int) -> int:
+    """Return what one step reads: weights with their scales, keys and values."""
+    d, hidden = shape["head_dim"], shape["hidden"]
+    heads, kv_heads = shape["heads"] * d, shape["kv_heads"] * d
+    num_weights = hidden * (2 * heads + 2 * kv_heads + 3 * shape["inner"])
+    weight_bytes = num_weights * 66 // 64 if mode["is_int8"] else num_weights * 2
+    token_bytes = cache_token_bytes(num_kv_heads=shape["kv_heads"], head_dim=d, is_int8=mode["int8_cache"])
+    return int(shape["layers"] * (weight_bytes + context * token_bytes))
+
+
+def reader(num_bytes: int) -> Callable[[], None]:
+    """Return a function that reads so many bytes of memory with all threads."""
+    words = lazy_zeros((num_bytes // 8,), np.int64, huge_pages=True)
+    words[:] = 1
+    parts = np.array_split(words, num_threads())
+    pool = ThreadPoolExecutor(max(1, len(parts) - 1))
+
+    def read() -> None:
+        others = [pool.submit(part.sum) for part in parts[1:]]
+        parts[0].sum()
+        for other in others:
+            other.result()
+
+    return read
+
+
 class Baseline:
     """Kernels of an earlier commit, in a process of their own."""
 
@@ -185,8 +214,8 @@ def main() -> None:
     given = parser.parse_args()
     set_num_threads(given.threads or num_threads())
     baseline = Baseline(given.baseline, threads=num_threads()) if given.baseline else None
-    print(f"| shape, mode, k ({num_threads()} threads) | candidate | median ms | least ms | to the first |")
-    print("| --- | --- | --- | --- | --- |")
+    print(f"| shape, mode, k ({num_threads()} threads) | candidate | median ms | least ms | to the first | to read |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for shape in given.shapes:
         for mode in given.modes:
             decoders = {
@@ -199,6 +228,7 @@ def main() -> None:
                 steps = {
                     unit: stepper(decoder, count=count, context=given.context) for unit, decoder in decoders.items()
                 }
+                steps = {"read": reader(bytes_of_step(SHAPES[shape], MODES[mode], context=given.context)), **steps}
                 found: dict[str, list[float]] = {name: [] for name in (["baseline"] if baseline else []) + list(steps)}
                 for _ in range(given.turns):
                     for name, values in found.items():
@@ -206,12 +236,13 @@ def main() -> None:
                             values += baseline.ask(count=count, steps=STEPS_PER_TURN)
                         else:
                             values += times(steps[name], STEPS_PER_TURN + 1)[1:]
-                first = statistics.median(next(iter(found.values())))
+                first = statistics.median(next(values for name, values in found.items() if name != "read"))
                 for name, values in found.items():
                     median = statistics.median(values)
+                    read = statistics.median(value / base for value, base in zip(values, found["read"], strict=True))
                     print(
                         f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f}"
-                        f" | {median / first:.3f} |",
+                        f" | {median / first:.3f} | {read:.2f} |",
                         flush=True,
                     )
 

@@ -4,7 +4,6 @@
 #define MAX_TOGETHER 12 /* tokens whose sums are in registers */
 #define BLOCK_BYTES (384 * 1024) /* of activations that stay in the second-level cache */
 #define MANY_ROWS 24 /* from so many on arithmetic sets the pace */
-#define AHEAD 4096 /* bytes of weights that are asked for in advance where a panel is read once */
 
 /* Some tokens that one panel is multiplied with. */
 typedef struct {
@@ -23,21 +22,24 @@ typedef struct {
 } Request;
 
 /*
- * Where all rows are taken at once, what comes soon, or nothing where the processor itself looks far enough ahead; else a
- * share of the next panel.
+ * Where all rows are taken at once, what comes soon; else a share of the next panel. Also for a single row: processors ask
+ * by themselves for too little, or not beyond a page of 4 kB; figures: docs/explanation/kernels.md.
  */
 INLINE Request plan_request(const int rows, const PanelTask *t, const uint8_t *weights, int64_t group_bytes) {
-    if (rows == t->end - t->begin) return (Request){weights + AHEAD, rows < BUSY_ROWS ? 0 : group_bytes};
+    if (rows == t->end - t->begin) return (Request){weights + AHEAD(rows), group_bytes};
     const int64_t groups = t->linear->num_inputs / GROUP, num_rows = t->end - t->begin;
     const int64_t share = (group_bytes * rows / num_rows + 127) / 128 * 128;
     const int64_t done = group_bytes * (t->first - t->begin) / num_rows / 128 * 128;
     return (Request){weights + groups * (group_bytes * t->num_ahead * NUM_PARTS + done), share};
 }
 
-INLINE void load_weights(const uint8_t *source, const Request *request, int64_t at, vi *w) {
+/* The weights at a place of a group, and requests for as much of what is wanted, evenly over the group. */
+INLINE void load_weights(const uint8_t *source, const Request *request, int64_t at, const int64_t group_bytes, vi *w) {
     UNROLL for (int i = 0; i < PANEL_LANES; i++) w[i] = vi_load(source + at + i * 64);
-    if (at >= request->bytes) return;
-    UNROLL for (int i = 0; i < PANEL_LANES; i++) prefetch(request->next + at + i * 64);
+    UNROLL for (int i = 0; i < PANEL_LANES; i++) {
+        const int64_t wanted = (at + i * group_bytes) / PANEL_LANES;
+        if (wanted < request->bytes) prefetch(request->next + wanted);
+    }
 }
 
 /* sums [rows, lanes] = activations * weights of one part of a panel, in the order of the inputs whatever the rows. */
@@ -54,7 +56,7 @@ INLINE void multiply_bf16(const int rows, const PanelTask *t, int part, vf (*sum
         for (int pair = 0; pair < GROUP / 2; pair++) {
             vi w[PANEL_LANES];
             vf even[PANEL_LANES], odd[PANEL_LANES];
-            load_weights(weights, &request, pair * PART_OUTPUTS * 4, w);
+            load_weights(weights, &request, pair * PART_OUTPUTS * 4, group_bytes, w);
             UNROLL for (int i = 0; i < PANEL_LANES; i++) {
                 even[i] = vi_as_float(vi_shift_left(w[i], 16));
                 odd[i] = vi_as_float(vi_and(w[i], upper));
@@ -87,7 +89,7 @@ INLINE void multiply_bf16_pairs(const int rows, const PanelTask *t, int part, vf
     for (int64_t group = 0; group < groups; group++) {
         for (int pair = 0; pair < GROUP / 2; pair++) {
             vi w[PANEL_LANES];
-            load_weights(weights, &request, pair * PART_OUTPUTS * 4, w);
+            load_weights(weights, &request, pair * PART_OUTPUTS * 4, group_bytes, w);
             UNROLL for (int r = 0; r < rows; r++)
                 UNROLL for (int i = 0; i < PANEL_LANES; i++)
                     sums[r][i] = dot_pairs(sums[r][i], w[i], values + r * GROUP * 2 + pair * 4);
@@ -107,7 +109,7 @@ INLINE void multiply_group(const int rows, const uint8_t *weights, const Request
                            vi (*acc)[PANEL_LANES]) {
     for (int four = 0; four < GROUP / 4; four++) {
         vi w[PANEL_LANES];
-        load_weights(weights, request, four * PART_OUTPUTS * 4, w);
+        load_weights(weights, request, four * PART_OUTPUTS * 4, GROUP * PART_OUTPUTS, w);
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int i = 0; i < PANEL_LANES; i++)
                 acc[r][i] = dot_weights(acc[r][i], w[i], values + r * GROUP + four * 4);

@@ -11,6 +11,7 @@
  *
  *   PANEL_LANES        vf of outputs that the matrix product computes together
  *   ROWS_INT8, ROWS_BF16   tokens that it computes together
+ *   AHEAD(rows)        bytes of weights that are asked for in advance where all rows are taken at once
  *   WEIGHT_ZERO        what is added to weights and keys of 8 bits: 128 where the instruction takes unsigned ones, else 0
  *   dot_weights(sums, w, x)   sums += products of fours: bytes w of 16 x 4 weights as stored, four signed bytes at x
  *   dot_values(sums, v, w)    the same for signed bytes v, and four bytes from 0 to 127 at w

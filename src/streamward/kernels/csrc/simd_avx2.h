@@ -25,7 +25,7 @@ typedef vi vm; /* all bits of a lane */
 #define WEIGHT_ZERO 0
 #endif
 #define ROWS_BF16 4
-#define BUSY_ROWS 2 /* tokens from which on a processor does not see by itself what memory it needs next */
+#define AHEAD(rows) 6144 /* bytes of weights that are asked for in advance */
 
 #define PAIR_F(f, a, b) ((vf){f((a).low, (b).low), f((a).high, (b).high)})
 #define PAIR_I(f, a, b) ((vi){f((a).low, (b).low), f((a).high, (b).high)})

@@ -8,7 +8,7 @@ typedef __mmask16 vm;
 #define PANEL_LANES 2
 #define ROWS_INT8 6
 #define ROWS_BF16 12
-#define BUSY_ROWS 6 /* tokens from which on a processor does not see by itself what memory it needs next */
+#define AHEAD(rows) ((rows) == 1 ? 3072 : 5120) /* bytes of weights that are asked for in advance */
 #define WEIGHT_ZERO 128
 #define ATTEND_ROWS 12 /* query rows computed together */
 #define ATTEND_LARGE 8 /* and what is nearest below, but for 2, 3 and 4 */

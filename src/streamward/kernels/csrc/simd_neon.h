@@ -16,7 +16,7 @@ typedef struct {
 #define PANEL_LANES 1
 #define ROWS_INT8 6
 #define ROWS_BF16 4
-#define BUSY_ROWS 2 /* tokens from which on a processor does not see by itself what memory it needs next */
+#define AHEAD(rows) 6144 /* bytes of weights that are asked for in advance */
 #define WEIGHT_ZERO 0
 #define ATTEND_ROWS 6 /* query rows computed together */
 #define ATTEND_LARGE 6
