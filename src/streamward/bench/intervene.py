@@ -66,18 +66,18 @@ class ContinuationKey(NamedTuple):
     """Which text of the model: the same key has the same text, in every variant and in a later run."""
 
     id: str
-    """Of the prompt."""
+    """Id of the prompt."""
     kept: str
     """The answer so far."""
     self_check: str
-    """What the model reads behind it."""
+    """Text that the model reads behind it."""
     attempt: int
     """The seed counts up with it."""
     raise_temperature: float
 
 
 class _PromptTurn(NamedTuple):
-    """What became of the variants of one prompt in one round."""
+    """Answers to one prompt in one round, and variants that wait."""
 
     answers: list[ChangedAnswer]
     waiting: list[tuple[InterveneVariant | None, ContinuationKey]]

@@ -18,7 +18,7 @@ class _StreamCall(NamedTuple):
 
 @dataclass(slots=True)
 class _State:
-    """What a stream said after some calls, and where further ones lead."""
+    """State of a stream after some calls, and the states that further ones lead to."""
 
     decision: Decision
     releasable_chars: int

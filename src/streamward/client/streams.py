@@ -45,7 +45,7 @@ class RemoteStreamState:
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
-        """What the policy's detectors found in the response so far."""
+        """Findings of the policy's detectors in the response so far."""
         return self._protocol.findings
 
     def masked(self, start: int, end: int) -> str | None:

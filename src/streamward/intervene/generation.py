@@ -57,11 +57,11 @@ MaskText = Callable[[str], str]
 
 
 class AnswerGuard(Protocol):
-    """What is asked of a `Moderator`: a policy, and streams under it."""
+    """Interface of a `Moderator` as far as it is used: a policy, and streams under it."""
 
     @property
     def policy(self) -> Policy:
-        """What the guard's verdicts lead to."""
+        """Policy that the guard's verdicts are read by."""
         ...
 
     def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> HeldStream:

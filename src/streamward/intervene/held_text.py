@@ -10,11 +10,11 @@ from streamward.schema import Action, Decision, Event
 
 
 class HeldStream(Protocol):
-    """What is asked of a `ResponseStream`; see there."""
+    """Interface of a `ResponseStream` as far as it is used; see there."""
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that was seen so far."""
+        """Decision on everything judged so far."""
         ...
 
     @property

@@ -40,7 +40,7 @@ class VllmGenerate:
             max_new_tokens: Longest answer; what was dropped does not count.
             temperature: 0 takes the most probable token each time.
             top_p: Only the most probable tokens that together reach this share are drawn from.
-            seed: Of the first attempt; further ones count up from it.
+            seed: Seed of the first attempt; further ones count up from it.
 
         Raises:
             InputError: The prompt has no tokens.

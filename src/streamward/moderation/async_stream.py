@@ -71,7 +71,7 @@ class AsyncGuardStream:
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
-        """What the policy's detectors found in the response, as far as they have decided."""
+        """Findings of the policy's detectors in the response, as far as they have decided."""
         return self._stream.findings
 
     def masked(self, start: int, end: int) -> str | None:

@@ -83,7 +83,7 @@ class DetectingStream:
 
     @property
     def decision(self) -> Decision:
-        """What to do by all that the guard and the detectors have said so far."""
+        """Decision of the guard and the detectors so far."""
         return combine(combine(self._prompt_decision, self._inner.decision), self._found)
 
     @property
@@ -103,7 +103,7 @@ class DetectingStream:
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
-        """What was found, as it was decided; places count in the response."""
+        """Findings in the order in which they were decided; places count in the response."""
         return self._mask.findings
 
     def masked(self, start: int, end: int) -> str | None:

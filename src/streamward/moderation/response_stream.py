@@ -50,7 +50,7 @@ class ResponseStream(Protocol):
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
-        """What the policy's detectors found in the response, as far as they have decided."""
+        """Findings of the policy's detectors in the response, as far as they have decided."""
         ...
 
     def masked(self, start: int, end: int) -> str | None:

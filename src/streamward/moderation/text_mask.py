@@ -34,7 +34,7 @@ class TextMask:
         """
         self.is_json = is_json
         self.findings: list[DetectorFinding] = []
-        """What was found, as it was decided."""
+        """Findings in the order in which they were decided."""
         self._detectors = detectors
         self._stream = self._new_stream()
         self._start = start  # of what the stream reads
@@ -50,12 +50,12 @@ class TextMask:
 
     @property
     def decision(self) -> Decision:
-        """What follows from what was found so far."""
+        """Decision on everything found so far."""
         return finding_decision(self.findings, Side.RESPONSE)
 
     @property
     def is_blocked(self) -> bool:
-        """Whether something was found that must not leave."""
+        """True if something was found that must not leave."""
         return self._blocked_at is not None
 
     def feed(self, text: str) -> None:

@@ -53,7 +53,7 @@ class Appended:
 
 
 class ShownNews(NamedTuple):
-    """What is new of a response."""
+    """Findings and text that are new."""
 
     findings: tuple[DetectorFinding, ...]
     masked: str | None

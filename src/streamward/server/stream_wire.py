@@ -94,9 +94,9 @@ class Events(Settings):
     is_failed: bool
     """True if the guard failed; the stream has then ended."""
     findings: tuple[DetectorFinding, ...] = ()
-    """What the policy's detectors found since the piece before; places count in the response."""
+    """Findings of the policy's detectors since the piece before; places count in the response."""
     masked: str | None = None
-    """What may be shown since the piece before, masked; null where no detector reads the response."""
+    """Text that may be shown since the piece before, masked; null where no detector reads the response."""
 
     @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]  # pydantic's way to put it
     @property
@@ -132,9 +132,9 @@ class Closed(Settings):
     guard_ms: float | None
     """Time that the stream waited for the guard, in milliseconds: apart from the time in which it was written."""
     findings: tuple[DetectorFinding, ...] = ()
-    """What the policy's detectors found since the last piece."""
+    """Findings of the policy's detectors since the last piece."""
     masked: str | None = None
-    """What may be shown since the last piece, masked; null where no detector reads the response."""
+    """Text that may be shown since the last piece, masked; null where no detector reads the response."""
 
     @classmethod
     def of(cls, session: StreamSession, result: Result) -> Self:
