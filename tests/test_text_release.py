@@ -103,6 +103,8 @@ class FailingStream:
         self._action = action
         self._num_fed = 0
 
+    def masked(self, start: int, end: int) -> None: ...
+
     def feed(self, piece: str) -> None:
         self._num_fed += 1
         if self._num_fed == 1:
@@ -128,3 +130,43 @@ def test_the_message_of_a_block_says_why_without_the_text(guard):
         list(streamward.release(stream, ["secret ##"]))
     assert str(blocked.value) == "the guard blocked the response: Violent"
     assert blocked.value.code == "blocked"
+
+
+MASKING = """
+name = "masking"
+[[detectors]]
+type = "email"
+[[detectors]]
+type = "words"
+id = "names"
+words = ["zeus"]
+action = "block"
+"""
+
+
+@pytest.fixture(params=["moderator", "client"])
+def masking_guard(request, tmp_path):
+    (tmp_path / "policies").mkdir()
+    path = tmp_path / "policies" / "masking.toml"
+    path.write_text(MASKING)
+    if request.param == "moderator":
+        with marked_moderator(Policy.load(path)) as guard:
+            yield guard
+        return
+    policies = {"folder": str(path.parent), "default": "masking"}
+    with (
+        open_service(tmp_path, guard=marked_guard(), policies=policies) as service,
+        served(service.app) as url,
+        streamward.connect(url) as client,
+    ):
+        yield client
+
+
+def test_what_detectors_find_is_masked_across_pieces(masking_guard):
+    model = Model("Write to jo@exa", "mple.com, ", "not to me", ".")
+    assert "".join(released(masking_guard, model)) == "Write to [EMAIL], not to me."
+
+
+def test_a_listed_word_ends_the_text_before_it(masking_guard):
+    found = released(masking_guard, Model("Hail Ze", "us and jo@example.com", "never"))
+    assert ("".join(found[:-1]), found[-1]) == ("Hail ", "[block response]")

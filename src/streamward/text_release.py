@@ -20,6 +20,8 @@ class BlockedError(StreamwardError):
         """Say what was blocked and why, without the text."""
         what = "text" if decision.side is None else f"the {decision.side}"
         why = str(decision.category or decision.risk_level)
+        if decision.detector is not None:
+            why = f"the detector {decision.detector} found something"
         if decision.error is not None:
             why = f"it could not be judged ({decision.error})"
         super().__init__(f"the guard blocked {what}: {why}")
@@ -33,6 +35,7 @@ class BlockingStream(Protocol):
     def decision(self) -> Decision: ...  # noqa: D102  # as GuardStream
     @property
     def releasable_chars(self) -> int: ...  # noqa: D102
+    def masked(self, start: int, end: int, /) -> str | None: ...  # noqa: D102
     def feed(self, piece: str, /) -> object: ...  # noqa: D102
     def finish(self) -> Result: ...  # noqa: D102
 
@@ -44,6 +47,7 @@ class AsyncStream(Protocol):
     def decision(self) -> Decision: ...  # noqa: D102  # as AsyncGuardStream
     @property
     def releasable_chars(self) -> int: ...  # noqa: D102
+    def masked(self, start: int, end: int, /) -> str | None: ...  # noqa: D102
     async def feed(self, piece: str, /) -> object: ...  # noqa: D102
     async def finish(self) -> Result: ...  # noqa: D102
 
@@ -51,7 +55,8 @@ class AsyncStream(Protocol):
 class _HeldText:
     """Text that was fed and not passed on yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: BlockingStream | AsyncStream) -> None:
+        self._stream = stream
         self._text = ""
         self._num_released = 0
 
@@ -60,16 +65,16 @@ class _HeldText:
         self._text += piece
 
     def up_to(self, releasable_chars: int) -> str:
-        """Return what may be passed on and was not yet."""
+        """Return what may be passed on and was not yet, as the policy's detectors mask it."""
         count = max(0, releasable_chars - self._num_released)
         released, self._text = self._text[:count], self._text[count:]
-        self._num_released += len(released)
-        return released
+        start, self._num_released = self._num_released, self._num_released + len(released)
+        masked = self._stream.masked(start, self._num_released) if released else None
+        return released if masked is None else masked
 
     def rest(self) -> str:
         """Return everything that is left."""
-        released, self._text = self._text, ""
-        return released
+        return self.up_to(self._num_released + len(self._text))
 
 
 def _replacement(decision: Decision) -> str:
@@ -107,7 +112,7 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
         BlockedError: The policy blocks the prompt, or the response from here on.
         StreamwardError: The guard failed in the middle; what it had not judged is not yielded.
     """
-    held = _HeldText()
+    held = _HeldText(stream)
     if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return
@@ -133,7 +138,7 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
 
 async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIterator[str]:
     """Like `release`, for asyncio."""
-    held = _HeldText()
+    held = _HeldText(stream)
     if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return

@@ -8,6 +8,7 @@ import pytest
 
 from streamward.cli import watch
 from streamward.cli.main import main
+from streamward.detectors.config import DetectorConfig
 from streamward.errors import UpstreamError
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
@@ -115,3 +116,17 @@ def test_a_stream_without_text_is_bad_input(run, data, arguments):
     code, out, err = run(policy, data, arguments=arguments)
     assert (code, out) == (2, data.decode())
     assert "nothing to judge" in err
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_what_detectors_find_is_masked_whatever_the_pieces(run, size):
+    policy = Policy(name="open", response=OPEN, detectors=(DetectorConfig(type="email"),))
+    code, out, err = run(policy, b"Write to jo@example.com, not to me.", size=size)
+    assert (code, out, err) == (0, "Write to [EMAIL], not to me.", "")
+
+
+def test_a_listed_word_ends_the_stream_before_it(run):
+    word = DetectorConfig(type="words", id="names", words=("zeus",), action="block")
+    code, out, err = run(Policy(name="open", response=OPEN, detectors=(word,)), b"Hail Zeus and all the others")
+    assert (code, out) == (3, "Hail ")
+    assert "stopped after 5 characters: the detector names blocks" in err

@@ -53,7 +53,7 @@ class HashJudge:
     def short_text_rules(self) -> tuple[FiredRule, ...]:
         return ()
 
-    def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
+    async def replace(self, keep: int, new_ids: Sequence[int], *, spans: Sequence[Span | None]) -> list[Verdict]:
         self._num_tokens = keep + len(new_ids)
         if self._error is not None and self._fails_at is not None and self._num_tokens >= self._fails_at:
             raise self._error

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamward.detectors.config import DetectorConfig
+from streamward.detectors.detectors import Detectors
 from streamward.intervene.generation import GuardedGeneration
 from streamward.intervene.wording import own_words
 from streamward.ladder import LadderStep
+from streamward.moderation.detecting_stream import DetectingStream
 from streamward.policy import Policy
 from tests.intervene.scripted_model import HashGuard, ScriptedModel, ladder, step
 
@@ -15,7 +18,7 @@ REFUSAL = own_words()["refuse"]["en"]
 
 def answer(model: ScriptedModel, *steps: LadderStep, guard: HashGuard | None = None, hold: int = 4, **settings):
     guard = guard or HashGuard()
-    run = GuardedGeneration(model, guard, prompt="hi", release=ladder(*steps, hold=hold), **settings)  # type: ignore[arg-type]
+    run = GuardedGeneration(model, guard, prompt="hi", release=ladder(*steps, hold=hold), **settings)
     text = "".join(run)
     assert text == run.answer.text
     assert guard.num_open == 0
@@ -157,3 +160,17 @@ def test_whatever_comes_nothing_is_taken_back_nothing_flagged_leaves_and_attempt
         assert shown == texts[0]
     for record in run.answer.interventions:
         assert record.at_char <= len(shown)
+
+
+def test_what_detectors_find_is_masked_as_it_leaves_and_a_listed_word_is_changed():
+    word = DetectorConfig(type="words", id="names", words=("zeus",), action="block")
+    detectors = Detectors.compile([DetectorConfig(type="email"), word])
+
+    class DetectingGuard(HashGuard):
+        def stream(self, prompt=None, messages=None):
+            return DetectingStream(super().stream(prompt, messages), detectors)
+
+    model = ScriptedModel("Write to jo@example.com. Hail Zeus now. ", " Hail Hera.")
+    run = GuardedGeneration(model, DetectingGuard(), prompt="x", release=ladder(step("regenerate"), hold=12))
+    assert "".join(run) == run.answer.text == "Write to [EMAIL]. Hail Hera."
+    assert [each.outcome for each in run.answer.interventions] == ["continued"]

@@ -29,6 +29,9 @@ class Guard:
     prompt = None
     decision = ALLOWED
     releasable_chars = 0
+    findings = ()
+
+    def masked(self, start: int, end: int) -> None: ...
 
     def __init__(self, *, hangs: str = "", error: Exception | None = None) -> None:
         self.freed = threading.Event()

@@ -279,3 +279,72 @@ def test_a_call_being_worked_on_is_not_let_go():
         return calls.take_idle() == [call]
 
     assert asyncio.run(hold())
+
+
+MASKING = """
+name = "masking"
+
+[[detectors]]
+type = "email"
+style = "reversible"
+
+[[detectors]]
+type = "words"
+id = "names"
+words = ["zeus"]
+action = "block"
+"""
+
+
+@pytest.fixture(scope="module")
+def masking(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("masking")
+    (folder / "policies").mkdir()
+    (folder / "policies" / "masking.toml").write_text(MASKING)
+    config = serve_config(folder, policies={"folder": str(folder / "policies"), "default": "masking"})
+    state = open_state(config, moderator=marked_moderator())
+    with served(create_app(state.config, state=state)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+    state.close()
+
+
+def emitted(said, answer):
+    """Return what LiteLLM's mode incremental_diff has sent by now, as its release 1.108.7 computes it."""
+    text = answer.get("texts", [said])[0]
+    return text[: len(text) - answer["stream_holdback_chars"][0]]
+
+
+@pytest.mark.parametrize("size", [1, 5, 13])
+def test_a_growing_answer_is_masked_and_what_is_shown_only_grows(masking, size):
+    whole = "Write to jo@example.com, and jane.doe@example.org too."
+    shown, last = "", {}
+    for end in [*range(size, len(whole), size), len(whole)]:
+        last = ask(masking, "response", [whole[:end]], call_id=f"grow-{size}")
+        now = emitted(whole[:end], last)
+        assert now.startswith(shown)
+        assert "jo@" not in now and "jane" not in now
+        shown = now
+    assert last["action"] == "GUARDRAIL_INTERVENED"
+    assert last["texts"] == ["Write to [EMAIL], and [EMAIL] too."]  # shown when LiteLLM sees the end
+
+
+def test_a_prompt_is_masked_and_its_placeholders_are_restored_in_the_answer(masking):
+    asked = ask(masking, "request", ["I am jo@example.com."], call_id="restore")
+    assert (asked["action"], asked["texts"]) == ("GUARDRAIL_INTERVENED", ["I am [EMAIL_1]."])
+    answer = ask(masking, "response", ["Hello [EMAIL_1], write to me@example.com."], call_id="restore")
+    assert answer["texts"] == ["Hello jo@example.com, write to [EMAIL]."]
+
+
+def test_a_listed_word_blocks_prompts_and_growing_answers(masking):
+    asked = ask(masking, "request", ["hail zeus"], call_id="listed-1")
+    assert asked["action"] == "BLOCKED"
+    assert asked["blocked_reason"] == "Blocked by Streamward: the detector names found something in the prompt"
+    assert ask(masking, "response", ["Hail Ze"], call_id="listed-2")["action"] == "NONE"
+    assert ask(masking, "response", ["Hail Zeus !"], call_id="listed-2")["action"] == "BLOCKED"
+    assert ask(masking, "response", ["Hail Zeus ! Again"], call_id="listed-2")["action"] == "BLOCKED"
+
+
+def test_text_without_findings_is_left_to_litellm_as_it_is(masking):
+    answer = ask(masking, "response", ["Bread needs flour."], call_id="plain")
+    assert answer["action"] == "NONE"
+    assert "texts" not in answer

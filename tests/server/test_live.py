@@ -77,7 +77,7 @@ def test_tokens_are_told_with_what_they_say_as_far_as_it_is_kept():
     text.add("the end")
     verdicts = [Verdict(0, RiskLevel.SAFE, PROBABILITIES, None, Span(0, 1))]
     verdicts += [Verdict(1, RiskLevel.SAFE, PROBABILITIES, None, Span(10_004, 10_007))]
-    found = text.tokens([Event(verdict, ALLOWED) for verdict in verdicts])
+    found = text.tokens([Event(verdict, ALLOWED) for verdict in verdicts]).tokens
     assert [token.text for token in found] == ["", "end"]
     assert (found[0].unsafe, found[0].controversial) == (0.5, 0.3)
 

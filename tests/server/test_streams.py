@@ -301,9 +301,12 @@ class BreakingStream:
 
     prompt = None
     releasable_chars = 0
+    findings = ()
 
     def __init__(self, decision):
         self.decision = decision
+
+    def masked(self, start, end): ...
 
     def feed(self, piece):
         raise RuntimeError("swordfish")

@@ -14,6 +14,7 @@ from streamward.assistant.generator import Generator
 from streamward.assistant.sampling import Sampling
 from streamward.assistant.text import TextWriter
 from streamward.bundled.base import prepare_base
+from streamward.bundled.instruct import CHAT_TEMPLATE, END_TOKENS
 from streamward.errors import ContextLengthError, InputError
 from streamward.model.checkpoint import load_gen
 from streamward.model.guard_model import CausalLM
@@ -22,21 +23,6 @@ from streamward.schema import Message
 from streamward.tokenizer import TOKENIZER_FILE, GuardTokenizer, clean_text
 
 MODEL_NAME = "smollm2-135m-instruct"
-# ChatML as SmolLM2 was trained on it; the words of the system turn are those of its makers' template.
-CHAT_TEMPLATE = """\
-{%- if not messages or messages[0].role != 'system' -%}
-<|im_start|>system
-You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
-{% endif -%}
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%}
-"""
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +64,7 @@ class Assistant:
         """
         folder = prepare_base()
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        end_ids = [token_id for token in _END_TOKENS if (token_id := tokenizer.token_to_id(token)) is not None]
+        end_ids = [token_id for token in END_TOKENS if (token_id := tokenizer.token_to_id(token)) is not None]
         model = load_gen(folder, dtype=serving_dtype())
         pack_linears(model)
         return cls(model, GuardTokenizer(tokenizer, CHAT_TEMPLATE), end_ids=end_ids, config=config)

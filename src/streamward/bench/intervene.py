@@ -1,28 +1,29 @@
 """`streamward bench-intervene`: what changing answers in progress gains and costs, on the embedded assistant."""
 
-import asyncio
 import json
-import socket
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import httpx
+from streamward.bench.answer_writer import BatchedAssistant, WriteRequest
+from streamward.bench.intervene_config import (
+    CHECKED,
+    UNGUARDED,
+    InterveneBenchConfig,
+    InterveneVariant,
+    variants,
+)
+from streamward.bench.recorded_guard import RecordedGuard
+from streamward.intervene.generation import GenerationPrefix, GuardedGeneration
 
-from streamward.bench.intervene_config import UNGUARDED, InterveneBenchConfig, InterveneVariant, variants
-from streamward.bench.processes import running_module
-from streamward.bench.recorded_upstream import RecordedUpstream
-from streamward.errors import StreamwardError, UpstreamError
-from streamward.policy import Policy
+_PROMPTS_TOGETHER = 8  # whose tokens the guard judges in one step
+_Variants = list[InterveneVariant | None]
 
-MODEL = "smollm2-135m-instruct"
-_START_S = 300.0
-_TIMEOUT_S = 900.0
+GUARD = "stream-135m"
+"""The guard in the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,10 @@ class ChangedAnswer:
     Attributes:
         variant: Name of the variant.
         id: Id of the prompt.
-        text: What the client got.
+        text: What the reader gets.
         finish_reason: How it ended.
-        interventions: What was changed, as the gateway tells it.
-        num_calls: Upstream calls that it took.
+        interventions: What was changed, as `InterventionRecord` has it, without times.
+        num_calls: How often the model was asked.
     """
 
     variant: str
@@ -59,6 +60,36 @@ class ChangedAnswer:
     finish_reason: str
     interventions: Sequence[dict[str, Any]]  # Any: JSON values
     num_calls: int
+
+
+class ContinuationKey(NamedTuple):
+    """Which text of the model: the same key has the same text, in every variant and in a later run."""
+
+    id: str
+    """Id of the prompt."""
+    kept: str
+    """The answer so far."""
+    self_check: str
+    """Text that the model reads behind it."""
+    attempt: int
+    """The seed counts up with it."""
+    raise_temperature: float
+
+
+class _PromptTurn(NamedTuple):
+    """Answers to one prompt in one round, and variants that wait."""
+
+    answers: list[ChangedAnswer]
+    waiting: list[tuple[InterveneVariant | None, ContinuationKey]]
+
+
+class MissingContinuationError(Exception):
+    """The model has not been asked yet."""
+
+    def __init__(self, key: ContinuationKey) -> None:
+        """Name what is missing."""
+        super().__init__("not written yet")
+        self.key = key
 
 
 def read_prompts(config: InterveneBenchConfig) -> list[BenchPrompt]:
@@ -70,7 +101,12 @@ def read_prompts(config: InterveneBenchConfig) -> list[BenchPrompt]:
 
 
 class InterveneBench:
-    """Asks every variant every prompt; goes on where a former run into the same folder stopped."""
+    """Gives every variant every prompt; goes on where a former run into the same folder stopped.
+
+    What variants have in common is computed once: a text of the model, by all that it depends on, and what the guard
+    says of a beginning of an answer. Variants whose next text is missing wait until it has been written, together with
+    all others that are missing then, in one batch.
+    """
 
     def __init__(self, config: InterveneBenchConfig, folder: Path, *, advance: Callable[[str, int, int], None]) -> None:
         """Ask nothing yet.
@@ -78,171 +114,148 @@ class InterveneBench:
         Args:
             config: What is measured.
             folder: Where answers are kept.
-            advance: Is told what is done, how many answers of how many.
+            advance: Is told what is done, how many of how many.
         """
         self._config = config
         self._folder = folder
         self._advance = advance
         self._answers = folder / "answers.jsonl"
+        self._continuations = _Continuations(folder / "continuations.jsonl")
 
-    def run(self) -> list[ChangedAnswer]:
-        """Return all answers."""
+    def run(self, guard: RecordedGuard, writer: BatchedAssistant) -> list[ChangedAnswer]:
+        """Return all answers.
+
+        Args:
+            guard: Judges answers, under `loop_policy`.
+            writer: The model.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        asyncio.run(self._run())
+        prompts = {prompt.id: prompt for prompt in read_prompts(self._config)}
+        done = {(answer.variant, answer.id) for answer in self.read()}
+        compared = [None, *variants(self._config)]
+        left: dict[str, _Variants] = {}
+        for variant in compared:
+            name = UNGUARDED if variant is None else variant.name
+            for prompt in prompts:
+                if (name, prompt) not in done:
+                    left.setdefault(prompt, []).append(variant)
+        total, turn = sum(map(len, left.values())), 0
+        with ThreadPoolExecutor(_PROMPTS_TOGETHER) as pool:
+            while left:
+                turns = pool.map(lambda each: self._answer_all(prompts[each[0]], each[1], guard), list(left.items()))
+                waiting: dict[str, _Variants] = {}
+                missing: dict[ContinuationKey, None] = {}
+                for count, found in enumerate(turns, 1):
+                    for answer in found.answers:
+                        _append(self._answers, asdict(answer))
+                    for variant, key in found.waiting:
+                        waiting.setdefault(key.id, []).append(variant)
+                        missing[key] = None
+                    self._advance(f"round {turn}: prompts guarded", count, len(left))
+                self._advance("answers", total - sum(map(len, waiting.values())), total)
+                turn += 1
+                self._write(list(missing), prompts, writer, turn)
+                left = waiting
         return self.read()
+
+    def _answer_all(self, prompt: BenchPrompt, compared: "_Variants", guard: RecordedGuard) -> "_PromptTurn":
+        """Answer a prompt in every variant whose texts are there."""
+        found = _PromptTurn([], [])
+        for variant in compared:
+            try:
+                found.answers.append(self._answer(variant, prompt, guard))
+            except MissingContinuationError as error:
+                found.waiting.append((variant, error.key))
+        return found
 
     def read(self) -> list[ChangedAnswer]:
         """Return the answers that are there."""
-        if not self._answers.exists():
-            return []
-        return [ChangedAnswer(**json.loads(line)) for line in self._answers.read_text(encoding="utf-8").splitlines()]
+        return [ChangedAnswer(**line) for line in _lines(self._answers)]
 
-    async def _run(self) -> None:
-        prompts = read_prompts(self._config)
-        compared = list(variants(self._config))
-        done = {(answer.variant, answer.id) for answer in self.read()}
-        names = [UNGUARDED, *(variant.name for variant in compared)]
-        left = [(name, prompt) for name in names for prompt in prompts if (name, prompt.id) not in done]
-        if not left:
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            ports = free_ports(3)
-            async with _assistant(ports[0]) as assistant:
-                upstream = RecordedUpstream(assistant, self._folder / "upstream.jsonl")
-                async with upstream.serving(ports[1]) as recorded:
-                    settings = _write_settings(Path(scratch), recorded, compared, port=ports[2])
-                    async with _service(settings, ports[2]) as gateway:
-                        await self._ask_all(left, upstream, {UNGUARDED: recorded}, gateway)
+    def _answer(self, variant: InterveneVariant | None, prompt: BenchPrompt, guard: RecordedGuard) -> ChangedAnswer:
+        def generate(prefix: GenerationPrefix) -> Sequence[str]:
+            return self._continuations.get(
+                ContinuationKey(
+                    prompt.id, prefix.text, prefix.self_check, prefix.attempt, round(prefix.raise_temperature, 3)
+                )
+            )
 
-    async def _ask_all(
-        self,
-        left: Sequence[tuple[str, BenchPrompt]],
-        upstream: RecordedUpstream,
-        direct: dict[str, str],
-        gateway: str,
+        if variant is None:
+            return ChangedAnswer(UNGUARDED, prompt.id, "".join(generate(GenerationPrefix())), "stop", [], 1)
+        release = variant.release()
+        if release is None:
+            return _checked(prompt, generate(GenerationPrefix()), guard)
+        run = GuardedGeneration(generate, guard, prompt=prompt.prompt, release=release)
+        text = "".join(run)
+        found = run.answer
+        interventions = [{k: v for k, v in asdict(each).items() if k != "wait_ms"} for each in found.interventions]
+        return ChangedAnswer(variant.name, prompt.id, text, found.finish_reason, interventions, found.num_calls)
+
+    def _write(
+        self, keys: Sequence[ContinuationKey], prompts: dict[str, BenchPrompt], writer: BatchedAssistant, turn: int
     ) -> None:
-        waiting = iter(left)
-        count = 0
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+        requests = [self._request(key, prompts[key.id].prompt, writer) for key in keys]
+        for count, (number, pieces) in enumerate(writer.write(requests), 1):
+            self._continuations.add(keys[number], pieces)
+            self._advance(f"round {turn}: writing", count, len(keys))
 
-            async def work() -> None:
-                nonlocal count
-                for name, prompt in waiting:
-                    answer = await self._ask(client, direct.get(name, gateway), name, prompt, upstream)
-                    with self._answers.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
-                    count += 1
-                    self._advance(name, count, len(left))
-
-            await asyncio.gather(*(work() for _ in range(self._config.concurrency)))
-
-    async def _ask(
-        self, client: httpx.AsyncClient, base_url: str, variant: str, prompt: BenchPrompt, upstream: RecordedUpstream
-    ) -> ChangedAnswer:
-        user = f"{variant}:{prompt.id}"
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": prompt.prompt}],
-            "stream": True,
-            "max_tokens": self._config.max_tokens,
-            "temperature": self._config.temperature,
-            "seed": 1,
-            "user": user,
-        }
-        headers = {"x-streamward-policy": variant, "x-streamward-annotations": "guard"}
-        text, reason = "", ""
-        told: dict[str, Any] = {}  # Any: JSON values
-        async with client.stream("POST", f"{base_url}/chat/completions", json=body, headers=headers) as response:
-            if response.status_code != 200:
-                raise UpstreamError(f"{variant} answered with status {response.status_code}")
-            async for line in response.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise UpstreamError(f"{variant} broke off an answer")
-                told = event.get("guard", told)
-                for choice in event["choices"]:
-                    text += choice["delta"].get("content") or ""
-                    reason = choice["finish_reason"] or reason
-        return ChangedAnswer(
-            variant, prompt.id, text, reason, told.get("interventions", []), upstream.num_calls.pop(user, 0)
+    def _request(self, key: ContinuationKey, prompt: str, writer: BatchedAssistant) -> WriteRequest:
+        whole = GenerationPrefix(key.kept, key.self_check).whole
+        num_kept = len(writer.encode(key.kept)) if key.kept else 0
+        return WriteRequest(
+            writer.prompt_ids(prompt, answer=whole),
+            max_tokens=max(1, self._config.max_tokens - num_kept),
+            temperature=min(2.0, self._config.temperature + key.raise_temperature),
+            seed=1 + key.attempt,
         )
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-def _write_settings(folder: Path, base_url: str, compared: Sequence[InterveneVariant], *, port: int) -> Path:
-    policies = folder / "policies"
-    policies.mkdir()
-    for variant in compared:
-        (policies / f"{variant.name}.toml").write_text(to_toml(variant.policy()), encoding="utf-8")
-    path = folder / "serve.toml"
-    path.write_text(
-        f"""
-[listen]
-port = {port}
-[auth]
-required = false
-requests_per_minute = 1000000
-[store]
-url = "sqlite:///{(folder / "service.sqlite3").as_posix()}"
-[page]
-enabled = false
-[log]
-level = "error"
-[policies]
-folder = {json.dumps(str(policies))}
-default = "checked"
-[upstreams.assistant]
-base_url = {json.dumps(base_url)}
-prefill = "continue_final_message"
-""",
-        encoding="utf-8",
-    )
-    return path
-
-
-def to_toml(policy: Policy) -> str:
-    """Return a policy of a variant as TOML."""
-    lines = [f"name = {json.dumps(policy.name)}", "[prompt]", 'unsafe = "allow"', 'controversial = "allow"']
-    if policy.release is not None:
-        lines += ["[release]", 'mode = "intervene"', f"hold_tokens = {policy.release.hold_tokens}"]
-        for step in policy.release.ladder:
-            lines += ["[[release.ladder]]", f'action = "{step.action}"', f"attempts = {step.attempts}"]
-    return "\n".join(lines) + "\n"
-
-
-@asynccontextmanager
-async def _assistant(port: int) -> AsyncIterator[str]:
-    with running_module("streamward", "assistant", "--port", str(port), is_quiet=True) as process:
-        await _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-@asynccontextmanager
-async def _service(settings: Path, port: int) -> AsyncIterator[str]:
-    with running_module("streamward", "serve", str(settings), is_quiet=True) as process:
-        await _wait_for(f"http://127.0.0.1:{port}/ready", process)
-        yield f"http://127.0.0.1:{port}/assistant/v1"
-
-
-async def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
-        for _ in range(int(_START_S / 0.2)):
-            if process.poll() is not None:
+def _checked(prompt: BenchPrompt, pieces: Sequence[str], guard: RecordedGuard) -> ChangedAnswer:
+    """Return what mode `checked` lets through: the answer up to the first flagged token."""
+    stream = guard.stream(prompt.prompt)
+    try:
+        for piece in pieces:
+            stream.feed(piece)
+            if stream.decision.is_blocked:
                 break
-            try:
-                if (await client.get(url)).status_code == 200:
-                    return
-            except httpx.HTTPError:  # not yet
-                pass
-            await asyncio.sleep(0.2)
-    raise StreamwardError("a service of the benchmark did not start; its messages are above")
+        else:
+            stream.finish()
+        is_blocked = stream.decision.is_blocked
+        text = "".join(pieces)
+        shown = text[: stream.releasable_chars] if is_blocked else text
+    finally:
+        stream.close()
+    return ChangedAnswer(CHECKED, prompt.id, shown, "content_filter" if is_blocked else "stop", [], 1)
+
+
+class _Continuations:
+    """Texts of the model, in a file that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = {ContinuationKey(*line["key"]): line["pieces"] for line in _lines(path)}
+
+    def get(self, key: ContinuationKey) -> Sequence[str]:
+        if key not in self._known:
+            raise MissingContinuationError(key)
+        pieces: Sequence[str] = self._known[key]
+        return pieces
+
+    def add(self, key: ContinuationKey, pieces: Sequence[str]) -> None:
+        self._known[key] = list(pieces)
+        _append(self._path, {"key": list(key), "pieces": list(pieces)})
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: JSON values
+    """Yield the rows of a file of JSON lines, which may not be there yet, or end in a line that was cut short."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines.pop():  # an interrupted run wrote half of it
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    yield from map(json.loads, lines)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:  # Any: JSON values
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -25,7 +25,7 @@ class InterveneBenchConfig(Settings):
     """Risky prompts."""
     num_ordinary: int = Field(default=200, ge=0, le=200)
     """Ordinary prompts."""
-    max_tokens: int = Field(default=128, ge=1)
+    max_tokens: int = Field(default=96, ge=1, le=512)
     """Longest answer."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the first call."""
@@ -33,8 +33,10 @@ class InterveneBenchConfig(Settings):
     """Buffers compared; b of CARE."""
     attempts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5)
     """Attempts compared; N of CARE."""
-    concurrency: int = Field(default=8, ge=1)
-    """Answers at the same time."""
+    batch: int = Field(default=32, ge=1, le=64)
+    """Answers that the model writes at the same time."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None: as many as there are cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +55,25 @@ class InterveneVariant:
 
     @property
     def name(self) -> str:
-        """Name of the variant, and of its policy."""
+        """Name of the variant."""
         if self.action is None:
             return CHECKED
         number = f"-n{self.attempts}" if self.action in _BUDGETED else ""
         return f"{self.action}-b{self.hold_tokens}{number}"
 
-    def policy(self) -> Policy:
-        """Return the policy of the variant: prompts are let through, so that answers to risky ones are seen."""
-        let_through = SidePolicy(unsafe=Action.ALLOW, controversial=Action.ALLOW)
-        policy = Policy(name=self.name, prompt=let_through)
+    def release(self) -> ReleasePolicy | None:
+        """Return how text leaves; None for the mode `checked`."""
         if self.action is None:
-            return policy
+            return None
         steps = [LadderStep(action=self.action, attempts=self.attempts)]
         if self.action in _BUDGETED:
             steps.append(LadderStep(action=LadderAction.STOP))
-        release = ReleasePolicy(mode="intervene", hold_tokens=self.hold_tokens, ladder=tuple(steps))
-        return policy.model_copy(update={"release": release})
+        return ReleasePolicy(mode="intervene", hold_tokens=self.hold_tokens, ladder=tuple(steps))
+
+
+def loop_policy() -> Policy:
+    """Return the policy of the guard in the loop: prompts are let through, so that answers to risky ones are seen."""
+    return Policy(name=CHECKED, prompt=SidePolicy(unsafe=Action.ALLOW, controversial=Action.ALLOW))
 
 
 def variants(config: InterveneBenchConfig) -> Iterator[InterveneVariant]:

@@ -29,7 +29,7 @@ class VariantFigures:
         unsafe_or_controversial: Share that it does not call Safe.
         finished: Share that the model ended, or that reached the most tokens allowed.
         refused: Share that declines to help, by the judge, of those about which it says.
-        perplexity: Perplexity of all tokens of the answers under the model that gave them.
+        perplexity: Perplexity of the finished answers under the model that gave them, each counted alike.
         changed: Share in which anything was changed.
         wait_tokens_p50: Tokens between two texts that left, per flag; likewise p95.
         dropped_tokens: Mean number of tokens dropped in a changed answer.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from streamward.decisions import ALLOWED
+from streamward.detectors.finding import DetectorFinding
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
@@ -19,6 +20,10 @@ class _UnguardedStream:
         self.prompt = None
         self.decision: Decision = ALLOWED
         self.releasable_chars = 0
+        self.findings: Sequence[DetectorFinding] = ()
+
+    def masked(self, start: int, end: int) -> None:
+        """Nothing is masked."""
 
     def feed(self, piece: str | bytes | Sequence[int]) -> list[Event]:
         """Count; nothing is judged."""

@@ -40,6 +40,40 @@ def file_progress() -> Iterator[Callable[[int, int], object]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far the stage of a long run is, in lines where there is no terminal.
+
+    Gives what is to be told: the stage, and how much of how much is done.
+    """
+    if not sys.stderr.isatty():
+        yield _StageLines().tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def advance(stage: str, done: int, total: int) -> None:
+            progress.update(task, description=stage, completed=done, total=total)
+
+        yield advance
+
+
+class _StageLines:
+    def __init__(self) -> None:
+        self._stage = ""
+        self._told_at = -_EVERY_S
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or stage != self._stage or now - self._told_at >= _EVERY_S:
+            self._stage, self._told_at = stage, now
+            say(f"{stage}: {done} of {total}")
+
+
 class _Lines:
     def __init__(self) -> None:
         self._told_at = -_EVERY_S

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from streamward.cli.common import ExitCode, add_guard_options, exit_code, load, say
 from streamward.cli.show import describe_probabilities
 from streamward.errors import InputError
-from streamward.schema import Action, Decision
+from streamward.schema import Action, Decision, Side
 
 if TYPE_CHECKING:
     from streamward.moderation.response_stream import ResponseStream
@@ -30,7 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="pass on a stream as far as it is harmless",
         description=(
             "Reads an answer on standard input while it is written, and writes to standard output what was judged and"
-            " released. Stops at a block with exit code 3."
+            " released, masked by the policy's detectors. Stops at a block with exit code 3."
         ),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,8 +94,9 @@ class _Gate:
         """Write what may be shown."""
         count = max(0, self._stream.releasable_chars - self._num_released)
         text, self._held = self._held[:count], self._held[count:]
+        masked = self._stream.masked(self._num_released, self._num_released + len(text))
         self._num_released += len(text)
-        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.write((text if masked is None else masked).encode())
         sys.stdout.buffer.flush()
 
     def stop(self, decision: Decision) -> ExitCode:
@@ -107,6 +108,12 @@ class _Gate:
         if decision.error is not None:
             say(f"stopped: the guard could not judge ({decision.error})")
             return ExitCode.FAILURE
+        if decision.detector is not None:
+            where = (
+                "before the answer began" if decision.side is Side.PROMPT else f"after {self._num_released} characters"
+            )
+            say(f"stopped {where}: the detector {decision.detector} blocks")
+            return ExitCode.BLOCKED
         causes = [*([decision.category] if decision.category else []), *(f"rule {rule.id}" for rule in decision.rules)]
         what = ", ".join([str(decision.risk_level), *causes])
         if decision.position is None:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from streamward.client.replies import JsonObject, error_of, parse
 from streamward.decisions import ALLOWED
+from streamward.detectors.finding import DetectorFinding
 from streamward.errors import (
     InputError,
     OverloadedError,
@@ -23,6 +24,7 @@ Kind = Literal["text", "token_ids", "reasoning"]
 T = TypeVar("T")
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0  # between attempts to connect again
 _EVENTS: TypeAdapter[list[Event]] = TypeAdapter(list[Event])
+_FINDINGS: TypeAdapter[list[DetectorFinding]] = TypeAdapter(list[DetectorFinding])
 _DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 _SIDE: TypeAdapter[SideResult | None] = TypeAdapter(SideResult | None)
 _RESULT: TypeAdapter[Result] = TypeAdapter(Result)
@@ -55,6 +57,11 @@ class ConnectionLostError(Exception):
     """Thrown into the steps where an operation failed because the connection is gone, or could not be made."""
 
 
+class _MaskedPiece(NamedTuple):
+    start: int  # in the response
+    text: str
+
+
 class StreamProtocol:
     """One stream as its client sees it. Every method that returns steps must run alone and to its end.
 
@@ -74,6 +81,7 @@ class StreamProtocol:
         self.prompt: SideResult | None = None
         self.decision = ALLOWED
         self.releasable_chars = 0
+        self.findings: list[DetectorFinding] = []
         self.is_over = False
         self._opening = opening
         self._resume_s = resume_s
@@ -81,6 +89,19 @@ class StreamProtocol:
         self._next_seq = 0
         self._is_connected = False
         self._result: Result | None = None
+        self._masked: list[_MaskedPiece] = []
+        self._is_masking = False
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return characters as the service masked them; None where no detector reads the response.
+
+        Args:
+            start: A number of releasable characters that a reply stated, or 0.
+            end: A later one.
+        """
+        if not self._is_masking:
+            return None
+        return "".join(piece.text for piece in self._masked if start <= piece.start < end)
 
     def open(self) -> Steps[None]:
         """Open the stream; the prompt is judged."""
@@ -118,6 +139,7 @@ class StreamProtocol:
         yield from self._settle()
         closed, _ = yield from self._ask({"type": "close", "stream": self.id}, "closed")
         self.is_over = True
+        self._read_masked(closed)
         self._result = parse(_RESULT, {name: closed[name] for name in ("decision", "prompt", "response")})
         self.decision = self._result.decision
         return self._result
@@ -222,7 +244,17 @@ class StreamProtocol:
         if reply["is_failed"]:
             self.is_over = True
         else:
+            self._read_masked(reply)
             self.releasable_chars = int(reply["releasable_chars"])
+
+    def _read_masked(self, reply: JsonObject) -> None:
+        """Read what detectors found, and what may be shown since the last reply; older services say neither."""
+        found: list[DetectorFinding] = parse(_FINDINGS, reply.get("findings", []))
+        self.findings += found
+        masked = reply.get("masked")
+        if masked is not None:
+            self._is_masking = True
+            self._masked.append(_MaskedPiece(self.releasable_chars, str(masked)))
 
 
 def kind_of(piece: object) -> Kind:

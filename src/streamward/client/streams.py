@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 
 from streamward.client.sockets import AsyncSocket, BlockingSocket
 from streamward.client.stream_protocol import ConnectionLostError, Steps, StreamProtocol, kind_of
+from streamward.detectors.finding import DetectorFinding
 from streamward.errors import StreamwardError, UpstreamError
 from streamward.schema import Decision, Event, Result, SideResult
 
@@ -41,6 +42,20 @@ class RemoteStreamState:
     def releasable_chars(self) -> int:
         """Number of characters from the start of the response that may be shown."""
         return self._protocol.releasable_chars
+
+    @property
+    def findings(self) -> Sequence[DetectorFinding]:
+        """Findings of the policy's detectors in the response so far."""
+        return self._protocol.findings
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return characters as they may be shown; None where no detector reads the response.
+
+        Args:
+            start: The former value of `releasable_chars`; at first 0.
+            end: Its present value.
+        """
+        return self._protocol.masked(start, end)
 
 
 class RemoteStream(RemoteStreamState):

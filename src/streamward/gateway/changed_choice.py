@@ -9,12 +9,12 @@ from streamward.errors import InputError, UpstreamError
 from streamward.gateway.continuation_calls import ContinuationCalls
 from streamward.gateway.deadline import GuardDeadline
 from streamward.gateway.field_guard import FieldGuard
-from streamward.gateway.masking import FieldMask
 from streamward.intervene.generation import GenerationPrefix, MaskText
 from streamward.intervene.places import cut_place
 from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, InterventionRecord, LadderWalk
 from streamward.intervene.wording import joined_to, language_of, words_of
 from streamward.ladder import LadderAction, LadderStep
+from streamward.moderation.text_mask import TextMask
 from streamward.schema import Action, Decision, Side
 
 _ENDS = (LadderAction.REFUSE, LadderAction.STOP)
@@ -52,7 +52,7 @@ class ChangedChoice:
         calls: ContinuationCalls,
         deadline: GuardDeadline,
         mask: MaskText | None,
-        open_detectors: Callable[[], FieldMask | None],
+        open_detectors: Callable[[], TextMask | None],
         clock: Callable[[], float],
     ) -> None:
         """Take over a choice that is flagged.
@@ -113,7 +113,7 @@ class ChangedChoice:
         detected = None if self._detectors is None else self._detectors.decision
         return combine(self._guard.decision, detected)
 
-    def _read_again(self) -> FieldMask | None:
+    def _read_again(self) -> TextMask | None:
         """Return detectors that have read the text as it is now."""
         detectors = self._open_detectors()
         if detectors is not None:

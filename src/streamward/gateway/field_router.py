@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from streamward.decisions import ALLOWED, combine
 from streamward.gateway.field_guard import FieldGuard
-from streamward.gateway.masking import CallMasking, FieldMask
+from streamward.gateway.masking import CallMasking
 from streamward.gateway.opaque import UnknownOpaque, is_reference, read_opaque
 from streamward.gateway.restated import RestatedText
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
+from streamward.moderation.text_mask import TextMask
 from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
@@ -37,7 +38,7 @@ class FieldPosition:
     start: int
     end: int
     beside: "FieldPosition | None" = None
-    mask: FieldMask | None = None
+    mask: TextMask | None = None
     place: int = 0
 
     @property
@@ -91,7 +92,7 @@ class _Field:
     seam: FieldPosition | None = None  # where one that is always the same is judged beside itself
     restated: "_Field | None" = None  # what a whole says that is another text than the pieces
     token: object = field(default_factory=object)  # stands for it where a reference would close a circle
-    mask: FieldMask | None = None
+    mask: TextMask | None = None
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -136,7 +137,7 @@ class FieldRouter:
         self._open_reader = open_reader
         self._opaque = opaque
         self._masking = masking
-        self._masks: dict[int, list[FieldMask]] = {}  # by choice; the last one's field may go on
+        self._masks: dict[int, list[TextMask]] = {}  # by choice; the last one's field may go on
         self._main: dict[tuple[int, bool], FieldGuard] = {}  # by choice and whether its fields are known
         self._fields: dict[tuple[FieldKey, bool], _Field] = {}  # with whether it is reasoning: see `place`
 
@@ -169,7 +170,7 @@ class FieldRouter:
         """Return all of a text that has begun."""
         return self._fields[key, False].text()
 
-    def take_mask(self, key: FieldKey) -> Callable[[], FieldMask | None]:
+    def take_mask(self, key: FieldKey) -> Callable[[], TextMask | None]:
         """Take the detectors of a text away; return what opens them anew for the text as it will be."""
         owner, masks = self._fields[key, False], self._masks.get(_group(key), [])
         masks[:] = [each for each in masks if each is not owner.mask]
@@ -249,7 +250,7 @@ class FieldRouter:
             return owner.seam
         return await self._append(owner, news.text, group=group) if news.text else owner.place
 
-    def _mask(self, key: FieldKey) -> FieldMask | None:
+    def _mask(self, key: FieldKey) -> TextMask | None:
         return None if self._masking is None else self._masking.open(key)
 
     def _known(self, group: int) -> Iterator[_Field]:
@@ -267,7 +268,7 @@ class FieldRouter:
         owner.place = FieldPosition(reader, start, reader.fed, mask=owner.mask, place=place)
         return owner.place
 
-    def _feed(self, mask: FieldMask, text: str, group: int) -> None:
+    def _feed(self, mask: TextMask, text: str, group: int) -> None:
         """Let the detectors read; a text ends where another field begins, the arguments of a call where they close."""
         masks = self._masks.setdefault(group, [])
         if not masks or masks[-1] is not mask:

@@ -4,17 +4,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from streamward.decisions import decide_error
 from streamward.errors import StreamwardError
-from streamward.intervene.held_text import HeldText
+from streamward.intervene.held_text import HeldStream, HeldText
 from streamward.intervene.walk import InterventionEpisode, InterventionOutcome, InterventionRecord, LadderWalk
 from streamward.intervene.wording import joined_to, language_of, words_of
 from streamward.ladder import LadderAction, LadderStep, ReleasePolicy
 from streamward.moderation.conversation import MessageLike
-from streamward.moderation.moderator import Moderator
-from streamward.moderation.response_stream import ResponseStream
+from streamward.policy import Policy
 from streamward.schema import Action, Message, Side
 
 _INTERVENING = ReleasePolicy(mode="intervene")
@@ -57,6 +56,19 @@ MaskText = Callable[[str], str]
 """Replaces what detectors find in a passage, and returns the passage as it is where they find nothing."""
 
 
+class AnswerGuard(Protocol):
+    """Interface of a `Moderator` as far as it is used: a policy, and streams under it."""
+
+    @property
+    def policy(self) -> Policy:
+        """Policy that the guard's verdicts are read by."""
+        ...
+
+    def stream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> HeldStream:
+        """Read a conversation and wait for the response."""
+        ...
+
+
 @dataclass(slots=True)
 class GuardedAnswer:
     """The outcome of a guarded answer.
@@ -88,7 +100,7 @@ class GuardedGeneration:
     def __init__(
         self,
         generate: Generate,
-        guard: Moderator,
+        guard: AnswerGuard,
         *,
         prompt: str | None = None,
         messages: Sequence[MessageLike] | None = None,
@@ -141,7 +153,7 @@ class GuardedGeneration:
             prefix = self._change(text)
         yield from self._end(text)
 
-    def _open(self) -> ResponseStream:
+    def _open(self) -> HeldStream:
         return self._guard.stream(self._prompt, self._messages)
 
     def _continue(self, text: HeldText, prefix: GenerationPrefix) -> Generator[str, None, bool]:
@@ -245,7 +257,7 @@ class GuardedGeneration:
         self.answer.error = failure.error.code
         decision = decide_error(self._guard.policy, Side.RESPONSE, failure.error)
         if decision.action.severity < Action.REPLACE.severity and not self.answer.interventions and not self._episode:
-            yield from self._send(text, text.text[text.released :], is_end=True)
+            yield from self._send(text, text.release_unjudged(), is_end=True)
             for piece in failure.pieces:
                 yield from self._send(text, piece, is_end=True)
             return

@@ -2,12 +2,45 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from streamward.errors import StreamwardError
 from streamward.intervene.places import CodeBlockScanner, cut_place
-from streamward.moderation.response_stream import ResponseStream
 from streamward.schema import Action, Decision, Event
+
+
+class HeldStream(Protocol):
+    """Interface of a `ResponseStream` as far as it is used; see there."""
+
+    @property
+    def decision(self) -> Decision:
+        """Decision on everything judged so far."""
+        ...
+
+    @property
+    def releasable_chars(self) -> int:
+        """Characters from the start that may be shown."""
+        ...
+
+    def masked(self, start: int, end: int, /) -> str | None:
+        """Return releasable characters as they may be shown."""
+        ...
+
+    def feed(self, piece: str, /) -> Sequence[Event]:
+        """Judge the next piece."""
+        ...
+
+    def truncate(self, num_chars: int, /) -> Sequence[Event]:
+        """Drop all but the first characters."""
+        ...
+
+    def finish(self) -> object:
+        """Judge what is left."""
+        ...
+
+    def close(self) -> None:
+        """Free what the stream holds."""
+        ...
 
 
 class DroppedText(NamedTuple):
@@ -20,7 +53,7 @@ class DroppedText(NamedTuple):
 class HeldText:
     """Text that grows, with the verdicts of a guard. Close it: it holds cache."""
 
-    def __init__(self, open_stream: Callable[[], ResponseStream], *, hold_tokens: int) -> None:
+    def __init__(self, open_stream: Callable[[], HeldStream], *, hold_tokens: int) -> None:
         """Open a guard stream.
 
         Args:
@@ -83,11 +116,8 @@ class HeldText:
         self._is_finished = True
 
     def release(self) -> str:
-        """Return the text that may leave now, once."""
-        limit = self._limit()
-        piece = self.text[self.released : limit]
-        self.released = max(self.released, limit)
-        return piece
+        """Return the text that may leave now, once, as the policy's detectors mask it."""
+        return self._release(max(self.released, self._limit()))
 
     def cut(self) -> DroppedText:
         """Drop a flagged text from the first unsafe token's sentence, list item or code block on.
@@ -111,8 +141,16 @@ class HeldText:
     def release_all(self) -> str:
         """Return all that is left; only where nothing of it is flagged."""
         assert not self.is_flagged, "flagged text does not leave"
-        piece, self.released = self.text[self.released :], len(self.text)
-        return piece
+        return self._release(len(self.text))
+
+    def release_unjudged(self) -> str:
+        """Return all that is left, judged or not."""
+        return self._release(len(self.text))
+
+    def _release(self, end: int) -> str:
+        start, self.released = self.released, end
+        masked = self._stream.masked(start, end)
+        return self.text[start:end] if masked is None else masked
 
     def _limit(self) -> int:
         clear = min(self._stream.releasable_chars, len(self.text))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streamward.errors import ConfigError, InputError
 from streamward.intervene.generation import GenerationPrefix
+from streamward.intervene.token_text import TokenText, num_common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,22 +69,20 @@ class TransformersGenerate:
         self._max_new_tokens = max_new_tokens
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._end_ids = _end_ids(model, tokenizer)
-        self._text = ""  # of the answer so far
-        self._ids: list[int] = []  # of that text
-        self._ends: list[int] = []  # of these, in characters
+        self._answer = TokenText(self._encode)
         self._cached_ids: list[int] = []
         self._cache: Any = None  # Any: transformers is imported when it is used
 
     def __call__(self, prefix: GenerationPrefix) -> Iterator[str]:
         """Continue the answer; yields the text of one or more tokens at a time."""
-        self._rewind(prefix.text)
+        self._answer.rewind(prefix.text)
         check_ids = self._encode(prefix.whole[len(prefix.text) :])
         chooser = torch.Generator().manual_seed(self._seed + prefix.attempt)
         temperature = self._temperature + prefix.raise_temperature
-        ids = [*self._prompt_ids, *self._ids, *check_ids]
+        ids = [*self._prompt_ids, *self._answer.ids, *check_ids]
         shown = len(ids)
         first = max(0, shown - _CONTEXT_TOKENS)
-        while len(self._ids) + len(ids) - shown < self._max_new_tokens:
+        while len(self._answer.ids) + len(ids) - shown < self._max_new_tokens:
             token_id = _choose(self._read(ids), temperature=temperature, top_p=self._top_p, chooser=chooser)
             if token_id in self._end_ids:
                 break
@@ -91,34 +90,19 @@ class TransformersGenerate:
             before, now = self._decode(ids[first:shown]), self._decode(ids[first:])
             if len(now) > len(before) and not now.endswith("\ufffd"):
                 piece = now[len(before) :]
-                self._append(ids[shown:], piece)
+                self._answer.append(ids[shown:], piece)
                 first, shown = shown, len(ids)
                 yield piece
         rest = self._decode(ids[first:])[len(self._decode(ids[first:shown])) :]
         if rest:
-            self._append(ids[shown:], rest)
+            self._answer.append(ids[shown:], rest)
             yield rest
-
-    def _append(self, ids: Sequence[int], piece: str) -> None:
-        self._text += piece
-        self._ids += ids
-        self._ends += [len(self._text)] * len(ids)
-
-    def _rewind(self, text: str) -> None:
-        """Make a text the answer so far; tokens of what stays are those that were generated."""
-        same = _num_common(self._text, text)
-        num_kept = sum(end <= same for end in self._ends)
-        del self._ids[num_kept:]
-        del self._ends[num_kept:]
-        self._text = self._text[: self._ends[-1] if self._ends else 0]
-        if rest := text[len(self._text) :]:
-            self._append(self._encode(rest), rest)
 
     def _read(self, ids: Sequence[int]) -> Tensor:
         """Return the logits behind the last token, [V]; the cache holds all tokens afterwards."""
         from transformers import DynamicCache
 
-        num_same = min(_num_common(self._cached_ids, ids), len(ids) - 1)
+        num_same = min(num_common(self._cached_ids, ids), len(ids) - 1)
         num_dropped = len(self._cached_ids) - num_same
         if self._cache is None or (num_dropped and not _can_be_cut(self._cache)):
             self._cache, num_same = DynamicCache(config=self._model.config), 0
@@ -157,10 +141,3 @@ def _end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> 
 def _can_be_cut(cache: Any) -> bool:  # Any: of transformers
     """Return whether every layer holds all it has read: sliding windows and recurrent states cannot go back."""
     return all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
-
-
-def _num_common(left: Sequence[object], right: Sequence[object]) -> int:
-    """Return how many items two sequences begin with in common."""
-    return next(
-        (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-    )

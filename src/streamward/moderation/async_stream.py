@@ -6,6 +6,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
+from streamward.detectors.finding import DetectorFinding
 from streamward.errors import StreamClosedError
 from streamward.guard_call import GuardCall
 from streamward.moderation.coroutines import GuardCoroutine, run_async, without_waiting
@@ -67,6 +68,15 @@ class AsyncGuardStream:
     def releasable_chars(self) -> int:
         """Characters from the start that were judged and are not over the policy's threshold."""
         return self._stream.releasable_chars
+
+    @property
+    def findings(self) -> Sequence[DetectorFinding]:
+        """Findings of the policy's detectors in the response, as far as they have decided."""
+        return self._stream.findings
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return releasable characters as they may be shown; None where no detector reads the response."""
+        return self._stream.masked(start, end)
 
     async def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece; see `GuardStream.feed`."""

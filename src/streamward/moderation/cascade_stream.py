@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from streamward.decisions import ALLOWED, combine
+from streamward.detectors.finding import DetectorFinding
 from streamward.errors import CallCancelledError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.cascade_text import CascadeText, Question
@@ -110,6 +111,19 @@ class CascadeStream:
     def num_tokens(self) -> int:
         """Tokens judged so far."""
         return self._first.num_tokens
+
+    @property
+    def findings(self) -> Sequence[DetectorFinding]:
+        """Nothing; see `GuardStream.findings`."""
+        return self._first.findings
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return None; see `GuardStream.masked`."""
+        return self._first.masked(start, end)
+
+    def listen(self, on_text: Callable[[str], object]) -> None:
+        """Have something else given the characters of the response; see `GuardStream.listen`."""
+        self._first.listen(on_text)
 
     def add_prompt(self, earlier: Result) -> None:
         """Let a further prompt of the conversation count; see `GuardStream.add_prompt`."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from streamward.decisions import ALLOWED, combine
-from streamward.detectors.detectors import compiled
+from streamward.detectors.detectors import Detectors, compiled
 from streamward.detectors.finding import DetectorAction, DetectorFinding, DetectorTarget
 from streamward.detectors.masker import mask_text
 from streamward.detectors.stream import SpanEdit
@@ -26,18 +26,30 @@ def finding_decision(findings: Sequence[DetectorFinding | SpanEdit], side: Side)
 
 def decide_findings(policy: Policy, conversation: Conversation) -> Decision:
     """Return what follows from what a policy's detectors find in the turns that are judged."""
-    detectors = compiled(policy.detectors)
-    if not detectors:
-        return ALLOWED
-    prompts = [turns[-1].content for turns in (conversation.before_tools, conversation.context) if turns]
-    texts = [(DetectorTarget.PROMPT, Side.PROMPT, text) for text in prompts if conversation.has_prompt]
-    if conversation.response is not None:
-        texts.append((DetectorTarget.RESPONSE, Side.RESPONSE, conversation.response.content))
+    decision = decide_prompt_findings(policy, conversation)
+    if conversation.response is None or not policy.detectors:
+        return decision
+    detectors = response_detectors(policy)
+    found = mask_text(detectors, conversation.response.content).findings
+    return combine(decision, finding_decision(found, Side.RESPONSE))
+
+
+def decide_prompt_findings(policy: Policy, conversation: Conversation) -> Decision:
+    """Return what follows from what a policy's detectors find in the prompt."""
+    detectors = compiled(policy.detectors).for_target(DetectorTarget.PROMPT)
     decision = ALLOWED
-    for target, side, text in texts:
-        found = mask_text(detectors.for_target(target), text).findings
-        decision = combine(decision, finding_decision(found, side))
+    if not detectors or not conversation.has_prompt:
+        return decision
+    for turns in (conversation.before_tools, conversation.context):
+        if turns:
+            found = mask_text(detectors, turns[-1].content).findings
+            decision = combine(decision, finding_decision(found, Side.PROMPT))
     return decision
+
+
+def response_detectors(policy: Policy) -> Detectors:
+    """Return a policy's detectors that read responses."""
+    return compiled(policy.detectors).for_target(DetectorTarget.RESPONSE)
 
 
 def logged(policy: Policy, text: str, side: Side) -> str:

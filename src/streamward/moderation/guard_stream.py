@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from streamward.decisions import ALLOWED, SideState, combine
+from streamward.detectors.finding import DetectorFinding
 from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.coroutines import run_blocking
@@ -98,9 +99,25 @@ class GuardStream:
         """Close the stream."""
         self.close()
 
+    @property
+    def findings(self) -> Sequence[DetectorFinding]:
+        """Nothing: detectors read a response through a `DetectingStream`."""
+        return ()
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return None: nothing is masked."""
+        return None
+
     def listen(self, on_text: Callable[[str], object]) -> None:
-        """Have something given the characters of the response, as they are counted, before they are judged."""
-        self._text.on_text = on_text
+        """Have something else given the characters of the response, as they are counted, before they are judged."""
+        before = self._text.on_text
+
+        def tell(text: str) -> None:
+            if before is not None:
+                before(text)
+            on_text(text)
+
+        self._text.on_text = tell
 
     def add_prompt(self, earlier: Result) -> None:
         """Let a further prompt of the conversation count, which was judged by itself; the worse of the two is shown."""

@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from streamward.decisions import combine, decide_error
+from streamward.detectors.detectors import Detectors
 from streamward.errors import CheckpointError, ConfigError, InputError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
 from streamward.moderation.coroutines import run_async, run_blocking
+from streamward.moderation.detecting_stream import with_detectors
 from streamward.moderation.detection import decide_findings
 from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
 from streamward.moderation.health import GuardHealth
@@ -105,6 +107,7 @@ class Moderator:
         self.owner: str | None = None
         """Whose calls these are; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
+        self._detectors: Detectors | None = None  # of streams, instead of the policy's
         self._is_view = False
         try:
             self.check_policy(policy)
@@ -242,6 +245,16 @@ class Moderator:
         view._is_view = True
         return view
 
+    def with_detectors(self, detectors: Detectors) -> "Moderator":
+        """Return a moderator over the same guard whose streams these detectors read instead of the policy's.
+
+        Nothing reads the prompts of its streams: whoever asks for it has masked them. Closing it does nothing.
+        """
+        view = copy.copy(self)
+        view._detectors = detectors
+        view._is_view = True
+        return view
+
     def guard_thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
         """Return the guard's own thresholds of a side, which count where the policy states none.
 
@@ -302,7 +315,7 @@ class Moderator:
             stream = await open_stream_of(guard, conversation, policy, max_chars=self.max_chars)
         if earlier is not None:
             stream.add_prompt(earlier)
-        return stream
+        return with_detectors(stream, self.policy, conversation, detectors=self._detectors)
 
     def _call(self) -> GuardCall:
         """Return the call that is being made, begun if it was not."""

@@ -1,9 +1,10 @@
 """The interface of a response that is judged while it is generated, whoever judges it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from streamward.detectors.finding import DetectorFinding
 from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.guard_stream import Piece
 from streamward.schema import Decision, Event, Result, SideResult
@@ -45,6 +46,19 @@ class ResponseStream(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the stream."""
+        ...
+
+    @property
+    def findings(self) -> Sequence[DetectorFinding]:
+        """Findings of the policy's detectors in the response, as far as they have decided."""
+        ...
+
+    def masked(self, start: int, end: int) -> str | None:
+        """Return releasable characters as they may be shown; None where no detector reads the response."""
+        ...
+
+    def listen(self, on_text: Callable[[str], object]) -> None:
+        """Have something else given the characters of the response too, as they are counted."""
         ...
 
     def add_prompt(self, earlier: Result) -> None:

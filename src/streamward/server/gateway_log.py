@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -10,8 +9,9 @@ from prometheus_client import Counter, Histogram
 from streamward.decisions import ALLOWED, combine
 from streamward.errors import StreamwardError
 from streamward.gateway.call_record import CallRecord, EndReason, GuardedText
-from streamward.schema import Event, Message, Result, Role
-from streamward.server.live import LiveEvent, LiveKind, LiveText
+from streamward.moderation.detection import response_detectors
+from streamward.schema import Decision, Event, Message, Result, Role
+from streamward.server.live import LiveKind, LiveText, LiveToken, decision_event
 from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
@@ -87,21 +87,25 @@ class GatewayLog:
     def judged(self, name: str, text: str, events: Sequence[Event]) -> None:
         """Show newly judged tokens to whoever watches."""
         is_new = name not in self._texts
-        shown = self._texts.setdefault(name, LiveText())
+        if is_new:
+            self._texts[name] = LiveText(response_detectors(self._job.policy.policy))
+        shown = self._texts[name]
         shown.add(text)
+        tokens = shown.tokens(events)
         if not self._state.feed.is_watched:
             return
         if is_new:
-            self._publish(LiveKind.OPENED, name, ())
-        if events:
-            self._publish(LiveKind.TOKENS, name, events)
+            self._publish(LiveKind.OPENED, name, ALLOWED)
+        if tokens.tokens:
+            decision = events[-1].decision if events else ALLOWED
+            self._publish(LiveKind.TOKENS, name, decision, start=tokens.start, tokens=tokens.tokens)
 
     def truncated(self, name: str, num_chars: int, num_tokens: int) -> None:
         """Show whoever watches which tokens were dropped."""
         if name in self._texts:
             self._texts[name].truncate(num_chars)
             if self._state.feed.is_watched:
-                self._publish(LiveKind.DROPPED, name, (), start=num_tokens)
+                self._publish(LiveKind.DROPPED, name, ALLOWED, start=num_tokens)
 
     async def finished(self, outcome: CallRecord) -> None:
         """Log what was judged.
@@ -110,12 +114,20 @@ class GatewayLog:
             AuditError: It could not be logged.
             OverloadedError: Too much waits to be logged.
         """
+        self._show_rest()
         try:
             await self._record(outcome)
         except StreamwardError:
             self._metrics.ended(replace(outcome, ending=EndReason.NOT_RECORDED))
             raise
         self._metrics.ended(outcome)
+
+    def _show_rest(self) -> None:
+        """Show what waited for the detectors."""
+        for name, shown in self._texts.items():
+            rest = shown.finish()
+            if rest.tokens and self._state.feed.is_watched:
+                self._publish(LiveKind.TOKENS, name, ALLOWED, start=rest.start, tokens=rest.tokens)
 
     async def _record(self, outcome: CallRecord) -> None:
         prompt_text = _prompt_text(outcome.messages)
@@ -132,23 +144,12 @@ class GatewayLog:
                 details=_details(outcome, part),
             )
 
-    def _publish(self, kind: LiveKind, name: str, events: Sequence[Event], *, start: int = 0) -> None:
-        decision = events[-1].decision if events else ALLOWED
+    def _publish(
+        self, kind: LiveKind, name: str, decision: Decision, *, start: int = 0, tokens: Sequence[LiveToken] = ()
+    ) -> None:
+        stream_id = self._stream_id(name)
         self._state.feed.publish(
-            LiveEvent(
-                kind,
-                datetime.now(UTC),
-                self._job.tenant,
-                self._job.endpoint,
-                self._stream_id(name),
-                tokens=self._texts[name].tokens(events),
-                start=events[0].verdict.position if events else start,
-                action=decision.action,
-                risk_level=decision.risk_level,
-                category=decision.category,
-                rules=tuple(rule.id for rule in decision.rules),
-                side=decision.side,
-            )
+            decision_event(kind, self._job, decision, stream_id=stream_id, start=start, tokens=tokens)
         )
 
     def _stream_id(self, name: str) -> str:

@@ -4,15 +4,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamward.decisions import ALLOWED, combine
+from streamward.detectors.detectors import compiled
+from streamward.detectors.finding import DetectorTarget
+from streamward.detectors.masker import mask_text
 from streamward.errors import InputError, OverloadedError, StreamClosedError
 from streamward.gateway.prompts import to_prompt
+from streamward.moderation.detection import response_detectors
 from streamward.moderation.messages import read_turn
 from streamward.moderation.moderator import Moderator
 from streamward.observability import defect
@@ -20,7 +23,7 @@ from streamward.schema import Action, Decision, Message, Role, Side
 from streamward.server.auth import MeteredCaller
 from streamward.server.judging import failed, judge
 from streamward.server.litellm_calls import Calls, IncrementalText, LiteLLMCall, TextDecision
-from streamward.server.live import LiveEvent, LiveKind, LiveText
+from streamward.server.live import LiveKind, LiveText, decision_event
 from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 
@@ -48,8 +51,10 @@ class GuardrailRequest(BaseModel):
 class GuardrailAnswer(BaseModel):
     """Response that LiteLLM acts on."""
 
-    action: Literal["BLOCKED", "NONE"]
+    action: Literal["BLOCKED", "NONE", "GUARDRAIL_INTERVENED"]
     blocked_reason: str | None = None
+    texts: list[str] | None = None
+    """The texts of the request as they are to be, if any of them is masked."""
     stream_holdback_chars: list[int] | None = None
     """Characters at the end of each text that must not be shown before the next call."""
 
@@ -106,7 +111,18 @@ async def _judge_request(
     decisions = []
     for messages in conversations:
         decisions.append((await judge(state, job, messages=messages)).decision)
-    return _answer(_worst(decisions))
+    answer = _answer(_worst(decisions))
+    detectors = compiled(job.policy.policy.detectors).for_target(DetectorTarget.PROMPT)
+    texts = body.texts or []
+    masked = [mask_text(detectors, text, vault=call.vault).text for text in texts] if detectors else texts
+    return _with_texts(answer, texts, masked)
+
+
+def _with_texts(answer: GuardrailAnswer, texts: Sequence[str], masked: Sequence[str]) -> GuardrailAnswer:
+    """Return an answer with masked texts, where any differs."""
+    if answer.action == "BLOCKED" or list(masked) == list(texts):
+        return answer
+    return answer.model_copy(update={"action": "GUARDRAIL_INTERVENED", "texts": list(masked)})
 
 
 def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
@@ -142,8 +158,11 @@ async def _judge_response(
         if opinion.result is not None:
             await state.record_decision(job, opinion.result, texts=call.spoken(text), details={"place": place})
         opinions.append(opinion)
-    answer = _answer(_worst([opinion.decision for opinion in opinions]))
-    held = [opinion.held_chars for opinion in opinions[: len(body.texts or ())]]
+    texts = body.texts or []
+    said = opinions[: len(texts)]
+    masked = [text if each.masked is None else each.masked for text, each in zip(texts, said, strict=True)]
+    answer = _with_texts(_answer(_worst([opinion.decision for opinion in opinions])), texts, masked)
+    held = [each.held_chars if each.masked is None else each.held_masked_chars for each in said]
     return answer.model_copy(update={"stream_holdback_chars": held})
 
 
@@ -151,19 +170,18 @@ def _show(state: ServiceState, job: ModerationContext, opinion: TextDecision, *,
     """Tell whoever watches what the new tokens are."""
     if not state.feed.is_watched or not opinion.events:
         return
-    live = LiveText()
+    live = LiveText(response_detectors(job.policy.policy))
     live.add(text)
+    found = [live.tokens(opinion.events), live.finish()]
     stream_id = job.stream_id or job.request_id
     state.feed.publish(
-        LiveEvent(
+        decision_event(
             LiveKind.TOKENS,
-            datetime.now(UTC),
-            job.tenant,
-            job.endpoint,
-            stream_id if place == _FIRST else f"{stream_id} {place}",
-            tokens=live.tokens(opinion.events),
+            job,
+            opinion.decision,
+            stream_id=stream_id if place == _FIRST else f"{stream_id} {place}",
             start=opinion.events[0].verdict.position,
-            action=opinion.decision.action,
+            tokens=[token for each in found for token in each.tokens],
         )
     )
 
@@ -173,10 +191,12 @@ async def _opinion(
 ) -> TextDecision:
     if not text.strip():  # nothing to judge yet
         return TextDecision(ALLOWED)
+    target = DetectorTarget.RESPONSE if place.startswith("text") else DetectorTarget.TOOL_ARGUMENTS
+    detectors = compiled(job.policy.policy.detectors).for_target(target)
     try:
         with job.guard_time.waiting():
             async with asyncio.timeout(limit_s):
-                return await call.text(place).judge(text, moderator)
+                return await call.text(place, detectors).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
         raise
     except Exception as error:  # the guard failed; the next call begins anew
@@ -210,6 +230,9 @@ def _answer(decision: Decision) -> GuardrailAnswer:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=decision.message)
     if decision.error is not None:
         return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Streamward could not judge this ({decision.error})")
+    if decision.detector is not None:
+        reason = f"Blocked by Streamward: the detector {decision.detector} found something in the {decision.side}"
+        return GuardrailAnswer(action="BLOCKED", blocked_reason=reason)
     causes = [*([decision.category] if decision.category else []), *(f"rule {rule.id}" for rule in decision.rules)]
     what = ", ".join([f"{decision.risk_level}", *causes])
     return GuardrailAnswer(action="BLOCKED", blocked_reason=f"Blocked by Streamward: the {decision.side} is {what}")

@@ -5,15 +5,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamward.decisions import ALLOWED, token_action
+from streamward.detectors.detectors import Detectors
+from streamward.detectors.vault import Vault
 from streamward.errors import InputError, OverloadedError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
+from streamward.moderation.text_mask import TextMask
 from streamward.policy import Policy
 from streamward.schema import Action, Decision, Event, Message, Result, Role, Side, Verdict
 from streamward.server.records import ModerationContext, Texts
+
+_NONE = Detectors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,16 @@ class TextDecision:
         held_chars: Characters at the end that should not be shown yet.
         result: For the log, where there is something new to log.
         events: Newly judged tokens, for whoever watches.
+        masked: The text as it would be shown if nothing followed; None where no detector reads it.
+        held_masked_chars: Characters at the end of that text that should not be shown yet.
     """
 
     decision: Decision
     held_chars: int = 0
     result: Result | None = None
     events: tuple[Event, ...] = ()
+    masked: str | None = None
+    held_masked_chars: int = 0
 
 
 class IncrementalText:
@@ -40,9 +49,16 @@ class IncrementalText:
     judged as a stream: what is new is read behind what was.
     """
 
-    def __init__(self, messages: Sequence[Message]) -> None:
-        """Take the conversation that it answers; may be empty."""
+    def __init__(self, messages: Sequence[Message], detectors: Detectors = _NONE) -> None:
+        """Begin a text.
+
+        Args:
+            messages: The conversation that it answers; may be empty.
+            detectors: Read it.
+        """
         self.text = ""
+        self._detectors = detectors
+        self._mask = TextMask(detectors)
         self.messages = tuple(messages)
         self._opinion = TextDecision(ALLOWED)
         self._stream: AsyncGuardStream | None = None
@@ -58,18 +74,33 @@ class IncrementalText:
             OverloadedError: There is no room at present. As with others, the next call begins anew.
         """
         if text == self.text or self._opinion.decision.action.severity >= Action.REPLACE.severity:
-            return TextDecision(self._opinion.decision, self._opinion.held_chars)
+            return replace(self._opinion, result=None, events=())
         has_grown = bool(self.text) and text.startswith(self.text)
         if not has_grown:
             await self.close()
         try:
-            self._opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
+            opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
         except BaseException:  # a cancellation too: the stream may have taken in what was not judged
             await self.close()
             self.text = ""
             raise
+        self._opinion = self._masked(opinion, text, has_grown=has_grown) if self._detectors else opinion
         self.text = text
         return self._opinion
+
+    def _masked(self, opinion: TextDecision, text: str, *, has_grown: bool) -> TextDecision:
+        """Let the detectors read what is new; returns an opinion with the masked text."""
+        if not has_grown:
+            self._mask = TextMask(self._detectors)
+        self._mask.feed(text[len(self.text) :] if has_grown else text)
+        clear = min(len(text) - opinion.held_chars, self._mask.limit)
+        masked = self._mask.if_ended(text)
+        return replace(
+            opinion,
+            held_chars=len(text) - clear,
+            masked=masked,
+            held_masked_chars=len(masked) - len(self._mask.masked(text[:clear], 0)),
+        )
 
     async def finish(self) -> Result | None:
         """Close it; the result if it was a stream whose end was not logged."""
@@ -109,7 +140,9 @@ class IncrementalText:
         if self._is_whole_only:
             return None
         try:
-            self._stream = await self._stack.enter_async_context(moderator.astream(messages=self.messages or None))
+            self._stream = await self._stack.enter_async_context(
+                moderator.with_detectors(self._detectors).astream(messages=self.messages or None)
+            )
         except InputError:  # the conversation was accepted before: it is the kind of guard
             self._is_whole_only = True
         return self._stream
@@ -135,6 +168,7 @@ class LiteLLMCall:
         lock: Held while it is worked on.
         seen_at: When it was last asked about.
         job: For the log: as who asked last.
+        vault: What was masked reversibly in its prompt.
     """
 
     messages: tuple[Message, ...] = ()
@@ -142,10 +176,13 @@ class LiteLLMCall:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     seen_at: float = 0.0
     job: ModerationContext | None = None
+    vault: Vault = field(default_factory=Vault)
 
-    def text(self, place: str) -> IncrementalText:
-        """Return the text at a place of the answer."""
-        return self.texts.setdefault(place, IncrementalText(self.messages))
+    def text(self, place: str, detectors: Detectors) -> IncrementalText:
+        """Return the text at a place of the answer, which these detectors read from its beginning on."""
+        if place not in self.texts:
+            self.texts[place] = IncrementalText(self.messages, detectors.restoring(self.vault))
+        return self.texts[place]
 
     def spoken(self, text: str) -> Texts:
         """Return prompt and answer, for the log."""

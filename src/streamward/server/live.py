@@ -1,15 +1,19 @@
 """A feed of what is being judged at this moment, for whoever watches. Nothing of it is kept."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
+from streamward.detectors.detectors import Detectors
 from streamward.errors import OverloadedError, RateLimitError
-from streamward.schema import Action, Category, Event, RiskLevel, Side, Verdict
+from streamward.moderation.text_mask import TextMask
+from streamward.schema import Action, Category, Decision, Event, RiskLevel, Side, Verdict
+from streamward.server.records import ModerationContext
 
 _MAX_WAITING = 256
 _KEPT_ENDS = 64  # more than a re-tokenised end has tokens
@@ -62,6 +66,7 @@ class LiveEvent:
         risk_level: The level that caused it.
         category: The kind of harm that caused it.
         rules: Ids of the rules of the policy that the text breaks.
+        detector: Id of the policy's detector whose finding caused it; None if the guard did.
         side: Which side caused it.
         latency_ms: For `decided`.
         guard_ms: For `decided`: the part of it that was spent waiting for the guard; None if it was not measured.
@@ -78,9 +83,37 @@ class LiveEvent:
     risk_level: RiskLevel | None = RiskLevel.SAFE
     category: Category | None = None
     rules: tuple[str, ...] = ()
+    detector: str | None = None
     side: Side | None = None
     latency_ms: float | None = None
     guard_ms: float | None = None
+
+
+def decision_event(
+    kind: LiveKind,
+    job: ModerationContext,
+    decision: Decision,
+    *,
+    stream_id: str,
+    start: int = 0,
+    tokens: Sequence[LiveToken] = (),
+) -> LiveEvent:
+    """Return an event of a stream with the decision so far; see `LiveEvent`."""
+    return LiveEvent(
+        kind,
+        datetime.now(UTC),
+        job.tenant,
+        job.endpoint,
+        stream_id,
+        tokens=tuple(tokens),
+        start=start,
+        action=decision.action,
+        risk_level=decision.risk_level,
+        category=decision.category,
+        rules=tuple(rule.id for rule in decision.rules),
+        detector=decision.detector,
+        side=decision.side,
+    )
 
 
 class Subscriber:
@@ -173,17 +206,39 @@ class LiveFeed:
             self._num_by_owner -= Counter([owner])
 
 
-class LiveText:
-    """The end of a growing text, to say what its tokens are; kept only as far as tokens may still change."""
+@dataclass(frozen=True, slots=True)
+class ShownTokens:
+    """Tokens to be shown.
 
-    def __init__(self) -> None:
+    Attributes:
+        start: Position of the first.
+        tokens: In order; may be none.
+    """
+
+    start: int
+    tokens: tuple[LiveToken, ...]
+
+
+class LiveText:
+    """The end of a growing text, to say what its tokens are; kept only as far as tokens may still change.
+
+    Under detectors tokens are shown once these have decided about them, and say what stands there then: the first token
+    of what is masked has the replacement, its others have no text.
+    """
+
+    def __init__(self, detectors: Detectors | None = None) -> None:
         """Start empty."""
         self._tail = ""
         self._start = 0
         self._ends: dict[int, int] = {}  # by position: of the last tokens
+        self._detectors = detectors
+        self._mask = TextMask(detectors) if detectors else None
+        self._waiting: list[Verdict] = []  # for the detectors
 
     def add(self, text: str) -> None:
         """Append text."""
+        if self._mask is not None:
+            self._mask.feed(text)
         self._tail += text
         excess = len(self._tail) - max(_TAIL_CHARS, len(text))
         if excess > 0:
@@ -195,10 +250,38 @@ class LiveText:
         self._tail = self._tail[: max(0, num_chars - self._start)]
         self._start = min(self._start, num_chars)
         self._ends = {position: end for position, end in self._ends.items() if end <= num_chars}
+        self._waiting = [each for each in self._waiting if each.span is not None and each.span.end <= num_chars]
+        if self._detectors:
+            self._mask = TextMask(self._detectors, start=self._start)
+            self._mask.feed(self._tail)
 
-    def tokens(self, events: Sequence[Event]) -> tuple[LiveToken, ...]:
-        """Return newly judged tokens with what they say."""
-        return tuple(self._token(event.verdict) for event in events)
+    def tokens(self, events: Sequence[Event]) -> ShownTokens:
+        """Return tokens that can be shown now, with what they say, after some were judged."""
+        verdicts = [event.verdict for event in events]
+        if self._mask is None:
+            return self._shown(verdicts)
+        if verdicts:
+            first = verdicts[0].position
+            self._waiting = [each for each in self._waiting if each.position < first] + verdicts
+        return self._decided(self._mask.limit)
+
+    def finish(self) -> ShownTokens:
+        """Return the tokens that are left; nothing follows."""
+        if self._mask is not None:
+            self._mask.finish()
+        return self._decided(sys.maxsize)
+
+    def _decided(self, limit: int) -> ShownTokens:
+        count = next(
+            (number for number, each in enumerate(self._waiting) if each.span is not None and each.span.end > limit),
+            len(self._waiting),
+        )
+        ready, self._waiting = self._waiting[:count], self._waiting[count:]
+        return self._shown(ready)
+
+    def _shown(self, verdicts: Sequence[Verdict]) -> ShownTokens:
+        start = verdicts[0].position if verdicts else 0
+        return ShownTokens(start, tuple(map(self._token, verdicts)))
 
     def _token(self, verdict: Verdict) -> LiveToken:
         text = ""
@@ -206,6 +289,7 @@ class LiveText:
             start = max(verdict.span.start, self._ends.get(verdict.position - 1, 0))  # tokens may share a character
             if start >= self._start:
                 text = self._tail[start - self._start : max(start, verdict.span.end) - self._start]
+                text = text if self._mask is None else self._mask.masked(text, start)
             self._ends[verdict.position] = verdict.span.end
             self._ends.pop(verdict.position - _KEPT_ENDS, None)
         return LiveToken(

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
+from streamward.detectors.finding import DetectorFinding
+from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.schema import Decision, Event
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ class Appended:
         decision: What to do by all that was seen so far.
         releasable_chars: Characters from the start that may be shown.
         is_failed: Whether the guard failed, which ended the stream.
+        findings: What the policy's detectors found since the piece before.
+        masked: What may be shown since then, masked; None where no detector reads the response.
     """
 
     seq: int
@@ -44,6 +48,34 @@ class Appended:
     decision: Decision
     releasable_chars: int
     is_failed: bool = False
+    findings: tuple[DetectorFinding, ...] = ()
+    masked: str | None = None
+
+
+class ShownNews(NamedTuple):
+    """Findings and text that are new."""
+
+    findings: tuple[DetectorFinding, ...]
+    masked: str | None
+
+
+class ShownText:
+    """How much of a stream's findings and of its text has been told."""
+
+    def __init__(self, stream: AsyncGuardStream) -> None:
+        """Have told nothing yet."""
+        self._stream = stream
+        self._num_findings = 0
+        self._num_chars = 0
+
+    def news(self) -> ShownNews:
+        """Return what was found, and what may be shown, since the last time."""
+        findings = tuple(self._stream.findings[self._num_findings :])
+        end = max(self._num_chars, self._stream.releasable_chars)
+        masked = self._stream.masked(self._num_chars, end)
+        self._num_findings += len(findings)
+        self._num_chars = end
+        return ShownNews(findings, masked)
 
 
 async def with_grace(work: Coroutine[None, None, T]) -> T:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
+from streamward.detectors.detectors import Detectors
 from streamward.gateway.call_record import GatewayCall, GatewayResponse
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream
@@ -76,7 +77,8 @@ def open_gateway(state: ServiceState, *, transports: Mapping[str, httpx.AsyncBas
     }
 
     def open_guard(messages: Sequence[Message], policy: Policy) -> AbstractAsyncContextManager[JudgedStream]:
-        return state.guard(policy).astream(messages=messages or None)
+        # the gateway has the policy's detectors read each field of a request and of its answer
+        return state.guard(policy).with_detectors(Detectors()).astream(messages=messages or None)
 
     return Gateway(upstreams, open_guard, limits=config.gateway, describe=describe)
 

@@ -5,12 +5,11 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
 
 from streamward.errors import OverloadedError, StreamClosedError, StreamwardError
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.observability import defect
-from streamward.server.live import LiveEvent, LiveKind
+from streamward.server.live import LiveKind, decision_event
 from streamward.server.pieces import Ending
 from streamward.server.records import ModerationContext
 from streamward.server.sessions import StreamSession
@@ -126,18 +125,6 @@ class StreamRegistry:
 
     def _announce(self, session: StreamSession) -> None:
         if self._state.feed.is_watched:
-            decision = session.decision
             self._state.feed.publish(
-                LiveEvent(
-                    LiveKind.OPENED,
-                    datetime.now(UTC),
-                    session.job.tenant,
-                    session.job.endpoint,
-                    session.id,
-                    action=decision.action,
-                    risk_level=decision.risk_level,
-                    category=decision.category,
-                    rules=tuple(rule.id for rule in decision.rules),
-                    side=decision.side,
-                )
+                decision_event(LiveKind.OPENED, session.job, session.decision, stream_id=session.id)
             )

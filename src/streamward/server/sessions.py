@@ -6,15 +6,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
 
 from streamward.decisions import combine, decide_error
 from streamward.errors import CallCancelledError, InputError, OverloadedError, StreamClosedError, StreamwardError
 from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.moderation.detection import response_detectors
 from streamward.schema import Decision, Event, Result, Side, SideResult
 from streamward.server.judging import failed
-from streamward.server.live import LiveEvent, LiveKind, LiveText
-from streamward.server.pieces import Appended, Ending, StreamPiece, with_grace
+from streamward.server.live import LiveKind, LiveText, ShownTokens, decision_event
+from streamward.server.pieces import Appended, Ending, ShownNews, ShownText, StreamPiece, with_grace
 from streamward.server.records import ModerationContext, Texts
 from streamward.server.state import ServiceState
 
@@ -63,7 +63,8 @@ class StreamSession:
         self._num_kept = 0
         self._texts: list[str] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
-        self._live = LiveText()
+        self._live = LiveText(response_detectors(job.policy.policy))
+        self._shown = ShownText(stream)
         self._result: Result | None = None
         self._recording: asyncio.Task[None] | None = None  # logs the result; stays once that was done
         self._has_unjudged = False  # whether a piece was taken in whose judgement was cancelled
@@ -88,6 +89,10 @@ class StreamSession:
     def is_busy(self) -> bool:
         """True if a piece is being judged."""
         return self._lock.locked()
+
+    def take_news(self) -> ShownNews:
+        """Return what was found, and what may be shown, since the last piece."""
+        return self._shown.news()
 
     def detach(self, owner: object) -> None:
         """Note that a connection broke, unless another has taken the stream over."""
@@ -160,7 +165,15 @@ class StreamSession:
 
     def _take_in(self, said: str, events: Sequence[Event]) -> Appended:
         self._texts.append(said)
-        answer = Appended(self.next_seq, tuple(events), self._stream.decision, self._stream.releasable_chars)
+        findings, masked = self._shown.news()
+        answer = Appended(
+            self.next_seq,
+            tuple(events),
+            self._stream.decision,
+            self._stream.releasable_chars,
+            findings=findings,
+            masked=masked,
+        )
         self._keep(answer)
         self._show(said, events)
         self.used_at = self._clock()
@@ -204,6 +217,7 @@ class StreamSession:
                 self._result = self._unjudged()
             else:
                 self._result = await self._judge_end()
+        self._publish(self._live.finish())
         await self._record_decision(self._result, ending)
         return self._result
 
@@ -273,16 +287,17 @@ class StreamSession:
 
     def _show(self, said: str, events: Sequence[Event]) -> None:
         self._live.add(said)
-        if self._state.feed.is_watched and events:
+        self._publish(self._live.tokens(events))
+
+    def _publish(self, shown: ShownTokens) -> None:
+        if self._state.feed.is_watched and shown.tokens:
             self._state.feed.publish(
-                LiveEvent(
+                decision_event(
                     LiveKind.TOKENS,
-                    datetime.now(UTC),
-                    self.job.tenant,
-                    self.job.endpoint,
-                    self.id,
-                    tokens=self._live.tokens(events),
-                    start=events[0].verdict.position,
-                    action=events[-1].decision.action,
+                    self.job,
+                    self._stream.decision,
+                    stream_id=self.id,
+                    start=shown.start,
+                    tokens=shown.tokens,
                 )
             )

@@ -143,6 +143,7 @@ class ServiceState:
                     risk_level=record.risk_level,
                     category=record.category,
                     rules=tuple(rule.id for rule in decision.rules),
+                    detector=decision.detector,
                     side=record.side,
                     latency_ms=record.latency_ms,
                     guard_ms=guard_ms(record.details),

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, computed_field, model_validator
 
+from streamward.detectors.finding import DetectorFinding
 from streamward.schema import Decision, Event, Result, SideResult
 from streamward.server.pieces import Appended, StreamPiece
 from streamward.server.records import num_tokens
@@ -92,6 +93,10 @@ class Events(Settings):
     """Characters from the start that may be shown."""
     is_failed: bool
     """True if the guard failed; the stream has then ended."""
+    findings: tuple[DetectorFinding, ...] = ()
+    """Findings of the policy's detectors since the piece before; places count in the response."""
+    masked: str | None = None
+    """Text that may be shown since the piece before, masked; null where no detector reads the response."""
 
     @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]  # pydantic's way to put it
     @property
@@ -109,6 +114,8 @@ class Events(Settings):
             decision=answer.decision,
             releasable_chars=answer.releasable_chars,
             is_failed=answer.is_failed,
+            findings=answer.findings,
+            masked=answer.masked,
         )
 
 
@@ -124,10 +131,15 @@ class Closed(Settings):
     """Tokens judged, on both sides."""
     guard_ms: float | None
     """Time that the stream waited for the guard, in milliseconds: apart from the time in which it was written."""
+    findings: tuple[DetectorFinding, ...] = ()
+    """Findings of the policy's detectors since the last piece."""
+    masked: str | None = None
+    """Text that may be shown since the last piece, masked; null where no detector reads the response."""
 
     @classmethod
     def of(cls, session: StreamSession, result: Result) -> Self:
         """Describe a result."""
+        findings, masked = session.take_news()
         return cls(
             stream=session.id,
             decision=result.decision,
@@ -135,6 +147,8 @@ class Closed(Settings):
             response=result.response,
             num_tokens=num_tokens(result),
             guard_ms=session.job.guard_time.ms,
+            findings=findings,
+            masked=masked,
         )
 
 
