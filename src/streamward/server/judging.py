@@ -46,9 +46,9 @@ async def judge(
                 result = await state.with_policy(job.policy).amoderate(prompt, response, messages)
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
-    except StreamwardError:
-        raise
     except Exception as error:
+        if not _is_failure(error, state):
+            raise
         result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
         result = replace(result, decision=combine(result.decision, decide_findings(job.policy.policy, given)))
     texts = Texts(
@@ -67,6 +67,13 @@ def failed(job: ModerationContext, error: Exception, *, sides: Sequence[Side]) -
     prompt = decide_error(policy, Side.PROMPT, told) if Side.PROMPT in sides else None
     response = decide_error(policy, Side.RESPONSE, told) if Side.RESPONSE in sides else None
     return Result(combine(prompt, response))
+
+
+def _is_failure(error: Exception, state: ServiceState) -> bool:
+    """Whether the guard failed at a text. One that fails again and again is not asked; that is told as it is."""
+    if isinstance(error, GuardFailedError):
+        return state.moderator.health().failure is None
+    return not isinstance(error, StreamwardError)
 
 
 def _said(turn: Message) -> str:
