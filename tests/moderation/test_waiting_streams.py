@@ -5,10 +5,12 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
+import numpy as np
 import pytest
 
-from streamward.engine.model_runner import ModelInput, ModelOutput
+from streamward.engine.model_runner import HeadProbs, ModelInput, ModelOutput
 from streamward.errors import GuardFailedError, StreamClosedError
+from streamward.model.guard_config import PUBLISHED_RESPONSE_CATEGORIES
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.moderator import Moderator
 from streamward.policy import Policy
@@ -23,7 +25,7 @@ Feeding = Callable[[AsyncGuardStream], Awaitable[list[Event]]]
 
 
 class HeldRunner:
-    """Lets an engine's forward passes through one by one, or all."""
+    """Stands for a slow model: its forward passes end when they may. It finds everything safe."""
 
     def __init__(self, moderator: Moderator) -> None:
         self.engine = moderator._guard.engine  # type: ignore[attr-defined]  # it is a Stream guard
@@ -32,7 +34,7 @@ class HeldRunner:
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
-        self._run = self.engine.runner.run
+        self.num_passes = 0
         self.engine.runner.run = self.run
 
     def hold(self) -> None:
@@ -41,13 +43,13 @@ class HeldRunner:
         self.begun.clear()
 
     def run(self, batch: ModelInput) -> ModelOutput:
-        """Wait, then run."""
+        """Wait, then answer."""
         self.begun.set()
         assert self.gate.wait(TIMEOUT_S)
         if self.error is not None:
             raise self.error
-        output: ModelOutput = self._run(batch)
-        return output
+        self.num_passes += 1
+        return ModelOutput({side: _probs(len(rows)) for side, rows in batch.head_rows.items()}, {})
 
     async def all_wait(self, count: int) -> None:
         """Wait until so many reads wait, of which one step holds some."""
@@ -64,7 +66,7 @@ class HeldRunner:
 
 @pytest.fixture
 def moderator() -> Iterator[Moderator]:
-    guard = stream_guard(max_batch_tokens=64, max_queued_tokens=2048)
+    guard = stream_guard(max_batch_tokens=256, max_queued_tokens=4096)
     with Moderator(guard, policy=Policy.load("strict"), max_workers=MAX_WORKERS) as opened:
         yield opened
 
@@ -74,6 +76,11 @@ def held(moderator: Moderator) -> Iterator[HeldRunner]:
     runner = HeldRunner(moderator)
     yield runner
     runner.gate.set()
+
+
+def _probs(num_tokens: int) -> HeadProbs:
+    risk = np.tile(np.array([0.9, 0.05, 0.05], np.float32), (num_tokens, 1))
+    return HeadProbs(risk, np.full((num_tokens, len(PUBLISHED_RESPONSE_CATEGORIES)), 0.1, np.float32))
 
 
 async def opened(stack: AsyncExitStack, moderator: Moderator, count: int) -> list[AsyncGuardStream]:
@@ -149,18 +156,10 @@ def test_a_cancelled_feed_leaves_no_work_behind(moderator: Moderator, held: Held
                 each.cancel()
             await asyncio.wait(feeding)
             assert not held.worker._waiting
-            num_passes = 0
-
-            def counted(batch: ModelInput) -> ModelOutput:
-                nonlocal num_passes
-                num_passes += 1
-                output: ModelOutput = held._run(batch)
-                return output
-
-            held.engine.runner.run = counted
+            num_passes = held.num_passes
             held.gate.set()
             await held.nothing_left()
-            assert num_passes == 0  # but the one that was under way
+            assert held.num_passes == num_passes + 1  # the one that was under way
             assert all(stream.took_piece for stream in streams)
             assert all([await stream.feed("") or await stream.feed_reasoning("") for stream in streams[:1]])
 
