@@ -166,6 +166,30 @@ def test_a_cancelled_feed_leaves_no_work_behind(moderator: Moderator, held: Held
     asyncio.run(used())
 
 
+def test_a_feed_cancelled_before_a_thread_went_on_with_it_lets_go_of_its_stream(
+    moderator: Moderator, held: HeldRunner
+) -> None:
+    async def used() -> None:
+        async with moderator.astream() as stream:
+            held.hold()
+            feeding = asyncio.ensure_future(stream.feed(LONG))
+            await held.all_wait(1)
+            gate = threading.Event()
+            busy = [moderator._loaded.pool.submit(lambda: gate.wait(TIMEOUT_S)) for _ in range(MAX_WORKERS)]
+            held.gate.set()
+            await held.nothing_left()
+            while not any(owner.waiting for owner in moderator._loaded.pool._owners.values()):
+                await asyncio.sleep(0.001)  # until the feed waits for a thread
+            feeding.cancel()
+            await asyncio.wait([feeding])
+            assert not stream._inner._lock.locked()  # type: ignore[union-attr]  # it is a GuardStream
+            gate.set()
+            assert all(each.result(TIMEOUT_S) for each in busy)
+            assert await stream.feed(TEXT)
+
+    asyncio.run(used())
+
+
 def test_a_deadline_leaves_no_work_behind(moderator: Moderator, held: HeldRunner) -> None:
     async def used() -> None:
         async with AsyncExitStack() as stack:

@@ -97,17 +97,19 @@ async def run_async(
         undo: Is given a result that came too late for the task that was cancelled.
     """
     advance: Callable[[], _Portion[T]] = partial(_begin, make, call)
+    coroutine: GuardCoroutine[T] | None = None
     while True:
-        portion = advance() if executor is None else await _computed(executor, advance, call, undo)
+        portion = advance() if executor is None else await _computed(executor, advance, coroutine, call, undo)
+        coroutine = portion.coroutine
         if portion.pending is None:
             assert portion.end is not None
             return portion.end.result
         try:
             await _scored(portion.pending, call)
         except BaseException:
-            portion.coroutine.close()
+            coroutine.close()
             raise
-        advance = partial(_advance, portion.coroutine, call)
+        advance = partial(_advance, coroutine, call)
         del portion
 
 
@@ -142,15 +144,22 @@ def _advance(coroutine: GuardCoroutine[T], call: GuardCall) -> _Portion[T]:
 
 
 async def _computed(
-    executor: Submitter, advance: Callable[[], _Portion[T]], call: GuardCall, undo: Callable[[T], None] | None
+    executor: Submitter,
+    advance: Callable[[], _Portion[T]],
+    coroutine: GuardCoroutine[T] | None,
+    call: GuardCall,
+    undo: Callable[[T], None] | None,
 ) -> _Portion[T]:
-    """Run a coroutine in a thread until it waits or ends."""
+    """Run a coroutine, which is None before it begins, in a thread until it waits or ends."""
     running = executor.submit(advance)
     try:
         return await asyncio.wrap_future(running)
     except asyncio.CancelledError:
         call.cancel()
-        running.add_done_callback(partial(_abandon, undo))  # in its thread: the event loop may be gone by then
+        if not running.cancel():
+            running.add_done_callback(partial(_abandon, undo))  # in its thread: the event loop may be gone by then
+        elif coroutine is not None:  # no thread has come to it
+            coroutine.close()
         raise
     finally:
         del running
