@@ -230,7 +230,7 @@ def test_a_failing_engine_gives_every_waiting_feed_an_error_of_ours(moderator: M
             await held.all_wait(30)
             held.gate.set()
             errors = await asyncio.gather(*feeding, return_exceptions=True)
-            assert [type(error) for error in errors] == [GuardFailedError] * 30
+            assert all(isinstance(error, GuardFailedError) for error in errors)
             held.error = None
             assert len(await streams[0].feed("")) > 5
 

@@ -14,7 +14,7 @@ from streamward.errors import GuardFailedError, OverloadedError, StreamClosedErr
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
 from streamward.moderation.coroutines import wait_for
-from streamward.moderation.health import GuardHealth
+from streamward.moderation.health import EngineStepError, GuardHealth
 from streamward.moderation.read_order import QueueShares, in_turn
 from streamward.moderation.token_scorer import PendingScore, Segment, TokenScorer
 from streamward.moderation.waiting import WaitingRead, WorkerScore, fail, succeed
@@ -362,7 +362,7 @@ class EngineWorker(TokenScorer):
     def _survive(self, error: BaseException) -> None:
         """End every call that waits, and put the engine in order."""
         self._num_failures += 1
-        told = error if isinstance(error, StreamwardError) else GuardFailedError(_FAILED)
+        told = error if isinstance(error, StreamwardError) else EngineStepError(_FAILED)
         with self._lock:
             if self._num_failures >= _MAX_FAILURES:
                 self._failure = _REFUSAL

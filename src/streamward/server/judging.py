@@ -9,6 +9,7 @@ from streamward.decisions import combine, decide_error
 from streamward.errors import GuardFailedError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.moderation.detection import decide_findings, logged
+from streamward.moderation.health import EngineStepError
 from streamward.observability import defect
 from streamward.schema import Message, Result, Side
 from streamward.server.records import ModerationContext, Texts
@@ -47,8 +48,8 @@ async def judge(
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except Exception as error:
-        if not _is_failure(error, state):
-            raise
+        if isinstance(error, StreamwardError) and not isinstance(error, EngineStepError):
+            raise  # nothing was wrong with the guard, or it is refused
         result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
         result = replace(result, decision=combine(result.decision, decide_findings(job.policy.policy, given)))
     texts = Texts(
@@ -67,13 +68,6 @@ def failed(job: ModerationContext, error: Exception, *, sides: Sequence[Side]) -
     prompt = decide_error(policy, Side.PROMPT, told) if Side.PROMPT in sides else None
     response = decide_error(policy, Side.RESPONSE, told) if Side.RESPONSE in sides else None
     return Result(combine(prompt, response))
-
-
-def _is_failure(error: Exception, state: ServiceState) -> bool:
-    """Whether the guard failed at a text. One that fails again and again is not asked; that is told as it is."""
-    if isinstance(error, GuardFailedError):
-        return state.moderator.health().failure is None
-    return not isinstance(error, StreamwardError)
 
 
 def _said(turn: Message) -> str:
