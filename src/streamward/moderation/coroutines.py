@@ -114,7 +114,7 @@ async def run_async(
 
 
 @dataclass(frozen=True, slots=True)
-class _End(Generic[T]):
+class _Returned(Generic[T]):
     """The end of a coroutine."""
 
     result: T
@@ -126,7 +126,7 @@ class _Portion(Generic[T]):
 
     coroutine: GuardCoroutine[T]
     pending: PendingScore | None = None
-    end: _End[T] | None = None
+    end: _Returned[T] | None = None
 
 
 def _begin(make: Callable[[], GuardCoroutine[T]], call: GuardCall) -> _Portion[T]:
@@ -140,7 +140,7 @@ def _advance(coroutine: GuardCoroutine[T], call: GuardCall) -> _Portion[T]:
         try:
             return _Portion(coroutine, pending=coroutine.send(None))
         except StopIteration as end:
-            return _Portion(coroutine, end=_End(end.value))
+            return _Portion(coroutine, end=_Returned(end.value))
 
 
 async def _computed(
