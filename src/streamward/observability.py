@@ -30,7 +30,7 @@ _OUTCOMES = (
 
 
 class EngineCounts(Protocol):
-    """What an engine counts; see `streamward.engine.outputs.EngineStatistics`."""
+    """The counts of an engine; see `streamward.engine.outputs.EngineStatistics`."""
 
     @property
     def computed_tokens(self) -> int: ...  # noqa: D102  # as EngineStatistics

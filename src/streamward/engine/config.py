@@ -35,5 +35,5 @@ class EngineConfig(Settings):
     kv_cache: Literal["full", "int8"] = "full"
     """Keys and values: as they are computed, or rounded to 8 bits, which halves a stream's memory (native kernels)."""
     prefix_sharing: bool = True
-    """Whether streams of one owner with the same beginning (system prompt, template, earlier turns) share its pages of
-    the cache, which are then computed once (native kernels). Verdicts are the same, bit for bit."""
+    """True lets streams of one owner with the same beginning (system prompt, template, earlier turns) share its pages
+    of the cache, which are then computed once (native kernels). Verdicts are the same, bit for bit."""

@@ -102,7 +102,7 @@ class Engine:
 
     @property
     def statistics(self) -> EngineStatistics:
-        """What was computed so far, and what was found in the cache instead."""
+        """Counts of what was computed so far, and of what was found in the cache instead."""
         return EngineStatistics(self._num_computed, self._cache.num_reused_tokens, self._cache.num_prefix_hits)
 
     def new_id(self) -> int:

@@ -4,7 +4,7 @@ import itertools
 from typing import NamedTuple
 
 PrefixKey = tuple[int | str | None, tuple[int, ...]]
-"""What a page holds: the prefix before it, and its own tokens. The prefix is the id of the page before, or, for a
+"""The contents of a page: the prefix before it, and its own tokens. The prefix is the id of the page before, or, for a
 first page, the owner: no owner can learn by timing what the texts of another begin with."""
 
 
@@ -30,7 +30,7 @@ class PrefixIndex:
         self._ids = itertools.count(1)
 
     def __contains__(self, page: int) -> bool:
-        """Whether the contents of a page are known."""
+        """Return true if the contents of a page are known."""
         return page in self._keys
 
     def find(self, key: PrefixKey) -> CachedPage | None:

@@ -77,7 +77,7 @@ class TokenSequence:
         other.num_cached, other.num_scored, other.last_turn = self.num_cached, self.num_scored, self.last_turn
 
     def is_context(self, start: int, end: int) -> bool:
-        """Whether tokens exist and heads score none of them, or have done so already."""
+        """Return true if tokens exist and heads score none of them, or have done so already."""
         return end <= len(self.token_ids) and not any(self.heads[max(start, self.num_scored) : end])
 
     def runs_to_score(self, start: int, end: int) -> list[tuple[int, int, Side]]:

@@ -24,7 +24,7 @@ _LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
 
 
 class Scores:
-    """What a `GuardCoroutine` awaits: `outputs = await Scores(scorer.submit(...))`."""
+    """The object that a `GuardCoroutine` awaits: `outputs = await Scores(scorer.submit(...))`."""
 
     def __init__(self, pending: PendingScore) -> None:
         """Take scores that are there already, or not."""
@@ -122,7 +122,7 @@ class _Returned(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Portion(Generic[T]):
-    """What a coroutine computed between two waits: it waits for scores now, or has ended."""
+    """The state of a coroutine after it computed: it waits for scores now, or has ended."""
 
     coroutine: GuardCoroutine[T]
     pending: PendingScore | None = None

@@ -20,7 +20,7 @@ def in_turn(reads: Iterable[WaitingRead]) -> list[WaitingRead]:
 
 
 def is_long(read: WaitingRead) -> bool:
-    """Whether what is left of a read is more than a short append."""
+    """Return true if what is left of a read is more than a short append."""
     return read.num_unqueued > SHORT_TOKENS
 
 
