@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -27,6 +27,19 @@ _OUTCOMES = (
     "failed",
     "refused",
 )
+
+
+class EngineCounts(Protocol):
+    """The counts of an engine; see `streamward.engine.outputs.EngineStatistics`."""
+
+    @property
+    def computed_tokens(self) -> int: ...  # noqa: D102  # as EngineStatistics
+
+    @property
+    def reused_tokens(self) -> int: ...  # noqa: D102
+
+    @property
+    def prefix_hits(self) -> int: ...  # noqa: D102
 
 
 class JsonFormatter(logging.Formatter):
@@ -110,6 +123,24 @@ class _SecondOpinions(Collector):
         )
 
 
+class _EngineTokens(Collector):
+    """Counts of the engine, read when metrics are."""
+
+    def __init__(self, read: Callable[[], EngineCounts | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counters."""
+        counts = self._read()
+        if counts is None:
+            return
+        tokens = CounterMetricFamily("streamward_engine_tokens", "Tokens by how the engine got them", labels=["source"])
+        tokens.add_metric(["computed"], counts.computed_tokens)
+        tokens.add_metric(["reused"], counts.reused_tokens)
+        yield tokens
+        yield CounterMetricFamily("streamward_prefix_hits", "Times a beginning was in the cache", counts.prefix_hits)
+
+
 class Metrics:
     """Metrics of a service. Labels come from closed sets, or from the settings."""
 
@@ -187,6 +218,14 @@ class Metrics:
             read: Returns them; None while there are none.
         """
         self.registry.register(_SecondOpinions(read))
+
+    def watch_engine(self, read: Callable[[], EngineCounts | None]) -> None:
+        """Show counts of the engine.
+
+        Args:
+            read: Returns them; None while there is no engine in this process.
+        """
+        self.registry.register(_EngineTokens(read))
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus's text format."""

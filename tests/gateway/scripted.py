@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from streamward.gateway.gateway import Gateway
 from streamward.gateway.guard import JudgedStream, OpenGuard
 from streamward.gateway.upstream import Upstream
 from streamward.moderation.async_stream import AsyncGuardStream
+from streamward.moderation.coroutines import without_waiting
 from streamward.moderation.guard_stream import GuardStream, ReasoningTokens
 from streamward.policy import Policy
 from streamward.schema import Category, FiredRule, Message, RiskLevel, Role, Side, SideResult, Span, Verdict
@@ -40,6 +42,7 @@ class HashJudge:
     """Every `#`, or another mark, is a token of its own, and unsafe. Stands for a `ResponseJudge`."""
 
     num_windows = 1
+    holds_thread = False
 
     def __init__(self, fails_at: int | None = None, error: Exception | None = None, mark: bytes = b"#") -> None:
         self._num_tokens = 0
@@ -82,7 +85,8 @@ class ScriptedGuard:
         self._opens = opens
 
     def open(self, messages: Sequence[Message], policy: Policy) -> AbstractAsyncContextManager[JudgedStream]:
-        return AsyncGuardStream(lambda: self._stream(messages, policy), executor=_POOL)
+        opening = partial(self._stream, messages, policy)
+        return AsyncGuardStream(partial(without_waiting, opening), executor=_POOL)
 
     def _stream(self, messages: Sequence[Message], policy: Policy) -> GuardStream:
         if self.opening_error is not None and (self._opens is None or self.num_opened >= self._opens):

@@ -261,13 +261,13 @@ def test_a_guard_that_fails_in_an_intervention_stops_the_answer():
     class Failing(ScriptedGuard):
         def _stream(self, messages, policy):
             stream = super()._stream(messages, policy)
-            truncate = stream.truncate
+            truncate = stream.truncate_coroutine
 
-            def fail(num_chars):
-                truncate(num_chars)
+            async def fail(num_chars):
+                await truncate(num_chars)
                 raise CheckpointError("nan")
 
-            stream.truncate = fail
+            stream.truncate_coroutine = fail
             return stream
 
     policy = intervening(step("regenerate"), hold=20)

@@ -186,8 +186,11 @@ def test_a_guard_that_never_answers_counts_as_failed():
     class Stuck(ScriptedGuard):
         def _stream(self, messages, policy):
             stream = super()._stream(messages, policy)
-            stream.feed = lambda piece: never.wait(0.5)
+            stream.feed_coroutine, stream.is_quick = hang, lambda piece: False
             return stream
+
+    async def hang(piece):
+        never.wait(0.5)
 
     notebook = Notebook()
     limits = GatewayLimits(guard_timeout_s=0.05)
@@ -243,8 +246,8 @@ def test_one_batch_is_judged_in_one_go():
     class Counting(ScriptedGuard):
         def _stream(self, messages, policy):
             stream = super()._stream(messages, policy)
-            feed = stream.feed
-            stream.feed = lambda piece: (fed.append(piece), feed(piece))[1]
+            feed = stream.feed_coroutine
+            stream.feed_coroutine = lambda piece: (fed.append(piece), feed(piece))[1]
             return stream
 
     _, data = ask(

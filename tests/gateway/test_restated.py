@@ -34,13 +34,13 @@ class CountingGuard(ScriptedGuard):
 
     def _stream(self, messages, policy):
         stream = super()._stream(messages, policy)
-        feed = stream.feed
+        feed = stream.feed_coroutine
 
         def counted(piece):
             self.num_chars += len(piece)
             return feed(piece)
 
-        stream.feed = counted
+        stream.feed_coroutine = counted
         return stream
 
 

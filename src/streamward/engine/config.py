@@ -34,3 +34,6 @@ class EngineConfig(Settings):
     None serves prepared 8-bit guards, among them the embedded ones, with 8 bits, and every other checkpoint in full."""
     kv_cache: Literal["full", "int8"] = "full"
     """Keys and values: as they are computed, or rounded to 8 bits, which halves a stream's memory (native kernels)."""
+    prefix_sharing: bool = True
+    """True lets streams of one owner with the same beginning (system prompt, template, earlier turns) share its pages
+    of the cache, which are then computed once (native kernels). Verdicts are the same, bit for bit."""

@@ -9,8 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from streamward.engine.cache_manager import KVCacheManager
 from streamward.engine.config import EngineConfig
 from streamward.engine.model_runner import ModelOutput, ModelRunner
-from streamward.engine.outputs import StepOutput
-from streamward.engine.page_pool import PagePool
+from streamward.engine.outputs import EngineStatistics, StepOutput
 from streamward.engine.probes import ProbeSet, TokenProbe
 from streamward.engine.scheduler import Scheduler
 from streamward.engine.sequence import TokenSequence
@@ -66,8 +65,14 @@ class Engine:
                 f" the KV cache room for {num_slots} tokens"
             )
         self._scheduler = Scheduler(config)
-        self._pool = PagePool(runner.num_pages, side_by_side=runner.prefers_adjacent_pages)
-        self._cache = KVCacheManager(self._pool, page_tokens=config.page_tokens, copy_page=runner.copy_page)
+        self._cache = KVCacheManager(
+            runner.num_pages,
+            page_tokens=config.page_tokens,
+            copy_page=runner.copy_page,
+            side_by_side=runner.prefers_adjacent_pages,
+            shares_prefixes=config.prefix_sharing and not runner.prefers_adjacent_pages,
+        )
+        self._num_computed = 0
         self._probes = ProbeSet(num_layers=runner.model_config.num_layers)
 
     @property
@@ -94,6 +99,11 @@ class Engine:
     def num_queued_tokens(self) -> int:
         """Tokens of all streams that wait for a step."""
         return self._num_queued
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts of what was computed so far, and of what was found in the cache instead."""
+        return EngineStatistics(self._num_computed, self._cache.num_reused_tokens, self._cache.num_prefix_hits)
 
     def new_id(self) -> int:
         """Return the id of a stream to be opened later; does not wait for a step."""
@@ -153,16 +163,24 @@ class Engine:
         if head is not None and not isinstance(head, Side):
             raise InputError(f"head is of type {type(head).__name__}; give a Side, or None for context")
         self._check(sequence, token_ids)
-        self._cache.reserve(sequence, len(sequence.token_ids) + len(token_ids), self._streams.values())
+        length, num_queued = len(sequence.token_ids), sequence.num_queued
         sequence.append(list(token_ids), head)
-        self._num_queued += len(token_ids)
+        try:
+            self._cache.adopt(sequence)
+            self._cache.reserve(sequence, len(sequence.token_ids), self._streams.values())
+        except OverloadedError:
+            sequence.truncate(length)
+            self._cache.trim(sequence)
+            raise
+        finally:
+            self._num_queued += sequence.num_queued - num_queued
 
     @_locked
     def step(self) -> list[StepOutput]:
         """Process queued tokens of all streams in one forward pass.
 
         Returns:
-            The outputs of the tokens that heads score, for each stream in order; empty if nothing is queued.
+            The outputs of the tokens that heads score, for each stream in order; empty if there is nothing to process.
         """
         if (plan := self._schedule()) is None:
             return []
@@ -279,10 +297,14 @@ class Engine:
             )
 
     def _schedule(self) -> StepPlan | None:
+        for sequence in self._streams.values():
+            if sequence.num_pending:
+                self._num_queued -= self._cache.adopt(sequence)
         pending = [sequence for sequence in self._streams.values() if sequence.num_pending]
         if not pending:
             return None
-        scheduled = self._scheduler.schedule(sorted(pending, key=lambda each: each.last_turn))
+        pending.sort(key=lambda each: each.last_turn)
+        scheduled = self._scheduler.schedule(self._cache.without_followers(pending))
         return StepPlan.of(scheduled, taps=self._probes.taps)
 
     def _postprocess(self, plan: StepPlan, output: ModelOutput) -> list[StepOutput]:
@@ -290,6 +312,8 @@ class Engine:
         outputs = plan.outputs(output, self._probes)
         for sequence, count in plan.scheduled:
             self._num_queued -= sequence.advance(count)
+            self._cache.note_computed(sequence)
+            self._num_computed += count
             self._num_turns += 1
             sequence.last_turn = self._num_turns
         return outputs

@@ -1,4 +1,4 @@
-"""The results of a step."""
+"""The results of a step, and the counts of all steps so far."""
 
 # Shapes: n successive tokens of one sequence; R risk levels; C categories; K scores of a probe.
 
@@ -30,6 +30,21 @@ class StepOutput:
     risk_probs: NDArray[np.float32]
     category_probs: NDArray[np.float32]
     probe_scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counts since an engine was made.
+
+    Attributes:
+        computed_tokens: Tokens that steps have processed, evicted ones again.
+        reused_tokens: Tokens that needed no step: a stream with the same beginning had left their keys and values.
+        prefix_hits: Times that a stream found some.
+    """
+
+    computed_tokens: int
+    reused_tokens: int
+    prefix_hits: int
 
 
 def last_token(output: StepOutput) -> StepOutput:

@@ -17,6 +17,7 @@ class TokenSequence:
         num_scored: Tokens that some step has processed; their scores have been returned.
         pages: Pages of the cache in order of position. They hold `num_cached` tokens, and while tokens are queued they
             have room for all of them.
+        prefix_ids: For each page that is full, what stands for all tokens up to its end; see `prefix_index`.
         last_turn: Turn in which the sequence was last part of a step, counted over all sequences; the lowest has waited
             longest.
     """
@@ -28,6 +29,7 @@ class TokenSequence:
     num_cached: int = 0
     num_scored: int = 0
     pages: list[int] = field(default_factory=list)
+    prefix_ids: list[int] = field(default_factory=list)
     last_turn: int = 0
 
     @property
@@ -60,18 +62,23 @@ class TokenSequence:
 
     def evict(self) -> list[int]:
         """Remove the sequence from the cache; return the pages, which the caller frees."""
-        pages, self.pages, self.num_cached = self.pages, [], 0
+        pages, self.pages, self.prefix_ids, self.num_cached = self.pages, [], [], 0
         return pages
 
     def drop_queued(self) -> None:
         """Remove the queued tokens and forget the cache's contents."""
         del self.token_ids[self.num_scored :], self.heads[self.num_scored :]
-        self.num_cached, self.pages = 0, []
+        self.num_cached, self.pages, self.prefix_ids = 0, [], []
 
     def copy_to(self, other: "TokenSequence") -> None:
         """Give another sequence the same tokens, state and pages; the caller counts the pages' users."""
         other.token_ids, other.heads, other.pages = list(self.token_ids), list(self.heads), list(self.pages)
+        other.prefix_ids = list(self.prefix_ids)
         other.num_cached, other.num_scored, other.last_turn = self.num_cached, self.num_scored, self.last_turn
+
+    def is_context(self, start: int, end: int) -> bool:
+        """Return true if tokens exist and heads score none of them, or have done so already."""
+        return end <= len(self.token_ids) and not any(self.heads[max(start, self.num_scored) : end])
 
     def runs_to_score(self, start: int, end: int) -> list[tuple[int, int, Side]]:
         """Return runs (start, end, side) of successive tokens that the same heads score for the first time."""

@@ -130,7 +130,7 @@ class AsyncGuardStream:
                 self.took_piece = call.has_begun
 
     def _is_quick(self, piece: Piece | None) -> bool:
-        """Whether the event loop itself may do what a piece needs."""
+        """Return true if the event loop itself may do what a piece needs."""
         stream = self._stream
         if piece is None or not isinstance(piece, str | bytes | list | tuple):
             return False

@@ -6,12 +6,20 @@ from dataclasses import replace
 import httpx
 
 from streamward.decisions import SideState, combine
+from streamward.engine.outputs import EngineStatistics
 from streamward.errors import ConfigError
 from streamward.moderation.cascade_statistics import CascadeStatistics
 from streamward.moderation.cascade_stream import CascadeStream
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.coroutines import run_blocking
-from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
+from streamward.moderation.guard import (
+    CalibratedGuard,
+    Guard,
+    HasEngineStatistics,
+    RuleJudge,
+    judge_with,
+    open_stream_of,
+)
 from streamward.moderation.guard_stream import GuardStream
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.response_stream import ResponseStream
@@ -104,6 +112,10 @@ class CascadeGuard:
         """Close both guards."""
         self._first.close()
         self._second.close()
+
+    def engine_statistics(self) -> EngineStatistics | None:
+        """Return the counts of the first guard's engine; None if it has none here."""
+        return self._first.engine_statistics() if isinstance(self._first, HasEngineStatistics) else None
 
     def statistics(self) -> CascadeStatistics:
         """Return what second opinions have cost, and how often they agreed."""

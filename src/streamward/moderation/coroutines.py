@@ -24,7 +24,7 @@ _LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
 
 
 class Scores:
-    """What a `GuardCoroutine` awaits: `outputs = await Scores(scorer.submit(...))`."""
+    """The object that a `GuardCoroutine` awaits: `outputs = await Scores(scorer.submit(...))`."""
 
     def __init__(self, pending: PendingScore) -> None:
         """Take scores that are there already, or not."""
@@ -97,22 +97,24 @@ async def run_async(
         undo: Is given a result that came too late for the task that was cancelled.
     """
     advance: Callable[[], _Portion[T]] = partial(_begin, make, call)
+    coroutine: GuardCoroutine[T] | None = None
     while True:
-        portion = advance() if executor is None else await _computed(executor, advance, call, undo)
+        portion = advance() if executor is None else await _computed(executor, advance, coroutine, call, undo)
+        coroutine = portion.coroutine
         if portion.pending is None:
             assert portion.end is not None
             return portion.end.result
         try:
             await _scored(portion.pending, call)
         except BaseException:
-            portion.coroutine.close()
+            coroutine.close()
             raise
-        advance = partial(_advance, portion.coroutine, call)
+        advance = partial(_advance, coroutine, call)
         del portion
 
 
 @dataclass(frozen=True, slots=True)
-class _End(Generic[T]):
+class _Returned(Generic[T]):
     """The end of a coroutine."""
 
     result: T
@@ -120,11 +122,11 @@ class _End(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Portion(Generic[T]):
-    """What a coroutine computed between two waits: it waits for scores now, or has ended."""
+    """The state of a coroutine after it computed: it waits for scores now, or has ended."""
 
     coroutine: GuardCoroutine[T]
     pending: PendingScore | None = None
-    end: _End[T] | None = None
+    end: _Returned[T] | None = None
 
 
 def _begin(make: Callable[[], GuardCoroutine[T]], call: GuardCall) -> _Portion[T]:
@@ -138,19 +140,26 @@ def _advance(coroutine: GuardCoroutine[T], call: GuardCall) -> _Portion[T]:
         try:
             return _Portion(coroutine, pending=coroutine.send(None))
         except StopIteration as end:
-            return _Portion(coroutine, end=_End(end.value))
+            return _Portion(coroutine, end=_Returned(end.value))
 
 
 async def _computed(
-    executor: Submitter, advance: Callable[[], _Portion[T]], call: GuardCall, undo: Callable[[T], None] | None
+    executor: Submitter,
+    advance: Callable[[], _Portion[T]],
+    coroutine: GuardCoroutine[T] | None,
+    call: GuardCall,
+    undo: Callable[[T], None] | None,
 ) -> _Portion[T]:
-    """Run a coroutine in a thread until it waits or ends."""
+    """Run a coroutine, which is None before it begins, in a thread until it waits or ends."""
     running = executor.submit(advance)
     try:
         return await asyncio.wrap_future(running)
     except asyncio.CancelledError:
         call.cancel()
-        running.add_done_callback(partial(_abandon, undo))  # in its thread: the event loop may be gone by then
+        if not running.cancel():
+            running.add_done_callback(partial(_abandon, undo))  # in its thread: the event loop may be gone by then
+        elif coroutine is not None:  # no thread has come to it
+            coroutine.close()
         raise
     finally:
         del running

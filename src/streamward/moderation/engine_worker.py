@@ -14,7 +14,7 @@ from streamward.errors import GuardFailedError, OverloadedError, StreamClosedErr
 from streamward.guard_call import current_call
 from streamward.model.guard_config import GuardConfig
 from streamward.moderation.coroutines import wait_for
-from streamward.moderation.health import GuardHealth
+from streamward.moderation.health import EngineStepError, GuardHealth
 from streamward.moderation.read_order import QueueShares, in_turn
 from streamward.moderation.token_scorer import PendingScore, Segment, TokenScorer
 from streamward.moderation.waiting import WaitingRead, WorkerScore, fail, succeed
@@ -29,6 +29,7 @@ _MAX_FAILURES = 3  # in succession, before calls are refused
 _RETRY_S = 5.0  # until an engine that is refused is tried again
 _JOIN_S = 0.2  # for a step to end when the worker is closed
 _GONE = "gone"
+_FAILED = "the guard's engine failed; try again later"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
 
 
@@ -298,12 +299,7 @@ class EngineWorker(TokenScorer):
 
     def _step(self) -> None:
         engine, reads = self.engine, list(self._active.values())
-        shares = QueueShares(
-            reads,
-            num_queued=engine.num_queued,
-            max_batch_tokens=engine.config.max_batch_tokens,
-            room=engine.config.max_queued_tokens - engine.num_queued_tokens,
-        )
+        shares = QueueShares(engine, reads)
         for read in in_turn(reads):
             try:
                 self._queue_part(read, shares)
@@ -366,7 +362,7 @@ class EngineWorker(TokenScorer):
     def _survive(self, error: BaseException) -> None:
         """End every call that waits, and put the engine in order."""
         self._num_failures += 1
-        told = error if isinstance(error, Exception) else RuntimeError(f"the engine failed: {type(error).__name__}")
+        told = error if isinstance(error, StreamwardError) else EngineStepError(_FAILED)
         with self._lock:
             if self._num_failures >= _MAX_FAILURES:
                 self._failure = _REFUSAL

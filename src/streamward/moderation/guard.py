@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from streamward.engine.outputs import EngineStatistics
 from streamward.moderation.conversation import Conversation
 from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.health import GuardHealth
@@ -59,6 +60,15 @@ class CalibratedGuard(Protocol):
 
     def thresholds(self, side: Side) -> Mapping[RiskLevel, float]:
         """Return the guard's own thresholds of a side; empty where the most probable level counts."""
+        ...
+
+
+@runtime_checkable
+class HasEngineStatistics(Protocol):
+    """A guard that may have an engine in this process."""
+
+    def engine_statistics(self) -> EngineStatistics | None:
+        """Return what the engine has computed and reused so far; None if the engines are elsewhere."""
         ...
 
 

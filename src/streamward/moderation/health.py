@@ -6,6 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from streamward.errors import GuardFailedError
+
+
+class EngineStepError(GuardFailedError):
+    """The engine failed while it read a text. It has recovered, or is refused from now on; the text was not judged."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuardHealth:

@@ -11,6 +11,7 @@ from typing import Self
 
 from streamward.decisions import combine, decide_error
 from streamward.detectors.detectors import Detectors
+from streamward.engine.outputs import EngineStatistics
 from streamward.errors import CheckpointError, ConfigError, InputError, UpstreamError
 from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.async_stream import AsyncGuardStream
@@ -19,7 +20,14 @@ from streamward.moderation.conversation import Conversation, MessageLike, read_c
 from streamward.moderation.coroutines import run_async, run_blocking
 from streamward.moderation.detecting_stream import with_detectors
 from streamward.moderation.detection import decide_findings
-from streamward.moderation.guard import CalibratedGuard, Guard, RuleJudge, judge_with, open_stream_of
+from streamward.moderation.guard import (
+    CalibratedGuard,
+    Guard,
+    HasEngineStatistics,
+    RuleJudge,
+    judge_with,
+    open_stream_of,
+)
 from streamward.moderation.health import GuardHealth
 from streamward.moderation.releasable import with_prompt
 from streamward.moderation.response_stream import ResponseStream
@@ -282,6 +290,15 @@ class Moderator:
         """
         guard = self._loaded.guard
         return guard.statistics() if isinstance(guard, HasCascadeStatistics) else None
+
+    def engine_statistics(self) -> EngineStatistics | None:
+        """Return what the guard's engine has computed and reused so far; None where it is not in this process.
+
+        Raises:
+            StreamClosedError: The moderator is closed.
+        """
+        guard = self._loaded.guard
+        return guard.engine_statistics() if isinstance(guard, HasEngineStatistics) else None
 
     def health(self) -> GuardHealth:
         """Say whether the guard makes progress.

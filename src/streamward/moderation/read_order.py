@@ -1,9 +1,10 @@
 """Whose tokens an engine gets next, and how many: its queue and its cache are shared fairly between owners."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, zip_longest
 
+from streamward.engine.engine import Engine
 from streamward.engine.scheduler import SHORT_TOKENS
 from streamward.errors import StreamClosedError
 from streamward.moderation.waiting import WaitingRead
@@ -19,7 +20,7 @@ def in_turn(reads: Iterable[WaitingRead]) -> list[WaitingRead]:
 
 
 def is_long(read: WaitingRead) -> bool:
-    """Whether what is left of a read is more than a short append."""
+    """Return true if what is left of a read is more than a short append."""
     return read.num_unqueued > SHORT_TOKENS
 
 
@@ -30,24 +31,20 @@ class QueueShares:
     the cache while they wait. Short appends are always queued, as far as the engine's queue has room.
     """
 
-    def __init__(
-        self, reads: Iterable[WaitingRead], *, num_queued: Callable[[int], int], max_batch_tokens: int, room: int
-    ) -> None:
+    def __init__(self, engine: Engine, reads: Sequence[WaitingRead]) -> None:
         """Count what is queued.
 
         Args:
+            engine: Has the queue.
             reads: All that have been begun.
-            num_queued: Returns the queued tokens of a stream.
-            max_batch_tokens: Of a step.
-            room: Tokens that the engine's queue still takes.
         """
-        self._max_batch_tokens = max_batch_tokens
-        self._room = room
+        self._max_batch_tokens = engine.config.max_batch_tokens
+        self._room = engine.config.max_queued_tokens - engine.num_queued_tokens
         self._queued: dict[str | None, int] = {}
-        for read in reads:
+        for read in reads if any(map(is_long, reads)) else ():  # else nobody asks
             if read.length is not None:
                 with suppress(StreamClosedError):  # it is told when its turn comes
-                    self.note(read, num_queued(read.stream_id), is_new=False)
+                    self.note(read, engine.num_queued(read.stream_id), is_new=False)
 
     def of(self, read: WaitingRead) -> int:
         """Return how many tokens a read with none in the queue may queue."""

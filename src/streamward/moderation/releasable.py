@@ -13,7 +13,7 @@ def releasable_end(policy: Policy, verdicts: Sequence[Verdict], decision: Decisi
 
     Args:
         policy: In force.
-        verdicts: Of its tokens so far.
+        verdicts: Those of its tokens so far.
         decision: What follows from them.
     """
     if is_stopped(decision) and decision.position is not None:
@@ -28,7 +28,7 @@ def releasable_end(policy: Policy, verdicts: Sequence[Verdict], decision: Decisi
 
 
 def is_stopped(decision: Decision) -> bool:
-    """Whether nothing more of a text may be shown."""
+    """Return true if nothing more of a text may be shown."""
     return decision.action.severity >= Action.REPLACE.severity
 
 

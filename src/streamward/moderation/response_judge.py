@@ -62,7 +62,7 @@ class ResponseJudge:
 
     @property
     def holds_thread(self) -> bool:
-        """Whether `replace` holds its thread until the tokens are judged."""
+        """True if `replace` holds its thread until the tokens are judged."""
         return self._scorer.holds_thread
 
     def short_text_rules(self) -> tuple[FiredRule, ...]:

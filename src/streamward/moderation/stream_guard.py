@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from streamward.decisions import SideState
 from streamward.engine.engine import Engine
-from streamward.engine.outputs import StepOutput, last_token
+from streamward.engine.outputs import EngineStatistics, StepOutput, last_token
 from streamward.errors import ConfigError, InputError
 from streamward.guard_call import current_call
 from streamward.model.fingerprint import GuardIdentity
@@ -149,6 +149,10 @@ class StreamGuard:
     def health(self) -> GuardHealth:
         """Say whether tokens are read."""
         return self._scorer.health()
+
+    def engine_statistics(self) -> EngineStatistics | None:
+        """Return what the engine has computed and reused so far; None if the engines are elsewhere."""
+        return self._scorer.engine.statistics if isinstance(self._scorer, EngineWorker) else None
 
     def close(self) -> None:
         """Close all streams, and free what reads their tokens."""

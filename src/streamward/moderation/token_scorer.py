@@ -64,7 +64,7 @@ class TokenScorer(Protocol):
 
     @property
     def holds_thread(self) -> bool:
-        """Whether `submit` holds the thread of its caller until the tokens are scored."""
+        """True if `submit` holds the thread of its caller until the tokens are scored."""
         return True
 
     def submit(self, stream_id: int, segments: Sequence[Segment]) -> PendingScore:

@@ -10,7 +10,7 @@ Wakeups = queue.SimpleQueue[bool]
 
 
 class Runnable(Protocol):
-    """What works until there is nothing to do."""
+    """A worker that works until there is nothing to do."""
 
     def run(self) -> None:
         """Work."""

@@ -9,6 +9,7 @@ from streamward.decisions import combine, decide_error
 from streamward.errors import GuardFailedError, OverloadedError, StreamwardError
 from streamward.moderation.conversation import MessageLike, read_conversation
 from streamward.moderation.detection import decide_findings, logged
+from streamward.moderation.health import EngineStepError
 from streamward.observability import defect
 from streamward.schema import Message, Result, Side
 from streamward.server.records import ModerationContext, Texts
@@ -46,9 +47,9 @@ async def judge(
                 result = await state.with_policy(job.policy).amoderate(prompt, response, messages)
     except TimeoutError as error:
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
-    except StreamwardError:
-        raise
     except Exception as error:
+        if isinstance(error, StreamwardError) and not isinstance(error, EngineStepError):
+            raise  # nothing was wrong with the guard, or it is refused
         result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
         result = replace(result, decision=combine(result.decision, decide_findings(job.policy.policy, given)))
     texts = Texts(

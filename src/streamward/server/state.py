@@ -11,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
+from streamward.engine.outputs import EngineStatistics
 from streamward.errors import ConfigError, InputError, StreamClosedError
 from streamward.moderation.cascade import with_second_opinion
 from streamward.moderation.moderator import Moderator
@@ -199,6 +200,7 @@ def open_state(
         first = STRICT if wrap is not None else policies.default.policy  # rules in words need the second guard
         moderator = load(config, first)
         _warm_up(moderator)
+    metrics.watch_engine(lambda: _engine_counts(moderator))
     if wrap is not None:
         moderator.wrap_guard(wrap)
         metrics.watch_second_opinions(lambda: _counts(moderator))
@@ -234,6 +236,13 @@ def open_state(
         admin_key=admin_key,
         hash_key=hash_key.encode() if hash_key else None,
     )
+
+
+def _engine_counts(moderator: Moderator) -> EngineStatistics | None:
+    try:
+        return moderator.engine_statistics()
+    except StreamClosedError:
+        return None
 
 
 def _counts(moderator: Moderator) -> Mapping[str, float] | None:
