@@ -124,3 +124,9 @@ _CURRENT: ContextVar[GuardCall | None] = ContextVar("streamward_call", default=N
 def current_call() -> GuardCall:
     """Return the call that this thread judges for; one that nobody cancels if none was begun."""
     return _CURRENT.get() or GuardCall()
+
+
+def call_of(owner: str | None) -> GuardCall:
+    """Return the call that is being made for an owner, begun if it was not."""
+    found = current_call()
+    return found if found.owner == owner else GuardCall(owner)

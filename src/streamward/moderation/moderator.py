@@ -13,7 +13,7 @@ from streamward.decisions import combine, decide_error
 from streamward.detectors.detectors import Detectors
 from streamward.engine.outputs import EngineStatistics
 from streamward.errors import CheckpointError, ConfigError, InputError, UpstreamError
-from streamward.guard_call import GuardCall, current_call
+from streamward.guard_call import GuardCall, call_of, current_call
 from streamward.moderation.async_stream import AsyncGuardStream
 from streamward.moderation.cascade_statistics import CascadeStatistics, HasCascadeStatistics
 from streamward.moderation.conversation import Conversation, MessageLike, read_conversation
@@ -159,7 +159,7 @@ class Moderator:
             StreamClosedError: The moderator is closed, perhaps in the meantime.
             GuardFailedError: The guard's engine does not work.
         """
-        return run_blocking(self._judge(self._read(prompt, response, messages)), call=self._call())
+        return run_blocking(self._judge(self._read(prompt, response, messages)), call=call_of(self.owner))
 
     def moderate_batch(self, items: Sequence[BatchItem]) -> list[Result]:
         """Judge many conversations together.
@@ -204,7 +204,7 @@ class Moderator:
             ContextLengthError: The context is longer than `max_chars`.
             OverloadedError: There is no room at present.
         """
-        return run_blocking(self._open_stream(self._read_context(prompt, messages)), call=self._call())
+        return run_blocking(self._open_stream(self._read_context(prompt, messages)), call=call_of(self.owner))
 
     def astream(self, prompt: str | None = None, messages: Sequence[MessageLike] | None = None) -> AsyncGuardStream:
         """Like `stream`, for `async with`; the context is read on entering."""
@@ -333,11 +333,6 @@ class Moderator:
         if earlier is not None:
             stream.add_prompt(earlier)
         return with_detectors(stream, self.policy, conversation, detectors=self._detectors)
-
-    def _call(self) -> GuardCall:
-        """Return the call that is being made, begun if it was not."""
-        found = current_call()
-        return found if found.owner == self.owner else GuardCall(self.owner)
 
     def _check_open(self) -> None:
         """Raise if the moderator is closed."""
