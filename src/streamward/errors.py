@@ -72,6 +72,8 @@ class UpstreamError(StreamwardError):
 class UpstreamUnavailableError(UpstreamError):
     """A remote guard did not answer at all: it is late, out of reach, or refuses every request."""
 
+    code = "upstream_unavailable"
+
 
 class AuthenticationError(StreamwardError):
     """The API key is missing, wrong or revoked."""

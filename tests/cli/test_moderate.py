@@ -288,7 +288,7 @@ def test_a_guard_that_fails_ends_with_one(capsys, monkeypatch, policies):
     def fail(self, conversation, policy):
         raise UpstreamError("the endpoint did not answer")
 
-    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge", fail)
+    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge_coroutine", fail)
     code, out, _ = run(capsys, "hello", "--json", "--policy", policies["never"])
     assert code == 1
     assert json.loads(out)["decision"]["error"] == "upstream_failed"
@@ -299,7 +299,7 @@ def test_overload_ends_with_one_and_no_traceback(capsys, monkeypatch):
     def fail(self, conversation, policy):
         raise OverloadedError("no room")
 
-    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge", fail)
+    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge_coroutine", fail)
     code, _, err = run(capsys, "hello")
     assert (code, err) == (1, "streamward: no room\n")
 
@@ -308,7 +308,7 @@ def test_a_defect_of_ours_is_one_line_without_the_text(capsys, monkeypatch):
     def fail(self, conversation, policy):
         raise ZeroDivisionError("swordfish")
 
-    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge", fail)
+    monkeypatch.setattr("streamward.moderation.stream_guard.StreamGuard.judge_coroutine", fail)
     code, out, err = run(capsys, "swordfish")
     assert code == 1
     assert "unexpected ZeroDivisionError" in err

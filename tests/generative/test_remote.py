@@ -35,8 +35,10 @@ class Endpoint:
         return reply
 
     def guard(self, **changes) -> RemoteGenGuard:
-        config = RemoteConfig(base_url="http://guard/v1/", model="guard", api_key=SecretStr("open-sesame"), **changes)
-        return RemoteGenGuard(config, transport=httpx.MockTransport(self), sleep=self.waits.append)
+        self.config = RemoteConfig(
+            base_url="http://guard/v1/", model="guard", api_key=SecretStr("open-sesame"), **changes
+        )
+        return RemoteGenGuard(self.config, transport=httpx.MockTransport(self), sleep=self.waits.append)
 
 
 def test_the_conversation_is_sent_and_the_answer_read():
@@ -105,7 +107,7 @@ def test_neither_key_nor_text_is_in_errors_or_representations():
     guard = endpoint.guard()
     with pytest.raises(UpstreamError) as caught:
         guard.judge(MESSAGES)
-    shown = f"{caught.value} {caught.value.__cause__} {guard._config!r} {guard!r}"
+    shown = f"{caught.value} {caught.value.__cause__} {endpoint.config!r} {guard!r}"
     assert "open-sesame" not in shown
     assert "swordfish" not in shown
 
