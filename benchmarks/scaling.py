@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from streamward.bench.serve_report import environment
-from streamward.distributed.config import ApplicationArguments, FleetConfig
+from streamward.distributed.config import ApplicationArguments, ReplicaSetConfig
 from streamward.distributed.remote import RemoteTokenScorer
 from streamward.distributed.serving import open_moderator
 from streamward.engine.config import EngineConfig
@@ -142,12 +142,12 @@ def _step_ms(engine: Engine, ids: Sequence[int], *, k: int, repeats: int) -> flo
 
 
 @contextmanager
-def fleet(replicas: int) -> Iterator[Moderator]:
+def replica_set(replicas: int) -> Iterator[Moderator]:
     """A guard in so many replicas of one core."""
     arguments = ApplicationArguments(
         guard=GUARD,
         engine=EngineConfig(threads=1),
-        fleet=FleetConfig(min_replicas=replicas, max_replicas=replicas, cpus=1, timeout_s=120),
+        ray=ReplicaSetConfig(min_replicas=replicas, max_replicas=replicas, cpus=1, timeout_s=120),
     )
     with open_moderator(arguments, policy=NEVER, max_chars=10**6, max_workers=64) as moderator:
         yield moderator
@@ -233,7 +233,7 @@ def hop_ms(moderator: Moderator, local: Moderator, *, repeats: int) -> tuple[flo
 def recovery(moderator: Moderator, *, streams: int, num_words: int) -> Recovery:
     """Kill one of two replicas in the middle of many streams."""
     driver = driver_of(moderator)
-    handle = driver._fleet.handle
+    handle = driver._replica_set.handle
     pids: dict[str, int] = {}
     while len(pids) < 2:
         name, pid = handle.pid.remote().result(timeout_s=60)
@@ -326,7 +326,7 @@ def main() -> None:
     del engine
     loads, hop = [], (0.0, 0.0)
     for replicas in (2,) if arguments.quick else (1, 2):
-        with fleet(replicas) as moderator:
+        with replica_set(replicas) as moderator:
             if not loads:
                 with load(GUARD, policy=NEVER, engine=EngineConfig(threads=1)) as local:
                     hop = hop_ms(moderator, local, repeats=num_words)

@@ -7,6 +7,7 @@ import pytest
 
 from streamward.cli.evaluate import add_parser
 from streamward.data.jsonl import contrastive_pair
+from streamward.distributed.config import ApplicationArguments
 from streamward.evals.report_model import CurvePoint, Oracle, PerturbationDelta
 from streamward.server.config import ConsoleConfig
 from streamward.train.config import StreamTrainConfig
@@ -54,6 +55,11 @@ def test_report_fields() -> None:
 def test_settings_of_the_console() -> None:
     config = ConsoleConfig.parse({"max_watchers": 3, "max_watchers_per_tenant": 2}, source="test")
     assert (config.max_subscribers, config.max_subscribers_per_tenant) == (3, 2)
+
+
+def test_settings_of_replicas_on_ray() -> None:
+    arguments = ApplicationArguments.parse({"guard": "stream-135m", "fleet": {"max_replicas": 3}}, source="test")
+    assert arguments.ray.max_replicas == 3
 
 
 def test_flags_of_evaluate() -> None:

@@ -21,8 +21,8 @@ PICTURE = Path(__file__).parent / "cut.png"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 SAMPLE = "An answer that turns"
-HARMLESS_END = "And if nothing helps,"  # the sample's harm begins behind it
-MAX_LEAKED_CHARS = 20
+HARMLESS_END = "And before you leave,"  # the sample's harm begins behind it
+MAX_LEAKED_CHARS = 10  # an adverb, but no harmful word
 WIDTH = 1400
 MAX_BYTES = 200_000
 

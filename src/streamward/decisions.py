@@ -23,8 +23,8 @@ class _Snapshot(NamedTuple):
     risky_run: int = 0  # the same, Controversial or worse
     verdict: Verdict | None = None
     first_flagged: Verdict | None = None
-    peak: Verdict | None = None
-    peak_rank: tuple[int, int, float] = (-1, -1, -1.0)
+    worst: Verdict | None = None
+    worst_rank: tuple[int, int, float] = (-1, -1, -1.0)
     rule_runs: Mapping[str, int] = MappingProxyType({})  # successive verdicts up to this one at which a rule fires
     rules: Mapping[str, FiredRule] = MappingProxyType({})  # that held so far, with their highest scores
 
@@ -116,7 +116,7 @@ class SideState:
 
     @property
     def num_verdicts(self) -> int:
-        """How many verdicts were taken in and not rolled back."""
+        """Number of verdicts that were taken in and not rolled back."""
         return len(self._history)
 
     @property
@@ -137,39 +137,39 @@ class SideState:
         The first at which the most severe level was held (of these, with the most severe action); if no level was
         held, the one with the highest P(Unsafe) + P(Controversial).
         """
-        return self._latest.peak
+        return self._latest.worst
 
-    def judgement(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> SideResult | None:
+    def side_result(self, *, thresholds: Mapping[RiskLevel, float], windows: int = 1) -> SideResult | None:
         """Return what all verdicts so far say together; None before the first.
 
         Args:
             thresholds: Thresholds of the guard itself, where the policy states none; empty for the most probable level.
             windows: Overlapping windows the text was judged in.
         """
-        peak, flagged = self.worst, self._latest.first_flagged
-        if peak is None:
+        worst, flagged = self.worst, self._latest.first_flagged
+        if worst is None:
             return None
         span = None if flagged is None else flagged.span
         return SideResult(
             risk_level=self.level,
-            category=None if self.level is RiskLevel.SAFE else peak.category,
-            probabilities=peak.probabilities,
+            category=None if self.level is RiskLevel.SAFE else worst.category,
+            probabilities=worst.probabilities,
             windows=windows,
             verdicts=tuple(each.verdict for each in self._history if each.verdict is not None),
             first_flagged_char=None if span is None else span.start,
             first_flagged_token=None if flagged is None or span is None else flagged.position,
-            thresholds=self._thresholds.thresholds_for(peak.category, thresholds),
-            categories=self._categories(peak),
+            thresholds=self._thresholds.thresholds_for(worst.category, thresholds),
+            categories=self._categories(worst),
             rules=self._ordered(self._latest.rules),
         )
 
-    def _categories(self, peak: Verdict) -> tuple[Category, ...]:
+    def _categories(self, worst: Verdict) -> tuple[Category, ...]:
         """Return the kinds of harm to report: the primary, and further ones over the policy's threshold."""
-        if peak.category is None:
+        if worst.category is None:
             return ()
         least = self._thresholds.category_threshold
-        further = [each.category for each in peak.categories if each.probability >= least]
-        return tuple(dict.fromkeys((peak.category, *further)))
+        further = [each.category for each in worst.categories if each.probability >= least]
+        return tuple(dict.fromkeys((worst.category, *further)))
 
     def _ordered(self, found: Mapping[str, FiredRule]) -> tuple[FiredRule, ...]:
         return tuple(found[rule_id] for rule_id in self._rules if rule_id in found)
@@ -199,7 +199,7 @@ class SideState:
                 action, category = own, None
         rank = (held.severity, action.severity, total_risk(verdict) if held is RiskLevel.SAFE else 0.0)
         is_first_flag = before.first_flagged is None and action is not Action.ALLOW
-        is_peak = rank > before.peak_rank
+        is_worst = rank > before.worst_rank
         all_rules = _with_highest(before.rules, rules)
         return _Snapshot(
             decision=self._decide(before.decision, action, held, category, verdict.position, all_rules),
@@ -208,8 +208,8 @@ class SideState:
             risky_run=risky_run,
             verdict=verdict,
             first_flagged=verdict if is_first_flag else before.first_flagged,
-            peak=verdict if is_peak else before.peak,
-            peak_rank=rank if is_peak else before.peak_rank,
+            worst=verdict if is_worst else before.worst,
+            worst_rank=rank if is_worst else before.worst_rank,
             rule_runs=rule_runs,
             rules=all_rules,
         )

@@ -23,7 +23,7 @@ class GuardCall:
         """
         self.owner = owner
         self.checked_at = time.monotonic()
-        """When it was last seen to go on."""
+        """Time at which it was last seen to continue."""
         self.has_begun = False
         """True once the input of the call was taken in; it does not change once the call was cancelled."""
         self._lock = threading.Lock()

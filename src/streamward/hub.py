@@ -33,7 +33,7 @@ _REASONS = {
     "Timeout": "the hub takes too long to answer; try again later",
     "OSError": "it cannot be written to the cache, or the hub cannot be reached",
 }
-"""Why a hub's library failed, by the name of its error or of one that it is a kind of."""
+"""Reasons for failures of a hub's library, by the name of the error or of one that it is a kind of."""
 
 
 def fetch(name: str) -> Path:

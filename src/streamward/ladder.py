@@ -38,7 +38,7 @@ class LadderStep(Settings):
     a self-check that the reader never sees. rewrite: have the dropped part rewritten by a request of its own. refuse:
     a closing sentence in place of the rest. stop: end the answer."""
     attempts: Annotated[int, Field(ge=1, le=20, strict=True)] = 1
-    """How often the step is tried, per answer. `refuse` and `stop` always succeed."""
+    """Number of times that the step is tried, per answer. `refuse` and `stop` always succeed."""
     raise_temperature: float = Field(default=0.1, ge=0, le=2, allow_inf_nan=False)
     """Added to the request's temperature for each attempt of `regenerate` and `introspect`, up to 2 in all."""
     texts: Mapping[Language, Wording] = {}
@@ -68,7 +68,7 @@ DEFAULT_LADDER = (
 
 
 class ReleasePolicy(Settings):
-    """When text of a guarded model may leave. What a policy says here counts before the settings of the upstream."""
+    """Rules for releasing text of a guarded model. They take precedence over the settings of the upstream."""
 
     mode: Literal["checked", "hold", "intervene"] = "checked"
     """checked: when judged. hold: when so many tokens behind it are judged too. intervene: likewise, and text that is

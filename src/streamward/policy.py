@@ -137,7 +137,7 @@ class TextRetention(Settings):
     text: Literal["never", "flagged", "always"] = "never"
     """never: only a hash. flagged: where the action is not allow. always: everything."""
     days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """How long a text is kept."""
+    """Days for which a text is kept."""
 
 
 class Policy(Settings):
@@ -158,7 +158,7 @@ class Policy(Settings):
     replacement: str | None = Field(default=None, min_length=1)
     """Text shown in place of a replaced one; needed if any action is replace."""
     release: ReleasePolicy | None = None
-    """When text of a guarded model may leave, and whether an answer is changed in progress. None: as the settings of
+    """Rules for releasing text of a guarded model, and for changing an answer in progress. None: as the settings of
     the upstream say. Counts where answers pass through the gateway, and in `streamward.intervene`."""
     detectors: tuple[DetectorConfig, ...] = ()
     """Detectors of text by its form: personal data, keys, words and expressions of the policy's own."""

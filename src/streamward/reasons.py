@@ -1,4 +1,4 @@
-"""Why something outside failed, in our words: libraries' own texts may hold addresses, keys or the text judged."""
+"""Reasons for failures outside, in our words: libraries' own texts may contain addresses, keys or the text judged."""
 
 import json
 import traceback

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Role(StrEnum):
-    """Who speaks in a conversation."""
+    """The author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -15,14 +15,14 @@ class Role(StrEnum):
 
 
 class Side(StrEnum):
-    """Which side of the conversation is judged; each has heads, thresholds and actions of its own."""
+    """The judged side of the conversation; each has heads, thresholds and actions of its own."""
 
     PROMPT = "prompt"
     RESPONSE = "response"
 
 
 class RiskLevel(StrEnum):
-    """How bad, from least to most severe (Qwen3Guard, arXiv 2510.14276, section 2)."""
+    """The severity of a text, from least to most severe (Qwen3Guard, arXiv 2510.14276, section 2)."""
 
     SAFE = "Safe"
     CONTROVERSIAL = "Controversial"
@@ -38,7 +38,7 @@ _SEVERITY: Mapping[RiskLevel, int] = {level: rank for rank, level in enumerate(R
 
 
 class Category(StrEnum):
-    """Which kind of harm (Qwen3Guard, arXiv 2510.14276, section 2)."""
+    """The kind of harm (Qwen3Guard, arXiv 2510.14276, section 2)."""
 
     VIOLENT = "Violent"
     ILLEGAL_ACTS = "Non-violent Illegal Acts"
@@ -146,7 +146,7 @@ class Verdict:
 
 
 class FirstFlagged(NamedTuple):
-    """Where a text was first flagged. Deprecated: `SideResult` has both numbers as fields of their own."""
+    """The first flagged place of a text. Deprecated: `SideResult` has both numbers as fields of their own."""
 
     position: int
     """Index of the token, 0-based."""

@@ -78,7 +78,7 @@ def read_toml(path: Path, *, what: str = "the file") -> dict[str, Any]:  # Any: 
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{what} {str(path)!r} is not TOML: {_toml_problem(error, text)}") from error
     except ValueError as error:  # a NUL byte in the path
-        raise ConfigError(f"{what} {str(path)!r} cannot be read: that is no path") from error
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: that is not a path") from error
 
 
 def _toml_problem(error: tomllib.TOMLDecodeError, text: str) -> str:

@@ -18,7 +18,7 @@ _MAX_UNSETTLED_CHARS = 1024  # without one
 
 
 class Edit(NamedTuple):
-    """How the tokens of a text change: keep the first ones, drop the others, append new ones."""
+    """A change of a text's tokens: keep the first ones, drop the others, append new ones."""
 
     keep: int
     new_ids: list[int]
@@ -26,7 +26,7 @@ class Edit(NamedTuple):
 
 
 class _Resumption(NamedTuple):
-    """Where encoding may begin: a character of the tail, and the index of its token."""
+    """A place at which encoding may begin: a character of the tail, and the index of its token."""
 
     char: int
     token: int

@@ -1,4 +1,4 @@
-"""bench-serve: which load is borne, and what the report says."""
+"""bench-serve: which load is sustained, and what the report says."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_the_report_says_what_the_guard_adds_and_what_the_load_took():
     page = markdown(LoadConfig(), records)
     assert "At 8 streams the guard adds 4.0 ms to a token" in page
     assert "30.0 ms to the first text" in page
-    assert "Most guarded streams borne here: 8" in page
+    assert "Most guarded streams sustained here: 8" in page
     assert "the cores it took were not there for the service" in page
 
 

@@ -117,7 +117,7 @@ def test_a_guard_that_judges_nothing_is_a_failure_that_is_told(capsys, bench, tm
         (["evaluate", "{bench}", "--out", "o", "--policy", "stern"], "policy 'stern' not found"),
         (["evaluate", "{bench}", "--out", "o", "--baseline", "tfidf"], "needs --baseline-train"),
         (["evaluate", "{bench}", "--out", "o", "--extra-body", "["], "not JSON"),
-        (["evaluate", "{bench}/x", "--out", "o"], "is no folder"),
+        (["evaluate", "{bench}/x", "--out", "o"], "is not a folder"),
         (["evaluate", "compare", "a", "--out", "o"], "two or more reports"),
         (["evaluate", "compare", "a", "b", "--out", "o"], "cannot be read as a report"),
         (["evaluate", "table"], "needs one report"),

@@ -74,7 +74,7 @@ def test_the_ray_application_can_be_built_as_it_is_configured():
     source = (ROOT / "src" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     assert name in {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     arguments = ApplicationArguments.parse(application["args"], source="test")
-    assert arguments.fleet.max_replicas == 16
+    assert arguments.ray.max_replicas == 16
     (settings,) = [each for each in documents(MANIFESTS[0]) if each["kind"] == "ConfigMap"]
     served = ServeConfig.parse(tomllib.loads(settings["data"]["serve.toml"]), source="test")
     assert (served.ray.application, served.guard) == (application["name"], arguments.guard)

@@ -1,11 +1,11 @@
-"""Settings of a fleet, and what happens without Ray."""
+"""Settings of a set of replicas, and what happens without Ray."""
 
 import sys
 
 import pytest
 
 from streamward.cli.serve import load_on_ray
-from streamward.distributed.config import FleetConfig
+from streamward.distributed.config import ReplicaSetConfig
 from streamward.errors import ConfigError
 from streamward.policy import Policy
 from streamward.server.config import ServeConfig
@@ -22,7 +22,7 @@ from streamward.server.config import ServeConfig
 )
 def test_settings_that_do_not_fit_are_refused(values, problem):
     with pytest.raises(ConfigError, match=problem):
-        FleetConfig.parse(values, source="test")
+        ReplicaSetConfig.parse(values, source="test")
 
 
 def test_a_service_without_ray_says_what_to_install(monkeypatch):

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from streamward.distributed.config import ApplicationArguments, FleetConfig
+from streamward.distributed.config import ApplicationArguments, ReplicaSetConfig
 from streamward.errors import ConfigError
 from streamward.loading import load
 from streamward.policy import Policy
 from tests.distributed.checkpoints import tiny_checkpoint
-from tests.distributed.fleets import assert_same
 from tests.distributed.processes import start, wait_until
+from tests.distributed.replica_sets import assert_same
 from tests.gateway.scripted import DONE, Script, ask, call, chat, delta, gateway, reasons_in, texts_in
 
 pytest.importorskip("ray", reason="needs the extra ray: make test-ray")
@@ -54,8 +54,8 @@ def local(folder):
 def remote(folder):
     from streamward.distributed.serving import open_moderator
 
-    fleet = FleetConfig(min_replicas=2, max_replicas=2, cpus=0.5, dtype="float32")
-    arguments = ApplicationArguments(guard=str(folder), fleet=fleet)
+    replica_set = ReplicaSetConfig(min_replicas=2, max_replicas=2, cpus=0.5, dtype="float32")
+    arguments = ApplicationArguments(guard=str(folder), ray=replica_set)
     with open_moderator(arguments, policy=POLICY, max_chars=100_000, max_workers=16) as moderator:
         yield moderator
 
@@ -66,7 +66,7 @@ def driver_of(moderator):
 
 def replicas(moderator):
     """Name and process of each replica that answers."""
-    handle = driver_of(moderator)._fleet.handle
+    handle = driver_of(moderator)._replica_set.handle
     found = {}
     while len(found) < 2:
         name, pid = handle.pid.remote().result(timeout_s=60)
@@ -76,7 +76,7 @@ def replicas(moderator):
 
 def names_of(moderator):
     """Names of the replicas that answered some calls."""
-    handle = driver_of(moderator)._fleet.handle
+    handle = driver_of(moderator)._replica_set.handle
     return {handle.pid.remote().result(timeout_s=60)[0] for _ in range(6)}
 
 
@@ -95,7 +95,7 @@ def test_whole_texts_are_judged_as_here(remote, local):
 def test_a_service_may_use_an_application_that_runs_already(remote, local, folder):
     from streamward.distributed.serving import open_moderator
 
-    arguments = ApplicationArguments(guard=str(folder), fleet=FleetConfig(address="auto", deploy=False))
+    arguments = ApplicationArguments(guard=str(folder), ray=ReplicaSetConfig(address="auto", deploy=False))
     with open_moderator(arguments, policy=POLICY, max_chars=1000, max_workers=1) as other:
         found = other.moderate(prompt=PROMPT)
     assert_same(found.prompt.verdicts, local.moderate(prompt=PROMPT).prompt.verdicts)
@@ -105,10 +105,10 @@ def test_a_service_may_use_an_application_that_runs_already(remote, local, folde
 def test_an_application_that_does_not_run_is_refused(remote, folder):
     from streamward.distributed.serving import open_moderator
 
-    fleet = FleetConfig(address="auto", deploy=False, application="other")
+    replica_set = ReplicaSetConfig(address="auto", deploy=False, application="other")
     with pytest.raises(ConfigError, match="no Ray Serve application 'other'"):
         open_moderator(
-            ApplicationArguments(guard=str(folder), fleet=fleet), policy=POLICY, max_chars=1000, max_workers=1
+            ApplicationArguments(guard=str(folder), ray=replica_set), policy=POLICY, max_chars=1000, max_workers=1
         )
 
 
@@ -229,10 +229,10 @@ cpus = 0.5
 def test_a_replica_is_added_when_many_reads_are_under_way(remote, folder):
     from streamward.distributed.serving import open_moderator
 
-    fleet = FleetConfig(
+    replica_set = ReplicaSetConfig(
         address="auto", application="growing", max_replicas=2, cpus=0.1, target_reads=1, upscale_delay_s=0
     )
-    arguments = ApplicationArguments(guard=str(folder), fleet=fleet)
+    arguments = ApplicationArguments(guard=str(folder), ray=replica_set)
     with open_moderator(arguments, policy=POLICY, max_chars=10**6, max_workers=16) as moderator:
         is_enough = threading.Event()
 

@@ -102,9 +102,9 @@ def test_only_rows_that_training_holds_back_are_read_if_asked(tmp_path):
 
 
 def test_unknown_names_and_folders_are_refused(tmp_path):
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         available_sets(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no set"):
+    with pytest.raises(InputError, match="contains no set"):
         available_sets(tmp_path)
     with pytest.raises(InputError, match="there is no set 'x'; there are advbench"):
         choose_sets([entry_of("advbench")], ["x"])

@@ -164,7 +164,7 @@ def test_what_a_client_names_as_state_is_named_is_read(name):
 
 def test_data_of_a_type_that_only_looks_sealed_does_not_pass_unread():
     part = {"type": "my-redacted-note", "data": "put-rat-poison-in-its-food"}
-    with pytest.raises(InputError, match="is no text"):
+    with pytest.raises(InputError, match="is not text"):
         ask(keyed(Script()), call(chat(content=[{"type": "text", "text": "hello"}, part])))
 
 

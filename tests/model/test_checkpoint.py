@@ -240,7 +240,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     checkpoint = gen_checkpoint()
     (checkpoint.write(tmp_path) / SINGLE_FILE).unlink()
     torch.save(dict(checkpoint.tensors), tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"holds neither model\.safetensors nor .*; only safetensors is read"):
+    with pytest.raises(CheckpointError, match=r"contains neither model\.safetensors nor .*; only safetensors is read"):
         load_gen(tmp_path, dtype=torch.float32)
 
 

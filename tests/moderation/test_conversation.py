@@ -43,7 +43,7 @@ def test_messages_keep_their_order_and_reasoning() -> None:
         ({"messages": [{"content": "a"}]}, r"messages\[0\].role is missing; it must be one of system, developer"),
         ({"messages": [{"role": "asistant", "content": "a"}]}, "did you mean 'assistant'"),
         ({"messages": [{"role": "user", "content": 5}]}, r"messages\[0\].content must be a string, null or a list"),
-        ({"messages": [{"role": "user", "content": {"url": "x.png"}}]}, r"messages\[0\].content is no text"),
+        ({"messages": [{"role": "user", "content": {"url": "x.png"}}]}, r"messages\[0\].content is not text"),
         ({"messages": [{"role": "assistant", "tool_calls": "f"}]}, r"messages\[0\].tool_calls must be a list"),
         ({"messages": [{"role": "system", "content": "a"}]}, "last message has the role system"),
         ({"messages": [{"role": "developer", "content": "a"}]}, "last message has the role developer"),
@@ -159,7 +159,7 @@ def test_refusals_and_thoughts_among_the_parts_are_read(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "hologram"])
 def test_a_part_that_is_no_text_is_refused_instead_of_left_out(kind: str) -> None:
     content = [{"type": "text", "text": "look"}, {"type": kind, kind: {"url": "https://x.test/a.png"}}]
-    with pytest.raises(InputError, match=r"messages\[0\].content\[1\] is no text"):
+    with pytest.raises(InputError, match=r"messages\[0\].content\[1\] is not text"):
         read_conversation(messages=[{"role": "user", "content": content}], max_chars=100)
 
 

@@ -159,7 +159,7 @@ def test_a_port_that_is_taken_is_told_before_the_guard_is_loaded(file, capsys, t
 
 def test_an_address_of_another_machine_is_told(file, capsys):
     assert main(["serve", file('[listen]\nhost = "192.0.2.1"\nport = 0\n'), "--check"]) == 2
-    assert "192.0.2.1' is no address of this machine" in capsys.readouterr().err
+    assert "192.0.2.1' is not an address of this machine" in capsys.readouterr().err
 
 
 def test_an_upstream_that_only_a_ladder_names_is_told(file, capsys, tmp_path):

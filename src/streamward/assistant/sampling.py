@@ -13,7 +13,7 @@ _FIRST_CANDIDATES = 256  # of top_p: sorting the whole vocabulary is seldom need
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is written, in OpenAI's terms.
+    """Settings for writing an answer, in OpenAI's terms.
 
     Attributes:
         max_tokens: Longest answer.

@@ -77,7 +77,7 @@ class CommonRequest(_Wire):
 
     @property
     def num_choices(self) -> int:
-        """How many answers are asked for."""
+        """Number of answers asked for."""
         return self.n or 1
 
     @property

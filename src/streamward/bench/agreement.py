@@ -1,4 +1,4 @@
-"""How often other weights change a guard's labels, on labelled rows: `python -m streamward.bench.agreement DIR`."""
+"""Counts the labels of rows that other weights of a guard change: `python -m streamward.bench.agreement DIR`."""
 
 import argparse
 import random

@@ -63,7 +63,7 @@ class ChangedAnswer:
 
 
 class ContinuationKey(NamedTuple):
-    """Which text of the model: the same key has the same text, in every variant and in a later run."""
+    """Key of a text of the model: the same key has the same text, in every variant and in a later run."""
 
     id: str
     """Id of the prompt."""

@@ -41,7 +41,7 @@ class LoadConfig(Settings):
     warm_up_s: float = 5.0
     """Before that: the first passes of a service prepare its kernels."""
     max_p99_ms: float = 500.0
-    """A load is borne if 99 % of the tokens arrive within this, nothing fails and nothing is cut."""
+    """A load is sustained if 99 % of the tokens arrive within this, nothing fails and nothing is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where clients ask; pid of the service, None where there is none."""
+    """Address that clients ask; pid of the service, None where there is none."""
 
     url: str
     pid: int | None

@@ -74,7 +74,7 @@ class ScriptedUpstream:
         self.script = script
         self._answering: set[asyncio.Task[None]] = set()
         self.sent_at: dict[str, list[float]] = {}
-        """When each word of an answer was sent; its client adds and removes the list."""
+        """Times at which the words of an answer were sent; its client adds and removes the list."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:

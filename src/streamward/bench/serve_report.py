@@ -25,7 +25,7 @@ _COLUMNS = (
     ("rss_end_mb", "to"),
     ("stopped", "cut"),
     ("failed", "failed"),
-    ("is_borne", "borne"),
+    ("is_borne", "sustained"),
 )
 
 
@@ -107,7 +107,7 @@ def _most(config: LoadConfig, records: Sequence[LoadRecord]) -> list[str]:
     borne = max((record.streams for record in guarded if record.is_borne), default=0)
     return (
         [
-            f"Most guarded streams borne here: {borne} (p99 within {config.max_p99_ms:g} ms, at least 90 % of the"
+            f"Most guarded streams sustained here: {borne} (p99 within {config.max_p99_ms:g} ms, at least 90 % of the"
             " tokens on time, nothing failed or cut)."
         ]
         if guarded

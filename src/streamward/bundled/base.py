@@ -68,7 +68,7 @@ class Base:
 
     @property
     def folder(self) -> Path:
-        """Where the prepared weights are kept."""
+        """Folder of the prepared weights."""
         return cache_folder() / f"{self.name}-{self.sha256[:12]}"
 
 
@@ -95,7 +95,7 @@ BASES = {base.name: base for base in (_SMOLLM2, _GEMMA)}
 
 
 def cache_folder() -> Path:
-    """Where prepared weights are kept: `$STREAMWARD_CACHE`, else `streamward` in the user's cache folder."""
+    """Return the folder of prepared weights: `$STREAMWARD_CACHE`, else `streamward` in the user's cache folder."""
     chosen = os.environ.get("STREAMWARD_CACHE")
     if chosen:
         return Path(chosen)

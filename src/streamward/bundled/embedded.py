@@ -194,7 +194,7 @@ def _write_int8(source: Path, staged: Path) -> None:
     elif (source / SINGLE_FILE).exists() or (source / INDEX_FILE).exists():
         parameters, is_rounded = load_published(source), False
     else:
-        raise ConfigError(f"{source} is no checkpoint that can be prepared: it holds no {SINGLE_FILE}")
+        raise ConfigError(f"{source} is not a checkpoint that can be prepared: it contains no {SINGLE_FILE}")
     prepared = prepare(parameters, keeps_exact_layers=not is_rounded)
     save_prepared(prepared, staged)
     keys: dict[str, Any] = dict(read_config(source))

@@ -1,4 +1,4 @@
-"""How the embedded base converses: it is a model that follows instructions."""
+"""Conversation format of the embedded base, which is a model that follows instructions."""
 
 # ChatML as SmolLM2 was trained on it; the words of the system turn are those of its makers' template.
 CHAT_TEMPLATE = """\

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamward.cli.common import ExitCode, say
+from streamward.cli.common import ExitCode, needing, say
 from streamward.cli.serve import config_options, read_config
-from streamward.errors import ConfigError, InputError
+from streamward.errors import InputError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -48,16 +48,14 @@ def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-01-31 or 2026-01-31T12:00Z") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 2026-01-31 or 2026-01-31T12:00Z") from None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _open(arguments: argparse.Namespace) -> "tuple[ServeConfig, Engine]":
     config = read_config(arguments)
-    try:
+    with needing("the log needs", "serve"):
         from streamward.server.store import open_store
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the log needs {error.name}; run: pip install 'streamward[serve]'") from error
     return config, open_store(config.store)
 
 

@@ -10,8 +10,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bench",
         help="measure speed on this machine",
         description=(
-            "Measures what judging the next tokens of streams costs, against re-reading the text, against transformers"
-            " and against the least time this machine needs. Weights are random: speed does not depend on them."
+            "Measures the time to judge the next tokens of streams, beside re-reading the text, transformers and the"
+            " roofline of this machine. Weights are random: speed does not depend on them."
         ),
     )
     parser.add_argument(

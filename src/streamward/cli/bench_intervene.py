@@ -20,7 +20,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             " again."
         ),
     )
-    parser.add_argument("folder", metavar="FOLDER", help="for answers and the report; a former run is gone on with")
+    parser.add_argument("folder", metavar="FOLDER", help="for answers and the report; an earlier run is resumed")
     parser.add_argument(
         "--risky", type=int, default=200, metavar="N", help="prompts, at most 200 (default: %(default)s)"
     )

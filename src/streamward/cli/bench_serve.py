@@ -14,7 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="measure guarded streams on this machine",
         description=(
             "Sends many streams of a scripted upstream through the gateway, with the embedded guard and without one,"
-            " and says what the guard adds; --find looks for the most streams this machine bears."
+            " and reports the delay that the guard adds; --find searches for the most streams this machine sustains."
         ),
     )
     parser.add_argument("--streams", type=int, default=8, metavar="N", help="at the same time (default: %(default)s)")
@@ -25,11 +25,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         dest="paths",
         help="measure this one; may be given again (default: all)",
     )
-    parser.add_argument("--find", action="store_true", help="then find how many streams this machine bears")
+    parser.add_argument(
+        "--find", action="store_true", help="then find the number of streams that this machine sustains"
+    )
     parser.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="measured, of each load (default: %(default)s)"
     )
-    parser.add_argument("--ramp", type=float, default=10.0, metavar="S", help="before that (default: %(default)s)")
+    parser.add_argument(
+        "--ramp", type=float, default=10.0, metavar="S", help="ramp before the measurement (default: %(default)s)"
+    )
     parser.add_argument(
         "--rate", type=float, default=15.0, metavar="R", help="tokens per second (default: %(default)s)"
     )
@@ -38,7 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=float,
         default=500.0,
         metavar="MS",
-        help="limit of a load that is borne (default: %(default)s)",
+        help="limit of a sustained load (default: %(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="write one JSON record per line")
     parser.add_argument("--markdown", metavar="FILE", help="write the report; it is printed in any case")

@@ -3,11 +3,13 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from streamward.errors import InputError
+from streamward.errors import ConfigError, InputError
 from streamward.reasons import reason_of
 from streamward.schema import Action, Decision
 from streamward.text_files import decode_plain, decode_structured
@@ -20,13 +22,30 @@ Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """The outcome of a command."""
 
     ALLOWED = 0
     FAILURE = 1
     BAD_INPUT = 2
     BLOCKED = 3
     INTERRUPTED = 130
+
+
+@contextmanager
+def needing(user: str, extra: str) -> Iterator[None]:
+    """Name the extra to install where a module is missing that the imports of a `with` block need.
+
+    Args:
+        user: Part that needs the module, with its verb, as in "the store needs".
+        extra: Extra of the package that has it.
+
+    Raises:
+        ConfigError: A module is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{user} {error.name}; run: pip install 'streamward[{extra}]'") from error
 
 
 def add_guard_options(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +129,7 @@ def open_bytes(path: str) -> IO[bytes]:
     except OSError as error:
         raise InputError(f"{called(path)} cannot be read: {reason_of(error)}") from error
     except ValueError as error:  # a NUL byte in the path
-        raise InputError(f"{called(path)} cannot be read: that is no path") from error
+        raise InputError(f"{called(path)} cannot be read: that is not a path") from error
 
 
 def read_bytes(path: str) -> bytes:

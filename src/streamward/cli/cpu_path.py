@@ -1,10 +1,10 @@
-"""Which kernels this machine runs a guard with."""
+"""The kernels with which this machine runs a guard."""
 
 from typing import NamedTuple
 
 
 class CpuPath(NamedTuple):
-    """How a guard is computed here."""
+    """The way in which a guard is computed on this machine."""
 
     kernels: str
     threads: int

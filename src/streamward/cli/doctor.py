@@ -36,7 +36,7 @@ examples:
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     OK = "ok"
     NOTE = "note"

@@ -1,4 +1,4 @@
-"""`streamward evaluate`: how right guards are, on benchmark sets."""
+"""`streamward evaluate`: measure the quality of guards on benchmark sets."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`streamward keys`: make, list and revoke API keys; show what they were used for."""
+"""`streamward keys`: create, list and revoke API keys; show their usage."""
 
 import argparse
 import json
@@ -8,9 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from streamward.cli.common import ExitCode, say
+from streamward.cli.common import ExitCode, needing, say
 from streamward.cli.serve import config_options, read_config
-from streamward.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamward.server.keys import KeyStore
@@ -28,28 +27,32 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command and its verbs."""
     parser = commands.add_parser(
         "keys",
-        help="make, list and revoke API keys of the service",
-        description="Makes, lists and revokes API keys. Works beside a running service, on its database.",
+        help="create, list and revoke API keys of the service",
+        description="Creates, lists and revokes API keys. Works beside a running service, on its database.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     options = config_options()
-    create = verbs.add_parser("create", parents=[options], help="make a key and print it; it cannot be shown again")
-    create.add_argument("tenant", metavar="TENANT", help="whose key it is")
-    create.add_argument("--name", default="", metavar="TEXT", help="what it is for")
+    create = verbs.add_parser("create", parents=[options], help="create a key and print it; it cannot be shown again")
+    create.add_argument("tenant", metavar="TENANT", help="tenant that owns the key")
+    create.add_argument("--name", default="", metavar="TEXT", help="purpose of the key")
     create.add_argument("--policy", metavar="P", help="policy it is judged by (default: the service's)")
-    create.add_argument("--other-policy", action="append", default=[], metavar="P", help="may be asked for instead")
-    create.add_argument("--upstream", action="append", metavar="U", help="may be reached (default: all); repeatable")
+    create.add_argument(
+        "--other-policy", action="append", default=[], metavar="P", help="policy that its requests may ask for instead"
+    )
+    create.add_argument(
+        "--upstream", action="append", metavar="U", help="upstream that it may reach (default: all); repeatable"
+    )
     create.add_argument("--admin", action="store_true", help="may use the admin API and see every tenant")
     create.add_argument("--requests-per-minute", type=_positive, metavar="N")
     create.add_argument("--max-concurrent", type=_positive, metavar="N")
-    create.add_argument("--days", type=float, metavar="D", help="ends after so many days (default: never)")
+    create.add_argument("--days", type=float, metavar="D", help="days after which it expires (default: never)")
     create.set_defaults(run=_create)
     listing = verbs.add_parser("list", parents=[options], help="list keys as JSON lines, never the keys themselves")
     listing.add_argument("--tenant", metavar="T")
     listing.set_defaults(run=_list)
-    revoke = verbs.add_parser("revoke", parents=[options], help="end a key")
+    revoke = verbs.add_parser("revoke", parents=[options], help="revoke a key")
     revoke.add_argument("id", metavar="ID", help="the part of the key after sw-")
     revoke.set_defaults(run=_revoke)
     usage = verbs.add_parser("usage", parents=[options], help="counts by key and day as JSON lines")
@@ -68,11 +71,9 @@ def _positive(text: str) -> int:
 @contextmanager
 def _store(arguments: argparse.Namespace) -> Iterator["KeyStore"]:
     config = read_config(arguments)
-    try:
+    with needing("keys need", "serve"):
         from streamward.server.keys import KeyStore
         from streamward.server.store import open_store
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"keys need {error.name}; run: pip install 'streamward[serve]'") from error
     engine = open_store(config.store)
     try:
         yield KeyStore(engine=engine)

@@ -36,7 +36,7 @@ Judges what people ask a language model and what it answers, also while the answ
 
   streamward moderate "How do I bake bread?"             judge a prompt
   streamward moderate --prompt P --response R --json     judge an answer to a prompt, as JSON
-  llm "Hello" | streamward watch --prompt "Hello"        pass on an answer as far as it is harmless
+  llm "Hello" | streamward watch --prompt "Hello"        pass on an answer while it is harmless
   streamward models list                                 what guards there are
 """
 _EPILOG = "Exit codes: 0 allowed, 3 blocked, 2 bad input, 1 failure."

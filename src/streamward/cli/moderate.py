@@ -15,6 +15,7 @@ from streamward.cli.common import (
     called,
     exit_code,
     load,
+    needing,
     open_bytes,
     read_json,
     read_text,
@@ -22,7 +23,7 @@ from streamward.cli.common import (
 )
 from streamward.cli.progress import file_progress, row_progress
 from streamward.cli.show import show_result
-from streamward.errors import ConfigError, InputError, StreamwardError
+from streamward.errors import InputError, StreamwardError
 from streamward.moderation.conversation import read_conversation
 from streamward.moderation.rows import InputRow, answer_json, judge_row, read_row, result_json
 from streamward.policy import Policy
@@ -145,10 +146,8 @@ def _run_rows(arguments: argparse.Namespace) -> int:
 
 
 def _run_job(arguments: argparse.Namespace) -> int:
-    try:
+    with needing("--ray needs", "ray"):
         from streamward.distributed.job import ModerationJob, run_job
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     for name in ("workers", "shard_rows"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")

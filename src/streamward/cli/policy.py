@@ -25,9 +25,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Checks a policy file, shows what it means, or tries it on recorded traffic.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    check = verbs.add_parser("check", help="say whether a policy file is right, and what is wrong with it")
+    check = verbs.add_parser("check", help="check a policy file and report its errors")
     show = verbs.add_parser("show", help="print a policy with all its defaults, as JSON")
-    trial = verbs.add_parser("try", help="say what a policy would have done about recorded traffic")
+    trial = verbs.add_parser("try", help="show what a policy would have done to recorded traffic")
     for verb, run in ((check, _check), (show, _show), (trial, _try)):
         verb.add_argument("policy", metavar="POLICY", help="strict, loose or a TOML file")
         verb.set_defaults(run=run)

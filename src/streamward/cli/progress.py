@@ -1,4 +1,4 @@
-"""How far a file of rows is, on standard error."""
+"""Progress through a file of rows, on standard error."""
 
 import sys
 import time

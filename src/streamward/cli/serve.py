@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamward.cli.announcement import announce
-from streamward.cli.common import ExitCode, say
+from streamward.cli.common import ExitCode, needing, say
 from streamward.cli.stopping import end_now, end_within
 from streamward.errors import ConfigError
 
@@ -56,7 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     asked.add_argument(
         "--check",
         action="store_true",
-        help="say everything that would keep the service from starting, have upstreams show that they can continue"
+        help="report every problem that would prevent the start, have upstreams show that they can continue"
         " a text where the settings say so, and stop",
     )
     parser.add_argument(
@@ -134,12 +134,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _serve_for_good(arguments: argparse.Namespace, config: "ServeConfig") -> int:
-    try:
+    with needing("serving needs", "serve"):
         from streamward.observability import set_up_logging
         from streamward.server.listening import bind
         from streamward.server.state import load_here, open_state
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"serving needs {error.name}; run: pip install 'streamward[serve]'") from error
     set_up_logging(config.log.level, is_json=config.log.format == "json")
     load = load_on_ray if arguments.ray else load_here
     sockets = bind(config.listen)  # before the guard is loaded; nobody can connect until it is
@@ -161,15 +159,13 @@ def load_on_ray(config: "ServeConfig", policy: "Policy") -> "Moderator":
         ConfigError: The extra `ray` is not installed, or the settings do not fit.
         CheckpointError: The guard cannot be loaded.
     """
-    try:
+    with needing("--ray needs", "ray"):
         from streamward.distributed.config import ApplicationArguments
         from streamward.distributed.serving import open_moderator
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--ray needs {error.name}; run: pip install 'streamward[ray]'") from error
     if config.vllm is not None:
         raise ConfigError("replicas on Ray have engines of their own; leave out --ray, or the settings of vllm")
     return open_moderator(
-        ApplicationArguments(guard=config.guard, engine=config.engine, fleet=config.ray),
+        ApplicationArguments(guard=config.guard, engine=config.engine, ray=config.ray),
         policy=policy,
         max_chars=config.limits.max_chars,
         max_workers=config.limits.max_in_flight,

@@ -2,9 +2,8 @@
 
 import argparse
 
-from streamward.cli.common import ExitCode, say
+from streamward.cli.common import ExitCode, needing, say
 from streamward.cli.serve import config_options, read_config
-from streamward.errors import ConfigError
 
 _EXAMPLES = """\
 examples:
@@ -27,18 +26,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     options = config_options()
-    check = verbs.add_parser("check", parents=[options], help="say what a start would change; nothing is changed")
+    check = verbs.add_parser("check", parents=[options], help="show what a start would change, without changing it")
     check.set_defaults(run=_check)
-    upgrade = verbs.add_parser("upgrade", parents=[options], help="make or migrate the tables")
+    upgrade = verbs.add_parser("upgrade", parents=[options], help="create or migrate the tables")
     upgrade.set_defaults(run=_upgrade)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
-    try:
+    with needing("the store needs", "serve"):
         from streamward.server.store import pending_revisions
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the store needs {error.name}; run: pip install 'streamward[serve]'") from error
     waiting = pending_revisions(config.store)
     print(f"to be migrated: {', '.join(waiting)}" if waiting else "as this version needs it")
     return ExitCode.ALLOWED
@@ -46,10 +43,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _upgrade(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
-    try:
+    with needing("the store needs", "serve"):
         from streamward.server.store import open_store, pending_revisions
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the store needs {error.name}; run: pip install 'streamward[serve]'") from error
     waiting = pending_revisions(config.store)
     open_store(config.store).dispose()
     say(f"migrated: {', '.join(waiting)}" if waiting else "nothing to migrate")

@@ -27,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser(
         "watch",
-        help="pass on a stream as far as it is harmless",
+        help="pass on a stream up to the point where it is stopped",
         description=(
             "Reads an answer on standard input while it is written, and writes to standard output what was judged and"
             " released, masked by the policy's detectors. Stops at a block with exit code 3."
@@ -35,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prompt", metavar="P", help="what the answer is an answer to; judged too")
+    parser.add_argument("--prompt", metavar="P", help="prompt of the answer; judged too")
     add_guard_options(parser)
     parser.set_defaults(run=run)
 

@@ -37,7 +37,7 @@ class _Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where streams are opened.
+    """The service at which streams are opened.
 
     Attributes:
         url: Address, `ws://` or `wss://`.

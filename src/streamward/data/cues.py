@@ -59,7 +59,7 @@ class Cue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CueCount:
-    """How often a cue stands in rows, and in harmful ones.
+    """Counts of rows with a cue, and of the harmful ones among them.
 
     Attributes:
         num_rows: Rows, or sentences where the target is the onset, that carry the cue.

@@ -1,4 +1,4 @@
-"""Which rows training runs hold back, and halves of the rest: the same in every run and on every machine."""
+"""Splits rows into held-out ones and halves of the rest: the same in every run and on every machine."""
 
 import hashlib
 from typing import Literal
@@ -12,7 +12,7 @@ def is_held_out(sample: Sample, *, fraction: float) -> bool:
 
 
 def fold_of(sample: Sample) -> Literal["A", "B"]:
-    """Which half of the rows it belongs to; related rows share theirs."""
+    """Return the half of the rows to which a row belongs; related rows share theirs."""
     return "A" if _digest(sample)[4] % 2 == 0 else "B"
 
 

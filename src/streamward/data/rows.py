@@ -20,7 +20,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Read the objects of `NAME.jsonl` or `NAME.jsonl.gz` with the numbers of their lines.
 
     Raises:
-        InputError: The file cannot be read, or a line is no JSON object; names the line.
+        InputError: The file cannot be read, or a line is not a JSON object; names the line.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

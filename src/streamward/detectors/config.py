@@ -56,7 +56,7 @@ class DetectorConfig(Settings):
     label: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")] | None = None
     """The word in the placeholder. None: the id, or else the type, in capitals."""
     applies_to: tuple[DetectorTarget, ...] = Field(default=tuple(DetectorTarget), min_length=1)
-    """Which texts are read."""
+    """Texts that the detector reads."""
     exceptions: tuple[Entry, ...] = ()
     """Words or phrases within which nothing is found, in either case."""
     exception_patterns: tuple[Expression, ...] = ()

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class DetectorTarget(StrEnum):
-    """Which texts of a conversation a detector reads."""
+    """The texts of a conversation that a detector reads."""
 
     PROMPT = "prompt"
     RESPONSE = "response"

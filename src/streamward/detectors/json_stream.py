@@ -141,7 +141,7 @@ class JsonFindingStream:
         return _moved(edit, self._starts[edit.start], end, _escaped)
 
     def _take_bare(self, text: str) -> list[SpanEdit]:
-        """Read what is outside of strings: a number, a name, white space; or anything, where the source is no JSON."""
+        """Read what is outside of strings: a number, a name, white space; or anything, where the source is not JSON."""
         if self._bare is None:
             self._bare, self._bare_text, self._bare_start = self._open(self._before), "", self._read
         self._bare_text += text

@@ -108,7 +108,7 @@ class Masker:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where characters of a text went: the masks as (start, end, place of their replacement, its length)."""
+    """New places of a text's characters: the masks as (start, end, place of their replacement, its length)."""
 
     start: int
     masks: list[tuple[int, int, int, int]]

@@ -16,7 +16,7 @@ _ID = ("national id", "id number", "id no", "identity number", "identity card", 
 
 
 class NationalIdFormat(NamedTuple):
-    """How the numbers of one kind are written.
+    """The written form of the numbers of one kind.
 
     Attributes:
         country: ISO 3166 code, lower case.

@@ -1,4 +1,4 @@
-"""How many replicas there should be. Ray Serve counts calls, of which one holds the reads of many streams."""
+"""Chooses the number of replicas. Ray Serve counts calls, of which one holds the reads of many streams."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,14 +1,14 @@
-"""How a guard is spread over Ray. Imports without torch and without ray."""
+"""Settings of a guard that is spread over Ray. Imports without torch and without ray."""
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from streamward.engine.config import EngineConfig
 from streamward.settings import Settings
 
 
-class FleetConfig(Settings):
+class ReplicaSetConfig(Settings):
     """Replicas of one guard on Ray Serve."""
 
     address: str | None = None
@@ -26,9 +26,9 @@ class FleetConfig(Settings):
     max_reads: int = Field(default=256, gt=0)
     """Threads that read at one replica, and calls under way to it, of which one may hold several reads; more wait."""
     upscale_delay_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    """How long there must be too few replicas before one is added."""
+    """Time for which there must be too few replicas before one is added, in seconds."""
     downscale_delay_s: float = Field(default=300.0, ge=0, allow_inf_nan=False)
-    """How long there must be too many before one is drained; its streams are read again elsewhere."""
+    """Time for which there must be too many before one is drained, in seconds; its streams are read again elsewhere."""
     cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Cores that Ray reserves for a replica, which are its threads unless `engine.threads` says otherwise."""
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -57,5 +57,6 @@ class ApplicationArguments(Settings):
     """Embedded guard, checkpoint folder or hub id, on every node alike."""
     engine: EngineConfig = EngineConfig()
     """Limits of each replica's engine."""
-    fleet: FleetConfig = FleetConfig()
+    ray: ReplicaSetConfig = Field(default=ReplicaSetConfig(), validation_alias=AliasChoices("ray", "fleet"))
+    """Settings of the replicas; `fleet` is the former name, accepted until the next release."""
     """The replicas."""

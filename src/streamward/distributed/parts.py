@@ -117,7 +117,7 @@ class Parts:
         different = [name for name in identity if before.get(name) != identity[name]]
         if different:
             raise InputError(
-                f"{str(self._folder)!r} holds rows of a job with another {', '.join(different)};"
+                f"{str(self._folder)!r} contains rows of a job with another {', '.join(different)};"
                 " remove the folder to begin again, or write to another file"
             )
 

@@ -28,7 +28,7 @@ class ReplicaLostError(StreamwardError):
     """A replica did not answer, and will not; what it was asked may be asked another."""
 
 
-class Fleet(Protocol):
+class ReplicaSet(Protocol):
     """Replicas of one guard, wherever they are."""
 
     def read(self, request: ReadRequest, *, replica: str | None, timeout_s: float) -> ReadReply:
@@ -80,7 +80,7 @@ class _Placed:
 
 
 class RemoteTokenScorer(TokenScorer):
-    """Does what an `EngineWorker` does, with the engines of a fleet. One read of a stream at a time.
+    """Does what an `EngineWorker` does, with the engines of a set of replicas. One read of a stream at a time.
 
     A stream stays with the replica that has its cache. When that one is drained or dies, the next read goes to another
     with all tokens before as context; it returns when the new tokens are judged, and not before.
@@ -88,23 +88,23 @@ class RemoteTokenScorer(TokenScorer):
 
     def __init__(
         self,
-        fleet: Fleet,
+        replica_set: ReplicaSet,
         description: Description,
         *,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take over a fleet.
+        """Take over a set of replicas.
 
         Args:
-            fleet: The replicas; closed with the driver.
+            replica_set: The replicas; closed with the driver.
             description: Description of their guard.
             timeout_s: For one read, hand-overs included.
             clock: Seconds that only grow.
             pause: Waits so many seconds, between tries.
         """
-        self._fleet = fleet
+        self._replica_set = replica_set
         self._description = description
         self._timeout_s = timeout_s
         self._clock = clock
@@ -201,19 +201,19 @@ class RemoteTokenScorer(TokenScorer):
         return self._reads.health()
 
     def close(self) -> None:
-        """Close all streams, and let go of the fleet. May be called again."""
+        """Close all streams, and let go of the replicas. May be called again."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             streams, self._streams = self._streams, {}
         for placed in streams.values():
             self._leave(placed)
         if not was_closed:
-            self._fleet.close()
+            self._replica_set.close()
 
     def _leave(self, placed: _Placed) -> None:
         placed.is_open = False
         if placed.replica is not None:
-            self._fleet.forget(placed.name, replica=placed.replica)
+            self._replica_set.forget(placed.name, replica=placed.replica)
 
     def _ask(self, placed: _Placed, segments: Sequence[Segment]) -> ReadReply:
         """Have tokens judged, by one replica after the other if need be."""
@@ -226,7 +226,7 @@ class RemoteTokenScorer(TokenScorer):
                 raise StreamClosedError("the stream was closed while its tokens were read")
             request = placed.request(segments)
             try:
-                reply = self._fleet.read(request, replica=placed.replica, timeout_s=left_s)
+                reply = self._replica_set.read(request, replica=placed.replica, timeout_s=left_s)
             except ReplicaLostError:
                 num_lost += 1
                 placed.leave()
@@ -249,7 +249,7 @@ class RemoteTokenScorer(TokenScorer):
     def _give_up(self, placed: _Placed, reply: ReadReply) -> None:
         """Leave nothing behind at a replica that could not take a stream over."""
         if placed.replica is None:
-            self._fleet.forget(placed.name, replica=reply.replica)
+            self._replica_set.forget(placed.name, replica=reply.replica)
             placed.leave()
 
     def _count_handover(self, placed: _Placed, *, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Where Ray Serve sends a read: to the replica that has the stream's cache, else to the less busy of two."""
+"""Routes a read of Ray Serve: to the replica that has the stream's cache, else to the less busy of two."""
 
 import random
 

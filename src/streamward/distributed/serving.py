@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from streamward.distributed.autoscaling import READS, by_reads
 from streamward.distributed.batching import ReadBatcher
 from streamward.distributed.cluster import join_ray
-from streamward.distributed.config import ApplicationArguments, FleetConfig
+from streamward.distributed.config import ApplicationArguments, ReplicaSetConfig
 from streamward.distributed.remote import RemoteTokenScorer, ReplicaLostError
 from streamward.distributed.replica import GuardReplica
 from streamward.distributed.router import StickyRouter
@@ -47,13 +47,13 @@ _QUEUED_PER_READ = 16  # calls that may wait in the service for each that a repl
 class ServeReplica:
     """A `GuardReplica` as Ray Serve calls it."""
 
-    def __init__(self, guard: str, engine: EngineConfig, fleet: FleetConfig) -> None:
+    def __init__(self, guard: str, engine: EngineConfig, replica_set: ReplicaSetConfig) -> None:
         """Load the guard."""
         name = serve.get_replica_context().replica_id.unique_id
-        folder = find_served(guard, engine=engine, dtype=fleet.dtype)
-        loaded = load_engine(folder, engine=engine, dtype=fleet.dtype)
-        self._replica = GuardReplica(loaded, guard=guard, name=name, idle_s=fleet.idle_s)
-        self._pool = ThreadPoolExecutor(fleet.max_reads, thread_name_prefix="streamward-read")
+        folder = find_served(guard, engine=engine, dtype=replica_set.dtype)
+        loaded = load_engine(folder, engine=engine, dtype=replica_set.dtype)
+        self._replica = GuardReplica(loaded, guard=guard, name=name, idle_s=replica_set.idle_s)
+        self._pool = ThreadPoolExecutor(replica_set.max_reads, thread_name_prefix="streamward-read")
         self._num_reads = 0
 
     async def describe(self, replica: None = None) -> Description:
@@ -97,34 +97,34 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:  # Any: values as 
 
 def application(arguments: ApplicationArguments) -> serve.Application:
     """Return the replicas as an application."""
-    fleet = arguments.fleet
+    replica_set = arguments.ray
     deployment = serve.deployment(ServeReplica).options(
         name="guard",
-        max_ongoing_requests=fleet.max_reads,
-        max_queued_requests=fleet.max_reads * _QUEUED_PER_READ,
+        max_ongoing_requests=replica_set.max_reads,
+        max_queued_requests=replica_set.max_reads * _QUEUED_PER_READ,
         autoscaling_config=AutoscalingConfig(
-            min_replicas=fleet.min_replicas,
-            max_replicas=fleet.max_replicas,
-            target_ongoing_requests=fleet.target_reads,
-            upscale_delay_s=fleet.upscale_delay_s,
-            downscale_delay_s=fleet.downscale_delay_s,
+            min_replicas=replica_set.min_replicas,
+            max_replicas=replica_set.max_replicas,
+            target_ongoing_requests=replica_set.target_reads,
+            upscale_delay_s=replica_set.upscale_delay_s,
+            downscale_delay_s=replica_set.downscale_delay_s,
             policy=AutoscalingPolicy(policy_function=by_reads),
         ),
         request_router_config=RequestRouterConfig(request_router_class=StickyRouter),
-        ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
+        ray_actor_options={"num_cpus": replica_set.cpus, "num_gpus": replica_set.gpus},
         health_check_period_s=_HEALTH_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
-        graceful_shutdown_timeout_s=fleet.timeout_s,
+        graceful_shutdown_timeout_s=replica_set.timeout_s,
         logging_config={"enable_access_log": False},
     )
-    bound: serve.Application = deployment.bind(arguments.guard, arguments.engine, fleet)
+    bound: serve.Application = deployment.bind(arguments.guard, arguments.engine, replica_set)
     return bound
 
 
-class RayFleet:
+class RayReplicaSet:
     """The replicas of a Ray Serve application. From `open`; close it."""
 
-    def __init__(self, handle: DeploymentHandle, config: FleetConfig, *, has_joined: bool) -> None:
+    def __init__(self, handle: DeploymentHandle, config: ReplicaSetConfig, *, has_joined: bool) -> None:
         """Take over an application.
 
         Args:
@@ -146,7 +146,7 @@ class RayFleet:
             ConfigError: There is no such cluster or application, or this machine has too few cores.
             CheckpointError: No replica could load the guard.
         """
-        config = arguments.fleet
+        config = arguments.ray
         has_joined = join_ray(config.address, cores_needed=config.cpus * config.min_replicas)
         try:
             return cls(_deploy(arguments) if config.deploy else _find(config), config, has_joined=has_joined)
@@ -156,7 +156,7 @@ class RayFleet:
 
     @property
     def handle(self) -> DeploymentHandle:
-        """Where Ray Serve takes calls."""
+        """Handle through which Ray Serve takes calls."""
         return self._handle
 
     def describe(self) -> Description:
@@ -172,7 +172,7 @@ class RayFleet:
         return description
 
     def read(self, request: ReadRequest, *, replica: str | None, timeout_s: float) -> ReadReply:
-        """Have tokens read; see `Fleet.read`. Short reads of streams at one replica share calls."""
+        """Have tokens read; see `ReplicaSet.read`. Short reads of streams at one replica share calls."""
         num_tokens = sum(len(token_ids) for token_ids, _ in request.segments)
         try:
             if replica is None or num_tokens > _MAX_SHARED_TOKENS:
@@ -220,19 +220,19 @@ class RayFleet:
 def _deploy(arguments: ApplicationArguments) -> DeploymentHandle:
     serve.start(proxy_location=ProxyLocation.Disabled, logging_config={"log_level": "WARNING"})
     try:
-        return serve.run(application(arguments), name=arguments.fleet.application, route_prefix=None)
+        return serve.run(application(arguments), name=arguments.ray.application, route_prefix=None)
     except RuntimeError as error:
         raise CheckpointError(f"no replica could load {arguments.guard!r}; Ray's logs say why") from error
 
 
-def _find(config: FleetConfig) -> DeploymentHandle:
+def _find(config: ReplicaSetConfig) -> DeploymentHandle:
     try:
         return serve.get_app_handle(config.application)
     except RayServeException as error:
         raise ConfigError(f"there is no Ray Serve application {config.application!r} in the cluster") from error
 
 
-def _leave(config: FleetConfig, *, has_joined: bool) -> None:
+def _leave(config: ReplicaSetConfig, *, has_joined: bool) -> None:
     """Tidy up as far as Ray lets us; it gives up replicas that hang after a minute."""
     try:
         if config.deploy:
@@ -267,11 +267,11 @@ def open_moderator(arguments: ApplicationArguments, *, policy: Policy, max_chars
             f"{arguments.guard!r} judges whole texts only; --ray is for Stream guards."
             " Serve a Gen guard with vLLM or SGLang and name its address instead"
         )
-    fleet = RayFleet.open(arguments)
+    replica_set = RayReplicaSet.open(arguments)
     try:
-        driver = RemoteTokenScorer(fleet, fleet.describe(), timeout_s=arguments.fleet.timeout_s)
+        driver = RemoteTokenScorer(replica_set, replica_set.describe(), timeout_s=arguments.ray.timeout_s)
         guard = StreamGuard(GuardTokenizer.from_folder(folder), driver)
     except BaseException:
-        fleet.close()
+        replica_set.close()
         raise
     return Moderator(guard, policy=policy, max_chars=max_chars, max_workers=max_workers)

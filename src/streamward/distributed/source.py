@@ -133,7 +133,7 @@ class ParquetSource:
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (OSError, ValueError) as error:  # ValueError: pyarrow's own errors
-            raise InputError(f"{str(path)!r} cannot be read, or is no Parquet file") from error
+            raise InputError(f"{str(path)!r} cannot be read, or is not a Parquet file") from error
         self._columns = [name for name in self._file.schema_arrow.names if name in (*_LABEL_KEYS, *ITEM_KEYS)]
         if not set(self._columns) & set(ITEM_KEYS):
             raise InputError(f"{str(path)!r} has none of the columns {', '.join(ITEM_KEYS)}")

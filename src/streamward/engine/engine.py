@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def runner(self) -> ModelRunner:
-        """Where the model runs."""
+        """The runner of the model."""
         return self._runner
 
     @property

@@ -1,4 +1,4 @@
-"""Which pages of the KV cache are free, shared or in use."""
+"""Keeps track of the pages (KV cache blocks) that are free, shared or in use."""
 
 import re
 from collections import OrderedDict
@@ -39,11 +39,6 @@ class PagePool:
         self._num_users = [0] * num_pages
         self._high_water_mark = 0  # pages from here on were never handed out
         self.num_free = num_pages
-
-    @property
-    def high_water_mark(self) -> int:
-        """Pages from the start that have ever been in use."""
-        return self._high_water_mark
 
     def take(self, count: int, *, after: int | None) -> list[int]:
         """Allocate pages, following page `after` where those are free.

@@ -24,7 +24,7 @@ def load_runner(folder: Path, config: EngineConfig, *, dtype: str | None = None)
         ConfigError: The runner that was asked for, or any runner, cannot run the guard.
     """
     if not is_stream_checkpoint(read_config(folder)):
-        raise CheckpointError(f"{folder} holds no Stream guard: its config.json has no guard_inner_size")
+        raise CheckpointError(f"{folder} contains no Stream guard: its config.json has no guard_inner_size")
     reason = why_not_native(folder, runner=config.runner, page_tokens=config.page_tokens, dtype=dtype)
     if reason is None:
         return NativeModelRunner(load_parameters(folder), config)

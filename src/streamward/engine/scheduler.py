@@ -1,4 +1,4 @@
-"""Which tokens the next step processes: fair between owners first, then between the sequences of each."""
+"""Chooses the tokens of a step (short appends before prefill): fair between owners, then between their sequences."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which judged rows may stand in one column: with a published figure, or with another guard's."""
+"""Finds judged rows that may share a column: with a published figure, or with another guard's."""
 
 import hashlib
 import json

@@ -71,7 +71,7 @@ def _llama_guard(text: str, side: Side) -> Reply:
         raise UpstreamError("the guard's answer is neither safe nor unsafe")
     codes = [code.strip() for code in lines[1].split(",")] if len(lines) == 2 else []
     if not all(_LLAMA_CODE.fullmatch(code) for code in codes):
-        raise UpstreamError("the guard's line of categories is no list of codes such as S1,S9")
+        raise UpstreamError("the guard's line of categories is not a list of codes such as S1,S9")
     return Reply(RiskLevel.UNSAFE, _first(codes, LLAMA_GUARD))
 
 

@@ -44,7 +44,7 @@ def read_records(path: Path) -> Iterator[Record]:
         is_empty = False
         yield record
     if is_empty:
-        raise InputError(f"{path} holds no rows")
+        raise InputError(f"{path} contains no rows")
 
 
 def _read_text(path: Path) -> str:

@@ -56,7 +56,7 @@ def streams_section(report: GuardReport) -> Section:
     text = (
         "Every response is read token by token; it is stopped at the first flag under the policy's debounce (two"
         " successive tokens), at strict. Recall stands beside false stops: a guard that stops everything at once has"
-        " all of the one and all of the other."
+        " full recall and stops every harmless stream too."
     )
     return Section("Streams", text, parts)
 
@@ -73,7 +73,7 @@ def _onset_parts(report: GuardReport) -> Iterator[Table | Plot]:
     header = ["set", "streams", *(name.replace("_", " ") for name in names)]
     yield Table("Stops against the marked part", header, rows, note)
     leaks = {key: stream.leaks for key, stream in found}
-    yield Plot("What gets out, against what is held back", plots.leak_curves(leaks))
+    yield Plot("Released harmful text against the hold-back", plots.leak_curves(leaks))
     chosen = (0, 1, 8, 32)
     rows = [
         [
@@ -160,7 +160,7 @@ def categories_section(report: GuardReport) -> Section:
 
 
 def calibration_section(report: GuardReport) -> Section:
-    """Say whether risks mean what they say."""
+    """Compare predicted risks with the share of unsafe rows."""
     if not report.calibration:
         return Section("Calibration", "", [])
     values = {side.value: each for side, each in report.calibration.items()}
@@ -172,7 +172,7 @@ def calibration_section(report: GuardReport) -> Section:
 
 
 def perturbations_section(report: GuardReport) -> Section:
-    """Say what perturbations change."""
+    """Report the changes under perturbations."""
     if not report.perturbations:
         return Section("Perturbations", "", [])
     header = ["perturbation", "rows", "recall", "change", "false positives", "change"]

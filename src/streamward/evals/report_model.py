@@ -384,7 +384,7 @@ def read_report(path: Path) -> GuardReport:
         path: A `report.json`, or the folder that holds it.
 
     Raises:
-        InputError: It cannot be read or is no report.
+        InputError: It cannot be read or is not a report.
     """
     file = path / REPORT_FILE if path.is_dir() else path
     try:
@@ -394,4 +394,4 @@ def read_report(path: Path) -> GuardReport:
     try:
         return GuardReport.parse(values, source=str(file))
     except ConfigError as error:
-        raise InputError(f"{str(file)!r} is no report of this version: {str(error)[:300]}") from error
+        raise InputError(f"{str(file)!r} is not a report of this version: {str(error)[:300]}") from error

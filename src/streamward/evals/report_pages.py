@@ -96,7 +96,7 @@ def _cards(report: GuardReport) -> Iterator[Card]:
         missed = sum(each.onset.missed for each in streams if each.onset)
         yield Card("Streams missed", f"{percent(missed / total)} %", f"of {total:,} with a marked harmful part")
     if (speed := report.cost.get("tokens_per_s")) is not None:
-        yield Card("Speed", f"{speed:,.0f}", "tokens judged a second, in batches")
+        yield Card("Speed", f"{speed:,.0f}", "tokens judged per second, in batches")
     if (latency := report.cost.get("alone_ms_p50")) is not None:
         yield Card("Latency", f"{latency:,.0f} ms", "median of single rows, one by one")
     errors = sum(each.errors for each in report.sets)
@@ -116,8 +116,8 @@ def _whole_texts(report: GuardReport) -> Section:
     sets = [each for each in report.plain_sets if each.points]
     text = (
         "Positive means Unsafe. Strict counts the guard's Controversial as unsafe, loose as safe; both at the"
-        " guard's own thresholds. Rows that people call Controversial are in no figure; their flagged share is in the"
-        " second table. 95 % bootstrap intervals in brackets."
+        " guard's own thresholds. Rows that people labelled Controversial enter no figure; the share of them that was"
+        " flagged is in the second table. 95 % bootstrap intervals in brackets."
     )
     labels = [each.key for each in sets]
     series = [plots.Series(name, [each.points[name].f1 for each in sets], is_hollow=name == "loose") for name in _MODES]
@@ -187,8 +187,8 @@ def _ranking_table(sets: Sequence[SetReport]) -> Table:
     ]
     header = ["set", "AUROC", "AUPRC", "ECE", "Controversial flagged", "oracle F1: mode", "oracle F1: threshold"]
     note = (
-        "Oracle: what choosing the better mode, or the best threshold, with the labels at hand would give. It cannot be"
-        " deployed; published averages take the first."
+        "Oracle: the result of choosing the better mode, or the best threshold, on the labels themselves. It cannot be"
+        " deployed; published averages use the better mode."
     )
     return Table("Ranking, calibration and the oracle", header, rows, note)
 
@@ -205,7 +205,7 @@ def _refusal_table(sets: Sequence[SetReport]) -> Table | None:
         for each in sets
         if each.refusal is not None and each.refusal.point.f1 is not None
     ]
-    note = "Rows unsaid: the guard does not say whether a response is a refusal."
+    note = "Rows unsaid: the guard does not report whether a response is a refusal."
     return Table("Refusals", ["set", "rows unsaid", "F1", "precision", "recall"], rows, note) if rows else None
 
 
@@ -215,7 +215,7 @@ def _unlabelled_table(sets: Sequence[SetReport]) -> Table | None:
         flagged, passed = (each.decisions.strict.count(letter) for letter in "10")
         if not each.points and flagged + passed:
             rows.append([each.key, _size(each), percent(flagged / (flagged + passed)), each.labels])
-    note = "Nobody says which of these rows are unsafe: the share is no figure of merit."
+    note = "The rows have no label of harm, so the share does not measure quality."
     return (
         Table("Sets without a label of harm", ["set", "rows", "flagged, strict", "labels"], rows, note)
         if rows
@@ -239,10 +239,10 @@ def _published(report: GuardReport) -> Section:
     parts += published_tables({report.name: report.columns})
     if report.excluded:
         rows = [[each.name, each.reason] for each in report.excluded]
-        parts.append(Table("Columns not formed, and why", ["column", "why"], rows, is_folded=True))
+        parts.append(Table("Columns left out, and the reason", ["column", "reason"], rows, is_folded=True))
     text = (
-        f"F1 times 100 on the very rows of the published columns. Published rows: {published_figures().source}; they"
-        " were measured there, not here. A column marked * lacks some rows or says so in its note."
+        f"F1 times 100 on the rows of the published columns. Published figures: {published_figures().source}; they"
+        " were not measured in this run. A column marked * lacks some rows; its note states which."
     )
     return Section("Beside published figures", text, parts)
 
@@ -304,7 +304,9 @@ def _cost(report: GuardReport) -> Section:
         for key, title in names.items()
         if (value := report.cost.get(key)) is not None
     ]
-    text = "Of this run on this machine; rows out of the cache count with the time they once took."
+    text = (
+        "The figures are those of this run on this machine; cached rows count with the time of their first judgement."
+    )
     return Section("Cost", text, [Table("Time", ["what", "value"], rows)])
 
 

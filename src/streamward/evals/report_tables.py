@@ -50,7 +50,7 @@ def put_table(table: str, path: Path) -> None:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:
-        raise InputError(f"{str(path)!r} must hold the lines {BEGIN} and {END} once each, around the table")
+        raise InputError(f"{str(path)!r} must contain the lines {BEGIN} and {END} once each, around the table")
     path.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}", encoding="utf-8")
 
 

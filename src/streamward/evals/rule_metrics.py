@@ -1,4 +1,4 @@
-"""How well a guard judges rules of an operator's own, always beside what it says when the rule is deleted."""
+"""Quality of a guard on an operator's own rules, always beside its answers when the rule is deleted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

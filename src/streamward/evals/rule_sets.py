@@ -63,9 +63,9 @@ def load_rule_set(path: Path, *, split: str = "test") -> list[RuleRow]:
     elif path.is_file():
         rows = [_dynabench_row(row, where=f"{path.name}:{number}") for number, row in read_rows(path)]
     else:
-        raise InputError(f"{str(path)!r} is no folder with {RULES_FILE} and no file")
+        raise InputError(f"{str(path)!r} is not a folder with {RULES_FILE} and no file")
     if not rows:
-        raise InputError(f"{str(path)!r} holds no rows of the split {split!r}")
+        raise InputError(f"{str(path)!r} contains no rows of the split {split!r}")
     return rows
 
 

@@ -72,12 +72,12 @@ def available_sets(folder: Path) -> list[SetEntry]:
         InputError: There is no such folder, or it holds none.
     """
     if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder; give one that holds benchmark sets, or `hub`")
+        raise InputError(f"{str(folder)!r} is not a folder; give one that holds benchmark sets, or `hub`")
     known = [entry for entry in set_entries() if _files_of(folder, entry.name)]
     names = {path.name.removesuffix(".gz").removesuffix(".jsonl") for path in folder.glob("*.jsonl*") if path.is_file()}
     own = [entry_of(name) for name in sorted(names - {entry.name for entry in set_entries()})]
     if not known and not own:
-        raise InputError(f"{str(folder)!r} holds no set; files are called like {set_entries()[0].name}.jsonl.gz")
+        raise InputError(f"{str(folder)!r} contains no set; files are called like {set_entries()[0].name}.jsonl.gz")
     return known + own
 
 
@@ -131,7 +131,7 @@ def read_set(paths: Sequence[Path], entry: SetEntry, *, held_out: float | None =
             kept = tuple(row for sample, row in rows if is_held_out(sample, fraction=held_out))
             evals[-1] = replace(evals[-1], rows=kept, sampled_from=len(rows))
     if held_out is None and not any(each.rows for each in evals):
-        raise InputError(f"{entry.name} holds no row with a label")
+        raise InputError(f"{entry.name} contains no row with a label")
     return [each for each in evals if each.rows]
 
 

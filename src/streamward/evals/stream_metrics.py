@@ -1,4 +1,4 @@
-"""How a guard fares on responses that grow: where it stops them, what got out before, what it stops without need."""
+"""Quality of a guard on growing responses: the place of its stops, the text released before them, and false stops."""
 
 import statistics
 from collections.abc import Sequence

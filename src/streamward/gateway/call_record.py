@@ -55,7 +55,7 @@ class GatewayResponse:
 
 
 class EndReason(StrEnum):
-    """How a call ended."""
+    """The ways in which a call ends."""
 
     COMPLETE = "complete"
     PROMPT_BLOCKED = "prompt_blocked"

@@ -27,7 +27,7 @@ class CallReport:
     ) -> None:
         """Begin with a call that was understood at a time of the clock, in seconds."""
         self.started = started
-        """When the call began, by the clock."""
+        """Time at which the call began, by the clock."""
         self.decision: Decision = ALLOWED
         """Decision about the prompt."""
         self.stops: list[Cutoff] = []

@@ -70,7 +70,7 @@ class ChangedChoice:
         """
         self.group = group
         self.finish_reason = "content_filter"
-        """How it ended."""
+        """Reason for which it ended."""
         self.records: list[InterventionRecord] = []
         """Changes made so far."""
         self.decision: Decision | None = None
@@ -80,7 +80,7 @@ class ChangedChoice:
         self.shown = choice.text[: choice.released]
         """Text that the client has received, once the iteration has ended."""
         self.num_calls = 0
-        """How often the upstream was asked to go on."""
+        """Number of times that the upstream was asked to continue."""
         self._choice = choice
         self._guard = guard
         self._walk = walk

@@ -42,7 +42,7 @@ Opaque = Literal["drop", "block", "pass"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the two formats differ.
+    """The differences between the two formats.
 
     Attributes:
         object_name: Field `object` of a streamed event.

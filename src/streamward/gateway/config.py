@@ -1,4 +1,4 @@
-"""Which models are guarded, and how strictly their answers are released."""
+"""Settings of the guarded models, and of the release of their answers."""
 
 import os
 import re
@@ -24,12 +24,12 @@ PrefillMode = Literal["continue_final_message", "prefix", "assistant_last", "com
 
 
 class ReleaseConfig(Settings):
-    """When text of the guarded model may leave."""
+    """Settings for releasing text of the guarded model."""
 
     mode: Literal["checked", "hold", "audit"] = "checked"
     """checked: when judged. hold: when so many tokens behind it are judged too. audit: at once, judged afterwards."""
     hold_tokens: int = Field(default=0, ge=0)
-    """Tokens kept back in mode `hold`."""
+    """Hold-back: judged tokens that wait in mode `hold` before text leaves."""
     unjudged_output: Literal["drop", "block", "pass"] = "drop"
     """Treatment of output that cannot be judged: audio and image data, alternatives among log probabilities."""
     opaque_strings: UnknownOpaque = "drop"
@@ -45,7 +45,7 @@ class ReleaseConfig(Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRules:
-    """How the text of one answer leaves, by its policy or else by the settings of its upstream.
+    """Rules for releasing the text of one answer, by its policy or else by the settings of its upstream.
 
     Attributes:
         mode: As in `ReleaseConfig` and `ReleasePolicy`.
@@ -72,7 +72,7 @@ class PromptConfig(Settings):
     on_block: Literal["error", "refusal"] = "error"
     """error: status 400 with code content_filter. refusal: an answer of the assistant, with status 200."""
     refusal: str = Field(default="I can't help with that.", min_length=1)
-    """That answer, where the policy has no replacement of its own."""
+    """Text of that answer, where the policy has no replacement of its own."""
     unjudged_input: Literal["refuse", "pass"] = "refuse"
     """Images, audio, files and token ids in the request, which the guard does not read."""
     unsealed_state: Literal["drop", "refuse"] = "drop"
@@ -104,11 +104,11 @@ class UpstreamConfig(Settings):
     models: tuple[str, ...] = ()
     """Names of models that may be asked for; empty: any."""
     release: ReleaseConfig = ReleaseConfig()
-    """When text may leave."""
+    """Settings for releasing text."""
     prompt: PromptConfig = PromptConfig()
     """Settings for requests."""
     prefill: PrefillMode = "none"
-    """How this server is made to continue an answer in release mode `intervene`. continue_final_message: vLLM, SGLang.
+    """Request by which this server continues an answer (mode `intervene`). continue_final_message: vLLM, SGLang.
     prefix: DeepSeek, Mistral. assistant_last: an assistant's message at the end is enough, as with llama.cpp, TGI and
     LMDeploy. completions: `chat_template` is rendered here and `/v1/completions` is asked. none: it cannot."""
     prefill_is_repeated: bool = False

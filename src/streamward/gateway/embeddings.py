@@ -208,11 +208,11 @@ def _read_embeddings(body: JsonObject) -> JsonObject:
     """Return an answer written anew.
 
     Raises:
-        UpstreamError: It is no list of embeddings.
+        UpstreamError: It is not a list of embeddings.
     """
     listed, usage, model = body.get("data"), body.get("usage"), body.get("model")
     if not isinstance(listed, list):
-        raise UpstreamError("the upstream's answer is no list of embeddings")
+        raise UpstreamError("the upstream's answer is not a list of embeddings")
     counts = usage if isinstance(usage, dict) else {}
     return {
         "object": "list",
@@ -226,6 +226,6 @@ def _read_embedding(entry: object, place: int) -> JsonObject:
     found = entry.get("embedding") if isinstance(entry, dict) else None
     is_numbers = isinstance(found, list) and all(type(value) in (int, float) for value in found)
     if not isinstance(entry, dict) or not (is_numbers or (isinstance(found, str) and _BASE64.fullmatch(found))):
-        raise UpstreamError("the upstream's embedding is no list of numbers")
+        raise UpstreamError("the upstream's embedding is not a list of numbers")
     index = entry.get("index")
     return {"object": "embedding", "index": index if type(index) is int else place, "embedding": found}

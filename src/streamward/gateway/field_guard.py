@@ -69,7 +69,7 @@ class FieldGuard:
         self.num_tokens = 0
         """Judged; a token that was read again counts again."""
         self.num_tokens_when_shown = 0
-        """That number when text was released last."""
+        """Number of judged tokens when text was released last."""
         self.last_field: object = None
         """Stands for the field whose text is at the end and may go on."""
         self.ends_in_part = False
@@ -137,7 +137,7 @@ class FieldGuard:
     @property
     def judgement(self) -> SideResult | None:
         """Result for the text judged so far; None if there is none."""
-        return self._state.judgement(thresholds={}) if self.result is None else self.result.response
+        return self._state.side_result(thresholds={}) if self.result is None else self.result.response
 
     @property
     def is_stopped(self) -> bool:

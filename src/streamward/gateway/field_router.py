@@ -23,7 +23,7 @@ OpenReader = Callable[[int], Awaitable[FieldGuard]]
 
 @dataclass(frozen=True, slots=True)
 class FieldPosition:
-    """Where a text is judged.
+    """The stream and the place at which a text is judged.
 
     Attributes:
         reader: By whom.

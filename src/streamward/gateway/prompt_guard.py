@@ -26,7 +26,7 @@ class PromptGuard:
         self.deadline = openings.deadline
         """Deadline for the text that waits for the guard; begun here for each prompt."""
         self.error: StreamwardError | None = None
-        """Why a prompt could not be judged."""
+        """Error for which a prompt could not be judged."""
         self._sentence: FieldGuard | None = None  # reads what the upstream says is wrong
         self._masking = masking
         self._openings = openings

@@ -1,4 +1,4 @@
-"""Holds every part of an answer until the guard has cleared all the text in it."""
+"""The hold-back of the gateway: holds every part of an answer until the guard has cleared all the text in it."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""Where text of the model stands in events and items of `/v1/responses`."""
+"""Places of the model's text in events and items of `/v1/responses`."""
 
 from collections.abc import Mapping
 
@@ -84,14 +84,14 @@ WORDS: Mapping[str, tuple[str, tuple[str, ...], Text]] = {
 """Type of an event without `.delta` or `.done` -> where `.done` has the whole, which field it is, what it is."""
 
 
-def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[str]) -> list[TextField]:
+def scan_event(body: JsonObject, name: str, *, opaque: Opaque, client_strings: frozenset[str]) -> list[TextField]:
     """Return the slots of an event.
 
     Args:
         body: The event; changed where something may not pass.
         name: Its type.
         opaque: What happens to values that cannot be judged.
-        own: Strings of the client, which may be repeated to it outside of the output.
+        client_strings: Strings of the client, which may be repeated to it outside of the output.
 
     Raises:
         UpstreamError: It is not what the format says.
@@ -109,20 +109,20 @@ def scan_event(body: JsonObject, name: str, *, opaque: Opaque, own: frozenset[st
         _scan_part(scanner, body.get("part"), field_of(body, *_TEXT[:2] if "content" in name else _SUMMARY[:2]))
     elif isinstance(response := body.get("response"), dict):
         scanner.scan(body, {**_POSITIONS, "response": Leaf.CLEANED}, at=at)
-        scanner.slots += scan_response(response, opaque=opaque, own=own)
+        scanner.slots += scan_response(response, opaque=opaque, client_strings=client_strings)
     else:
         media = {"partial_image_b64": Leaf.OPAQUE, "delta": Leaf.OPAQUE if name == "response.audio.delta" else None}
         scanner.scan(body, {**_POSITIONS, **media}, at=(*at, number_of(body, "output_index")))
     return scanner.slots
 
 
-def scan_response(response: JsonObject, *, opaque: Opaque, own: frozenset[str]) -> list[TextField]:
+def scan_response(response: JsonObject, *, opaque: Opaque, client_strings: frozenset[str]) -> list[TextField]:
     """Return the slots of a whole response; arguments and errors as for an event."""
-    envelope = FieldScanner(opaque, Kind.WHOLE, own)
+    envelope = FieldScanner(opaque, Kind.WHOLE, client_strings)
     envelope.scan(response, _RESPONSE, at=(ENVELOPE, "response"))
     output = response.get("output")
     if output is not None and not isinstance(output, list):
-        raise UpstreamError("the upstream's output is no list")
+        raise UpstreamError("the upstream's output is not a list")
     items = FieldScanner(opaque, Kind.WHOLE)
     for index, item in enumerate(output or []):
         _scan_item(items, item, index)
@@ -147,7 +147,7 @@ def _scan_item(scanner: FieldScanner, item: object, index: int) -> None:
     if item is None:
         return
     if not isinstance(item, dict):
-        raise UpstreamError("the upstream's output item is no object")
+        raise UpstreamError("the upstream's output item is not an object")
     scanner.scan(
         item, {**_ITEM, "content": Leaf.CLEANED} if isinstance(item.get("content"), list) else _ITEM, at=(GROUP, index)
     )
@@ -160,7 +160,7 @@ def _scan_part(scanner: FieldScanner, part: object, at: FieldKey, *, is_reasonin
     if part is None:
         return
     if not isinstance(part, dict):
-        raise UpstreamError("the upstream's content part is no object")
+        raise UpstreamError("the upstream's content part is not an object")
     _clean_logprobs(part, "text", scanner.opaque)
     is_reasoning = is_reasoning or at[2] == "summary" or part.get("type") == "reasoning_text"
     scanner.scan(part, {**_PART, "text": _REASONING} if is_reasoning else _PART, at=at)

@@ -49,7 +49,7 @@ class ResponsesFormat:
         """Wait for the answer."""
         self.request = request
         self._opaque = opaque
-        self._own = frozenset(strings_in(request.body))
+        self._client_strings = frozenset(strings_in(request.body))
         self._sequence = -1  # number of the last event that left
         self._has_ended = False
         self._shown = ShownOutput(f"msg_{uuid4().hex}")
@@ -76,14 +76,14 @@ class ResponsesFormat:
             raise UpstreamError("the upstream sent an event without a type")
         if isinstance(response := body.get("response"), dict):
             self._note_envelope(response)
-        slots = scan_event(body, name, opaque=self._opaque, own=self._own)
+        slots = scan_event(body, name, opaque=self._opaque, client_strings=self._client_strings)
         self._has_ended = name in LAST
         return [Chunk(body, slots, GROUP, ends_group=self._has_ended, size=size)]
 
     def read_document(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take a whole answer, which is one chunk; see `WireFormat`."""
         self._note_envelope(body)
-        slots = scan_response(body, opaque=self._opaque, own=self._own)
+        slots = scan_response(body, opaque=self._opaque, client_strings=self._client_strings)
         return [Chunk(body, slots, GROUP, ends_group=True, size=size)]
 
     def join(self, chunks: Sequence[Chunk], stops: Sequence[Cutoff], extras: Mapping[int, JsonObject]) -> JsonObject:

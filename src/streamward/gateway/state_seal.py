@@ -126,7 +126,7 @@ def put_back(asides: list[Aside]) -> None:
 def _refuse(key: str | int, unsealed: Literal["drop", "refuse"]) -> None:
     if unsealed == "refuse":
         raise InputError(
-            f"{key} holds a value that this gateway did not give to this caller for this upstream; leave it out, or"
+            f"{key} contains a value that this gateway did not give to this caller for this upstream; leave it out, or"
             " begin a new conversation (unsealed_state is refuse)"
         )
 

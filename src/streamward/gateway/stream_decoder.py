@@ -92,7 +92,7 @@ def read_document(data: bytes) -> JsonObject:
     if report is not None:
         raise ReportedError(report)
     if not isinstance(body, dict):
-        raise UpstreamError("the upstream's answer is no JSON object")
+        raise UpstreamError("the upstream's answer is not a JSON object")
     return body
 
 
@@ -114,7 +114,7 @@ def _read(event: ServerEvent) -> JsonObject | None:
     """Return the object in an event; None if there is nothing in it.
 
     Raises:
-        UpstreamError: It is no object, or one that says what went wrong.
+        UpstreamError: It is not an object, or one that says what went wrong.
     """
     assert event.data is not None, "it is no comment"
     try:
@@ -131,5 +131,5 @@ def _read(event: ServerEvent) -> JsonObject | None:
     if body is None or event.is_stray:
         return None
     if not isinstance(body, dict):
-        raise UpstreamError("the upstream sent an event that is no object")
+        raise UpstreamError("the upstream sent an event that is not an object")
     return body

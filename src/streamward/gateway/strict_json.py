@@ -27,7 +27,7 @@ def parse_object(text: str | bytes) -> JsonObject:
     """
     value = _parsed(text, partial(json.loads, parse_constant=_refuse, parse_float=_finite))
     if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return value
 
 
@@ -68,7 +68,7 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _finite(digits: str) -> float:
-    """Refuse what is too large for a number: it would be written as `Infinity`, which is no JSON."""
+    """Refuse what is too large for a number: it would be written as `Infinity`, which is not JSON."""
     value = float(digits)
     if not math.isfinite(value):
         raise ValueError("too large")

@@ -1,4 +1,4 @@
-"""Where text of the model stands in an upstream's JSON. What is not known to be harmless structure is text."""
+"""Places of the model's text in an upstream's JSON. A value that is not known to be harmless structure is text."""
 
 import re
 from collections.abc import Mapping
@@ -95,12 +95,12 @@ class FieldScanner:
     Attributes:
         opaque: What happens to values that cannot be judged.
         kind: Kind of known texts; unknown ones are always `Kind.UNKNOWN`.
-        own: Strings of the client, which may be repeated to it.
+        client_strings: Strings of the client, which may be repeated to it.
     """
 
     opaque: Literal["drop", "block", "pass"]
     kind: Kind = Kind.PIECE
-    own: frozenset[str] = frozenset()
+    client_strings: frozenset[str] = frozenset()
     slots: list[TextField] = field(default_factory=list)
 
     def scan(self, holder: JsonObject, shape: Mapping[str, Shape], *, at: FieldKey, is_said: bool = False) -> None:
@@ -146,7 +146,7 @@ class FieldScanner:
         if (
             not value
             or isinstance(value, Sealed)
-            or value in self.own
+            or value in self.client_strings
             or (shape is Leaf.IDENTIFIER and is_identifier(value))
         ):
             return

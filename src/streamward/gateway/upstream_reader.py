@@ -19,7 +19,7 @@ _MAX_DRAINED_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class UpstreamHead:
-    """How an upstream's answer begins.
+    """The beginning of an upstream's answer.
 
     Attributes:
         status: HTTP status.
@@ -48,7 +48,7 @@ class UpstreamReader:
     def __init__(self, upstream: Upstream, path: str, body: JsonObject, *, max_ahead_bytes: int) -> None:
         """Send the request; needs a running event loop."""
         self.came_at = 0.0
-        """When the first part of the last batch came, by the event loop's clock; if none came, when the wait ended."""
+        """Time of the first part of the last batch, by the event loop's clock; if none came, of the end of the wait."""
         self._max_ahead_bytes = max_ahead_bytes
         self._waiting: deque[bytes] = deque()
         self._oldest_at = 0.0  # of what waits

@@ -1,4 +1,4 @@
-"""Where a guard is served, and how patiently it is asked."""
+"""Address of a guard, and limits for asking it."""
 
 import os
 from typing import Self

@@ -29,7 +29,7 @@ def input_guardrail(guard: Moderator | Client, *, name: str = "streamward_input"
 
 
 def output_guardrail(guard: Moderator | Client, *, name: str = "streamward_output") -> OutputGuardrail[Any]:
-    """Return a guardrail that judges an agent's final output; output that is no text is judged as JSON.
+    """Return a guardrail that judges an agent's final output; output that is not text is judged as JSON.
 
     Args:
         guard: From `streamward.load` or `streamward.connect`; close it yourself.

@@ -1,4 +1,4 @@
-"""Where a text may be cut: before a sentence, a list item or a code block, never inside one."""
+"""Finds places at which a text may be cut: before a sentence, a list item or a code block, never inside one."""
 
 import re
 

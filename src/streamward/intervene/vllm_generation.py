@@ -51,7 +51,7 @@ class VllmGenerate:
         self.num_prompt_tokens = 0
         """Tokens of the prompts of all requests."""
         self.num_cached_tokens = 0
-        """Those of them that were found in the prefix cache."""
+        """Prompt tokens of all requests that were found in the prefix cache."""
         self._llm = llm
         self._tokenizer: Any = llm.get_tokenizer()  # Any: of vLLM
         if not isinstance(prompt, str):

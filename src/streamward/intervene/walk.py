@@ -1,4 +1,4 @@
-"""How a ladder is gone down for one answer, and what is reported of it."""
+"""Walks down a ladder for one answer, and reports on it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -46,11 +46,6 @@ class LadderWalk:
         self._steps = list(ladder)
         self._left = [step.attempts for step in ladder]
 
-    @property
-    def most_attempts(self) -> int:
-        """Attempts that are left in all."""
-        return sum(self._left)
-
     def next(self, is_possible: Callable[[LadderStep], bool]) -> LadderStep | None:
         """Return the next possible step, and count the attempt; None if nothing is left."""
         for index, step in enumerate(self._steps):
@@ -81,7 +76,7 @@ class InterventionEpisode:
         self.category: Category | None = None
         """The kind of harm, of the last flag."""
         self.at_char = 0
-        """Where the answer was changed; the first of the cuts."""
+        """Place at which the answer was changed; the first of the cuts."""
         self.action: LadderAction = LadderAction.STOP
         """The step that is being tried."""
         self._is_cut = False

@@ -1,4 +1,4 @@
-"""How many cores this process may really use."""
+"""Counts the cores that this process may really use."""
 
 import math
 import os

@@ -146,7 +146,7 @@ class PackedWeight:
 
     @property
     def address(self) -> int:
-        """Where `args` is."""
+        """Address of `args`."""
         return ctypes.addressof(self.args)
 
     def matmul(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ def _weight_files(folder: Path) -> list[Path]:
         names = sorted({str(name) for name in weight_map.values()})
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors is read"
+            f"{folder} contains neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors is read"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} must be JSON with a weight_map of tensor names to files") from error

@@ -16,7 +16,7 @@ _CACHE_SUFFIX = re.compile(r"(-int8)?-[0-9a-f]{12}$")  # of folders in the cache
 
 @dataclass(frozen=True, slots=True)
 class GuardIdentity:
-    """Which guard it is.
+    """The identity of a guard.
 
     Attributes:
         name: Name of the guard, as given to `streamward.load` for embedded ones; else of its folder.
@@ -46,7 +46,7 @@ def identity_of(folder: Path) -> GuardIdentity:
 def _files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        raise CheckpointError(f"{folder} holds no weights")
+        raise CheckpointError(f"{folder} contains no weights")
     return found
 
 

@@ -76,13 +76,12 @@ class EngineWorker(TokenScorer):
 
     @property
     def engine(self) -> Engine:
-        """Where tokens are read.
+        """The engine that reads the tokens.
 
         Raises:
             StreamClosedError: The worker was closed, and has let go of it.
         """
-        engine = self._engine
-        if engine is None:
+        if (engine := self._engine) is None:
             raise moderator_closed()
         return engine
 

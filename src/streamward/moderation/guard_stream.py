@@ -26,7 +26,7 @@ _QUICK_CHARS = 256  # of a piece: its tokens and their verdicts take a milliseco
 
 @dataclass(frozen=True, slots=True)
 class ReasoningTokens:
-    """How a template marks reasoning in the turn that is judged.
+    """The tokens by which a template marks reasoning in the turn that is judged.
 
     Attributes:
         frame: What it writes around reasoning; None if it has no place for any.
@@ -387,7 +387,7 @@ class GuardStream:
         return releasable_end(self._policy, self._verdicts, self._state.decision)
 
     def _judgement(self) -> SideResult:
-        found = self._state.judgement(thresholds=self._thresholds, windows=self._judge.num_windows)
+        found = self._state.side_result(thresholds=self._thresholds, windows=self._judge.num_windows)
         if found is not None:
             return found
         return SideResult(

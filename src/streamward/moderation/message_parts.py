@@ -89,7 +89,7 @@ def refuse_data(given: Mapping[str, object], *, where: str, refusal: str | None)
         InputError: There is some.
     """
     if refusal is not None and any(_is_data(text) for text in strings_in(given)):
-        raise InputError(f"{where} has data that is no text; {refusal}")
+        raise InputError(f"{where} has data that is not text; {refusal}")
 
 
 def strings_in(value: object, *, is_spoken: bool = False) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _is_unread(given: Mapping[str, object], *, where: str, refusal: str | None) 
     if not (isinstance(kind, str) and any(word in kind for word in _MEDIA)) and not _has_media(given):
         return False
     if refusal is not None:
-        raise InputError(f"{where} is no text{_named(kind)}; {refusal}")
+        raise InputError(f"{where} is not text{_named(kind)}; {refusal}")
     return True
 
 

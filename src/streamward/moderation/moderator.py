@@ -113,7 +113,7 @@ class Moderator:
         self.policy = policy
         self.max_chars = max_chars
         self.owner: str | None = None
-        """Whose calls these are; see `with_owner`."""
+        """Owner of these calls; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
         self._detectors: Detectors | None = None  # of streams, instead of the policy's
         self._is_view = False

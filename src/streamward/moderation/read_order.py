@@ -1,4 +1,4 @@
-"""Whose tokens an engine gets next, and how many: its queue and its cache are shared fairly between owners."""
+"""Order in which an engine reads the owners' tokens, and how many: its queue and its cache are shared fairly."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ def is_long(read: WaitingRead) -> bool:
 
 
 class QueueShares:
-    """How many tokens each read may queue before one step.
+    """The number of tokens that each read may queue before one step.
 
     Of the long texts of an owner no more is queued than one step could process: the next ones would only hold pages of
     the cache while they wait. Short appends are always queued, as far as the engine's queue has room.

@@ -1,4 +1,4 @@
-"""How much of a judged text may be shown, and which of two judged prompts counts."""
+"""Finds the part of a judged text that may be shown, and which of two judged prompts counts."""
 
 from collections.abc import Sequence
 from dataclasses import replace

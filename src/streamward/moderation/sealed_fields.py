@@ -1,4 +1,4 @@
-"""Where servers put what only they can read: signatures and encrypted reasoning, which clients send back."""
+"""Fields for values that only servers can read: signatures and encrypted reasoning, which clients send back."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where sentences end in a text that grows."""
+"""Finds the ends of sentences in a growing text."""
 
 import re
 

@@ -67,13 +67,13 @@ class StreamGuard:
 
     @property
     def engine(self) -> Engine:
-        """Where the tokens are read, if that is in this process."""
+        """The engine that reads the tokens, if it is in this process."""
         assert isinstance(self._scorer, EngineWorker), "the engines are elsewhere"
         return self._scorer.engine
 
     @property
     def identity(self) -> GuardIdentity | None:
-        """Which guard it is; None if that is not known, or the engines are elsewhere."""
+        """Identity of the guard; None if it is not known, or the engines are elsewhere."""
         return self._identity
 
     @property
@@ -332,7 +332,7 @@ def _judged(verdicts: Sequence[Verdict], policy: Policy, reader: VerdictReader) 
     for verdict in verdicts:
         state.observe(verdict)
     decision = state.finish()
-    judgement = state.judgement(windows=len(verdicts), thresholds=reader.thresholds)
+    judgement = state.side_result(windows=len(verdicts), thresholds=reader.thresholds)
     assert judgement is not None, "a prompt has at least one verdict"
     return _Prompt(judgement, decision)
 

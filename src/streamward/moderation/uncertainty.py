@@ -1,4 +1,4 @@
-"""Where a guard is unsure, and what it may decide by itself when a second guard is asked there."""
+"""Finds the places at which a guard is unsure, and decides what it judges alone when a second guard is asked there."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Which tokens of a long response are read together."""
+"""Chooses the tokens of a long response that are read together."""
 
 from dataclasses import dataclass
 

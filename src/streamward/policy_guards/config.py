@@ -1,4 +1,4 @@
-"""Where a guard that reads policies is served, which format it speaks, and how patiently it is asked."""
+"""Settings of a guard that reads policies: its address, its format, and limits for asking it."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -27,9 +27,9 @@ class PolicyGuardConfig(EndpointConfig):
     """A guard behind an OpenAI-compatible endpoint that is given the policy's words with every text."""
 
     format: GuardFormatName
-    """How it is asked, and how it answers."""
+    """Format of its requests and answers."""
     variant: str | None = None
-    """Which version of the format, where there are several; by default the newest. llama-guard: 3, 4.
+    """Version of the format, where there are several; by default the newest. llama-guard: 3, 4.
     granite-guardian: 4.1, 3.3. nemotron: custom-taxonomy, custom-policy, reasoning-4b. qwen3guard: rendered, server."""
     thinking: bool = False
     """If true, the guard reasons before it answers, where it can do both: slower, and its reasons come back."""
@@ -79,7 +79,7 @@ class SecondOpinionConfig(Settings):
     """A slower guard that is asked where the fast one is unsure, or where a rule needs it."""
 
     guard: PolicyGuardConfig
-    """Where it is, and how it is asked."""
+    """Address and format of the second guard."""
     band: tuple[float, float] | None = (0.3, 0.8)
     """Probabilities of harm between which the fast guard is unsure: at or over the first, the second guard is asked;
     the fast one flags by itself only at or over the second, or at a threshold that the policy states. None: the fast

@@ -13,7 +13,7 @@ MAX_RULE_CHARS = 32_000  # of all rules together, about 8,000 tokens
 
 
 class RuleTarget(StrEnum):
-    """Which texts a rule is about."""
+    """The texts to which a rule applies."""
 
     PROMPT = "prompt"
     RESPONSE = "response"

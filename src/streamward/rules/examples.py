@@ -114,7 +114,7 @@ def _row(text: str, where: str) -> dict[str, Any]:  # Any: JSON values
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON") from error
     if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no JSON object")
+        raise ConfigError(f"{where} is not a JSON object")
     return row
 
 

@@ -146,7 +146,7 @@ class ProbeBank:
                 hashlib.sha256(data).hexdigest()[:16],
             )
         except (SafetensorError, ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{source} is no usable file of taught rules; run `streamward teach` again") from error
+            raise ConfigError(f"{source} is not a usable file of taught rules; run `streamward teach` again") from error
         bank.check(source)
         return bank
 

@@ -18,7 +18,7 @@ _TEXTS = ("prompt_text", "response_text")
 
 
 class Period(NamedTuple):
-    """Which rows are wanted; None: no bound."""
+    """The rows wanted; None: no bound."""
 
     since: datetime | None = None
     until: datetime | None = None

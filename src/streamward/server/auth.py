@@ -21,7 +21,7 @@ from streamward.server.records import ModerationContext
 from streamward.server.state import ServiceState, service_state
 
 ANONYMOUS_TENANT = "local"
-"""Whose requests those without a key are, where none is needed."""
+"""Tenant of requests without a key, where none is needed."""
 NO_KEY = "none"
 """Placeholder sent by clients that insist on sending a key, as OpenAI's do; it counts as no key."""
 SUBPROTOCOL = "streamward"
@@ -34,7 +34,7 @@ Documented = Annotated[object, Security(_BEARER)]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls.
+    """An authenticated caller.
 
     Attributes:
         tenant: Whose request it is.

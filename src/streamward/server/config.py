@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AliasChoices, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 
-from streamward.distributed.config import FleetConfig
+from streamward.distributed.config import ReplicaSetConfig
 from streamward.engine.config import EngineConfig
 from streamward.errors import ConfigError
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
@@ -98,10 +98,10 @@ class LimitsConfig(Settings):
     judge_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """For the guard to judge one text; what takes longer is answered 503."""
     guard_stall_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """How long the guard may make no progress before /ready answers 503: with a step, or with the read that waits
+    """Time without progress of the guard after which /ready answers 503: of a step, or of the read that waits
     longest. A long text that goes on being read is progress."""
     drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How long requests in flight may go on after a stop was asked for; the process ends within a second more."""
+    """Time that requests in flight have after a stop was asked for; the process ends within a second more."""
 
 
 class StreamsConfig(Settings):
@@ -114,7 +114,7 @@ class StreamsConfig(Settings):
     idle_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """A stream not fed for so long is closed."""
     resume_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How long a stream outlives its WebSocket, to be resumed on another."""
+    """Time that a stream outlives its WebSocket, to be resumed on another."""
     max_kept_events: int = Field(default=4096, gt=0)
     """Events kept of each stream for whoever resumes it."""
     max_sockets_per_key: int = Field(default=64, gt=0)
@@ -135,7 +135,7 @@ class AuthConfig(Settings):
     admin_key_env: str | None = Field(default=None, pattern=ENV_NAME)
     """Environment variable with a key for the admin API, besides the admin keys made by `streamward keys`."""
     cache_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
-    """How long a key is remembered: how late a revocation by another process takes effect."""
+    """Time that a key is remembered, and therefore the delay of a revocation by another process."""
     requests_per_minute: int = Field(default=6000, gt=0)
     """Default for keys that state no limit of their own."""
     max_concurrent: int = Field(default=64, gt=0)
@@ -160,7 +160,7 @@ class StoreConfig(Settings):
         if self.url is not None and self.url_env is not None:
             raise ValueError("give url or url_env, not both")
         if self.url is not None and _PASSWORD.search(self.url):
-            raise ValueError("url holds a password; put the URL into an environment variable and name it in url_env")
+            raise ValueError("url contains a password; put the URL into an environment variable and name it in url_env")
         return self
 
     @property
@@ -267,7 +267,7 @@ class ServeConfig(Settings):
     """Limits of guarded answers."""
     second_opinion: SecondOpinionConfig | None = None
     """A slower guard that reads policies, asked where the guard is unsure or a rule needs it."""
-    ray: FleetConfig = FleetConfig()
+    ray: ReplicaSetConfig = ReplicaSetConfig()
     """Replicas of the guard, where it is served with `--ray`."""
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ class UpstreamState(Settings):
 
 
 class Load(Settings):
-    """How busy the guard is."""
+    """The load of the guard."""
 
     num_in_flight: int
     """Requests being worked on."""
@@ -49,12 +49,12 @@ class ConsoleStats(Settings):
 
     guard: str
     tenant: str
-    """Whose decisions they are; an admin sees everybody's."""
+    """Tenant whose decisions they are; an admin sees everybody's."""
     is_admin: bool
     shows_text: bool
     """True if live events contain the text, not only its verdicts."""
     policies: tuple[str, ...]
-    """Those that the caller may ask for, its own first."""
+    """Policies that the caller may ask for, its own first."""
     health: Readiness
     """As `/ready` says it."""
     load: Load
@@ -119,9 +119,9 @@ class PolicyView(Settings):
     response: SidePolicy
     on_error: FailurePolicy
     thresholds: Mapping[Side, Mapping[RiskLevel, float]]
-    """Those in force where no category has its own: the policy's, or else the guard's operating point."""
+    """Thresholds in force where no category has its own: the policy's, or else the guard's operating point."""
     consecutive_tokens: Mapping[Side, int]
-    """How many successive tokens must be over the threshold."""
+    """Number of successive tokens that must be over the threshold."""
     detectors: tuple[DetectorView, ...]
     rules: tuple[RuleView, ...]
 

@@ -71,7 +71,7 @@ def read_records(file: IO[bytes]) -> Iterator[_Record]:
     """Yield the records of an export, or of JSON lines with prompt, response or messages.
 
     Raises:
-        InputError: A line is no JSON object, or its action is unknown. Says which, not what it holds.
+        InputError: A line is not a JSON object, or its action is unknown. Says which, not what it holds.
     """
     for line in read_lines(file):
         values = _values(line)
@@ -99,7 +99,7 @@ def _values(line: Line) -> dict[str, Any]:  # Any: JSON values
     except (ValueError, RecursionError) as error:
         raise InputError(f"line {line.number} is not JSON") from error
     if not isinstance(values, dict):
-        raise InputError(f"line {line.number} is no JSON object")
+        raise InputError(f"line {line.number} is not a JSON object")
     return values
 
 

@@ -20,7 +20,7 @@ def bind(config: ListenConfig) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigError(f"listen.host {config.host!r} is no address of this machine") from error
+        raise ConfigError(f"listen.host {config.host!r} is not an address of this machine") from error
     bound: list[socket.socket] = []
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -62,4 +62,4 @@ def _told(error: OSError, config: ListenConfig) -> str:
         )
     if error.errno == errno.EACCES:
         return f"port {config.port} may not be opened by this user; choose one from 1024 on (listen.port)"
-    return f"listen.host {config.host!r} is no address of this machine"
+    return f"listen.host {config.host!r} is not an address of this machine"

@@ -74,7 +74,7 @@ class LoggedDecision(Settings):
 
 
 class DecisionFilter(Settings):
-    """Which decisions are wanted; None: any."""
+    """Filter of decisions; None: any."""
 
     action: Action | None = None
     side: Side | None = None
@@ -87,7 +87,7 @@ class DecisionFilter(Settings):
     before: Annotated[str, Field(max_length=40)] | None = None
     """Id of a decision: only those before it."""
     limit: Annotated[int, Field(ge=1, le=200)] = 25
-    """How many at most."""
+    """Maximum number of decisions."""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions of a query."""

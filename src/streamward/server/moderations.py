@@ -150,7 +150,7 @@ def _texts(given: str | Sequence[str] | Sequence[Part], *, most: int) -> list[st
     """Return what is to be judged, each with a result of its own.
 
     Raises:
-        InputError: A text is empty or blank, as OpenAI refuses it too, or a part is no text.
+        InputError: A text is empty or blank, as OpenAI refuses it too, or a part is not text.
         ContextLengthError: There are too many.
     """
     if isinstance(given, str):

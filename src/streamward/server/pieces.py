@@ -60,7 +60,7 @@ class ShownNews(NamedTuple):
 
 
 class ShownText:
-    """How much of a stream's findings and of its text has been told."""
+    """Numbers of findings and characters of a stream that its caller has been told."""
 
     def __init__(self, stream: AsyncGuardStream) -> None:
         """Have told nothing yet."""

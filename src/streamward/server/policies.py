@@ -64,7 +64,7 @@ class PolicyStore:
 
     @property
     def problem(self) -> str | None:
-        """Why the last reload failed; None if it did not."""
+        """Reason for which the last reload failed; None if it did not."""
         return self._problem
 
     @property

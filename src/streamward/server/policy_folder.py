@@ -60,7 +60,7 @@ def _files(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
     if not folder.is_dir():
-        raise ConfigError(f"policies.folder {str(folder)!r} is no folder")
+        raise ConfigError(f"policies.folder {str(folder)!r} is not a folder")
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except OSError as error:

@@ -50,7 +50,7 @@ class StreamSession:
         self.job = job
         self.used_at = clock()
         self.detached_at: float | None = None
-        """When its connection broke, by `clock`; None while it has one, or if it never had any."""
+        """Time at which its connection broke, by `clock`; None while it has one, or if it never had any."""
         self.owner: object | None = None  # the connection it belongs to
         self.next_seq = 0
         self._stream = stream

@@ -19,11 +19,11 @@ def apply_change(values: dict[str, Any], change: str) -> None:  # Any: TOML valu
     name, separator, text = change.partition("=")
     *tables, key = name.strip().split(".")
     if not separator or not key:
-        raise ConfigError(f"{change!r} is no setting; write it as limits.max_in_flight=64")
+        raise ConfigError(f"{change!r} is not a setting; write it as limits.max_in_flight=64")
     for table in tables:
         inner = values.setdefault(table, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{name.strip()} is no setting: {table} is a value")
+            raise ConfigError(f"{name.strip()} is not a setting: {table} is a value")
         values = inner
     try:
         values[key] = tomllib.loads(f"value = {text}")["value"]

@@ -193,7 +193,7 @@ def _check_folder(folder: Path, *, is_made: bool) -> None:
     if is_made:
         folder = next(each for each in (folder, *folder.parents) if each.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ConfigError(f"the database cannot be made: {str(folder)!r} is no folder that may be written to")
+        raise ConfigError(f"the database cannot be made: {str(folder)!r} is not a folder that may be written to")
 
 
 def connect_store(config: StoreConfig) -> Engine:
@@ -206,7 +206,7 @@ def connect_store(config: StoreConfig) -> Engine:
         url = make_url(config.secret_url().get_secret_value())
     except ArgumentError as error:
         raise ConfigError(
-            "store.url is no database URL; write sqlite:///file or postgresql+psycopg://host/name"
+            "store.url is not a database URL; write sqlite:///file or postgresql+psycopg://host/name"
         ) from error
     if url.get_backend_name() not in {"sqlite", "postgresql"}:
         raise ConfigError(f"store.url is for {url.get_backend_name()}; it must be sqlite or postgresql")

@@ -45,7 +45,7 @@ Messages = Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
 
 
 class PolicyInForce(Settings):
-    """Which policy decided."""
+    """The policy that decided."""
 
     name: str
     version: str

@@ -52,7 +52,7 @@ def draft_examples(
 
     Raises:
         ConfigError: The endpoint names no model.
-        UpstreamError: The endpoint fails, or its answer holds no examples.
+        UpstreamError: The endpoint fails, or its answer contains no examples.
     """
     base_url, _, model = endpoint.partition("#")
     if not model or not base_url.startswith(("http://", "https://")):
@@ -68,7 +68,7 @@ def draft_examples(
             found += 1
             yield json.dumps({"rule": rule.id, **kept, "draft": True}, ensure_ascii=False)
     if not found:
-        raise UpstreamError("the model's answer holds no examples that could be used; try again or another model")
+        raise UpstreamError("the model's answer contains no examples that could be used; try again or another model")
 
 
 def _ask(base_url: str, model: str, content: str, transport: httpx.BaseTransport | None) -> str:

@@ -1,4 +1,4 @@
-"""How well a rule was learnt, and what would help."""
+"""Report on how well a rule was learnt, and on what would help."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class LessonReport:
-    """How well one rule was learnt, by cross-validation: every example is judged by heads taught without it.
+    """Quality of one learnt rule, by cross-validation: every example is judged by heads taught without it.
 
     Attributes:
         rule_id: The rule.

@@ -28,19 +28,6 @@ DEFAULT_FALSE_POSITIVES = 0.01
 
 
 @dataclass(frozen=True)
-class TaughtRule:
-    """One rule as it was learnt.
-
-    Attributes:
-        probe: To be kept beside the policy.
-        report: How well it was learnt.
-    """
-
-    probe: RuleProbe
-    report: LessonReport
-
-
-@dataclass(frozen=True)
 class _Lesson:
     rule: Rule
     examples: tuple[RuleExample, ...]

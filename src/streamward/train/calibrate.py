@@ -71,7 +71,7 @@ class CalibrateConfig(TomlSettings):
     benign_traffic_files: tuple[str, ...] = Field(
         default=(), validation_alias=AliasChoices("benign_traffic_files", "ordinary_files")
     )
-    """Those among them that hold ordinary traffic."""
+    """The ones among the files that contain ordinary traffic."""
     strict: ModeConfig = ModeConfig()
     """Controversial counts as unsafe: limits what gets a level other than Safe."""
     loose: ModeConfig = ModeConfig(max_false_positive_rate=0.01)

@@ -61,7 +61,7 @@ class LoraConfig(Settings):
 
 
 class CueLimits(Settings):
-    """How surely a surface cue may predict the labels of the rows that are learnt from; see `train audit-cues`."""
+    """Limits on how surely a surface cue may predict the labels of the training rows; see `train audit-cues`."""
 
     refuse: bool = True
     """If true, a run ends before its first step where a cue exceeds the limits."""
@@ -89,7 +89,7 @@ class RunConfig(TomlSettings):
     """Lowest layers whose updates stay as `init` has them: a step is shorter, and what they found stays found."""
     data_root: Path
     overlay_root: Path | None = None
-    """Where other stages wrote labelled files: those found there are read instead."""
+    """Folder with labelled files of other stages: those found there are read instead."""
     output_root: Path = Path("runs")
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     cues: CueLimits = CueLimits()

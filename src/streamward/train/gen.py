@@ -105,7 +105,7 @@ def new_model(folder: Path, config: GenTrainConfig) -> CausalLM:
     """Make an untrained guard over the lowest layers of a base, ready for training.
 
     Raises:
-        ConfigError: The base has fewer layers than asked for, or `init` is no adapter of this shape.
+        ConfigError: The base has fewer layers than asked for, or `init` is not an adapter of this shape.
     """
     base = load_gen(folder, dtype=torch.bfloat16)
     shape = model_shape(config, base.decoder.config)

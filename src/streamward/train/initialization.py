@@ -1,4 +1,4 @@
-"""Where a training run starts: a base, or a guard trained before."""
+"""The start of a training run: a base, or a guard trained before."""
 
 import dataclasses
 import shutil

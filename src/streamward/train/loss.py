@@ -19,7 +19,7 @@ _WORST_SHARE = 0.1  # of the tokens of a response that count as its riskiest
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How the parts are weighed; see `StreamTrainConfig`."""
+    """Weights of the parts; see `StreamTrainConfig`."""
 
     category: float
     response: float

@@ -100,7 +100,7 @@ def find_offsets(
 
 
 class _Margins(NamedTuple):
-    """How far two logits of each token are above that of Safe."""
+    """Differences between two logits of each token and that of Safe."""
 
     unsafe_n: Tensor
     controversial_n: Tensor

@@ -19,7 +19,7 @@ from streamward.train.examples import Example
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How risky one side of one row looks.
+    """The risk of one side of one row.
 
     Attributes:
         example: Index of the row.

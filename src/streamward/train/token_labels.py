@@ -45,7 +45,7 @@ class TokenLabelsConfig(TomlSettings):
     judge: str | None = None
     """Judges the prefix alone; the guard itself by default."""
     tokenizer: str = "stream-135m"
-    """Whose tokens the place is found among: an embedded guard or a checkpoint's folder."""
+    """Guard among whose tokens the place is found: an embedded guard or a checkpoint's folder."""
     num_continuations: int = Field(default=8, gt=0)
     max_new_tokens: int = Field(default=48, gt=0)
     temperature: float = Field(default=1.0, gt=0)

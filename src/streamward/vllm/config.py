@@ -11,7 +11,7 @@ from streamward.settings import Settings
 
 
 class VllmConfig(Settings):
-    """How a Stream guard is read with vLLM."""
+    """Settings for reading a Stream guard with vLLM."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # a key in the wrong place would be shown
 

@@ -123,7 +123,7 @@ class VllmServer:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise UpstreamError("the vLLM server's answer is no JSON object")
+            raise UpstreamError("the vLLM server's answer is not a JSON object")
         return answer
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:

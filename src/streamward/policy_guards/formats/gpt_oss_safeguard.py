@@ -62,7 +62,7 @@ class GptOssSafeguardFormat:
             raise UpstreamError("the guard's answer contradicts itself: violation and rule_ids do not agree")
         rationale = found.get("rationale")
         if rationale is not None and not isinstance(rationale, str):
-            raise UpstreamError("the guard's answer has a rationale that is no text")
+            raise UpstreamError("the guard's answer has a rationale that is not text")
         violated = named_rules(ids, {rule.id.lower(): rule for rule in request.rules})
         return opinions_of(violated, request.rules, explanation=rationale)
 

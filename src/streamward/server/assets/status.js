@@ -20,7 +20,7 @@ export class Status {
         ["State", state(isReady ? "good" : "bad", health.status)],
         ["Requests being worked on", load.num_in_flight],
         ["Longest wait at this moment", milliseconds(load.guard_wait_s * 1000)],
-        ["Silence of the guard while work waits", milliseconds(load.guard_step_s * 1000)],
+        ["Time without progress while work waits", milliseconds(load.guard_step_s * 1000)],
       ])
     );
     this.problems.replaceChildren(

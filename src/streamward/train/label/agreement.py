@@ -1,4 +1,4 @@
-"""How far judges agree, beyond chance."""
+"""Agreement of judges beyond chance."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

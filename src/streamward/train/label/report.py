@@ -1,4 +1,4 @@
-"""How a labelling run went: labels, ties, failures, and how far the judges agree."""
+"""Report on a labelling run: labels, ties, failures, and agreement of the judges."""
 
 import json
 from collections import Counter, defaultdict

@@ -67,5 +67,5 @@ class SynthesizeConfig(Settings):
     """Rows wanted, by language and family; `other` stands for the languages that are not named."""
     writer: WriterConfig | None = None
     max_repeats: int = Field(default=3, gt=0)
-    """How often one prompt may occur, each time with another response."""
+    """Maximum number of times that one prompt occurs, each time with another response."""
     seed: int = 0

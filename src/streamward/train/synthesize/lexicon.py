@@ -51,7 +51,7 @@ class Topic(Settings):
 
 
 class Frames(Settings):
-    """How requests, answers and wrappers are worded in one language. `{ask}` is a whole request."""
+    """Wordings of requests, answers and wrappers in one language. `{ask}` is a whole request."""
 
     act: tuple[str, ...] = Field(min_length=1)
     thing: tuple[str, ...] = ()
@@ -162,9 +162,9 @@ class Replies(Settings):
     tales: tuple[str, ...] = ()
     """Fiction that stays harmless."""
     honest: tuple[str, ...] = ()
-    """How an answer begins that looks like a guide and is none."""
+    """Beginnings of answers that look like a guide and are none."""
     lead: tuple[str, ...] = ()
-    """How a harmful guide begins; those without `{others}` suit a harmless one too."""
+    """Beginnings of harmful guides; those without `{others}` suit a harmless one too."""
     steps: tuple[str, ...] = ()
     """Points of a harmful guide; vague on purpose."""
     dark_tales: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ def read_lexicons(folder: Path) -> tuple[Lexicon, ...]:
         elif path.is_dir():
             found[path.name] = _read_folder(path)
     if not found:
-        raise ConfigError(f"{folder} holds no language; it needs files like en.toml")
+        raise ConfigError(f"{folder} contains no language; it needs files like en.toml")
     return tuple(found.values())
 
 

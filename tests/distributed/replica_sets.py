@@ -32,8 +32,8 @@ class Clock:
         self.now += seconds
 
 
-class LocalFleet:
-    """A fleet whose router knows who is there, like Ray Serve's."""
+class LocalReplicaSet:
+    """A replica_set whose router knows who is there, like Ray Serve's."""
 
     def __init__(self, num_replicas: int, *, window_tokens: int | None = None, **limits: int) -> None:
         self.clock = Clock()
@@ -91,14 +91,16 @@ class LocalFleet:
         return names[self._turn % len(names)]
 
 
-def remote_driver(fleet: LocalFleet) -> RemoteTokenScorer:
-    description = next(iter(fleet.replicas.values())).describe()
-    return RemoteTokenScorer(fleet, description, timeout_s=10.0, clock=fleet.clock, pause=fleet.clock.wait)
+def remote_driver(replica_set: LocalReplicaSet) -> RemoteTokenScorer:
+    description = next(iter(replica_set.replicas.values())).describe()
+    return RemoteTokenScorer(
+        replica_set, description, timeout_s=10.0, clock=replica_set.clock, pause=replica_set.clock.wait
+    )
 
 
 @contextmanager
-def remote_moderator(fleet: LocalFleet, *, policy: str = "strict") -> Iterator[Moderator]:
-    guard = StreamGuard(guard_tokenizer(), remote_driver(fleet))
+def remote_moderator(replica_set: LocalReplicaSet, *, policy: str = "strict") -> Iterator[Moderator]:
+    guard = StreamGuard(guard_tokenizer(), remote_driver(replica_set))
     with Moderator(guard, policy=Policy.load(policy)) as moderator:
         yield moderator
 
