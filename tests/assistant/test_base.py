@@ -6,8 +6,9 @@ import pytest
 
 from streamward.assistant.config import AssistantConfig
 from streamward.assistant.sampling import Sampling
-from streamward.assistant.writer import CHAT_TEMPLATE, Assistant
+from streamward.assistant.writer import Assistant
 from streamward.bundled.base import find_gguf, prepare_base
+from streamward.bundled.instruct import CHAT_TEMPLATE
 from streamward.schema import Message, Role
 from streamward.tokenizer import GuardTokenizer
 
