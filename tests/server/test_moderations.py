@@ -80,7 +80,7 @@ def test_a_picture_is_refused_instead_of_ignored(service):
     parts = [{"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}]
     answer = service.post("/v1/moderations", {"input": parts})
     assert answer.status_code == 400
-    assert "no text" in answer.json()["error"]["message"]
+    assert "is not text" in answer.json()["error"]["message"]
 
 
 def test_text_may_be_judged_as_a_response_and_by_another_policy(service):

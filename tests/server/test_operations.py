@@ -205,7 +205,7 @@ def test_settings_are_read_from_a_file_and_changed_one_by_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("nonsense", "no setting"),
+        ("nonsense", "is not a setting"),
         ("limits.colour=red", "limits.colour"),
         ("limits.max_in_flight=0", "greater than 0"),
         ("limits.max_in_flight.x=1", "limits"),

@@ -110,7 +110,7 @@ def test_wrong_policies_are_told_before_serving(tmp_path, files, problem):
 
 def test_a_missing_folder_is_told_before_serving(tmp_path):
     with (
-        pytest.raises(ConfigError, match="no folder"),
+        pytest.raises(ConfigError, match="is not a folder"),
         open_service(tmp_path, policies={"folder": str(tmp_path / "nothing")}),
     ):
         pass
