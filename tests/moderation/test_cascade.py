@@ -204,9 +204,9 @@ def test_a_deadline_that_passes_gives_the_policys_on_error(action):
     moderator.wrap_guard(wrap)
     with moderator, moderator.stream() as stream:
         stream.feed("Fine ~ thing. ")
-        assert (stream.decision.action, stream.decision.error) == (Action(action), "upstream_failed")
+        assert (stream.decision.action, stream.decision.error) == (Action(action), "upstream_unavailable")
         assert stream.releasable_chars == (5 if action == "block" else 14)
-        assert stream.finish().decision.error == "upstream_failed"
+        assert stream.finish().decision.error == "upstream_unavailable"
         assert moderator.second_opinions().failed == 1
 
 

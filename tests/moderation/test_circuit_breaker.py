@@ -36,7 +36,7 @@ class BreakerMachine(RuleBasedStateMachine):
         permit = self.breaker.admit()
         if self.opened_at is None:
             assert permit is not None and not permit.is_probe
-        elif self.probe is not None or (self.now - self.opened_at < OPEN_S and not self.may_retry_at_once):
+        elif self.probe is not None or (self.now < self.opened_at + OPEN_S and not self.may_retry_at_once):
             assert permit is None
         else:
             assert permit is not None and permit.is_probe
@@ -113,7 +113,7 @@ def test_a_dead_guard_is_asked_a_few_times_then_the_policy_decides_until_a_probe
     policy = Policy.parse({"name": "p", "on_error": {"response": on_error}}, source="test")
     guard = cascade(second, clock=clock, max_failures=2, retry_after_s=5.0)
     found = [judged(guard, policy=policy) for _ in range(6)]
-    assert [(each.action, each.error) for each in found] == [(on_error, "upstream_failed")] * 6
+    assert [(each.action, each.error) for each in found] == [(on_error, "upstream_unavailable")] * 6
     assert len(second.asked) == 2
     assert (guard.statistics().failed, guard.statistics().refused) == (2, 4)
     assert (guard.statistics().is_open, guard.statistics().openings) == (True, 1)
@@ -176,7 +176,7 @@ def test_streams_meet_an_open_circuit_like_whole_texts():
     stream = guard.open_stream(conversation(None), STRICT, max_chars=1000)
     stream.feed("Fine. Not ~ sure. More.")
     assert stream.releasable_chars == len("Fine. Not ")
-    assert stream.finish().decision.error == "upstream_failed"
+    assert stream.finish().decision.error == "upstream_unavailable"
     assert len(second.asked) == 1
 
 
