@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from streamward.errors import ConfigError, InputError
+from streamward.errors import InputError
 from streamward.intervene.generation import GenerationPrefix
-from streamward.intervene.token_text import TokenText, num_common
+from streamward.intervene.token_text import TokenText, check_sampling, num_common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,8 +51,7 @@ class TransformersGenerate:
             InputError: The prompt has no tokens.
             ConfigError: A value is out of range.
         """
-        if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise ConfigError("max_new_tokens must be at least 1, temperature at least 0, and top_p from 0 to 1")
+        check_sampling(max_new_tokens, temperature=temperature, top_p=top_p)
         if not isinstance(prompt, str):
             prompt = str(
                 tokenizer.apply_chat_template(

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from streamward.errors import ConfigError
+
 
 class TokenText:
     """Tokens of an answer that is cut and goes on: of what stays they are the generated ones."""
@@ -41,3 +43,13 @@ def num_common(left: Sequence[object], right: Sequence[object]) -> int:
     return next(
         (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
     )
+
+
+def check_sampling(max_new_tokens: int, *, temperature: float, top_p: float) -> None:
+    """Check the settings of a generator.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise ConfigError("max_new_tokens must be at least 1, temperature at least 0, and top_p from 0 to 1")

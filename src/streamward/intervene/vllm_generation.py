@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from streamward.errors import ConfigError, InputError, UpstreamError
+from streamward.errors import InputError, UpstreamError
 from streamward.intervene.generation import GenerationPrefix
-from streamward.intervene.token_text import TokenText
+from streamward.intervene.token_text import TokenText, check_sampling
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -46,8 +46,7 @@ class VllmGenerate:
             InputError: The prompt has no tokens.
             ConfigError: A value is out of range.
         """
-        if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise ConfigError("max_new_tokens must be at least 1, temperature at least 0, and top_p from 0 to 1")
+        check_sampling(max_new_tokens, temperature=temperature, top_p=top_p)
         self.num_prompt_tokens = 0
         """Tokens of the prompts of all requests."""
         self.num_cached_tokens = 0
