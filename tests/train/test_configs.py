@@ -10,6 +10,7 @@ from streamward.train.calibrate import CalibrateConfig
 from streamward.train.config import GenTrainConfig, StreamTrainConfig
 from streamward.train.controversial import ControversialConfig
 from streamward.train.distill import DistillConfig
+from streamward.train.project_labels import ProjectLabelsConfig
 from streamward.train.recipe import RecipeConfig
 from streamward.train.token_labels import TokenLabelsConfig
 from streamward.train.toml_file import read_config
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Settings]] = {
     "distill": DistillConfig,
     "token": TokenLabelsConfig,
     "ablation": AblationConfig,
+    "project": ProjectLabelsConfig,
 }
 OWN = [path for path in CONFIGS if path.stem.split("-")[0] in KINDS]
 

@@ -128,3 +128,13 @@ def test_a_file_without_prompts_lends_none(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", 10, prompt="", response="Yes.", response_label="Safe")
     with pytest.raises(ConfigError, match=r"b\.jsonl has no prompt to take"):
         split(tmp_path, SourceConfig(file="a.jsonl", prompts="b.jsonl"))
+
+
+def test_labels_by_row_id_choose_and_label_the_rows_of_a_source(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 40, prompt_label=None)
+    labels = [{"id": str(index), "prompt_label": "Unsafe"} for index in range(0, 40, 2)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, labels)), encoding="utf-8")
+    found = split(tmp_path, SourceConfig(file="a.jsonl", labels="labels.jsonl"))
+    rows = [row.sample for row in [*found.train, *found.validation]]
+    assert sorted(int(row.id) for row in rows) == list(range(0, 40, 2))
+    assert all(row.prompt_label is RiskLevel.UNSAFE for row in rows)

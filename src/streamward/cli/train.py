@@ -37,6 +37,12 @@ STAGES = (
     Stage("synthesize", "rows from topics, templates and a model", "streamward.train.synthesize.run:run", "synthesize"),
     Stage("label", "labels by the vote of several guards", "streamward.train.label.run:run", "label"),
     Stage(
+        "project-labels",
+        "labels of translations, from the labels of one language",
+        "streamward.train.project_labels:run",
+        "project-labels",
+    ),
+    Stage(
         "stream",
         "a Stream guard: LoRA over a base, and token heads",
         "streamward.train.stream:train",

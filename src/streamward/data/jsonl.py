@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from streamward.data.labels import Labels, with_labels
 from streamward.data.rows import read_rows
 from streamward.errors import InputError
 from streamward.schema import Category, Message, RiskLevel, Role, Span
@@ -44,15 +45,19 @@ class Sample:
     kind: str = ""
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
+def read_samples(path: Path, labels: Labels | None = None) -> Iterator[Sample]:
     """Read rows of `NAME.jsonl` or `NAME.jsonl.gz`.
+
+    Args:
+        path: File of rows.
+        labels: Label fields that go before the rows' own, by row id.
 
     Raises:
         InputError: The file cannot be read, or a line is not a row; names the line.
     """
     source = source_name(path)
     for number, row in read_rows(path):
-        yield check_row(row, where=f"{path}:{number}", source=source)
+        yield check_row(with_labels(row, labels or {}), where=f"{path}:{number}", source=source)
 
 
 def source_name(path: Path) -> str:

@@ -44,6 +44,9 @@ class SourceConfig(Settings):
     prompts: str | None = None
     """File, found like `file`, whose prompts take the place of the rows' own, without their labels: an answer is what
     it is whatever was asked, and should be judged so. Rows without a response keep their prompt."""
+    labels: str | None = None
+    """File of labels by row id, found like `file`; they go before the labels of the rows. Rows without any are left
+    out, so that a share of an unlabelled file can be used."""
     learn: bool = True
     """If true, the run learns from its rows; else only those held out are used, for the operating point."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from streamward.data.held_out import fold_of, is_held_out
 from streamward.data.jsonl import Sample, read_samples
+from streamward.data.labels import read_labels
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
 from streamward.train.config import RunConfig, SourceConfig, Use, data_path
@@ -65,9 +66,10 @@ def held_out_rows(path: Path, *, held_out_fraction: float | None) -> list[Sample
 
 
 def _draw_source(config: RunConfig, source: SourceConfig) -> list[Sample]:
+    labels = None if source.labels is None else read_labels(data_path(source.labels, config.data_root))
     samples = [
         sample
-        for sample in read_samples(config.source_path(source))
+        for sample in read_samples(config.source_path(source), labels)
         if not source.languages or sample.language in source.languages
         if _has_use(sample, source.use)
     ]
