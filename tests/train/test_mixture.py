@@ -138,3 +138,19 @@ def test_labels_by_row_id_choose_and_label_the_rows_of_a_source(tmp_path: Path) 
     rows = [row.sample for row in [*found.train, *found.validation]]
     assert sorted(int(row.id) for row in rows) == list(range(0, 40, 2))
     assert all(row.prompt_label is RiskLevel.UNSAFE for row in rows)
+
+
+def test_variants_are_of_training_rows_only_and_the_same_for_a_seed(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 200)
+    config = StreamTrainConfig(
+        name="x",
+        data_root=tmp_path,
+        sources=(SourceConfig(file="a.jsonl"),),
+        validation_fraction=0.25,
+        variant_fraction=0.5,
+    )
+    plain, varied = split(tmp_path, SourceConfig(file="a.jsonl")), draw(config)
+    changed = set(prompts(varied.train)) - set(prompts(plain.train))
+    assert 15 < len(changed) < 110
+    assert prompts(varied.validation) == prompts(plain.validation)
+    assert prompts(draw(config).train) == prompts(varied.train)

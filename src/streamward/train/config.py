@@ -113,6 +113,8 @@ class RunConfig(TomlSettings):
     """Factor on rows whose label is Safe: above 1 makes a loose guard, below 1 a strict one."""
     fold: Literal["A", "B"] | None = Field(default=None, validation_alias=AliasChoices("fold", "half"))
     """Learn from this half of the rows only; the other half is for a guard that must not have seen them."""
+    variant_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training rows that are read with another connective, letter case or end mark; see `variants.py`."""
     validation_fraction: float = Field(default=0.04, gt=0, lt=0.5)
     """Groups held out for thresholds and reporting."""
     benign_traffic_sources: tuple[str, ...] = Field(

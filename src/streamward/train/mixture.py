@@ -12,6 +12,7 @@ from streamward.data.labels import read_labels
 from streamward.errors import ConfigError
 from streamward.schema import RiskLevel
 from streamward.train.config import RunConfig, SourceConfig, Use, data_path
+from streamward.train.variants import vary
 
 
 class WeightedSample(NamedTuple):
@@ -43,12 +44,16 @@ def draw(config: RunConfig) -> Split:
         if not samples:
             raise ConfigError(f"source {source.file}: no row is left of the asked languages and use")
         prompts, rng = _prompts(config, source), random.Random(f"{config.seed}/{source.file}/prompts")
+        variants = random.Random(f"{config.seed}/{source.file}/variants")
         for sample in samples:  # on the side of the split where its row is, wherever its text is moved
             row = WeightedSample(_move(sample, source.use), source.weight, source.file)
             key = (row.file, row.sample.prompt, row.sample.response)
             if not is_held_out(sample, fraction=config.validation_fraction):
                 if source.learn and config.fold in (None, fold_of(sample)):
-                    split.train.append(row._replace(sample=_asked_otherwise(row.sample, prompts, rng)))
+                    learnt = _asked_otherwise(row.sample, prompts, rng)
+                    if variants.random() < config.variant_fraction:
+                        learnt = vary(learnt, variants)
+                    split.train.append(row._replace(sample=learnt))
             elif key not in seen:
                 seen.add(key)
                 split.validation.append(row)
