@@ -15,7 +15,7 @@ ROOT = "__init__"  # the public names
 
 # Lowest first. A part imports parts of earlier rows, and modules of its own.
 LAYERS = (
-    {"errors", "reasons", "schema", "suggestions"},
+    {"closing", "errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
     {"settings"},
     {"detectors", "ladder", "rules"},

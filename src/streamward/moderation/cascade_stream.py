@@ -1,22 +1,18 @@
 """One response judged by two guards: the first sees every token, the second is asked where it is needed."""
 
-import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
+from streamward.closing import ClosedOnExit
 from streamward.decisions import ALLOWED, combine
 from streamward.detectors.finding import DetectorFinding
-from streamward.errors import CallCancelledError, StreamClosedError
-from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.cascade_text import CascadeText, Question
 from streamward.moderation.coroutines import GuardCoroutine, run_blocking
 from streamward.moderation.guard_stream import GuardStream, Piece
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, with_opinion
+from streamward.moderation.stream_calls import StreamCalls
 from streamward.policy import Policy
 from streamward.policy_guards.rules import RuleTarget
 from streamward.schema import Action, Decision, Event, Message, Result, Side, SideResult
@@ -24,7 +20,7 @@ from streamward.schema import Action, Decision, Event, Message, Result, Side, Si
 RESPONSE_TARGETS = frozenset({RuleTarget.RESPONSE, RuleTarget.TOOL_ARGUMENTS})
 
 
-class CascadeStream:
+class CascadeStream(ClosedOnExit):
     """A `ResponseStream` over a guard stream and a second guard. May be fed from several threads, one piece at a time.
 
     `feed` returns once the second guard has answered, if it was asked. Meanwhile the text it is asked about, and what
@@ -64,21 +60,7 @@ class CascadeStream:
         self._ask_again_at = 0.0  # so that at most half of the time is spent waiting, and a slow guard is asked less
         self._releasable_chars = 0
         self._result: Result | None = None
-        self._is_closed = False
-        self._is_cancelled = False
-        self._call: GuardCall | None = None  # the one that is being made
-        self._lock = threading.Lock()  # held during a call
-        self._ending = threading.Lock()  # of the three before; never held for long
-
-    def __enter__(self) -> Self:
-        """Return the stream; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
+        self._calls = StreamCalls()
 
     @property
     def prompt(self) -> SideResult | None:
@@ -182,10 +164,9 @@ class CascadeStream:
 
     async def finish_coroutine(self) -> Result:
         """Do what `finish` does, as a `GuardCoroutine`."""
-        with self._calling():
+        with self._calls.calling():
             if self._result is None:
-                if self._is_closed:
-                    raise StreamClosedError("the stream is closed; nothing can be finished")
+                self._calls.check_finishable()
                 await self._first.finish_coroutine()
                 self._review(is_final=True)
                 self._result = self.so_far()
@@ -204,44 +185,19 @@ class CascadeStream:
 
     def cancel(self) -> None:
         """End the call that another thread makes, and every later one; does not wait. Close the stream."""
-        with self._ending:
-            self._is_cancelled = True
-            if self._call is not None:
-                self._call.cancel()
+        self._calls.cancel()
         self._first.cancel()
 
     def close(self) -> None:
         """Free what the stream holds; does not wait. May be called again."""
-        with self._ending:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            if self._call is not None and self._result is None:
-                self._call.cancel(StreamClosedError("the stream was closed"))
-        self._first.close()
-
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Make one call at a time, which can be cancelled."""
-        call = current_call()
-        with self._lock:
-            with self._ending:
-                if self._is_cancelled:
-                    raise CallCancelledError("the stream was cancelled; close it")
-                self._call = call
-            try:
-                call.check()
-                yield
-            finally:
-                with self._ending:
-                    self._call = None
+        if self._calls.close(is_finished=self._result is not None):
+            self._first.close()
 
     async def _judge(
         self, judge: Callable[[], GuardCoroutine[list[Event]]], *, before: Decision | None = None
     ) -> list[Event]:
-        with self._calling():
-            if self._is_closed or self._result is not None:
-                raise StreamClosedError("the stream is finished or closed; open another one")
+        with self._calls.calling():
+            self._calls.check_open(is_finished=self._result is not None)
             before = self.decision if before is None else before
             events = await judge()
             self._text.observe(events)

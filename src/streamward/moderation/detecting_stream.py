@@ -3,19 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
+from streamward.closing import ClosedOnExit
 from streamward.decisions import ALLOWED, combine
 from streamward.detectors.detectors import Detectors
 from streamward.detectors.finding import DetectorFinding
 from streamward.errors import CallCancelledError, InputError, OverloadedError
 from streamward.guard_call import current_call
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.coroutines import GuardCoroutine, run_blocking, without_waiting
+from streamward.moderation.coroutines import GuardCoroutine, run_blocking
 from streamward.moderation.detection import decide_prompt_findings, response_detectors
 from streamward.moderation.guard_stream import Piece
-from streamward.moderation.response_stream import CoroutineStream, ResponseStream
+from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.text_mask import TextMask
 from streamward.policy import Policy
 from streamward.schema import Decision, Event, Result, SideResult
@@ -41,7 +40,7 @@ def with_detectors(
     return DetectingStream(stream, detectors, prompt=prompt) if detectors or prompt is not ALLOWED else stream
 
 
-class DetectingStream:
+class DetectingStream(ClosedOnExit):
     """A `ResponseStream` with findings. Text waits until both the guard and the detectors have decided about it.
 
     The guard judges the text as it is; `masked` says what of it may be shown.
@@ -65,16 +64,6 @@ class DetectingStream:
         self._found = ALLOWED  # by the detectors, as of the last call that ended
         self._limit = 0
         inner.listen(self._take)
-
-    def __enter__(self) -> Self:
-        """Return the stream; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
 
     @property
     def prompt(self) -> SideResult | None:
@@ -136,10 +125,7 @@ class DetectingStream:
         """Do what `feed` does, as a `GuardCoroutine`."""
         if self._is_reasoning:
             self._end_reasoning()
-        inner = self._inner
-        if isinstance(inner, CoroutineStream):
-            return await self._judge(partial(inner.feed_coroutine, piece))
-        return await self._judge(partial(without_waiting, partial(inner.feed, piece)))
+        return await self._judge(partial(self._inner.feed_coroutine, piece))
 
     def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
@@ -147,11 +133,7 @@ class DetectingStream:
 
     async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
-        inner = self._inner
-        if isinstance(inner, CoroutineStream):
-            events = await self._judge(partial(inner.feed_reasoning_coroutine, piece))
-        else:
-            events = await self._judge(partial(without_waiting, partial(inner.feed_reasoning, piece)))
+        events = await self._judge(partial(self._inner.feed_reasoning_coroutine, piece))
         self._is_reasoning = True
         return events
 
@@ -161,14 +143,11 @@ class DetectingStream:
 
     async def truncate_coroutine(self, num_chars: int) -> list[Event]:
         """Do what `truncate` does, as a `GuardCoroutine`."""
-        call, inner = current_call(), self._inner
+        call = current_call()
 
         async def judge() -> list[Event]:
             try:
-                if isinstance(inner, CoroutineStream):
-                    events = await inner.truncate_coroutine(num_chars)
-                else:
-                    events = inner.truncate(num_chars)
+                events = await self._inner.truncate_coroutine(num_chars)
             except (OverloadedError, CallCancelledError):
                 if call.has_begun:  # the text was dropped
                     self._read_again(num_chars)
@@ -193,8 +172,7 @@ class DetectingStream:
 
     async def finish_coroutine(self) -> Result:
         """Do what `finish` does, as a `GuardCoroutine`."""
-        inner = self._inner
-        result = await inner.finish_coroutine() if isinstance(inner, CoroutineStream) else inner.finish()
+        result = await self._inner.finish_coroutine()
         self._mask.finish()
         self._note()
         return self._with_findings(result)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
+from streamward.closing import ClosedOnExit
 from streamward.decisions import combine, decide_error
 from streamward.detectors.detectors import Detectors
 from streamward.engine.outputs import EngineStatistics
@@ -88,7 +87,7 @@ class _Loaded:
             self.pool.close(_JOIN_S)
 
 
-class Moderator:
+class Moderator(ClosedOnExit):
     """A guard under a policy. From `streamward.load`. Thread-safe; close it, or use it in a `with` block."""
 
     def __init__(
@@ -122,16 +121,6 @@ class Moderator:
         except ConfigError:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return the moderator; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the moderator."""
-        self.close()
 
     def moderate(
         self,
