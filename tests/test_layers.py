@@ -17,7 +17,7 @@ ROOT = "__init__"  # the public names
 LAYERS = (
     {"closing", "errors", "reasons", "schema", "suggestions"},
     {"kernels", "text_files", "validation"},
-    {"settings"},
+    {"settings", "api_keys"},
     {"detectors", "ladder", "rules"},
     {"policy", "tokenizer", "model", "observability", "guard_call"},
     {"decisions"},
