@@ -30,7 +30,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="print a script that completes commands and options in a shell",
         description="Prints a script for bash, zsh or fish that completes commands, options and their values.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=sorted(_SCRIPTS), help="the shell")
     parser.set_defaults(run=run)

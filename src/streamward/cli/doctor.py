@@ -64,7 +64,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             " installed, and whether the service's port is free. Exit code 1 if something failed."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--guard", default=DEFAULT_GUARD, metavar="G", help="guard to load (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: %(default)s)")

@@ -105,7 +105,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="streamward",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"streamward {version('streamward')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

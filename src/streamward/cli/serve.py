@@ -47,7 +47,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="start the moderation service",
         description="Starts the moderation service and gateway. See docs/reference/service.md.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
     _add_changes(parser)
