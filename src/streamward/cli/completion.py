@@ -37,7 +37,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the script."""
-    from streamward.bundled.embedded import embedded_guards  # not for --help
+    from streamward.bundled.embedded import embedded_guards  # imported late, because --help does not need it
 
     values = {"policy": ("strict", "loose"), "guard": tuple(embedded_guards())}
     print(_SCRIPTS[arguments.shell](list(command_words(arguments.parser, values=values))), end="")

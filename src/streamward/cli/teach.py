@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _teach(arguments: argparse.Namespace, policy: Policy, path: Path) -> int:
-    from streamward.loading import find_served, load_guard  # seconds: not for --help
+    from streamward.loading import find_served, load_guard  # imported late, because it takes seconds
     from streamward.moderation.stream_guard import StreamGuard
     from streamward.teach.teaching import teach
 

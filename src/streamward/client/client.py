@@ -251,7 +251,7 @@ def _addresses(url: str) -> tuple[str, str]:
 def _encoded(body: JsonObject) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:  # half a surrogate pair, or a value of another kind
+    except (TypeError, ValueError) as error:  # the text has half a surrogate pair, or a value is of another type
         raise InputError("the texts cannot be sent: they must be valid Unicode, and messages JSON values") from error
 
 

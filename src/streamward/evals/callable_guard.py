@@ -74,7 +74,7 @@ class CallableGuard:
         start = time.perf_counter()
         try:
             facts = read_answer(self._judge(prompt, response))
-        except Exception as error:  # whatever a foreign function raises is a row without a label
+        except Exception as error:  # any exception of the function makes a row without a judgement
             logger.warning("guard function failed", extra={"error": type(error).__name__})
             elapsed_ms = (time.perf_counter() - start) * 1e3
             return Prediction(row.id, error=UpstreamError.code, cost_ms=elapsed_ms)
@@ -138,7 +138,7 @@ def load_callable(name: str, *, policy: Policy) -> CallableGuard:
         raise ConfigError(f"{module_name!r} has no function {attribute!r}")
     try:
         source = inspect.getsource(module)
-    except (OSError, TypeError):  # compiled
+    except (OSError, TypeError):  # a compiled function has no source
         source = str(getattr(module, "__version__", module_name))
     return CallableGuard(name, judge, policy=policy, source=source)
 

@@ -13,7 +13,7 @@ from streamward.model.kernel_model import has_int8_weights, pack_decoder, pack_l
 from streamward.model.parameters import ModelParameters
 
 PAGE_TOKENS = 64
-_MAX_ROWS = 512  # tokens of one pass
+_MAX_ROWS = 512  # most tokens of one pass
 
 
 class NativeLanguageModel:

@@ -71,7 +71,7 @@ class TorchSession(CachedTokens):
         return logits
 
     def _attend(self, layer: int, q_tHd: Tensor, k_tKd: Tensor, v_tKd: Tensor) -> Tensor:
-        if layer == len(self._keys_KCd):  # the first pass
+        if layer == len(self._keys_KCd):  # this is the first pass
             _, num_kv_heads, head_dim = k_tKd.shape
             self._keys_KCd.append(k_tKd.new_empty(num_kv_heads, self._capacity, head_dim))
             self._values_KCd.append(v_tKd.new_empty(num_kv_heads, self._capacity, head_dim))

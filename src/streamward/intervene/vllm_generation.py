@@ -62,7 +62,7 @@ class VllmGenerate:
         self._max_new_tokens = max_new_tokens
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._answer = TokenText(self._encode)
-        self._pending: list[int] = []  # whose text is not complete
+        self._pending: list[int] = []  # tokens whose text is not complete
 
     def __call__(self, prefix: GenerationPrefix) -> Iterator[str]:
         """Continue the answer; yields the text of one or more tokens at a time.
