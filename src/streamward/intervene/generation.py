@@ -133,7 +133,7 @@ class GuardedGeneration:
         self._walk = LadderWalk(self._release.ladder if self._release.mode == "intervene" else ())
         self._episode: InterventionEpisode | None = None
         self._step: LadderStep | None = None  # the last step
-        self._waited = 0  # tokens read by the time the last text left
+        self._waited = 0  # number of tokens read when the last text left
 
     def __iter__(self) -> Iterator[str]:
         """Yield the answer, piece by piece."""

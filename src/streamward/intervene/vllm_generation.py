@@ -107,7 +107,7 @@ class VllmGenerate:
     def _take(self, output: Any) -> Iterator[str]:  # Any: a RequestOutput of vLLM
         for each in output.outputs:
             ids = list(each.token_ids)
-            self._pending += ids[:-1] if each.finish_reason == "stop" else ids  # the last one ended the answer
+            self._pending += ids[:-1] if each.finish_reason == "stop" else ids  # the last token ended the answer
             if each.text:
                 self._answer.append(self._pending, each.text)
                 self._pending = []

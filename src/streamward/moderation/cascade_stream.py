@@ -55,9 +55,9 @@ class CascadeStream(ClosedOnExit):
         self._text = CascadeText(policy, second.config, lower=second.lower, has_rules=has_rules)
         first.listen(self._text.append)
         self._findings: list[SecondOpinion] = []
-        self._asked_ends: list[int] = []  # of the text that each is about, in characters
-        self._events: list[Event] = []  # of a call that was cancelled while it asked
-        self._ask_again_at = 0.0  # so that at most half of the time is spent waiting, and a slow guard is asked less
+        self._asked_ends: list[int] = []  # end of the text that each finding is about, in characters
+        self._events: list[Event] = []  # events of a call that was cancelled while it asked
+        self._ask_again_at = 0.0  # so that at most half of the time is spent waiting for a slow guard
         self._releasable_chars = 0
         self._result: Result | None = None
         self._calls = StreamCalls()
@@ -217,7 +217,7 @@ class CascadeStream(ClosedOnExit):
             self._releasable_chars = min(self._text.cleared, judged)
             if question is None:
                 break
-            if self._first.decision.action.severity >= Action.REPLACE.severity:  # no answer would change that
+            if self._first.decision.action.severity >= Action.REPLACE.severity:  # no answer could change the decision
                 self._text.withdraw()
                 break
             if self._ask(question):

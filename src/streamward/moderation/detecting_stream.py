@@ -61,7 +61,7 @@ class DetectingStream(ClosedOnExit):
         self._text = ""
         self._reasoning_end: int | None = None  # where the answer begins, if reasoning came before it
         self._is_reasoning = False
-        self._found = ALLOWED  # by the detectors, as of the last call that ended
+        self._found = ALLOWED  # decision of the detectors, as of the last call that ended
         self._limit = 0
         inner.listen(self._take)
 

@@ -21,7 +21,7 @@ from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
 
 Piece = str | bytes | Sequence[int]
-_QUICK_CHARS = 256  # of a piece: its tokens and their verdicts take a millisecond
+_QUICK_CHARS = 256  # length of a piece whose tokens and verdicts take a millisecond
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
 DEFAULT_MAX_WORKERS = 8
-_JOIN_S = 0.2  # for threads to end when the moderator is closed
+_JOIN_S = 0.2  # time for threads to end when the moderator is closed
 
 
 class _Loaded:
@@ -114,7 +114,7 @@ class Moderator(ClosedOnExit):
         self.owner: str | None = None
         """Owner of these calls; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
-        self._detectors: Detectors | None = None  # of streams, instead of the policy's
+        self._detectors: Detectors | None = None  # detectors of streams, instead of the policy's
         self._is_view = False
         try:
             self.check_policy(policy)
@@ -169,7 +169,7 @@ class Moderator(ClosedOnExit):
             return [each.result() for each in judged]
         finally:
             for call, _ in calls:
-                call.cancel()  # those that are over do not notice
+                call.cancel()  # calls that are over do not notice
 
     async def amoderate(
         self,

@@ -17,8 +17,8 @@ class StreamCalls:
         self.lock = threading.Lock()
         """Held during a call."""
         self._is_cancelled = False
-        self._call: GuardCall | None = None  # the one that is being made
-        self._ending = threading.Lock()  # of the other fields; never held for long
+        self._call: GuardCall | None = None  # the call that is being made
+        self._ending = threading.Lock()  # guards the other fields; never held for long
 
     def check_open(self, *, is_finished: bool) -> None:
         """Refuse a call of a stream that takes no more text.
