@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from streamward.closing import ClosedOnExit
 from streamward.decisions import ALLOWED, combine
-from streamward.detectors.finding import DetectorFinding
 from streamward.moderation.cascade_text import CascadeText, Question
-from streamward.moderation.coroutines import GuardCoroutine, run_blocking
+from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.guard_stream import GuardStream, Piece
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, with_opinion
 from streamward.moderation.stream_calls import StreamCalls
+from streamward.moderation.wrapping_stream import WrappingStream
 from streamward.policy import Policy
 from streamward.policy_guards.rules import RuleTarget
 from streamward.schema import Action, Decision, Event, Message, Result, Side, SideResult
@@ -20,7 +19,7 @@ from streamward.schema import Action, Decision, Event, Message, Result, Side, Si
 RESPONSE_TARGETS = frozenset({RuleTarget.RESPONSE, RuleTarget.TOOL_ARGUMENTS})
 
 
-class CascadeStream(ClosedOnExit):
+class CascadeStream(WrappingStream):
     """A `ResponseStream` over a guard stream and a second guard. May be fed from several threads, one piece at a time.
 
     `feed` returns once the second guard has answered, if it was asked. Meanwhile the text it is asked about, and what
@@ -46,6 +45,7 @@ class CascadeStream(ClosedOnExit):
             context: Turns before the response.
             prompt: What the second guard says of the prompt; None if it was not asked.
         """
+        super().__init__(first)
         self._first = first
         self._second = second
         self._policy = policy
@@ -89,39 +89,9 @@ class CascadeStream(ClosedOnExit):
         assert found is not None
         return found
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens judged so far."""
-        return self._first.num_tokens
-
-    @property
-    def findings(self) -> Sequence[DetectorFinding]:
-        """Nothing; see `GuardStream.findings`."""
-        return self._first.findings
-
-    def masked(self, start: int, end: int) -> str | None:
-        """Return None; see `GuardStream.masked`."""
-        return self._first.masked(start, end)
-
-    def listen(self, on_text: Callable[[str], object]) -> None:
-        """Have something else given the characters of the response; see `GuardStream.listen`."""
-        self._first.listen(on_text)
-
-    def add_prompt(self, earlier: Result) -> None:
-        """Let a further prompt of the conversation count; see `GuardStream.add_prompt`."""
-        self._first.add_prompt(earlier)
-
-    def feed(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of the response; see `GuardStream.feed`."""
-        return run_blocking(self.feed_coroutine(piece))
-
     async def feed_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed` does, as a `GuardCoroutine`; it holds its thread while it waits for the second guard."""
         return await self._judge(partial(self._first.feed_coroutine, piece))
-
-    def feed_reasoning(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of what the assistant thinks; see `GuardStream.feed_reasoning`."""
-        return run_blocking(self.feed_reasoning_coroutine(piece))
 
     async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
@@ -132,10 +102,6 @@ class CascadeStream(ClosedOnExit):
             return events
 
         return await self._judge(judge)
-
-    def truncate(self, num_chars: int) -> list[Event]:
-        """Drop all but the first characters, and what both guards said of the others; see `GuardStream.truncate`."""
-        return run_blocking(self.truncate_coroutine(num_chars))
 
     async def truncate_coroutine(self, num_chars: int) -> list[Event]:
         """Do what `truncate` does, as a `GuardCoroutine`."""
@@ -148,19 +114,6 @@ class CascadeStream(ClosedOnExit):
             return events
 
         return await self._judge(judge, before=ALLOWED)
-
-    def is_quick(self, piece: Piece) -> bool:
-        """False: the second guard may be asked."""
-        del piece
-        return False
-
-    def bytes_of(self, ids: Sequence[int]) -> bytes:
-        """Return what token ids say; nothing is fed."""
-        return self._first.bytes_of(ids)
-
-    def finish(self) -> Result:
-        """Judge what is left, by both guards where both are asked, and return the whole result. Closes the stream."""
-        return run_blocking(self.finish_coroutine())
 
     async def finish_coroutine(self) -> Result:
         """Do what `finish` does, as a `GuardCoroutine`."""
