@@ -8,7 +8,7 @@ import pytest
 import streamward
 from streamward.policy import Policy, SidePolicy
 from streamward.schema import Action, Decision, Result, Side
-from tests.server.marked_guard import marked_guard, marked_moderator
+from tests.server.marked_guard import MASKING, marked_guard, marked_moderator
 from tests.server.services import open_service, served
 
 REPLACING = Policy(name="mine", replacement="No.", response=SidePolicy(unsafe=Action.REPLACE))
@@ -130,18 +130,6 @@ def test_the_message_of_a_block_says_why_without_the_text(guard):
         list(streamward.release(stream, ["secret ##"]))
     assert str(blocked.value) == "the guard blocked the response: Violent"
     assert blocked.value.code == "blocked"
-
-
-MASKING = """
-name = "masking"
-[[detectors]]
-type = "email"
-[[detectors]]
-type = "words"
-id = "names"
-words = ["zeus"]
-action = "block"
-"""
 
 
 @pytest.fixture(params=["moderator", "client"])

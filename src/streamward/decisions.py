@@ -20,13 +20,13 @@ class _Snapshot(NamedTuple):
     decision: Decision = ALLOWED
     level: RiskLevel = RiskLevel.SAFE  # most severe held so far
     unsafe_run: int = 0  # successive verdicts up to this one that are Unsafe
-    risky_run: int = 0  # the same, Controversial or worse
+    risky_run: int = 0  # successive verdicts up to this one that are Controversial or worse
     verdict: Verdict | None = None
     first_flagged: Verdict | None = None
     worst: Verdict | None = None
     worst_rank: tuple[int, int, float] = (-1, -1, -1.0)
     rule_runs: Mapping[str, int] = MappingProxyType({})  # successive verdicts up to this one at which a rule fires
-    rules: Mapping[str, FiredRule] = MappingProxyType({})  # that held so far, with their highest scores
+    rules: Mapping[str, FiredRule] = MappingProxyType({})  # rules that held so far, with their highest scores
 
 
 _START = _Snapshot()

@@ -79,7 +79,7 @@ def load(
         CheckpointError: There is no such guard, or its files are damaged.
         UpstreamError: The vLLM server does not answer.
     """
-    chosen = Policy.load(policy)  # before the seconds that weights take
+    chosen = Policy.load(policy)  # before loading weights, which takes seconds
     wrap = None if second_opinion is None else _second_opinion(second_opinion)
     how = _backend(engine, vllm)
     if isinstance(name, str) and name.startswith(("http://", "https://")):
@@ -98,7 +98,8 @@ def load(
 def _second_opinion(
     values: SecondOpinionConfig | Mapping[str, Any],  # Any: as for `load`
 ) -> Callable[[Guard], Guard]:
-    from streamward.moderation.cascade import with_second_opinion  # an HTTP client: slow to import
+    # Imported late, because an HTTP client is slow to import.
+    from streamward.moderation.cascade import with_second_opinion
 
     if isinstance(values, SecondOpinionConfig):
         return with_second_opinion(values)
@@ -127,7 +128,7 @@ def _endpoint(name: str) -> Guard:
 
 
 def _vllm_guard(folder: Path, config: VllmConfig, dtype: str | None) -> Guard:
-    from streamward.vllm.guard import vllm_token_scorer  # not for those who do without
+    from streamward.vllm.guard import vllm_token_scorer  # imported late, because vLLM is optional
 
     return StreamGuard(GuardTokenizer.from_folder(folder), vllm_token_scorer(folder, config, dtype=dtype))
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streamward.reasons import defect as defect  # the server logs with it; whoever needs no metrics imports it there
+from streamward.reasons import defect as defect  # imported here only, because the logging set-up needs no metrics
 from streamward.schema import Decision
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -83,8 +83,8 @@ def set_up_logging(level: str, *, is_json: bool, stream: TextIO | None = None) -
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses at level info
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store says itself what it migrates
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs addresses at level info
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store logs migrations itself
 
 
 class _SecondOpinions(Collector):

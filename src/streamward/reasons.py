@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-_BY_NAME: Mapping[str, str] = {  # httpx's and others' names, most special first by the order of their classes
+_BY_NAME: Mapping[str, str] = {  # names of httpx's and other errors, found along the order of their classes
     "ConnectTimeout": "nothing answers at its address",
     "TimeoutException": "it does not answer in time",
     "ConnectError": "nothing answers at its address",

@@ -64,7 +64,7 @@ def raw_lines(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         yield from pieces
         return
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-    parts: list[str] = []  # of the line that has not ended; pieces end within characters such as U+0A05 too
+    parts: list[str] = []  # bytes of the line that has not ended; pieces may end within a character such as U+0A05
     for piece in pieces:
         first, *others = decoder.decode(piece).split("\n")
         parts.append(first)

@@ -53,28 +53,45 @@ class AsyncStream(Protocol):
 
 
 class _HeldText:
-    """Text that was fed and not passed on yet."""
+    """Text that was fed and not passed on yet, and what is to be yielded of it after each call of the stream."""
 
     def __init__(self, stream: BlockingStream | AsyncStream) -> None:
         self._stream = stream
         self._text = ""
         self._num_released = 0
+        self.is_failed = False
+        """True once the guard has failed; what follows is not fed."""
 
     def take(self, piece: str) -> None:
         """Hold another piece."""
         self._text += piece
 
-    def up_to(self, releasable_chars: int) -> str:
+    def yielded(self) -> Iterator[str]:
+        """Yield what may be passed on now, then the replacement of a stopped text, or raise BlockedError."""
+        decision = self._stream.decision
+        self.is_failed = decision.error is not None
+        yield from self._released(decision, is_all=self.is_failed)
+
+    def last(self, decision: Decision) -> Iterator[str]:
+        """Yield the rest under the decision on the whole text; likewise."""
+        yield from self._released(decision, is_all=True)
+
+    def _released(self, decision: Decision, *, is_all: bool) -> Iterator[str]:
+        end = self._stream.releasable_chars
+        if is_all and not decision.is_blocked:
+            end = self._num_released + len(self._text)
+        if text := self._up_to(end):
+            yield text
+        if decision.is_blocked:
+            yield _replacement(decision)
+
+    def _up_to(self, releasable_chars: int) -> str:
         """Return what may be passed on and was not yet, as the policy's detectors mask it."""
         count = max(0, releasable_chars - self._num_released)
         released, self._text = self._text[:count], self._text[count:]
         start, self._num_released = self._num_released, self._num_released + len(released)
         masked = self._stream.masked(start, self._num_released) if released else None
         return released if masked is None else masked
-
-    def rest(self) -> str:
-        """Return everything that is left."""
-        return self.up_to(self._num_released + len(self._text))
 
 
 def _replacement(decision: Decision) -> str:
@@ -116,24 +133,14 @@ def release(stream: BlockingStream, pieces: Iterable[str]) -> Iterator[str]:
     if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return
-    is_failed = False
     for piece in pieces:
         held.take(piece)
-        if not is_failed:
+        if not held.is_failed:
             stream.feed(piece)
-            is_failed = stream.decision.error is not None
-        stopped = stream.decision.is_blocked
-        text = held.rest() if is_failed and not stopped else held.up_to(stream.releasable_chars)
-        if text:
-            yield text
-        if stopped:
-            yield _replacement(stream.decision)
+        yield from held.yielded()
+        if stream.decision.is_blocked:
             return
-    decision = stream.finish().decision
-    if text := held.up_to(stream.releasable_chars) if decision.is_blocked else held.rest():
-        yield text
-    if decision.is_blocked:
-        yield _replacement(decision)
+    yield from held.last(stream.finish().decision)
 
 
 async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIterator[str]:
@@ -142,21 +149,13 @@ async def arelease(stream: AsyncStream, pieces: AsyncIterable[str]) -> AsyncIter
     if stream.decision.is_blocked:
         yield _replacement(stream.decision)
         return
-    is_failed = False
     async for piece in pieces:
         held.take(piece)
-        if not is_failed:
+        if not held.is_failed:
             await stream.feed(piece)
-            is_failed = stream.decision.error is not None
-        stopped = stream.decision.is_blocked
-        text = held.rest() if is_failed and not stopped else held.up_to(stream.releasable_chars)
-        if text:
+        for text in held.yielded():
             yield text
-        if stopped:
-            yield _replacement(stream.decision)
+        if stream.decision.is_blocked:
             return
-    decision = (await stream.finish()).decision
-    if text := held.up_to(stream.releasable_chars) if decision.is_blocked else held.rest():
+    for text in held.last((await stream.finish()).decision):
         yield text
-    if decision.is_blocked:
-        yield _replacement(decision)

@@ -11,9 +11,9 @@ from streamward.schema import Span
 from streamward.tokenizer import GuardTokenizer, TokenizedText, clean_text
 
 _UNSETTLED_WORDS = 3  # pre-tokens at the end that later text may still change: contractions look ahead three characters
-_UNSETTLED_TOKENS = 32  # of an endless pre-token that are encoded again; doubled where that was too few
-_AGREEING_TOKENS = 8  # of those that must come out as before
-_SEARCHED_TOKENS = 256  # for one to begin at
+_UNSETTLED_TOKENS = 32  # tokens of an endless pre-token that are encoded again; doubled if too few
+_AGREEING_TOKENS = 8  # tokens that must come out as before, so that the text before them is settled
+_SEARCHED_TOKENS = 256  # tokens that are searched for a place where these begin
 _MAX_UNSETTLED_CHARS = 1024  # without one
 
 
@@ -67,14 +67,14 @@ class TextStream:
         self._tail = ""  # text whose tokens may still change
         self._tail_start = 0  # index of its first character
         self._tail_token = 0  # index of its first token
-        self._resumption: _Resumption | None = None  # within an endless pre-token
+        self._resumption: _Resumption | None = None  # set within an endless pre-token
         self._lookback = _UNSETTLED_TOKENS
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._surrogate = ""  # first half of a pair
-        self._id_bytes = b""  # of a character that token ids have begun
-        self._pieces: list[str] = []  # of the text behind the last token ids
+        self._surrogate = ""  # first half of a surrogate pair
+        self._id_bytes = b""  # bytes of a character that token ids have begun
+        self._pieces: list[str] = []  # pieces of the text behind the last token ids
         self._piece_starts: list[int] = []
-        self._boundaries = [_Boundary(0, 0, 0)]  # in order of all three
+        self._boundaries = [_Boundary(0, 0, 0)]  # ascending in all three fields
 
     def feed(self, piece: str | bytes) -> Edit:
         """Append text, or UTF-8 bytes that may end inside a character."""

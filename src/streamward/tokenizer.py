@@ -101,7 +101,7 @@ class GuardTokenizer:
         encoding: Encoding
         if len(text) < _LONG_CHARS:
             encoding = self._plain.encode(text, add_special_tokens=False)
-        else:  # the same by another door, which lets other threads run meanwhile: a megabyte takes a second
+        else:  # the batch call releases the GIL: a megabyte of text takes a second
             (encoding,) = self._plain.encode_batch([text], add_special_tokens=False)
         spans = [Span(start, max(end, start + 1)) for start, end in encoding.offsets]
         return TokenizedText(encoding.ids, spans, encoding.word_ids)

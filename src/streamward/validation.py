@@ -16,7 +16,7 @@ _MOST_TOLD = 5
 _MUST_BE = " must be "
 _JSON_PLACE = re.compile(r" at (line \d+) column (\d+)$")
 _NAMES_KEY = ("missing", "extra_forbidden")
-_KEY = "[key]"  # pydantic's mark of a key of a mapping that is wrong
+_KEY = "[key]"  # pydantic marks a wrong key of a mapping with this
 
 _WANTED: Mapping[str, str] = {
     "string_type": "a string",
@@ -184,7 +184,7 @@ def _text(found: _Found, root: Any, *, names_keys: bool, table: str) -> str:
 
 
 def _json_place(problem: Problem) -> str:
-    if problem["loc"]:  # the framework's, which parses with the standard library
+    if problem["loc"]:  # the framework parses with the standard library
         return f" from character {int(problem['loc'][-1]) + 1} on"
     found = _JSON_PLACE.search(problem["ctx"]["error"])
     return f" from {found[1]}, column {found[2]} on" if found else ""

@@ -16,27 +16,14 @@ import torch
 from streamward.distributed.config import ApplicationArguments, ReplicaSetConfig
 from streamward.errors import ConfigError
 from streamward.loading import load
-from streamward.policy import Policy
 from tests.distributed.checkpoints import tiny_checkpoint
 from tests.distributed.processes import start, wait_until
 from tests.distributed.replica_sets import assert_same
 from tests.gateway.scripted import DONE, Script, ask, call, chat, delta, gateway, reasons_in, texts_in
+from tests.moderation.sharp_policy import POLICY, PROMPT, TEXT
 
 pytest.importorskip("ray", reason="needs the extra ray: make test-ray")
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:::ray")]
-
-PROMPT = "hello there"
-TEXT = (
-    "the thing about “quotes” and émigré 中文字符 👩‍💻 rolling; العربية e\u0301 def f(x):\n    return 'll <|im_end|> "
-)
-POLICY = Policy.parse(
-    {
-        "name": "sharp",
-        "prompt": {"unsafe": "allow", "controversial": "allow"},
-        "response": {"controversial": "allow", "thresholds": {"unsafe": 0.55}},
-    },
-    source="test",
-)
 
 
 @pytest.fixture(scope="module")

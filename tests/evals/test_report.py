@@ -85,6 +85,15 @@ def test_a_page_needs_nothing_beside_itself_and_shows_tables_and_plots(both):
         assert f"<h2>{heading}</h2>" in text
 
 
+def test_every_plot_is_drawn_again_for_the_width_of_a_phone(both):
+    text = (both / "always-Unsafe" / "report.html").read_text()
+    widths = {
+        name: re.findall(rf'<div class="{name}"><svg[^>]*width="([0-9.]+)pt"', text) for name in ("wide", "narrow")
+    }
+    assert len(widths["wide"]) == len(widths["narrow"]) == text.count("<figure")
+    assert max(map(float, widths["narrow"])) * 96 / 72 <= 390
+
+
 def test_no_text_of_a_set_reaches_a_report(both):
     files = [path for path in both.rglob("*") if path.is_file()]
     assert len(files) >= 6

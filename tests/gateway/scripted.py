@@ -27,6 +27,8 @@ from tests.moderation.guards import guard_tokenizer
 TOKENIZER = guard_tokenizer()
 STRICT = Policy.load("strict")
 BAD_PROMPT = "#prompt#"
+CONTENT = (0, "content")
+"""Field of the text of the first choice, as in `texts_in`."""
 _POOL = ThreadPoolExecutor(2, thread_name_prefix="scripted-guard")
 _SAFE = {RiskLevel.SAFE: 1.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 0.0}
 _UNSAFE = {RiskLevel.SAFE: 0.0, RiskLevel.CONTROVERSIAL: 0.0, RiskLevel.UNSAFE: 1.0}
@@ -261,6 +263,22 @@ def event(body: object) -> bytes:
 def delta(index: int = 0, *, reason: str | None = None, **fields: object) -> bytes:
     choice = {"index": index, "delta": fields, "finish_reason": reason}
     return event({"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]})
+
+
+def spoken(*pieces: str) -> Script:
+    """An upstream that streams an answer in pieces."""
+    return Script(*[delta(content=piece) for piece in pieces], delta(reason="stop"), DONE)
+
+
+def document_of(text: str, **beside: object) -> bytes:
+    """An answer that is not streamed, with further fields beside its choices."""
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
+    return json.dumps({"choices": [choice], **beside}).encode()
+
+
+def document(text: str, **beside: object) -> Script:
+    """An upstream that gives such an answer."""
+    return Script(document_of(text, **beside), content_type="application/json")
 
 
 DONE = b"data: [DONE]\n\n"

@@ -15,6 +15,7 @@ from streamward.gateway.upstream import Upstream
 from streamward.policy import Policy
 from tests.gateway.scripted import (
     BAD_PROMPT,
+    CONTENT,
     DONE,
     STRICT,
     Notebook,
@@ -24,6 +25,7 @@ from tests.gateway.scripted import (
     call,
     chat,
     delta,
+    document_of,
     event,
     events_in,
     gateway,
@@ -31,13 +33,10 @@ from tests.gateway.scripted import (
     texts_in,
 )
 
-CONTENT = (0, "content")
-
 
 def fine(*, content_type="text/event-stream", **more) -> Script:
     if content_type == "application/json":
-        body = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
-        return Script(json.dumps(body).encode(), content_type=content_type, **more)
+        return Script(document_of("hi"), content_type=content_type, **more)
     return Script(delta(content="hi"), delta(reason="stop"), DONE, **more)
 
 
@@ -348,7 +347,7 @@ def test_an_answer_of_the_other_kind_is_refused(is_stream):
 
 
 def test_compressed_answers_are_read_if_the_way_is_known():
-    body = json.dumps({"choices": [{"index": 0, "message": {"content": "a ## b"}, "finish_reason": "stop"}]}).encode()
+    body = document_of("a ## b")
     script = Script(gzip.compress(body), content_type="application/json", headers={"content-encoding": "gzip"})
     _, data = ask(gateway(script), call(chat(stream=False)))
     assert json.loads(data)["choices"][0]["message"]["content"] == "a "

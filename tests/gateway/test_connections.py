@@ -1,7 +1,6 @@
 """Real connections to an upstream that are used again, and die."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,9 +9,9 @@ import pytest
 from streamward.gateway.config import GatewayLimits, UpstreamConfig
 from streamward.gateway.gateway import Gateway
 from streamward.gateway.upstream import Upstream
-from tests.gateway.scripted import ScriptedGuard, call, chat, describe
+from tests.gateway.scripted import ScriptedGuard, call, chat, describe, document_of
 
-DOCUMENT = json.dumps({"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}).encode()
+DOCUMENT = document_of("hi")
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(DOCUMENT) + DOCUMENT
 
 

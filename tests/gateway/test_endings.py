@@ -4,11 +4,23 @@ import pytest
 
 from streamward.gateway.call_record import EndReason
 from streamward.schema import Action
-from tests.gateway.scripted import DONE, Notebook, Script, ask, call, chat, delta, event, events_in, gateway, texts_in
+from tests.gateway.scripted import (
+    CONTENT,
+    DONE,
+    Notebook,
+    Script,
+    ask,
+    call,
+    chat,
+    delta,
+    event,
+    events_in,
+    gateway,
+    texts_in,
+)
 from tests.gateway.test_release_responses import message, response, spoken
 from tests.gateway.test_release_responses import request as response_request
 
-CONTENT = (0, "content")
 USAGE = {"total_tokens": 3}
 LATE = {
     "a note without choices": event({"choices": [], "note": "a ## b"}),

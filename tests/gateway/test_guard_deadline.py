@@ -10,6 +10,7 @@ from streamward.gateway.config import GatewayLimits
 from streamward.policy import Policy
 from streamward.schema import Action, RiskLevel
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -19,6 +20,7 @@ from tests.gateway.scripted import (
     call,
     chat,
     delta,
+    document,
     event,
     events_in,
     gateway,
@@ -27,7 +29,6 @@ from tests.gateway.scripted import (
 from tests.gateway.stalling import MovedLoop, StallingGuard, stall
 from tests.gateway.test_endings import endings_in
 
-CONTENT = (0, "content")
 QUICK = GatewayLimits(guard_timeout_s=0.05, overload_wait_s=0)
 END = [delta(reason="stop"), DONE]
 
@@ -89,9 +90,7 @@ def test_the_end_of_the_judgement_counts_too():
 
 
 def test_a_document_is_cut_too():
-    whole = {"choices": [{"index": 0, "message": {"content": "word " * 200 + "~"}, "finish_reason": "stop"}]}
-    script = Script(json.dumps(whole).encode(), content_type="application/json")
-    data, outcome = stalled(script, stream=False)
+    data, outcome = stalled(document("word " * 200 + "~"), stream=False)
     choice = json.loads(data)["choices"][0]
     assert choice["finish_reason"] == "content_filter"
     assert 0 < len(choice["message"]["content"]) == outcome.parts[0].num_shown_chars < 1000

@@ -11,6 +11,7 @@ from streamward.intervene.wording import FRESH_START_NOTE, own_words
 from streamward.policy import Policy
 from tests.gateway.continuing import Turns, intervening
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -26,7 +27,6 @@ from tests.gateway.scripted import (
 )
 from tests.intervene.scripted_model import step
 
-CONTENT = (0, "content")
 REFUSAL = own_words()["refuse"]["en"]
 VLLM = {"prefill": "continue_final_message"}
 

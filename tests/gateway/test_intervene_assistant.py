@@ -10,11 +10,10 @@ from streamward.gateway.prefill_probe import probe_prefill
 from streamward.policy import Policy
 from tests.assistant.assistants import tiny_assistant
 from tests.gateway.continuing import intervening
-from tests.gateway.scripted import Notebook, ScriptedGuard, ask, call, chat, gateway, reasons_in, texts_in
+from tests.gateway.scripted import CONTENT, Notebook, ScriptedGuard, ask, call, chat, gateway, reasons_in, texts_in
 from tests.intervene.scripted_model import step
 
 MODEL = "smollm2-135m-instruct"
-CONTENT = (0, "content")
 
 
 @pytest.fixture(scope="module")

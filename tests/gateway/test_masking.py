@@ -12,6 +12,7 @@ from streamward.schema import Action
 from tests.detectors.planted import TYPES, planted_texts
 from tests.detectors.planted import cut as in_pieces
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -29,7 +30,6 @@ from tests.gateway.scripted import (
 from tests.gateway.test_release_chat import cut
 from tests.gateway.test_release_responses import message, request, response, spoken
 
-CONTENT = (0, "content")
 STEPWISE = GatewayLimits(max_ahead_bytes=1)
 """The upstream waits for the judge, so that chunks leave one by one."""
 ARGUMENTS = (0, "tool_calls", 0, "function", "arguments")

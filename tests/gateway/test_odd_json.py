@@ -7,6 +7,7 @@ import pytest
 from streamward.gateway.call_record import EndReason
 from tests.gateway.scripted import (
     BAD_PROMPT,
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -21,7 +22,6 @@ from tests.gateway.scripted import (
     texts_in,
 )
 
-CONTENT = (0, "content")
 END = delta(reason="stop") + DONE
 ENTRY = b'{"token":"hi","logprob":%s,"bytes":null,"top_logprobs":[{"token":"hi","logprob":%s,"bytes":null}]}'
 NUMBERS = [b"-Infinity", b"Infinity", b"NaN", b"null", b"-1e999"]

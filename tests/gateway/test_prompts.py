@@ -7,6 +7,7 @@ import pytest
 from streamward.errors import InputError
 from tests.gateway.scripted import (
     BAD_PROMPT,
+    CONTENT,
     Script,
     ScriptedGuard,
     ask,
@@ -17,7 +18,7 @@ from tests.gateway.scripted import (
     reasons_in,
     texts_in,
 )
-from tests.gateway.test_calls import CONTENT, fine
+from tests.gateway.test_calls import fine
 from tests.gateway.test_release_responses import response
 
 

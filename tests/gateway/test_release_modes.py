@@ -11,6 +11,7 @@ from streamward.gateway.call_record import EndReason
 from streamward.gateway.config import GatewayLimits
 from streamward.policy import Policy
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -20,19 +21,16 @@ from tests.gateway.scripted import (
     call,
     chat,
     delta,
+    document,
     event,
     events_in,
     gateway,
     reasons_in,
+    spoken,
     texts_in,
 )
 
-CONTENT = (0, "content")
 REPLACING = Policy.parse({"name": "r", "replacement": "Let us stop.", "response": {"unsafe": "replace"}}, source="test")
-
-
-def spoken(*pieces: str) -> Script:
-    return Script(*[delta(content=piece) for piece in pieces], delta(reason="stop"), DONE)
 
 
 def said(script: Script, **settings) -> str:
@@ -75,9 +73,7 @@ def test_a_replacement_is_said_behind_the_last_checked_text():
 
 
 def test_a_replacement_stands_alone_where_nothing_was_streamed():
-    body = {"choices": [{"index": 0, "message": {"content": "one ## two"}, "finish_reason": "stop"}]}
-    script = Script(json.dumps(body).encode(), content_type="application/json")
-    _, data = ask(gateway(script), call(chat(stream=False), policy=REPLACING))
+    _, data = ask(gateway(document("one ## two")), call(chat(stream=False), policy=REPLACING))
     assert json.loads(data)["choices"][0]["message"]["content"] == "Let us stop."
 
 
@@ -145,8 +141,7 @@ def test_a_policy_may_let_text_through_that_could_not_be_judged():
 def test_a_guard_that_fails_takes_nothing_back(is_stream):
     lenient = Policy.parse({"name": "l", "on_error": {"response": "allow"}}, source="test")
     text = "one ## two"
-    whole = {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
-    script = spoken(text) if is_stream else Script(json.dumps(whole).encode(), content_type="application/json")
+    script = spoken(text) if is_stream else document(text)
 
     class Tired:
         """Fails when it is asked for the whole judgement."""

@@ -13,6 +13,7 @@ from tests.gateway.scripted import (
     call,
     chat,
     delta,
+    document,
     event,
     events_in,
     gateway,
@@ -158,9 +159,8 @@ def test_lines_that_are_no_data_are_not_passed_on():
 @pytest.mark.parametrize("name", ["usage", "error", "system_fingerprint", "x"])
 @pytest.mark.parametrize("value", ["##", {"note": "##"}, [["##"]], {"##": "a"}])
 def test_text_beside_the_choices_leaves_in_no_answer(name, value):
-    body = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}], name: value}
     for script, is_stream in (
-        (Script(json.dumps(body).encode(), content_type="application/json"), False),
+        (document("hi", **{name: value}), False),
         (Script(delta(content="hi"), event({"choices": [], name: value}), delta(reason="stop"), DONE), True),
     ):
         _, data = ask(gateway(script), call(chat(stream=is_stream)))

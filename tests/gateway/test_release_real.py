@@ -5,24 +5,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamward.moderation.moderator import Moderator
-from streamward.policy import Policy
-from tests.gateway.scripted import DONE, Script, ask, call, chat, delta, gateway, reasons_in, texts_in
+from tests.gateway.scripted import CONTENT, DONE, Script, ask, call, chat, delta, gateway, reasons_in, texts_in
 from tests.gateway.test_release_chat import cut
 from tests.moderation.guards import stream_guard
-
-CONTENT = (0, "content")
-PROMPT = "hello there"
-TEXT = (
-    "the thing about “quotes” and émigré 中文字符 👩‍💻 rolling; العربية e\u0301 def f(x):\n    return 'll <|im_end|> "
-)
-POLICY = Policy.parse(
-    {
-        "name": "sharp",
-        "prompt": {"unsafe": "allow", "controversial": "allow"},
-        "response": {"controversial": "allow", "thresholds": {"unsafe": 0.55}},
-    },
-    source="test",
-)
+from tests.moderation.sharp_policy import POLICY, PROMPT, TEXT
 
 
 @pytest.fixture(scope="module")

@@ -8,29 +8,25 @@ from streamward.errors import InputError
 from streamward.policy import Policy
 from tests.gateway.scripted import (
     BAD_PROMPT,
+    CONTENT,
     DONE,
     Script,
     ask,
     call,
     chat,
     delta,
+    document,
     events_in,
     gateway,
     reasons_in,
     texts_in,
 )
 
-CONTENT = (0, "content")
 FLAGGING = Policy.parse({"name": "f", "prompt": {"unsafe": "flag"}, "response": {"unsafe": "flag"}}, source="test")
 
 
 def bad() -> Script:
     return Script(delta(content="one ## two"), delta(reason="stop"), DONE)
-
-
-def document(text: str) -> Script:
-    body = {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
-    return Script(json.dumps(body).encode(), content_type="application/json")
 
 
 def asking(side: str, mode: str) -> dict[str, object]:

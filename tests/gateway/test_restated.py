@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Script,
     ScriptedGuard,
@@ -23,7 +24,6 @@ from tests.gateway.scripted import (
 from tests.gateway.test_endings import endings_in
 from tests.gateway.test_release_responses import AT, message, request, response, spoken
 
-CONTENT = (0, "content")
 WORDS = [f"word{index % 7} " for index in range(400)]
 
 

@@ -9,6 +9,7 @@ from streamward.gateway.call_record import EndReason
 from streamward.gateway.config import GatewayLimits
 from streamward.schema import Action
 from tests.gateway.scripted import (
+    CONTENT,
     DONE,
     Notebook,
     Script,
@@ -25,7 +26,6 @@ from tests.gateway.scripted import (
 )
 from tests.gateway.test_release_responses import AT, response
 
-CONTENT = (0, "content")
 SAID = delta(content="Bread ")
 
 

@@ -182,7 +182,7 @@ def test_a_feed_cancelled_before_a_thread_went_on_with_it_lets_go_of_its_stream(
                 await asyncio.sleep(0.001)  # until the feed waits for a thread
             feeding.cancel()
             await asyncio.wait([feeding])
-            assert not stream._inner._lock.locked()  # type: ignore[union-attr]  # it is a GuardStream
+            assert not stream._inner._calls.lock.locked()  # type: ignore[union-attr]  # it is a GuardStream
             gate.set()
             assert all(each.result(TIMEOUT_S) for each in busy)
             assert await stream.feed(TEXT)

@@ -47,6 +47,19 @@ def marked_model() -> GuardModel:
     return model
 
 
+MASKING = """
+name = "masking"
+[[detectors]]
+type = "email"
+[[detectors]]
+type = "words"
+id = "names"
+words = ["zeus"]
+action = "block"
+"""
+"""A policy that masks addresses and blocks a word."""
+
+
 def marked_guard(model: GuardModel | None = None) -> StreamGuard:
     """The guard, with its own weights or those given."""
     config = EngineConfig(page_tokens=16, kv_cache_bytes=2**24)

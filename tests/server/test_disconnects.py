@@ -15,11 +15,12 @@ from websockets.sync.client import connect
 
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.server.proxy import open_gateway
+from tests.gateway.scripted import spoken
 from tests.moderation.guards import stream_guard
 from tests.moderation.test_cancellation import LONG, TIMEOUT_S, Steps
 from tests.server.marked_guard import marked_guard
 from tests.server.services import Service, open_service, served
-from tests.server.test_proxy import UPSTREAMS, spoken
+from tests.server.test_proxy import UPSTREAMS
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
 CHAT = {"messages": [{"role": "user", "content": LONG}]}

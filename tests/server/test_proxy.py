@@ -14,12 +14,24 @@ from starlette.concurrency import run_in_threadpool
 from streamward.errors import CheckpointError, ConfigError, OverloadedError
 from streamward.moderation.gen_guard_adapter import GenGuardAdapter
 from streamward.server.proxy import open_gateway
-from tests.gateway.scripted import DONE, Script, ScriptedGuard, chat, delta, event, events_in, reasons_in, texts_in
+from tests.gateway.scripted import (
+    CONTENT,
+    DONE,
+    Script,
+    ScriptedGuard,
+    chat,
+    delta,
+    document,
+    event,
+    events_in,
+    reasons_in,
+    spoken,
+    texts_in,
+)
 from tests.generative.gen_guards import gen_guard
 from tests.server.marked_guard import marked_moderator
 from tests.server.services import open_service, served, settings
 
-CONTENT = (0, "content")
 UPSTREAMS = {"up": {"base_url": "http://upstream.test/v1"}, "other": {"base_url": "http://other.test/v1"}}
 PATHS = ["chat/completions", "completions", "responses"]
 
@@ -34,10 +46,6 @@ def guarded(folder, script: Script, **changes):
         service.app.state.gateway = service.app.state.gateway._replace(gateway=gateway)
         yield service
     moderator.close()
-
-
-def spoken(*pieces: str) -> Script:
-    return Script(*[delta(content=piece) for piece in pieces], delta(reason="stop"), DONE)
 
 
 def rows(service) -> list[dict]:
@@ -56,8 +64,7 @@ def test_a_streamed_answer_is_cut_before_the_flagged_text(tmp_path):
 
 
 def test_a_whole_answer_is_cut_in_the_same_place(tmp_path):
-    body = {"choices": [{"index": 0, "message": {"content": "one ## two"}, "finish_reason": "stop"}]}
-    with guarded(tmp_path, Script(json.dumps(body).encode(), content_type="application/json")) as service:
+    with guarded(tmp_path, document("one ## two")) as service:
         answer = service.post("/up/v1/chat/completions", chat(stream=False))
     assert answer.json()["choices"][0]["message"]["content"] == "one "
 

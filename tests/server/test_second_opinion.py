@@ -10,11 +10,10 @@ from streamward.errors import ConfigError
 from streamward.server.preflight import problems
 from streamward.server.proxy import open_gateway
 from tests import loopback
-from tests.gateway.scripted import DONE, Script, chat, delta, reasons_in, texts_in
+from tests.gateway.scripted import CONTENT, Script, chat, reasons_in, spoken, texts_in
 from tests.server.marked_guard import marked_moderator
 from tests.server.services import open_service, settings
 
-CONTENT = (0, "content")
 RULE = {"id": "no-prices", "text": "Do not name prices."}
 BAND = [0.2, 1.0]  # the guard of these tests says 0.9999 at a `#`
 
@@ -55,10 +54,6 @@ def doubly_guarded(folder, *, script: Script | None = None, **changes):
                 service.app.state.gateway = service.app.state.gateway._replace(gateway=gateway)
             yield service, second
     moderator.close()
-
-
-def spoken(*pieces: str) -> Script:
-    return Script(*[delta(content=piece) for piece in pieces], delta(reason="stop"), DONE)
 
 
 def test_whole_texts_get_a_second_opinion(tmp_path):

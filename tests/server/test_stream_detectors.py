@@ -6,21 +6,9 @@ import pytest
 from websockets.sync.client import connect
 
 from streamward.server.live import LiveKind
-from tests.server.marked_guard import marked_guard
+from tests.server.marked_guard import MASKING, marked_guard
 from tests.server.services import open_service, served
 
-POLICY = """
-name = "masking"
-
-[[detectors]]
-type = "email"
-
-[[detectors]]
-type = "words"
-id = "names"
-words = ["zeus"]
-action = "block"
-"""
 PIECES = ["Write to jo@exa", "mple.com, or to the other one", " who is at home"]
 SHOWN = ["Write to ", "[EMAIL], or to the other ", "one who is at ", "home"]
 
@@ -29,7 +17,7 @@ SHOWN = ["Write to ", "[EMAIL], or to the other ", "one who is at ", "home"]
 def service(tmp_path):
     folder = tmp_path / "policies"
     folder.mkdir()
-    (folder / "masking.toml").write_text(POLICY)
+    (folder / "masking.toml").write_text(MASKING)
     policies, console = {"folder": str(folder)}, {"live_text": True}
     with open_service(tmp_path, guard=marked_guard(), policies=policies, console=console) as opened:
         yield opened

@@ -29,8 +29,9 @@ from streamward.schema import Side
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.guard import vllm_token_scorer
 from tests.engine.harness import Opinion, opinions_of
-from tests.gateway.test_release_real import POLICY, TEXT, assert_nothing_leaves_past_the_flagged_token
+from tests.gateway.test_release_real import assert_nothing_leaves_past_the_flagged_token
 from tests.model.checkpoints import stream_checkpoint
+from tests.moderation.sharp_policy import POLICY, TEXT
 from tests.vllm.checkpoints import VOCAB_SIZE, random_guard, write_guard
 
 pytestmark = [

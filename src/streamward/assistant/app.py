@@ -22,7 +22,7 @@ from streamward.validation import findings
 
 R = TypeVar("R", bound=wire.CommonRequest)
 _CREATED = 1730419200  # 2024-11-01, when SmolLM2 was published
-_DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+_DEFAULT_COMPLETION_TOKENS = 16  # the default of OpenAI's API
 _POLL_S = 0.2
 
 

@@ -84,7 +84,7 @@ class Generator:
         while batch := self._next_batch():
             try:
                 self._step(batch)
-            except Exception as error:  # a defect of ours or of torch: its answers end, the others live on
+            except Exception as error:  # a bug of ours or of torch ends these answers only
                 logger.exception("a step of the assistant failed", extra={"num_answers": len(batch)})
                 known = error if isinstance(error, StreamwardError) else StreamwardError("the assistant failed")
                 self._end(batch, Written(None, error=known))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FIRST_CANDIDATES = 256  # of top_p: sorting the whole vocabulary is seldom needed
+_FIRST_CANDIDATES = 256  # candidates for top_p: the whole vocabulary is seldom needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +71,5 @@ class Sampler:
             before_k = shares_k.cumsum(dim=0) - shares_k
             if float(before_k[-1]) >= self._sampling.top_p:
                 break
-        kept_k = shares_k * (before_k < self._sampling.top_p)  # the first one is always kept
+        kept_k = shares_k * (before_k < self._sampling.top_p)  # the first token is always kept
         return int(ids_k[torch.multinomial(kept_k, 1, generator=self._generator)])

@@ -134,7 +134,8 @@ class Writing:
         self._generator = generator
         self._tokenizer = tokenizer
         self._loop = asyncio.get_running_loop()
-        self._written: asyncio.Queue[tuple[int, Written]] = asyncio.Queue()  # at most max_tokens of each choice
+        # Holds at most max_tokens items of each choice.
+        self._written: asyncio.Queue[tuple[int, Written]] = asyncio.Queue()
         self._writers = {choice: TextWriter(stops) for choice in range(len(prompts))}
         self._counts = dict.fromkeys(self._writers, 0)
         self._answers = [self._answer(choice, prompt, sampling=sampling) for choice, prompt in enumerate(prompts)]
@@ -148,7 +149,7 @@ class Writing:
         """
         while self._writers:
             choice, step = await self._written.get()
-            if choice in self._writers:  # else it met a stop sequence, and the generator had gone on by then
+            if choice in self._writers:  # otherwise a stop sequence ended it, and the generator had gone on
                 yield self._piece(choice, step)
 
     def cancel(self) -> None:

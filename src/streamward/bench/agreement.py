@@ -18,8 +18,8 @@ from streamward.schema import RiskLevel, SideResult
 FLOAT32, BFLOAT16, INT8, INT8_CACHE = "float32", "bfloat16", "int8", "int8 with cache int8"
 WEIGHTS = (FLOAT32, BFLOAT16, INT8, INT8_CACHE)
 PAIRS = ((BFLOAT16, FLOAT32), (INT8, FLOAT32), (INT8, BFLOAT16), (INT8_CACHE, BFLOAT16))
-_CUTS = (1, 3, 10, 60)  # characters
-_MAX_CUT_RESPONSES = 6  # of each set
+_CUTS = (1, 3, 10, 60)  # sizes of the pieces, in characters
+_MAX_CUT_RESPONSES = 6  # most responses of each set
 
 
 @dataclass(slots=True)

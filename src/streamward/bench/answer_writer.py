@@ -24,7 +24,7 @@ from streamward.schema import Message, Role
 from streamward.tokenizer import TOKENIZER_FILE, GuardTokenizer
 
 _PAGE_TOKENS = 64
-_MAX_ROWS = 512  # tokens of one pass
+_MAX_ROWS = 512  # most tokens of one pass
 _MAX_TOKENS = 1536  # of one sequence
 
 Floats = NDArray[np.float32]

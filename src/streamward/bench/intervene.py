@@ -19,7 +19,7 @@ from streamward.bench.intervene_config import (
 from streamward.bench.recorded_guard import RecordedGuard
 from streamward.intervene.generation import GenerationPrefix, GuardedGeneration
 
-_PROMPTS_TOGETHER = 8  # whose tokens the guard judges in one step
+_PROMPTS_TOGETHER = 8  # answers whose tokens the guard judges in one step
 _Variants = list[InterveneVariant | None]
 
 GUARD = "stream-135m"
@@ -251,7 +251,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: JSON values
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").split("\n")
-    if lines.pop():  # an interrupted run wrote half of it
+    if lines.pop():  # an interrupted run wrote half of the line
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     yield from map(json.loads, lines)
 

@@ -10,7 +10,7 @@ from streamward.model.memory import lazy_zeros
 from streamward.model.packing import PackedLinear, can_pack
 
 _GEMM_ROWS, _GEMM_SIZE = 256, 4096
-_REPEATS = 25  # of which the fastest counts: other work on the machine only slows a read down
+_REPEATS = 25  # reads, of which the fastest counts: other work only slows a read down
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def main_bench(
         bench = _Bench(shape, machine, dtype=dtype, quick=quick)
         for record in bench.records():
             records.append(record)
-            if json_path is not None:  # at once: a run takes minutes, and may not end
+            if json_path is not None:  # written at once, because a run takes minutes and may be interrupted
                 _write_records(json_path, records)
             print(json.dumps(asdict(record)), file=sys.stderr, flush=True)
         lines += [bench.memory(), bench.contention()]
@@ -162,7 +162,8 @@ class _Bench:
 
     def _appending(self, engine: Engine, path: str, dtype: str, *, weight_bytes: int) -> Iterator[Record]:
         for context in self._contexts:
-            self._machine = faster(self._machine, measure_machine(self._dtype))  # as fast as it was once, it can be
+            # A rate that was reached once is possible.
+            self._machine = faster(self._machine, measure_machine(self._dtype))
             for k in CHUNKS:
                 seconds = self._append(engine, context=context, k=k, streams=1, repeats=self._repeats)
                 yield self._record(path, context, k, seconds, dtype=dtype, weight_bytes=weight_bytes)

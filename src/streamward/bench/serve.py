@@ -233,7 +233,7 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return
-        except OSError:  # not yet
+        except OSError:  # the service does not answer yet
             time.sleep(0.2)
     raise StreamwardError("the service to be measured did not start; its messages are above")
 

@@ -101,7 +101,7 @@ class ScriptedUpstream:
             while await self._answer(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # whoever asked has gone, or the measurement is over
+            pass  # the client has gone, or the measurement is over
         finally:
             writer.transport.abort()
 
@@ -111,7 +111,7 @@ class ScriptedUpstream:
         length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
         body = json.loads(await reader.readexactly(length))
         sent = self.sent_at.get(body["user"])
-        if sent is None:  # its client has gone
+        if sent is None:  # the client has gone
             return False
         writer.write(_HEAD)
         start = time.perf_counter()

@@ -39,7 +39,7 @@ GEMMA_CONFIG = ModelConfig(
     intermediate_size=2048,
     rope_theta=1e6,
     rms_norm_eps=1e-6,
-    max_positions=8192,  # of 32,768: the rotary tables are made for all of them
+    max_positions=8192,  # the model has 32,768; rotary tables are made for all positions
     has_tied_embeddings=True,
     has_qk_norm=True,
     sliding_window=SlidingWindow(tokens=512, pattern=6, rope_theta=10000.0),

@@ -11,7 +11,7 @@ from streamward.errors import CheckpointError
 
 Merge = tuple[str, str]
 _SPACE = "\u2581"  # stands for a blank in SentencePiece vocabularies
-_RUNS = (_SPACE, "\n", "\t")  # whose repetitions have tokens of their own
+_RUNS = (_SPACE, "\n", "\t")  # characters whose repetitions have tokens of their own
 # A word begins with at most one blank; more of them, line breaks and tabs stand alone. No token crosses these bounds.
 _WORDS = rf"{_SPACE}{{2,}}|\n+|\t+|{_SPACE}?[^{_SPACE}\n\t]+|{_SPACE}"
 
@@ -118,7 +118,7 @@ def _read_metadata(gguf_path: Path) -> dict[str, Any]:  # Any: lists of strings 
     try:
         fields = GGUFReader(gguf_path).fields
         values = {name: fields[f"tokenizer.ggml.{name}"].contents() for name in names}
-        for name in ("merges", "scores"):  # of either kind
+        for name in ("merges", "scores"):  # a tokenizer has one of them
             if f"tokenizer.ggml.{name}" in fields:
                 values[name] = fields[f"tokenizer.ggml.{name}"].contents()
     except (OSError, ValueError, KeyError, IndexError) as error:

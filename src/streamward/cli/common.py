@@ -63,7 +63,7 @@ def add_guard_options(parser: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace) -> "Moderator":
     """Load the guard that the options name."""
-    from streamward.loading import load as load_guard  # seconds: not for --help
+    from streamward.loading import load as load_guard  # imported late, because it takes seconds
 
     return load_guard(arguments.guard, policy=arguments.policy)
 

@@ -30,7 +30,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="print a script that completes commands and options in a shell",
         description="Prints a script for bash, zsh or fish that completes commands, options and their values.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=sorted(_SCRIPTS), help="the shell")
     parser.set_defaults(run=run)
@@ -38,7 +37,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the script."""
-    from streamward.bundled.embedded import embedded_guards  # not for --help
+    from streamward.bundled.embedded import embedded_guards  # imported late, because --help does not need it
 
     values = {"policy": ("strict", "loose"), "guard": tuple(embedded_guards())}
     print(_SCRIPTS[arguments.shell](list(command_words(arguments.parser, values=values))), end="")

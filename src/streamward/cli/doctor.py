@@ -64,7 +64,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             " installed, and whether the service's port is free. Exit code 1 if something failed."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--guard", default=DEFAULT_GUARD, metavar="G", help="guard to load (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: %(default)s)")
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({check.name: {"state": check.state, "detail": check.detail} for check in checks}))
     else:
-        from rich.console import Console  # not for other commands
+        from rich.console import Console  # imported late, because other commands do not need it
         from rich.text import Text
 
         console = Console(highlight=False)
@@ -148,7 +147,7 @@ def _guard(name: str) -> Iterator[Check]:
 def _token_time(guard: "Moderator") -> Check:
     try:
         stream = guard.stream()
-    except InputError as error:  # a guard of whole texts
+    except InputError as error:  # a guard that judges whole texts
         return Check("time per token", State.NOTE, str(error))
     words = (_TEXT * (_NUM_WORDS // len(_TEXT.split()) + 1)).split()[:_NUM_WORDS]
     per_token_ms = []

@@ -83,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.FAILURE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILURE
     except OSError as error:
         say(f"{error.filename or 'input or output'}: {reason_of(error)}")
         return ExitCode.FAILURE
-    except Exception as error:  # a defect of ours: its text could hold what is being judged
+    except Exception as error:  # a bug of ours: its message could contain moderated text
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             say("this command needs torch; run: pip install 'streamward[torch]'")
             return ExitCode.BAD_INPUT
@@ -105,7 +105,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="streamward",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"streamward {version('streamward')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

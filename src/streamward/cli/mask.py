@@ -38,7 +38,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             " masked. No guard is loaded. A finding whose action is block ends the output with exit code 3."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -58,7 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Mask standard input."""
-    from streamward.detectors.masker import Masker  # not for other commands
+    from streamward.detectors.masker import Masker  # imported late, because other commands do not need it
     from streamward.detectors.vault import Vault
 
     masker = Masker(_detectors(arguments), vault=Vault(), is_json=arguments.json)

@@ -22,7 +22,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="list, describe, fetch and export guards",
         description="Lists, describes, fetches and exports guards.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     verbs.add_parser("list", help="guards that are embedded or in the cache").set_defaults(run=_list)

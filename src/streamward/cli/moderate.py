@@ -53,7 +53,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="judge a prompt, a response or a conversation",
         description="Judges a prompt, a response or a conversation. Exit code 3 if the policy blocks it.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a prompt; - reads it from standard input")
     parser.add_argument("--prompt", metavar="P", help="what the user says")

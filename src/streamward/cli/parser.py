@@ -13,7 +13,13 @@ _KINDS = {"int": "a whole number", "positive": "a whole number", "float": "a num
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser, and through `add_subparsers` those of all commands."""
+    """A parser, and through `add_subparsers` those of all commands. The lines of an epilog stay as they are."""
+
+    def __init__(self, **settings: Any) -> None:  # Any: argparse's own
+        """Take what argparse takes."""
+        if settings.get("epilog"):
+            settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**settings)
 
     def parse_known_args(  # type: ignore[override]  # one signature for argparse's two
         self,

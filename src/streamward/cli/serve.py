@@ -47,7 +47,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="start the moderation service",
         description="Starts the moderation service and gateway. See docs/reference/service.md.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", nargs="?", metavar="FILE", help="TOML; see configs/serve.toml (default: defaults)")
     _add_changes(parser)
@@ -185,10 +184,11 @@ def serve(config: "ServeConfig", state: "ServiceState", *, sockets: "Sequence[so
     """
     try:
         server = _server(config, state)
-        for each in (signal.SIGINT, signal.SIGTERM):  # raised again once the server has stopped; then we close
+        # The signal is raised again after the server has stopped; then the service closes.
+        for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda *_: None)
         _keep_for_good()
-        with suppress(SystemExit):  # how it ends if it cannot listen, which it has logged
+        with suppress(SystemExit):  # uvicorn ends like this if it cannot listen; it has logged why
             server.run(sockets=None if sockets is None else list(sockets))
         return server.started
     finally:
@@ -203,9 +203,9 @@ def _keep_for_good() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.collect()  # from now on a quarter of what is left counts
+    gc.collect()  # from now on a collection waits for a quarter of the remaining objects
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # 140 MB of 610 (malloc_trim(3))
+        ctypes.CDLL(None).malloc_trim(0)  # malloc_trim(3) gives back 140 of 610 MB
 
 
 def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
@@ -222,7 +222,7 @@ def _server(config: "ServeConfig", state: "ServiceState") -> "uvicorn.Server":
             host=listen.host,
             port=listen.port,
             log_config=None,
-            access_log=False,  # its lines hold paths as they came; ours hold the route
+            access_log=False,  # uvicorn's lines contain raw paths; ours contain the route
             http=partial(BoundedProtocol, connections=ConnectionLimits(listen)),  # type: ignore[arg-type]  # it is called
             ws="websockets-sansio",
             ws_max_size=config.limits.max_body_bytes,

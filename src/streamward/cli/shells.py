@@ -55,7 +55,7 @@ def bash(commands: list[CommandWords]) -> str:
             '  [[ "$current" == -* ]] && words="$options"',
             '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
             "}",
-            "complete -o default -F _streamward streamward",  # files where nothing else is offered
+            "complete -o default -F _streamward streamward",  # offers files where nothing else is offered
             "",
         ]
     )

@@ -33,7 +33,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Learns the rules of a policy from their examples, in seconds on a CPU, and writes what was learnt"
         " beside the policy. Exit code 1 if a rule could not be learnt; nothing is written then.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("policy", metavar="POLICY", help="a TOML file with [[rules]]")
     parser.add_argument(
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _teach(arguments: argparse.Namespace, policy: Policy, path: Path) -> int:
-    from streamward.loading import find_served, load_guard  # seconds: not for --help
+    from streamward.loading import find_served, load_guard  # imported late, because it takes seconds
     from streamward.moderation.stream_guard import StreamGuard
     from streamward.teach.teaching import teach
 

@@ -93,7 +93,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _run(arguments: argparse.Namespace) -> int:
     module_name, _, function = arguments.stage.entry.partition(":")
     try:
-        module = importlib.import_module(module_name)  # takes seconds, so only the one asked for
+        # Importing takes seconds, so only the requested stage is imported.
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

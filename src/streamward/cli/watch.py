@@ -33,7 +33,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             " released, masked by the policy's detectors. Stops at a block with exit code 3."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--prompt", metavar="P", help="prompt of the answer; judged too")
     add_guard_options(parser)

@@ -19,6 +19,7 @@ from streamward.client.replies import JsonObject, ModerationList, ServiceResult,
 from streamward.client.sockets import AsyncSocket, BlockingSocket, Endpoint
 from streamward.client.stream_protocol import StreamProtocol
 from streamward.client.streams import AsyncRemoteStream, RemoteStream
+from streamward.closing import ClosedOnExit
 from streamward.errors import ConfigError, InputError, UpstreamError
 from streamward.reasons import reason_of
 from streamward.schema import Message, Side
@@ -59,7 +60,7 @@ def connect(
     return Client(url, api_key=api_key, policy=policy, timeout_s=timeout_s, resume_s=resume_s, ssl_context=ssl_context)
 
 
-class Client:
+class Client(ClosedOnExit):
     """A running service, for threads and for asyncio. From `streamward.connect`; close it, or use it in a block.
 
     The methods and results are those of `Moderator`, and errors of the service are the exceptions that a moderator
@@ -89,16 +90,6 @@ class Client:
             httpx.AsyncClient, base_url=base_url, headers=headers, timeout=timeout_s, verify=verify
         )
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-
-    def __enter__(self) -> Self:
-        """Return the client; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the client."""
-        self.close()
 
     async def __aenter__(self) -> Self:
         """Return the client; it is closed at the end of the block."""
@@ -260,7 +251,7 @@ def _addresses(url: str) -> tuple[str, str]:
 def _encoded(body: JsonObject) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:  # half a surrogate pair, or a value of another kind
+    except (TypeError, ValueError) as error:  # the text has half a surrogate pair, or a value is of another type
         raise InputError("the texts cannot be sent: they must be valid Unicode, and messages JSON values") from error
 
 

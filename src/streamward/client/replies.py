@@ -19,7 +19,7 @@ _BY_CODE: Mapping[str, type[StreamwardError]] = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, StreamwardError) and kind is not RateLimitError
 }
-_RETRY_AFTER_S = 1.0  # where a 429 does not say
+_RETRY_AFTER_S = 1.0  # used if a 429 does not say how long to wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from streamward.schema import Decision, Event, Result, SideResult
 
 Kind = Literal["text", "token_ids", "reasoning"]
 T = TypeVar("T")
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0  # between attempts to connect again
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0  # waits between attempts to connect again
 _EVENTS: TypeAdapter[list[Event]] = TypeAdapter(list[Event])
 _FINDINGS: TypeAdapter[list[DetectorFinding]] = TypeAdapter(list[DetectorFinding])
 _DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
@@ -58,7 +58,7 @@ class ConnectionLostError(Exception):
 
 
 class _MaskedPiece(NamedTuple):
-    start: int  # in the response
+    start: int  # place of its first character in the response
     text: str
 
 
@@ -119,7 +119,7 @@ class StreamProtocol:
             seq = self._next_seq
             message = {"type": "append", "stream": self.id, kind: content, "seq": seq}
             reply, was_lost = yield from self._ask(message, "events", seq=seq)
-            if seq == self._next_seq:  # else the resumption has read it
+            if seq == self._next_seq:  # otherwise the resumption has read it
                 self._read_events(reply)
             found: list[Event] = parse(_EVENTS, reply["events"])
             events += found
@@ -132,7 +132,7 @@ class StreamProtocol:
         """End the stream and wait for its result."""
         if self._result is not None:
             return self._result
-        if self.is_over and self.decision.error is not None:  # the guard failed, which ended the stream
+        if self.is_over and self.decision.error is not None:  # the guard's failure ended the stream
             self._result = Result(self.decision, self.prompt)
             return self._result
         self._check_open()
@@ -234,7 +234,7 @@ class StreamProtocol:
         error = error_of(reply.get("code"), str(reply.get("message")))
         concerns_connection = reply.get("stream") is None and reply.get("ref") is None
         if concerns_connection and isinstance(error, StreamClosedError | OverloadedError):
-            return ConnectionLostError(str(error))  # it was idle for too long, say; the stream goes on
+            return ConnectionLostError(str(error))  # for instance after too long an idle time; the stream goes on
         self.is_over = self.is_over or (isinstance(error, StreamClosedError) and self.id is not None)
         return error
 

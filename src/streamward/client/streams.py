@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 
 from streamward.client.sockets import AsyncSocket, BlockingSocket
 from streamward.client.stream_protocol import ConnectionLostError, Steps, StreamProtocol, kind_of
+from streamward.closing import ClosedOnExit
 from streamward.detectors.finding import DetectorFinding
 from streamward.errors import StreamwardError, UpstreamError
 from streamward.schema import Decision, Event, Result, SideResult
@@ -58,7 +59,7 @@ class RemoteStreamState:
         return self._protocol.masked(start, end)
 
 
-class RemoteStream(RemoteStreamState):
+class RemoteStream(RemoteStreamState, ClosedOnExit):
     """A response judged piece by piece by a service. From `Client.stream`; use it in a `with` block.
 
     A connection that breaks is made again and the stream resumed; no piece is judged twice. Thread-safe, one call at a
@@ -79,12 +80,6 @@ class RemoteStream(RemoteStreamState):
         """
         self._run(self._protocol.open())
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
 
     def feed(self, piece: str | Sequence[int]) -> list[Event]:
         """Judge the next piece of the response.

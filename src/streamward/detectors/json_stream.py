@@ -33,15 +33,15 @@ class JsonFindingStream:
         self._detectors = detectors
         self._vault = vault
         self._before = context[-CONTEXT_CHARS:]
-        self._source = ""  # not read yet: an escape that is cut off
-        self._text: FindingStream | None = None  # of the string that is open
-        self._starts: list[int] = []  # of its characters, in the source
+        self._source = ""  # an escape that is cut off waits here
+        self._text: FindingStream | None = None  # reads the string that is open
+        self._starts: list[int] = []  # places of its characters in the source
         self._bare: FindingStream | None = None
         self._bare_text = ""
         self._bare_start = 0
         self._bare_edits: list[SpanEdit] = []
-        self._is_known = False  # whether it is JSON
-        self._plain: FindingStream | None = None  # reads it if it is none
+        self._is_known = False  # True while the text is JSON
+        self._plain: FindingStream | None = None  # reads the text if it is not JSON
         self._read = 0
         self.fed = 0
         """Characters of the source taken in."""
@@ -97,7 +97,7 @@ class JsonFindingStream:
         if _UNFINISHED.fullmatch(self._source):
             return None
         found = _ESCAPE.match(self._source)
-        if found is None:  # no JSON
+        if found is None:  # the text is not JSON
             return self._take("\\", "\\")
         written = found[0]
         if len(written) == 2:

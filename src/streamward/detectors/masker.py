@@ -64,7 +64,7 @@ class Masker:
         self._stream: EditSource = kind(detectors, vault=vault, context=context)
         self._held = ""
         self._released = 0
-        self._masked = 0  # characters of the masked text returned so far
+        self._masked = 0  # number of characters of the masked text returned so far
 
     @property
     def fed(self) -> int:

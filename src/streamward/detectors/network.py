@@ -24,7 +24,7 @@ def ip_scanner() -> PatternScanner:
 
 
 def _check_ip(buffer: str, start: int, end: int) -> ScanHit | None:
-    if buffer[end - 1] == ":" and buffer[end - 2] != ":":  # of the sentence
+    if buffer[end - 1] == ":" and buffer[end - 2] != ":":  # punctuation that ends the sentence
         end -= 1
     text = buffer[start:end]
     try:

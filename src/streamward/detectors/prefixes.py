@@ -163,7 +163,7 @@ class _Writer:
         if op is ops.SUBPATTERN:
             return f"{_opening(value)}{self.prefix(list(value[3]))})"
         if op not in _REPEATS:
-            return self._one((op, value))  # which raises
+            return self._one((op, value))  # this raises
         _, high, inner = value
         nodes = list(inner)
         if high is ops.MAXREPEAT:

@@ -77,7 +77,7 @@ class FindingStream:
             self._sources.append(_Source(each.scanner, each, rank, False, self._base))
             if each.exceptions is not None:
                 self._sources.append(_Source(each.exceptions, each, rank, True, self._base))
-        self._open: list[_Span] = []  # not settled yet
+        self._open: list[_Span] = []  # findings that are not settled yet
         self._allowed: list[_Span] = []
         self._kept: list[_Span] = []  # settled, but not complete before the horizon
         self._masked_to = 0

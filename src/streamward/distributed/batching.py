@@ -12,7 +12,7 @@ from streamward.guard_call import current_call
 from streamward.moderation.waiting import fail, succeed
 
 _MAX_CALLS = 2  # under way at once to one replica: while one is judged the next gathers and leaves
-_MAX_READS = 64  # in one call
+_MAX_READS = 64  # most reads in one call
 
 
 class _QueuedRead(NamedTuple):
@@ -57,7 +57,7 @@ class ReadBatcher:
         try:
             with call.waking(lambda: fail(future, call.error or CallCancelledError("the call was cancelled"))):
                 return future.result(timeout_s)
-        except BaseException:  # an interrupt too: nobody waits any more
+        except BaseException:  # also after an interrupt: nobody waits any more
             future.cancel()
             raise
 
@@ -69,7 +69,7 @@ class ReadBatcher:
                 replies = self._send([each.request for each in batch], left_s)
                 for each, reply in zip(batch, replies, strict=True):
                     succeed(each.future, reply)
-            except BaseException as error:  # whatever it is, those who wait must hear of it
+            except BaseException as error:  # after any error the waiting callers must be told
                 told = error if isinstance(error, Exception) else RuntimeError(f"failed: {type(error).__name__}")
                 for each in batch:
                     fail(each.future, told)

@@ -134,7 +134,7 @@ def _judge(job: ModerationJob, shards: Sequence[Shard], *, folder: Path) -> Iter
             fn_constructor_args=(judging,),
             batch_size=1,
             num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=workers),  # restarts workers that die, and repeats what they had
+            compute=ray.data.ActorPoolStrategy(size=workers),  # Ray restarts workers that die and repeats their shards
         )
         for row in done.iter_rows():
             yield Shard(**row)

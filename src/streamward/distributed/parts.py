@@ -62,7 +62,7 @@ class Parts:
             except OSError as error:
                 raise InputError(f"another run is at work in {str(self._folder)!r}") from error
             self._check(identity)
-            for left in self._folder.glob(".*"):  # of workers that were killed
+            for left in self._folder.glob(".*"):  # files of workers that were killed
                 left.unlink(missing_ok=True)
             yield
 

@@ -230,7 +230,7 @@ class RemoteTokenScorer(TokenScorer):
             except ReplicaLostError:
                 num_lost += 1
                 placed.leave()
-                if num_lost > 1:  # the first may be told from a replica of long ago
+                if num_lost > 1:  # the first loss may be of a replica that died long ago
                     self._pause(min(pause_s, left_s))
                     pause_s = min(2 * pause_s, _MAX_PAUSE_S)
                 continue

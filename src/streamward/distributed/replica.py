@@ -57,7 +57,7 @@ class GuardReplica:
         self._idle_s = idle_s
         self._clock = clock
         self._held: dict[str, _Held] = {}
-        self._lock = threading.Lock()  # of the dictionary
+        self._lock = threading.Lock()  # guards the dictionary
         self._swept_at = clock()
 
     @property

@@ -17,5 +17,5 @@ class StickyRouter(RequestRouter):  # type: ignore[misc]  # ray is not installed
         wanted = None if pending_request is None else pending_request.kwargs.get("replica")
         named = [each for each in candidate_replicas if each.replica_id.unique_id == wanted]
         if pending_request is not None:
-            pending_request.routing_context.should_backoff = True  # whoever is full is asked again, a little later
+            pending_request.routing_context.should_backoff = True  # a full replica is asked again a little later
         return [named or random.sample(candidate_replicas, min(2, len(candidate_replicas)))]

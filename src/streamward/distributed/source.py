@@ -173,7 +173,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:  # Any: whatever the columns 
         try:
             messages = json.loads(messages)
         except (ValueError, RecursionError):
-            return row  # the moderator says what is wrong with it
+            return row  # the moderator's error says what is wrong with it
     elif isinstance(messages, list):
         messages = [
             {name: value for name, value in turn.items() if value is not None} if isinstance(turn, dict) else turn

@@ -37,19 +37,12 @@ def _keywords() -> tuple[tuple[Category, re.Pattern[str]], ...]:
 class KeywordGuard:
     """Unsafe if a word of a short list occurs. It has no probabilities."""
 
+    name = "keyword list"
+    batch_rows = _BATCH_ROWS
+
     def __init__(self, *, policy: Policy) -> None:
         """Read the list."""
         self._policy = policy
-
-    @property
-    def name(self) -> str:
-        """In tables."""
-        return "keyword list"
-
-    @property
-    def batch_rows(self) -> int:
-        """Many: it is fast."""
-        return _BATCH_ROWS
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return the hash of the list."""
@@ -75,6 +68,9 @@ class KeywordGuard:
 class TfidfGuard:
     """TF-IDF over words and characters with logistic regression, trained when it is made."""
 
+    name = "TF-IDF + logistic regression"
+    batch_rows = _BATCH_ROWS
+
     def __init__(self, sources: Sequence[Path], *, policy: Policy, held_out: Set[str] = frozenset()) -> None:
         """Train on labelled JSON lines: Unsafe against Safe, prompts and responses alike.
 
@@ -94,16 +90,6 @@ class TfidfGuard:
         self._rows = rows[:_MAX_TRAIN_ROWS]
         self._policy = policy
         self._model = _fit([text for text, _ in self._rows], [label for _, label in self._rows])
-
-    @property
-    def name(self) -> str:
-        """In tables."""
-        return "TF-IDF + logistic regression"
-
-    @property
-    def batch_rows(self) -> int:
-        """Many: it is fast."""
-        return _BATCH_ROWS
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return the hash and number of the training rows."""

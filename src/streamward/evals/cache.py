@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from streamward.closing import ClosedOnExit
 from streamward.errors import InputError
 from streamward.evals.predictions import LabelledRow, Prediction, append_predictions, decode
 
@@ -19,7 +18,7 @@ def row_key(row: LabelledRow) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:24]
 
 
-class PredictionCache:
+class PredictionCache(ClosedOnExit):
     """One file of predictions of one guard. Use it in a `with` block; one process at a time.
 
     Rows are kept under the key of their text. A row that failed is tried again by the next run: only answers count as
@@ -38,13 +37,7 @@ class PredictionCache:
             self._read(path)
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        """Return the cache; the file is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._file.close()
 

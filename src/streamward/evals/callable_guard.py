@@ -17,7 +17,7 @@ from streamward.policy import Policy
 from streamward.reasons import reason_of
 from streamward.schema import Category, RiskLevel, Side
 
-_BATCH_ROWS = 32
+_BATCH_ROWS = 32  # few, so that little is lost when the run is stopped
 _THRESHOLD = 0.5
 _KEYS = frozenset({"risk_level", "probability", "category", "refusal"})
 
@@ -35,6 +35,8 @@ class CallableGuard:
     an error.
     """
 
+    batch_rows = _BATCH_ROWS
+
     def __init__(self, name: str, judge: Judge, *, policy: Policy, kind: str = "callable", source: str = "") -> None:
         """Put a function under test.
 
@@ -45,26 +47,16 @@ class CallableGuard:
             kind: In the report.
             source: Its code or version: predictions are kept as long as it stays the same.
         """
-        self._name = name
+        self.name = name
         self._judge = judge
         self._policy = policy
         self._kind = kind
         self._source = source
 
-    @property
-    def name(self) -> str:
-        """As given."""
-        return self._name
-
-    @property
-    def batch_rows(self) -> int:
-        """Few rows, so that little is lost when the run is stopped."""
-        return _BATCH_ROWS
-
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return name, kind and the hash of the code."""
         return {
-            "name": self._name,
+            "name": self.name,
             "kind": self._kind,
             "policy": self._policy.model_dump(mode="json"),
             "settings": {"source_sha256": hashlib.sha256(self._source.encode()).hexdigest()},
@@ -82,7 +74,7 @@ class CallableGuard:
         start = time.perf_counter()
         try:
             facts = read_answer(self._judge(prompt, response))
-        except Exception as error:  # whatever a foreign function raises is a row without a label
+        except Exception as error:  # any exception of the function makes a row without a judgement
             logger.warning("guard function failed", extra={"error": type(error).__name__})
             elapsed_ms = (time.perf_counter() - start) * 1e3
             return Prediction(row.id, error=UpstreamError.code, cost_ms=elapsed_ms)
@@ -146,7 +138,7 @@ def load_callable(name: str, *, policy: Policy) -> CallableGuard:
         raise ConfigError(f"{module_name!r} has no function {attribute!r}")
     try:
         source = inspect.getsource(module)
-    except (OSError, TypeError):  # compiled
+    except (OSError, TypeError):  # a compiled function has no source
         source = str(getattr(module, "__version__", module_name))
     return CallableGuard(name, judge, policy=policy, source=source)
 

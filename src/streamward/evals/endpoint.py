@@ -255,7 +255,8 @@ class EndpointGuard:
                         raise problem
                     wait_s = _retry_after(response, default=wait_s)
             if attempt < self._config.max_retries:
-                await asyncio.sleep(min(wait_s, _MAX_WAIT_S) * random.uniform(0.8, 1.2))  # not all at once again
+                # Jitter, so that not all calls retry at once.
+                await asyncio.sleep(min(wait_s, _MAX_WAIT_S) * random.uniform(0.8, 1.2))
         raise problem
 
     async def _post(self, body: Json) -> httpx.Response:

@@ -46,7 +46,7 @@ def _cpu_name() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:  # not Linux
+    except OSError:  # the machine does not run Linux
         pass
     return platform.processor() or platform.machine()
 

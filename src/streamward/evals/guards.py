@@ -85,6 +85,8 @@ def labelled(row: LabelledRow, level: RiskLevel, *, policy: Policy, **facts: Any
 class StreamwardGuard:
     """A guard that `streamward.load` can load: embedded, a folder, or from a hub."""
 
+    batch_rows = 4 * _CONCURRENT  # the last rows of a batch have the machine to themselves
+
     def __init__(self, name: str, *, policy: Policy) -> None:
         """Load it.
 
@@ -93,7 +95,7 @@ class StreamwardGuard:
             ConfigError: A package that fetches it is not installed.
         """
         folder = find_served(name)
-        self._name = name
+        self.name = name
         self._policy = policy
         self._weights = _folder_hash(folder)
         self._kind = "stream" if is_stream_checkpoint(read_config(folder)) else "gen"
@@ -101,20 +103,10 @@ class StreamwardGuard:
         # Under the strict policy, which has no thresholds of its own: levels are those of the shipped operating point.
         self._moderator = Moderator(load_guard(folder), policy=STRICT, max_workers=_CONCURRENT)
 
-    @property
-    def name(self) -> str:
-        """As given."""
-        return self._name
-
-    @property
-    def batch_rows(self) -> int:
-        """Some times what is judged together: the last rows of a batch have the machine to themselves."""
-        return 4 * _CONCURRENT
-
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return what identifies the guard."""
         return {
-            "name": self._name,
+            "name": self.name,
             "kind": self._kind,
             "weights_sha256": self._weights,
             "policy": self._policy.model_dump(mode="json"),

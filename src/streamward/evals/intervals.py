@@ -84,7 +84,7 @@ def paired(first: Sequence[bool], second: Sequence[bool], unsafe: Sequence[bool]
     def change(figure: Callable[[Floats], Floats], rows: int) -> Estimate | None:
         return estimate(float(figure(exact)[0]), figure(draws)) if rows else None
 
-    only_first = int(cells[1] + cells[6])  # right: safe and not flagged, or unsafe and flagged
+    only_first = int(cells[1] + cells[6])  # right are safe rows not flagged and unsafe rows flagged
     only_second = int(cells[2] + cells[5])
     return Paired(
         rows=unsafe_rows + safe_rows,

@@ -9,8 +9,8 @@ from streamward.evals.sets import EvalSet
 
 Perturbation = Callable[[str, random.Random], str]
 
-_SHARE = 0.35  # of the letters or words changed by the partial perturbations
-_CUT = 0.15  # of the words cut off at the beginning
+_SHARE = 0.35  # share of the letters or words that partial perturbations change
+_CUT = 0.15  # share of the words cut off at the beginning
 _ZERO_WIDTH = ("\u200b", "\u200c", "\u2060")
 _HOMOGLYPHS = str.maketrans(
     "aceiopsxyABCEHIKMOPTX",

@@ -1,9 +1,11 @@
 """Plots as SVG text, for a page that needs nothing beside itself."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from textwrap import fill
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -54,6 +56,44 @@ _STYLE: dict[Any, Any] = {  # Any: matplotlib lists every key it knows as a lite
 }
 
 
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One plot as SVG text, for wide and for narrow pages."""
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """Size of a plot.
+
+    Attributes:
+        width: In inches, at which letters have their size.
+        is_narrow: True for the width of a phone: labels stand above what they name, panels below each other.
+    """
+
+    width: float
+    is_narrow: bool
+
+
+_WIDE, _NARROW = _Canvas(8.6, is_narrow=False), _Canvas(3.6, is_narrow=True)
+
+
+def _drawn_twice(draw: Callable[Concatenate[_Canvas, P], str]) -> Callable[P, Picture]:
+    """Have a plot drawn for wide and for narrow pages."""
+
+    @wraps(draw)
+    def picture(*args: P.args, **settings: P.kwargs) -> Picture:
+        with matplotlib.rc_context(_STYLE):
+            return Picture(draw(_WIDE, *args, **settings), draw(_NARROW, *args, **settings))
+
+    return picture
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """Values of one guard or operating point, one per label; None where there is none."""
@@ -63,17 +103,20 @@ class Series:
     is_hollow: bool = False
 
 
-@matplotlib.rc_context(_STYLE)
-def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, marks: Mapping[str, float]) -> str:
+@_drawn_twice
+def dot_plot(
+    canvas: _Canvas, labels: Sequence[str], series: Sequence[Series], *, xlabel: str, marks: Mapping[str, float]
+) -> str:
     """Draw values with their intervals, one row per label.
 
     Args:
+        canvas: Size of the plot.
         labels: From top to bottom.
         series: Drawn on each line, a little apart.
         xlabel: What the values are; they run from 0 to 1.
         marks: Published values by label, drawn as bars across the line.
     """
-    figure, axes = _new(8.6, 1.2 + 0.3 * len(labels))
+    figure, axes = _new(canvas, 1.2 + (0.42 if canvas.is_narrow else 0.3) * len(labels))
     shift = 0.5 / max(1, len(series))
     for index, each in enumerate(series):
         colour = COLOURS[(index // 2 if any(one.is_hollow for one in series) else index) % len(COLOURS)]
@@ -90,50 +133,59 @@ def dot_plot(labels: Sequence[str], series: Sequence[Series], *, xlabel: str, ma
         axes.plot(
             *zip(*marked, strict=True), "|", ms=11, mew=2, color=_MUTED, label="Qwen3Guard-0.6B-Gen strict (published)"
         )
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    if canvas.is_narrow:
+        _label_above(axes, labels, 0.22)
+    else:
+        axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.8 if canvas.is_narrow else -0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(xlabel)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=1 if canvas.is_narrow else 3)
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def scatter(points: Sequence[tuple[str, float, float, int]], *, groups: Sequence[str]) -> str:
+@_drawn_twice
+def scatter(canvas: _Canvas, points: Sequence[tuple[str, float, float, int]], *, groups: Sequence[str]) -> str:
     """Draw recall against false positives of each set.
 
     Args:
+        canvas: Size of the plot.
         points: Label, false-positive rate, recall, index of the group.
         groups: Names for the legend.
     """
-    figure, axes = _new(8.6, 5.2)
+    figure, axes = _new(canvas, 4.0 + 0.16 * len(points) if canvas.is_narrow else 5.2)
     for index, group in enumerate(groups):
         own = [(x, y) for _, x, y, which in points if which == index]
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=6, alpha=0.85, color=COLOURS[index % len(COLOURS)], label=group)
-    for label, x, y, _ in points:
-        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7, color=_INK)
     axes.plot([0, 1], [0, 1], "--", color=_MUTED, lw=1, label="chance")
-    for start, end, colour in (
+    for start, until, colour in (
         (-0.01, MOST_TO_BLOCK, _GOOD),
         (MOST_TO_BLOCK, MOST_TO_BLOCK_WITH_APPEAL, _FAIR),
         (MOST_TO_BLOCK_WITH_APPEAL, 1.02, _POOR),
     ):
-        axes.axvspan(start, end, color=colour, alpha=0.1, lw=0)
-    most = max([0.25, *(x for _, x, _, _ in points)])
-    axes.set_xlim(-0.01, min(1.02, most * 1.25))
+        axes.axvspan(start, until, color=colour, alpha=0.1, lw=0)
+    end = min(1.02, 1.25 * max([0.25, *(x for _, x, _, _ in points)]))
+    axes.set_xlim(-0.01, end)
+    xlabel = "false positives: safe rows flagged"
+    labels = [label for label, *_ in points]
+    if canvas.is_narrow and any(labels):  # no room for names beside the dots
+        xlabel += "\n" + "\n".join(f"{number} {label}" for number, label in enumerate(labels, 1))
+        labels = [str(number) for number, _ in enumerate(labels, 1)]
+    for label, (_, x, y, _) in zip(labels, points, strict=True):
+        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7, color=_INK)
     axes.set_ylim(0, 1.03)
-    axes.set_xlabel("false-positive rate: safe rows flagged")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel("recall: unsafe rows flagged")
     axes.legend(loc="lower right")
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def reliability(calibrations: Mapping[str, Calibration]) -> str:
+@_drawn_twice
+def reliability(canvas: _Canvas, calibrations: Mapping[str, Calibration]) -> str:
     """Draw reliability diagrams side by side; the area of a dot is its share of the rows."""
-    figure, axes = _new(4.2 * len(calibrations), 3.6, columns=len(calibrations))
-    for each, (name, value) in zip(axes if len(calibrations) > 1 else [axes], calibrations.items(), strict=True):
+    figure, panels = _new_panels(canvas, 3.6, count=len(calibrations))
+    for each, (name, value) in zip(panels, calibrations.items(), strict=True):
         bins: Sequence[Bin] = value.bins
         each.plot([0, 1], [0, 1], "--", color=_MUTED, lw=1)
         xs, ys = [one.mean_risk for one in bins], [one.unsafe_share for one in bins]
@@ -147,12 +199,13 @@ def reliability(calibrations: Mapping[str, Calibration]) -> str:
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def confusion(table: CategoryTable) -> str:
+@_drawn_twice
+def confusion(canvas: _Canvas, table: CategoryTable) -> str:
     """Draw a category table; the colour says whether the name is right, its strength the share of the row."""
     lines = [(name, row) for name, row in zip(table.names, table.counts, strict=False) if any(row)]
     shares = [[value / sum(row) for value in row] for _, row in lines]
-    figure, axes = _new(8.6, 1.7 + 0.36 * len(lines))
+    figure, axes = _new(canvas, 1.7 + 0.36 * len(lines))
+    letters = 6 if canvas.is_narrow else 8
     axes.grid(visible=False)
     for line, (name, row) in enumerate(lines):
         for column, value in enumerate(row):
@@ -161,11 +214,23 @@ def confusion(table: CategoryTable) -> str:
                 share = shares[line][column]
                 place = (column - 0.48, line - 0.46)
                 axes.add_patch(Rectangle(place, 0.96, 0.92, color=colour, lw=0, alpha=0.12 + 0.48 * share))
-                axes.text(column, line, str(value), ha="center", va="center", fontsize=8, color=_INK)
+                axes.text(
+                    column,
+                    line,
+                    str(value),
+                    ha="center",
+                    va="center",
+                    fontsize=letters,
+                    color=_INK,
+                )
     axes.set_xlim(-0.5, len(table.names) - 0.5)
     axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_xticks(range(len(table.names)), table.names, rotation=35, ha="right")
-    axes.set_yticks(range(len(lines)), [name for name, _ in lines])
+    if canvas.is_narrow:
+        axes.set_xticks(range(len(table.names)), [fill(name, 18) for name in table.names], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(lines)), [fill(name, 14) for name, _ in lines], fontsize=7)
+    else:
+        axes.set_xticks(range(len(table.names)), table.names, rotation=35, ha="right")
+        axes.set_yticks(range(len(lines)), [name for name, _ in lines])
     axes.set_xlabel("what the guard says")
     axes.set_ylabel("what people say")
     return _svg(figure)
@@ -178,10 +243,10 @@ def _cell_colour(said: str, expected: str, *, is_last: bool) -> str:
     return COLOURS[0] if said == expected else _FAIR
 
 
-@matplotlib.rc_context(_STYLE)
-def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
+@_drawn_twice
+def stream_curves(canvas: _Canvas, curves: Mapping[str, Sequence[CurvePoint]]) -> str:
     """Draw recall against false stops over all thresholds, one curve per set."""
-    figure, axes = _new(8.6, 4.4)
+    figure, axes = _new(canvas, 4.4)
     for index, (name, points) in enumerate(curves.items()):
         xs = [0.0, *(each.false_stop_rate for each in points)]
         ys = [0.0, *(each.recall for each in points)]
@@ -190,16 +255,19 @@ def stream_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
     axes.plot([0, 1], [0, 1], ":", color=_MUTED, lw=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("false-stop rate: harmless streams stopped")
+    axes.set_xlabel("false stops: harmless streams stopped")
     axes.set_ylabel("recall: unsafe streams stopped")
-    axes.legend(loc="lower right", fontsize=8)
+    if canvas.is_narrow:
+        figure.legend(loc="outside lower center", fontsize=8)
+    else:
+        axes.legend(loc="lower right", fontsize=8)
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def leak_curves(curves: Mapping[str, Sequence[Leak]]) -> str:
+@_drawn_twice
+def leak_curves(canvas: _Canvas, curves: Mapping[str, Sequence[Leak]]) -> str:
     """Draw the harmful tokens that get out against the tokens held back, and the share of clean streams."""
-    figure, (left, right) = _new(8.6, 3.4, columns=2)
+    figure, (left, right) = _new_panels(canvas, 3.4, count=2)
     for index, (name, leaks) in enumerate(curves.items()):
         xs, colour = [each.hold_back for each in leaks], COLOURS[index % len(COLOURS)]
         left.plot(xs, [each.mean_tokens for each in leaks], "o-", ms=4, color=colour, label=name)
@@ -216,26 +284,30 @@ def leak_curves(curves: Mapping[str, Sequence[Leak]]) -> str:
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def onset_bars(onsets: Mapping[str, Onset]) -> str:
+@_drawn_twice
+def onset_bars(canvas: _Canvas, onsets: Mapping[str, Onset]) -> str:
     """Draw where streams were stopped, a bar a set."""
-    figure, axes = _new(8.6, 1.3 + 0.36 * len(onsets))
+    figure, axes = _new(canvas, 1.3 + (0.5 if canvas.is_narrow else 0.36) * len(onsets))
     starts = [0.0] * len(onsets)
     for name, colour in _ONSET_COLOURS.items():
         widths = [getattr(each, name) / each.streams for each in onsets.values()]
-        axes.barh(list(onsets), widths, left=starts, color=colour, label=name.replace("_", " "), height=0.65)
+        axes.barh(list(onsets), widths, left=starts, color=colour, label=name.replace("_", " "), height=0.5)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
+    if canvas.is_narrow:
+        _label_above(axes, list(onsets), 0.27)
     axes.set_xlabel("share of streams with a marked harmful part")
-    figure.legend(loc="outside lower center", ncols=7, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3 if canvas.is_narrow else 7, fontsize=8)
     return _svg(figure)
 
 
-@matplotlib.rc_context(_STYLE)
-def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]], *, ylabel: str) -> str:
+@_drawn_twice
+def paired_bars(
+    canvas: _Canvas, labels: Sequence[str], bars: Mapping[str, Sequence[float | None]], *, ylabel: str
+) -> str:
     """Draw bars side by side for each label."""
-    figure, axes = _new(8.6, 3.2)
+    figure, axes = _new(canvas, 3.2)
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         xs = [place + (index - (len(bars) - 1) / 2) * width for place in range(len(labels))]
@@ -243,21 +315,39 @@ def paired_bars(labels: Sequence[str], bars: Mapping[str, Sequence[float | None]
         axes.bar(xs, [value or 0.0 for value in values], width, color=colour, label=name)
     axes.axhline(0, color=_MUTED, lw=0.8)
     axes.grid(visible=False, axis="x")
-    axes.set_xticks(range(len(labels)), labels, rotation=40 if len(labels) > 12 else 20, ha="right")
+    if canvas.is_narrow:
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+    else:
+        axes.set_xticks(range(len(labels)), labels, rotation=40 if len(labels) > 12 else 20, ha="right")
     axes.set_ylabel(ylabel)
     figure.legend(loc="outside upper right", ncols=2)
     return _svg(figure)
 
 
-def _new(width: float, height: float, *, columns: int = 1) -> Any:  # Any: matplotlib has no types
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns)
+def _new(canvas: _Canvas, height: float) -> Any:  # Any: matplotlib has no types
+    figure = Figure(figsize=(canvas.width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _new_panels(canvas: _Canvas, height: float, *, count: int) -> Any:  # Any: matplotlib has no types
+    """Make panels side by side, or below each other where there is no room."""
+    rows, columns = (count, 1) if canvas.is_narrow else (1, count)
+    width = canvas.width if canvas.is_narrow or count > 1 else canvas.width / 2
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).flat
+
+
+def _label_above(axes: Any, labels: Sequence[str], distance: float) -> None:  # Any: matplotlib has no types
+    """Set the labels of lines above them instead of beside them, so that the axis has the whole width."""
+    axes.set_yticks(range(len(labels)), [""] * len(labels))
+    for line, label in enumerate(labels):
+        axes.text(0.0, line - distance, label, fontsize=8, va="bottom", ha="left")
 
 
 def _svg(figure: Any) -> str:  # Any: matplotlib has no types
     buffer = io.StringIO()
     # The salt keeps names within one page apart, and the same from run to run.
-    salt = "".join(
+    salt = str(figure.get_figwidth()) + "".join(
         text.get_text()
         for axes in figure.axes
         for text in [*axes.texts, axes.xaxis.label, axes.title, *axes.get_yticklabels()]

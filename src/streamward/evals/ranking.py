@@ -13,7 +13,7 @@ import numpy.typing as npt
 from streamward.evals.intervals import Floats, estimate
 from streamward.evals.report_model import CurvePoint, Ranking
 
-_RESAMPLES = 300  # of rows; each sorts nothing anew
+_RESAMPLES = 300  # number of bootstrap draws; none sorts the rows again
 _CURVE_POINTS = 60
 Ints = npt.NDArray[np.intp]
 

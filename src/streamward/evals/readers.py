@@ -16,7 +16,7 @@ from streamward.text_files import decode_structured
 
 Record = dict[str, Any]  # Any: values of the file
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
-_MAX_FIELD_CHARS = min(sys.maxsize, 2**31 - 1)  # of a CSV cell; Python's own limit is 128 KiB
+_MAX_FIELD_CHARS = min(sys.maxsize, 2**31 - 1)  # most characters of a CSV cell; Python's own limit is 128 KiB
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -63,7 +63,7 @@ def _json_lines(text: str, path: Path) -> Iterator[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                record = json.loads(line.removeprefix("\ufeff"))  # files with marks are put together too
+                record = json.loads(line.removeprefix("\ufeff"))  # joined files have byte order marks within them
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}, line {number}: not JSON from character {error.pos + 1} on") from None
             yield _object(record, f"{path}, line {number}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from streamward.evals.fitness import MOST_TO_BLOCK, MOST_TO_BLOCK_WITH_APPEAL, tone
+from streamward.evals.plots import Picture
 
 _FALSE_POSITIVES = (
     "false positives",
@@ -51,7 +52,7 @@ class Plot:
     """A picture, left out of Markdown."""
 
     title: str
-    svg: str
+    picture: Picture
     note: str = ""
 
 

@@ -91,7 +91,7 @@ class _Judge:
         self._guard = guard
         self._folder = folder
         self._on_progress = on_progress
-        self._num_failures = 0  # in succession
+        self._num_failures = 0  # failures in succession
 
     @property
     def is_gone(self) -> bool:
@@ -179,7 +179,7 @@ def _alone(guard: GuardUnderTest, sets: Sequence[EvalSet], folder: Path) -> dict
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # cut off by a kill; measured again
+        except ValueError:  # the file was cut off by a kill; measure again
             known = {}
     if rows and name not in known:
         answers = [each for row in rows for each in guard.judge([_unlabelled(row)], keeps_tokens=False)]

@@ -91,11 +91,11 @@ class ChangedChoice:
         self._detectors = self._read_again()
         self._clock = clock
         self._episode: InterventionEpisode | None = None
-        self._kept = 0  # characters before the last cut
+        self._kept = 0  # number of characters before the last cut
         self._tokens_before = guard.num_tokens_in(0, choice.start)
         self._step: LadderStep | None = None
         self._flag = self._decision
-        self._was_passed_over = False  # a step that the upstream cannot do
+        self._was_passed_over = False  # True if a step was skipped because the upstream cannot do it
         guard.is_changing = True
 
     @property
@@ -149,7 +149,7 @@ class ChangedChoice:
         num_read = self._guard.num_tokens
         try:
             reader = self._calls.begin(self.group, prefix, num_spent=self._guard.num_live_tokens - self._tokens_before)
-        except InputError:  # the upstream's template refuses the conversation: an attempt that came to nothing
+        except InputError:  # the upstream's template refuses the conversation: the attempt failed
             return
         try:
             while (text := await self._calls.within(reader.next())) is not None:
@@ -159,7 +159,7 @@ class ChangedChoice:
                 yield self._release()
                 if self._is_flagged:
                     return
-        except UpstreamError:  # an attempt like any other that came to nothing
+        except UpstreamError:  # the attempt failed
             return
         finally:
             await reader.aclose()
@@ -307,7 +307,7 @@ class ChangedChoice:
     def _end(self) -> str:
         """Return the last words of a choice that cannot go on."""
         self.decision = self._flag
-        if self._guard.has_failed:  # whatever the policy says of other texts that cannot be judged
+        if self._guard.has_failed:  # whatever on_error says
             self.decision = Decision(Action.BLOCK, Side.RESPONSE, risk_level=None, error=self._guard.error)
         step = self._step
         is_refused = step is not None and step.action is LadderAction.REFUSE

@@ -35,7 +35,7 @@ _MESSAGE: Mapping[str, Shape] = {
     "audio": {"id": Leaf.IDENTIFIER, "data": Leaf.OPAQUE, "transcript": Text(), "expires_at": None},
     "annotations": None,
 }
-_SHOWN = ("role", "content", "reasoning", "reasoning_content", "refusal")  # of a message that was cut
+_SHOWN = ("role", "content", "reasoning", "reasoning_content", "refusal")  # fields that a message keeps when it is cut
 
 
 def _choice(part: str) -> Mapping[str, Shape]:

@@ -35,7 +35,7 @@ ENVELOPE_SHAPE: Mapping[str, Shape] = {
     "obfuscation": Leaf.DROPPED,
     "prompt_filter_results": Each({"content_filter_results": AZURE_RESULTS}),
 }
-_KEPT = ("id", "object", "created", "model", "system_fingerprint")  # of the envelope, in events of our own
+_KEPT = ("id", "object", "created", "model", "system_fingerprint")  # fields of the envelope that our own events repeat
 
 Opaque = Literal["drop", "block", "pass"]
 
@@ -93,7 +93,7 @@ class ChoicesFormat:
             "created": int(time.time()),
             "model": request.model,
         }
-        self._ends: dict[int, _End] = {}  # by choice
+        self._ends: dict[int, _End] = {}  # reason for the end, by choice
 
     def content_of(self, group: int) -> FieldKey:
         """Return the field of a choice's text; see `WireFormat`."""
@@ -254,7 +254,7 @@ class ChoicesFormat:
             if end.reason is not None:
                 end.reason.holder = choice
             self._ends[index] = _End(choice, end.reason)
-        elif choice.get("finish_reason") not in (None, ""):  # some say "" for not yet
+        elif choice.get("finish_reason") not in (None, ""):  # some upstreams send "" before the end
             said = (slot for slot in slots if slot.holder is choice and slot.key == "finish_reason")
             self._ends[index] = _End(choice, next(said, None))
         else:

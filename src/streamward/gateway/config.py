@@ -1,7 +1,6 @@
 """Settings of the guarded models, and of the release of their answers."""
 
 import os
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from streamward.api_keys import key_from
 from streamward.errors import ConfigError
 from streamward.gateway.opaque import UnknownOpaque
 from streamward.ladder import LadderStep
@@ -17,7 +17,6 @@ from streamward.policy import Policy
 from streamward.settings import Settings
 
 _MIN_KEY_CHARS = 32
-_KEY = re.compile(r"[!-~]+")
 
 
 PrefillMode = Literal["continue_final_message", "prefix", "assistant_last", "completions", "none"]
@@ -149,15 +148,7 @@ class UpstreamConfig(Settings):
         Raises:
             ConfigError: The environment variable is not set or holds no key.
         """
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "")
-        if _KEY.fullmatch(key) is None:
-            raise ConfigError(
-                f"the environment variable {self.api_key_env} (api_key_env) must hold a key:"
-                " printable ASCII without spaces"
-            )
-        return SecretStr(key)
+        return None if self.api_key_env is None else key_from(self.api_key_env)
 
 
 class GatewayLimits(Settings):

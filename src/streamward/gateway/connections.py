@@ -116,7 +116,7 @@ class _Socket(httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if self._has_answered:  # what is written from now on is the next request
+        if self._has_answered:  # data written from now on belongs to the next request
             self._is_used_again, self._has_answered = True, False
         await self._stream.write(buffer, timeout)
 

@@ -10,7 +10,7 @@ from streamward.gateway.wire import ClientRequest, FormatName
 from streamward.intervene.generation import GenerationPrefix
 from streamward.intervene.wording import FRESH_START_NOTE
 
-_MAX_TEMPERATURE = 2.0  # OpenAI's
+_MAX_TEMPERATURE = 2.0  # the limit of OpenAI's API
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _SAMPLING = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "frequency_penalty", "presence_penalty",
@@ -119,7 +119,7 @@ class ContinuationWriter:
         for name in ("n", "best_of", "logprobs", "top_logprobs", "echo", "suffix", "prompt", "messages"):
             body.pop(name, None)
         if body.get("tools"):
-            body["tool_choice"] = "none"  # of the rest only text is read
+            body["tool_choice"] = "none"  # only the text of the rest is read
         for name in _LIMITS:
             limit = body.get(name)
             if type(limit) is int:

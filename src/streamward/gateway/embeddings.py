@@ -103,7 +103,7 @@ class EmbeddingsCall:
         try:
             async with asyncio.timeout(self._limits.guard_timeout_s), self._open_guard(messages, policy) as stream:
                 return None, stream.prompt, stream.decision
-        except Exception as error:  # whatever it is, a text that was not judged is not allowed for that
+        except Exception as error:  # after any error: a text that was not judged must not pass
             known = as_known(error)
             return known, None, decide_error(policy, Side.PROMPT, known)
 
@@ -155,7 +155,7 @@ class EmbeddingsCall:
                 await stream.feed(message)
                 await stream.finish()
                 is_clear = stream.releasable_chars >= len(message)
-        except Exception:  # whatever it is, text that was not judged must not leave
+        except Exception:  # after any error: text that was not judged must not leave
             is_clear = False
         return report if is_clear else ErrorReport(None, report.code, report.kind, report.param, report.status)
 
@@ -181,7 +181,7 @@ class EmbeddingsCall:
             prompt_s=self._prompt_s,
             first_byte_s=None,
             duration_s=self._clock() - self._started,
-            guard_s=0.0,  # there is no answer to judge
+            guard_s=0.0,  # embeddings have no answer to judge
             num_tokens=0,
             error=error,
         )

@@ -92,10 +92,10 @@ class FieldGuard:
         """True if somebody else judges it and lets it leave: it is being changed in progress."""
         self._pieces: list[str] = []
         self._queue: list[tuple[bool, str]] = []
-        self._mode: bool | None = None  # of the last piece: whether it was reasoning; None before the first
+        self._mode: bool | None = None  # True if the last piece was reasoning; None before the first
         self._can_reason = True
-        self._ends: list[int] = []  # of the tokens judged so far, in characters
-        self._state = SideState(policy, Side.RESPONSE)  # for the judgement of a text that nobody finishes
+        self._ends: list[int] = []  # ends of the tokens judged so far, in characters
+        self._state = SideState(policy, Side.RESPONSE)  # the state of a text that is never finished
         self._said = stream.decision
         self._clear = 0
         self._failure: Decision | None = None
@@ -218,7 +218,7 @@ class FieldGuard:
                     if self.is_stopped:
                         return
                     self._note(text, await self._feed(text, is_reasoning=is_reasoning))
-        except Exception as error:  # whatever it is, text that was not judged must not leave
+        except Exception as error:  # after any error: text that was not judged must not leave
             self.fail(error)
 
     async def finish(self) -> None:
@@ -229,7 +229,7 @@ class FieldGuard:
         try:
             async with self._deadline.timeout():
                 self.result = await self._stream.finish()
-        except Exception as error:  # as above
+        except Exception as error:  # after any error: text that was not judged must not leave
             self.fail(error)
             return
         self.is_finished = True
@@ -261,7 +261,7 @@ class FieldGuard:
             self._on_truncated(self.name, num_chars, first)
             self._observe(events)
             self.num_judged_chars = num_chars
-        except Exception as error:  # as above
+        except Exception as error:  # after any error: text that was not judged must not leave
             self.fail(error)
 
     async def _feed(self, text: str, *, is_reasoning: bool) -> list[Event]:
@@ -269,7 +269,7 @@ class FieldGuard:
         while True:
             try:
                 return await self._feed_once(text, is_reasoning=is_reasoning)
-            except OverloadedError:  # the text was taken in
+            except OverloadedError:  # the guard has taken in the text
                 if waited_s + wait_s > self._overload_wait_s:
                     raise
                 await asyncio.sleep(wait_s)

@@ -13,7 +13,7 @@ from streamward.moderation.text_mask import TextMask
 from streamward.schema import Decision
 from streamward.tokenizer import clean_text
 
-_COPIED_CHARS = 64  # of a string that is taken for a copy of another
+_COPIED_CHARS = 64  # length of a string from which it may count as a copy of another
 _TEXT_NAMES = frozenset(
     {"content", "text", "output_text", "reasoning", "reasoning_content", "thinking", "refusal", "arguments", "input"}
 )
@@ -84,14 +84,14 @@ class _Field:
 
     is_reasoning: bool = False
     is_known: bool = True
-    is_part: bool = False  # of a text that clients join without anything between
+    is_part: bool = False  # True for a text that clients join without a separator
     pieces: list[str] = field(default_factory=list)
-    place: FieldPosition | None = None  # of the last piece
-    surrogate: str = ""  # first half of a pair
-    values: RestatedText = field(default_factory=RestatedText)  # of an unknown string
-    seam: FieldPosition | None = None  # where one that is always the same is judged beside itself
-    restated: "_Field | None" = None  # what a whole says that is another text than the pieces
-    token: object = field(default_factory=object)  # stands for it where a reference would close a circle
+    place: FieldPosition | None = None  # position of the last piece
+    surrogate: str = ""  # first half of a surrogate pair
+    values: RestatedText = field(default_factory=RestatedText)  # tracks the values of an unknown string
+    seam: FieldPosition | None = None  # where a value that never changes is judged by itself
+    restated: "_Field | None" = None  # the field for a whole text that differs from the pieces
+    token: object = field(default_factory=object)  # used in place of the object where a reference would form a cycle
     mask: TextMask | None = None
 
     def text(self) -> str:
@@ -323,5 +323,5 @@ def _group(key: FieldKey) -> int:
 
 
 def _write(slot: TextField, text: str) -> None:
-    if not slot.is_name:  # a name is what it is
+    if not slot.is_name:  # an identifier is not judged
         slot.holder[slot.key] = text  # type: ignore[index]  # a key of this holder

@@ -55,7 +55,7 @@ class GuardStreamFactory:
         self.holds_whole = False
         """True if no text of the answer leaves before its end."""
         self._num_open = 0
-        self._num_readers: Counter[int] = Counter()  # by choice
+        self._num_readers: Counter[int] = Counter()  # number of readers by choice
 
     async def aclose(self) -> None:
         """Close all streams, also on cancellation."""
@@ -100,7 +100,7 @@ class GuardStreamFactory:
             if self._num_open >= self._limits.max_guard_streams:
                 raise OverloadedError("the answer needs more guard streams than max_guard_streams allows")
             return self.reader_of(await self.stream(messages), group, messages)
-        except Exception as error:  # whatever it is, text that nobody judges must not leave
+        except Exception as error:  # after any error: text that was not judged must not leave
             reader = self.reader_of(_UnopenedStream(), group, messages)
             reader.fail(error)
             return reader

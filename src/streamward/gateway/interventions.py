@@ -23,7 +23,7 @@ from streamward.intervene.walk import LadderWalk
 from streamward.schema import Decision
 
 T = TypeVar("T")
-_MOST_WAITING = 64  # pieces that the client has not taken; then upstreams wait
+_MOST_WAITING = 64  # most pieces that wait for the client; then the upstreams wait
 _WHOLE_FORMATS = ("response_format", "guided_json", "guided_grammar", "guided_regex", "structured_outputs", "grammar")
 
 
@@ -61,7 +61,7 @@ class Interventions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pieces: asyncio.Queue[tuple[int, str]] = asyncio.Queue(_MOST_WAITING)
         self._num_read_first = 0
-        self._hides_usage = False  # which the client did not ask for in each event
+        self._hides_usage = False  # the client did not ask for usage in each event
 
     @property
     def holds_whole(self) -> bool:

@@ -10,7 +10,7 @@ UnknownOpaque = Literal["drop", "judge", "pass"]
 
 _MIN_CHARS = 100
 _MAX_REFERENCE_CHARS = 512
-_RUN = re.compile(r"[A-Za-z0-9+/=_-]{32,}(?:\r?\n[A-Za-z0-9+/=_-]{32,})*")  # may be wrapped into lines
+_RUN = re.compile(r"[A-Za-z0-9+/=_-]{32,}(?:\r?\n[A-Za-z0-9+/=_-]{32,})*")  # base64 may be wrapped into lines
 _WORD = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z]{4,}")
 _VOWELS = frozenset("aeiouAEIOU")
 _MIN_WORD_SHARE = 0.5  # of the characters: 0.2 of random base64, 0.9 of words that are joined

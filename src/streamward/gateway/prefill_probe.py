@@ -12,7 +12,7 @@ from streamward.gateway.wire import ClientRequest, Prompt
 from streamward.intervene.generation import GenerationPrefix
 
 _ASKED = "Count from 1 to 20 in digits, with a space between them. Say nothing else."
-_GIVEN = "Off we go: 1 2 3 4 5 6 7"  # nobody begins like this of his own accord
+_GIVEN = "Off we go: 1 2 3 4 5 6 7"  # no model begins an answer like this unprompted
 _NEXT = "8"
 _TIMEOUT_S = 60.0
 

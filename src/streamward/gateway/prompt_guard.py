@@ -55,7 +55,7 @@ class PromptGuard:
             judgement, decision = stream.prompt, stream.decision
             if prompt.before_tools:
                 judgement, decision = await self._with_earlier(prompt, judgement, decision)
-        except Exception as error:  # whatever it is, a prompt that was not judged is not allowed for that
+        except Exception as error:  # after any error: a prompt that was not judged must not pass
             self.error = as_known(error)
             decision = decide_error(self._openings.policy, Side.PROMPT, self.error)
             if decision.action.severity < Action.REPLACE.severity:

@@ -13,7 +13,7 @@ from streamward.gateway.strict_json import JsonObject
 from streamward.gateway.text_fields import ENVELOPE, FieldKey, Kind, TextField
 from streamward.schema import Action, Decision
 
-_LARGE_SHARE = 4  # of the tokens that are held
+_LARGE_SHARE = 4  # a chunk is large from this part of the held tokens on
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,12 @@ class _HeldChunk:
 class _ChoiceState:
     waiting: deque[_HeldChunk] = field(default_factory=deque)
     is_stopped: bool = False
-    end: Chunk | None = None  # what it ends with; the last one that says so
+    end: Chunk | None = None  # chunk that ends the group
     has_left: bool = False  # the end
     is_taken_over: bool = False  # and changed elsewhere
-    prose: set[FieldKey] = field(default_factory=set)  # texts whose beginning is of use without their end
-    has_calls: bool = False  # or other texts that are of use as a whole only
+    # Fields that can be cut: their beginning is of use without the end.
+    prose: set[FieldKey] = field(default_factory=set)
+    has_calls: bool = False  # or other fields that are of use only as a whole
 
     @property
     def is_over(self) -> bool:

@@ -96,7 +96,7 @@ def read_report(body: object) -> ErrorReport:
         status=_first(layers, ("status", "http_status", *_CODES), _status),
         source=body,
     )
-    name = _first(layers, ("error",), _kind)  # as OAuth has it: the name here, the sentence elsewhere
+    name = _first(layers, ("error",), _kind)  # OAuth has a code here and the sentence in another field
     if report.code is None and name != report.message:
         report = replace(report, code=name)
     details = _first(layers, ("detail",), lambda value: value if isinstance(value, list) else None)

@@ -30,8 +30,8 @@ from streamward.moderation.messages import read_turn
 from streamward.schema import Message, Role
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")  # parts that some clients give as items
-_ASKED = ("name", "arguments", "input")  # of a call
-_FOUND = ("output", "outputs", "results", "error")  # of a call that has its results in it
+_ASKED = ("name", "arguments", "input")  # fields of a call
+_FOUND = ("output", "outputs", "results", "error")  # fields of a call that contains its results
 
 
 _DETAILS: Mapping[str, JsonObject] = {
@@ -69,7 +69,7 @@ class ResponsesFormat:
 
     def read_event(self, body: JsonObject, size: int) -> list[Chunk]:
         """Take an event apart; see `WireFormat`."""
-        if self._has_ended:  # the client has its end, and nobody waits for more
+        if self._has_ended:  # the client has the end of the answer already
             return []
         name = body.get("type")
         if not isinstance(name, str) or not is_identifier(name):

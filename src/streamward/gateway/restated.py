@@ -29,11 +29,11 @@ class RestatedText:
     def __init__(self) -> None:
         """Expect the first value."""
         self._last: str | None = None
-        self._is_constant = True  # whether all values so far are the same
-        self._num_repeats = 0  # of it
+        self._is_constant = True  # True while all values so far are the same
+        self._num_repeats = 0  # repetitions of the value
         self._num_read = 0  # characters of the last value that stand at the end of what was read
         self._num_joined = 0  # values read as pieces, of those that begin with one another
-        self._joined_chars = 0  # in these
+        self._joined_chars = 0  # number of characters in these
 
     def goes_on(self, text: str) -> bool:
         """Return whether a value begins with the one before, or is the first."""

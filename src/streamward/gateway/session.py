@@ -254,7 +254,7 @@ class GatewaySession:
             begin = self._notes.of_prompts()
             if begin:
                 yield self._format.note(None, begin)
-            ready_at = asyncio.get_running_loop().time()  # what came before could not be judged, nor leave
+            ready_at = asyncio.get_running_loop().time()  # the text before could not be judged, so it does not leave
             due: list[bytes] = []
             while not reading.is_over:
                 waiting = asyncio.ensure_future(self._answering.next(reading))
@@ -281,7 +281,7 @@ class GatewaySession:
                         yield b"".join([KEEP_ALIVE, *out] if reading.has_comment else out)
             self._is_fully_read = reading.is_done
             if self._changes is not None and self._changes.is_active:
-                await self._answering.aclose()  # for the choices that are left there is nothing more to read
+                await self._answering.aclose()  # the remaining choices need nothing more from the upstream
             due += await self._judge(ledger, is_end=True)
             if due:
                 yield b"".join(due)
@@ -290,7 +290,7 @@ class GatewaySession:
                     async for each in changing:
                         self._report.note_first_byte()
                         yield b"".join(each)
-            has_error = self._has_reported_error(ledger, reading)  # then that is how the choices end
+            has_error = self._has_reported_error(ledger, reading)  # the choices end with that error
             rest = self._release(ledger, is_audit=is_audit, is_last=not has_error)
             is_recorded, end = await self._last(ledger, reading)
             yield b"".join([*rest, *end] if is_recorded else end)
@@ -326,7 +326,7 @@ class GatewaySession:
             ending = EndReason.UPSTREAM_FAILED
         try:
             await self._report.tell(ending, error=None if error is None else error.code)
-        except StreamwardError as failure:  # what cannot be recorded does not end
+        except StreamwardError as failure:  # an answer that cannot be recorded does not end well
             return False, self._format.error(error_of_failure(failure))
         if told is not None:
             return True, self._format.error(told)

@@ -32,7 +32,7 @@ class EventParser:
     def __init__(self, max_event_bytes: int) -> None:
         """Expect the beginning of a stream."""
         self._max_event_bytes = max_event_bytes
-        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest: list[bytes] = []  # beginning of a line that has not ended
         self._rest_size = 0
         self._lines: list[bytes] = []  # data of an event that has not ended
         self._name = ""
@@ -62,7 +62,7 @@ class EventParser:
         has_end = b"\n" in data or b"\r" in data or (bool(self._rest) and self._rest[-1].endswith(b"\r"))
         if data and has_end:
             lines = (self._take_rest() + data).splitlines(keepends=True)
-            is_over = lines[-1].endswith(b"\n")  # LF may follow a CR
+            is_over = lines[-1].endswith(b"\n")  # an LF may follow the CR
             data = b"" if is_over else lines.pop()
         else:
             lines = []

@@ -17,7 +17,8 @@ from streamward.moderation.sealed_fields import SEALED_DATA_TYPES, SPOKEN_NAMES,
 
 _PREFIX = "sw1."
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+={0,2}")
-_ECHOED = SPOKEN_NAMES | {"metadata", "tools", "instructions"}  # of a response: the client's own
+# Fields of a response that repeat the client's own values.
+_ECHOED = SPOKEN_NAMES | {"metadata", "tools", "instructions"}
 _READ = frozenset({"content", "refusal", "tool_calls", "function_call", "reasoning", "reasoning_content", "summary"})
 _STRUCTURE = frozenset({"type", "id", "index", "format", "status"})
 _PLACEHOLDER = "sealed"  # a name: the guard reads none
@@ -86,7 +87,7 @@ class StateSeal:
                 holder[key] = ""  # type: ignore[index]  # a key of this holder
                 num_dropped += 1
         if num_dropped:
-            _prune(turns)  # first of all: it moves what stands in lists
+            _prune(turns)  # first, because it moves the items of lists
         asides: list[Aside] = []
         for holder, key in [place for turn in turns for place in _states(turn, skipped=SPOKEN_NAMES)]:
             if (opened := found[_text_at(holder, key)]) is not None:

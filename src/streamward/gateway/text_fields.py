@@ -21,15 +21,15 @@ ERROR = -2
 Holder = JsonObject | list[object]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _MEDIA = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[A-Za-z0-9+/=_\s-]*")
-_NAME_OF = "the name"  # no name itself, so that no field is called so
+_NAME_OF = "the name"  # an object, so that no field can have this name
 
 
 class Kind(Enum):
     """The role that a string states for its field."""
 
-    PIECE = auto()  # what comes next
-    WHOLE = auto()  # all of it, as far as it goes
-    UNKNOWN = auto()  # the same as before, or else what comes next
+    PIECE = auto()  # the piece that comes next
+    WHOLE = auto()  # the whole text so far
+    UNKNOWN = auto()  # the same as before, or else the piece that comes next
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Leaf(Enum):
     """Other values that are known."""
 
     IDENTIFIER = auto()  # a name without spaces, of at most 128 characters
-    OPAQUE = auto()  # what no guard can read, and nobody sealed: media
-    CLEANED = auto()  # gone through elsewhere
+    OPAQUE = auto()  # data that no guard can read and that is not sealed: media
+    CLEANED = auto()  # checked by code of its own
     DROPPED = auto()  # padding
 
 
@@ -167,9 +167,9 @@ class FieldScanner:
             self._take_out(holder, key)  # numbers in a row may spell anything
         elif isinstance(value, list):
             for place, item in enumerate(value):
-                if isinstance(item, int | float):  # as may numbers between other things
+                if isinstance(item, int | float):  # numbers between other values may, too
                     self._take_out(value, place)
-                else:  # parts of a text are put together by whoever reads it
+                else:  # the reader joins the parts of a text
                     self._value(value, place, None, at if is_said else (*at, place), is_said=is_said)
 
     def _take_out(self, holder: Holder, key: str | int, *, is_padding: bool = False) -> None:

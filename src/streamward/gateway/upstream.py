@@ -19,9 +19,9 @@ from streamward.moderation.message_parts import is_identifier
 
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate"}
 _MAX_LIST_BYTES = 4 * 2**20
-_LIST_TIMEOUT_S = 30.0  # a list of models needs no thought
-_WRITE_TIMEOUT_S = 60.0  # for the next part of a request to be taken
-_MAX_KEPT = 32  # connections that wait for the next request
+_LIST_TIMEOUT_S = 30.0  # a list of models is quick to give
+_WRITE_TIMEOUT_S = 60.0  # time for the upstream to take the next part of a request
+_MAX_KEPT = 32  # most idle connections that are kept open
 _BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _DELAYS = {

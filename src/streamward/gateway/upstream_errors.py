@@ -9,8 +9,8 @@ from streamward.gateway.reported_errors import ErrorReport
 from streamward.gateway.strict_json import JsonObject, dump
 from streamward.gateway.upstream import UpstreamTimeoutError
 
-_PASSED = frozenset({400, 404, 409, 413, 422, 429, 503, 504})  # other statuses are not the client's business
-_OURS = frozenset({401, 402, 403, 407})  # between us and the upstream: our key, our bill
+_PASSED = frozenset({400, 404, 409, 413, 422, 429, 503, 504})  # other statuses do not concern the client
+_OURS = frozenset({401, 402, 403, 407})  # these concern our own key and account at the upstream
 _OVERLOADED = 529
 _CODES = {404: "upstream_not_found", 429: "rate_limit_exceeded"}
 _REPORTED = "The upstream reported an error."

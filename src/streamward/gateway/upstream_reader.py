@@ -51,7 +51,7 @@ class UpstreamReader:
         """Time of the first part of the last batch, by the event loop's clock; if none came, of the end of the wait."""
         self._max_ahead_bytes = max_ahead_bytes
         self._waiting: deque[bytes] = deque()
-        self._oldest_at = 0.0  # of what waits
+        self._oldest_at = 0.0  # when the oldest waiting data arrived
         self._size = 0
         self._has_more = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -77,7 +77,7 @@ class UpstreamReader:
         """
         try:
             await self._has_more.wait()
-        finally:  # also where whoever asks waits no longer
+        finally:  # also if the caller waits no longer
             self.came_at = self._oldest_at if self._waiting else asyncio.get_running_loop().time()
         batch = list(self._waiting)
         self._waiting.clear()
@@ -121,7 +121,7 @@ class UpstreamReader:
                         await self._has_room.wait()
         except UpstreamError as error:
             self._fail(error)
-        except Exception as error:  # a defect must not leave the client waiting
+        except Exception as error:  # a bug must not leave the client waiting
             logger.error("reading from the upstream failed", extra={"kind": type(error).__name__})
             self._fail(UpstreamError("the upstream's answer could not be read"))
         finally:
@@ -132,4 +132,4 @@ class UpstreamReader:
         self._error = error
         if not self._head.done():
             self._head.set_exception(error)
-            self._head.exception()  # seen: nobody may come to ask
+            self._head.exception()  # mark the exception as seen: perhaps nobody asks for it

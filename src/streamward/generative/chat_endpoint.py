@@ -101,7 +101,7 @@ def _retry_after(response: httpx.Response, *, default: float, most: float) -> fl
     value = response.headers.get("Retry-After", "")
     try:
         seconds = float(value) if not value.endswith("GMT") else _seconds_until(value)
-    except (ValueError, TypeError):  # no header, or nonsense
+    except (ValueError, TypeError):  # the header is missing or malformed
         return default
     return min(most, max(0.0, seconds))
 

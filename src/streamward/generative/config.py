@@ -1,11 +1,10 @@
 """Address of a guard, and limits for asking it."""
 
-import os
 from typing import Self
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from streamward.errors import ConfigError
+from streamward.api_keys import is_header_value, key_from
 from streamward.settings import Settings
 
 
@@ -32,7 +31,7 @@ class EndpointConfig(Settings):
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not _is_header_value(key.get_secret_value()):
+        if key is not None and not is_header_value(key.get_secret_value()):
             raise ValueError("must be printable ASCII without spaces, and not empty")
         return key
 
@@ -48,15 +47,7 @@ class EndpointConfig(Settings):
         Raises:
             ConfigError: The environment variable is not set or holds no key.
         """
-        if self.api_key_env is None:
-            return self.api_key
-        key = os.environ.get(self.api_key_env, "")
-        if not _is_header_value(key):
-            raise ConfigError(
-                f"the environment variable {self.api_key_env} (api_key_env) must hold a key:"
-                " printable ASCII without spaces"
-            )
-        return SecretStr(key)
+        return self.api_key if self.api_key_env is None else key_from(self.api_key_env)
 
 
 class RemoteConfig(EndpointConfig):
@@ -64,7 +55,3 @@ class RemoteConfig(EndpointConfig):
 
     max_tokens: int = Field(default=64, gt=0)
     """Maximum tokens of the guard's answer; it has three short lines."""
-
-
-def _is_header_value(key: str) -> bool:
-    return bool(key) and all("!" <= letter <= "~" for letter in key)

@@ -19,7 +19,7 @@ from streamward.tokenizer import GuardTokenizer, Rendered
 _OVERLAP_SHARE = 4  # a quarter of a window is read again in the next
 _CUT_TOKENS = 8  # that the cut ends of a window may take more than they did within the text
 _RESPONSE_CATEGORIES = [category for category in Category if category is not Category.JAILBREAK]
-Paths = Mapping[str, Sequence[int]]  # token ids by word
+Paths = Mapping[str, Sequence[int]]  # token ids of each word
 
 
 class LocalGenGuard:
@@ -65,7 +65,7 @@ class LocalGenGuard:
         """
         judgements = []
         for part in self._windows(messages):
-            with self._lock:  # for a window only: a long text does not keep the others waiting
+            with self._lock:  # held for one window only, so that a long text does not keep others waiting
                 current_call().check()
                 judgements.append(self._judge_rendered(part, messages[-1].role))
         worst = max(judgements, key=lambda each: (each.risk_level.severity, 1 - each.probabilities[RiskLevel.SAFE]))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streamward.generative.cached_tokens import CachedTokens
 from streamward.kernels.cache import SequenceSlice
 from streamward.kernels.decoder import KernelDecoder
 from streamward.kernels.library import Kernels, load_kernels, set_num_threads
@@ -12,7 +13,7 @@ from streamward.model.kernel_model import has_int8_weights, pack_decoder, pack_l
 from streamward.model.parameters import ModelParameters
 
 PAGE_TOKENS = 64
-_MAX_ROWS = 512  # tokens of one pass
+_MAX_ROWS = 512  # most tokens of one pass
 
 
 class NativeLanguageModel:
@@ -67,28 +68,13 @@ class NativeLanguageModel:
         return self._lm_head.matmul(hidden_1D)[0, : self._vocab_size]
 
 
-class NativeSession:
+class NativeSession(CachedTokens):
     """One sequence of a `NativeLanguageModel`."""
 
     def __init__(self, model: NativeLanguageModel, ids: Sequence[int]) -> None:
         """Start with some tokens, none of them processed."""
         self._model = model
-        self._ids = list(ids)
-        self._num_cached = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens so far, processed or not."""
-        return len(self._ids)
-
-    def read(self, ids: Sequence[int]) -> None:
-        """Append tokens."""
-        self._ids += ids
-
-    def truncate(self, length: int) -> None:
-        """Remove tokens from `length` on."""
-        del self._ids[length:]
-        self._num_cached = min(self._num_cached, length)
+        super().__init__(ids)
 
     def logits(self) -> NDArray[np.float32]:
         """Return the logits of the next token, [vocabulary]."""

@@ -55,5 +55,5 @@ class RemoteGenGuard:
 def _wire_message(message: Message) -> dict[str, str]:
     wire = {"role": message.role.value, "content": clean_text(message.content)}
     if message.reasoning is not None:
-        wire["reasoning_content"] = clean_text(message.reasoning)  # as chat templates and vLLM call it
+        wire["reasoning_content"] = clean_text(message.reasoning)  # the name in chat templates and vLLM
     return wire

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from streamward.generative.cached_tokens import CachedTokens
 from streamward.model.attention import attend
 from streamward.model.checkpoint import load_gen
 from streamward.model.guard_model import CausalLM
@@ -44,31 +45,16 @@ class TorchLanguageModel:
         return TorchSession(self.model, ids, capacity=capacity)
 
 
-class TorchSession:
+class TorchSession(CachedTokens):
     """One sequence with its keys and values; tokens are processed when the logits behind them are asked for."""
 
     def __init__(self, model: CausalLM, ids: Sequence[int], *, capacity: int) -> None:
         """Start with some tokens, none of them processed."""
         self._model = model
-        self._ids = list(ids)
+        super().__init__(ids)
         self._capacity = capacity
         self._keys_KCd: list[Tensor] = []
         self._values_KCd: list[Tensor] = []
-        self._num_cached = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens so far, processed or not."""
-        return len(self._ids)
-
-    def read(self, ids: Sequence[int]) -> None:
-        """Append tokens."""
-        self._ids += ids
-
-    def truncate(self, length: int) -> None:
-        """Remove tokens from `length` on."""
-        del self._ids[length:]
-        self._num_cached = min(self._num_cached, length)
 
     @torch.inference_mode()
     def logits(self) -> NDArray[np.float32]:
@@ -85,7 +71,7 @@ class TorchSession:
         return logits
 
     def _attend(self, layer: int, q_tHd: Tensor, k_tKd: Tensor, v_tKd: Tensor) -> Tensor:
-        if layer == len(self._keys_KCd):  # the first pass
+        if layer == len(self._keys_KCd):  # this is the first pass
             _, num_kv_heads, head_dim = k_tKd.shape
             self._keys_KCd.append(k_tKd.new_empty(num_kv_heads, self._capacity, head_dim))
             self._values_KCd.append(v_tKd.new_empty(num_kv_heads, self._capacity, head_dim))

@@ -22,7 +22,7 @@ def output_validator(guard: Moderator | Client) -> Callable[[RunContext[Any], T]
     """
 
     async def judge(context: RunContext[Any], output: T) -> T:
-        if context.partial_output:  # judged when it is whole; `stream_text` judges while it grows
+        if context.partial_output:  # the output is judged when it is complete; `stream_text` judges while it grows
             return output
         prompt = context.prompt if isinstance(context.prompt, str) else None
         text = output if isinstance(output, str) else to_json(output, fallback=str).decode()

@@ -132,8 +132,8 @@ class GuardedGeneration:
         self._clock = clock
         self._walk = LadderWalk(self._release.ladder if self._release.mode == "intervene" else ())
         self._episode: InterventionEpisode | None = None
-        self._step: LadderStep | None = None  # the last one
-        self._waited = 0  # tokens read by the time the last text left
+        self._step: LadderStep | None = None  # the last step
+        self._waited = 0  # number of tokens read when the last text left
 
     def __iter__(self) -> Iterator[str]:
         """Yield the answer, piece by piece."""
@@ -146,7 +146,7 @@ class GuardedGeneration:
                 self.answer.num_tokens = text.num_judged
 
     def _run(self, text: HeldText) -> Iterator[str]:
-        prefix = None if text.is_flagged else GenerationPrefix()  # else it is the prompt that is flagged
+        prefix = None if text.is_flagged else GenerationPrefix()  # otherwise the prompt is flagged
         while prefix is not None:
             if (yield from self._continue(text, prefix)):
                 return
@@ -171,7 +171,7 @@ class GuardedGeneration:
             with _judging(()):
                 text.finish()
         except _GuardFailed:
-            must_close = False  # the pieces that are left may yet be passed on
+            must_close = False  # the remaining pieces may still be passed on
             raise
         finally:
             if isinstance(pieces, Generator) and must_close:

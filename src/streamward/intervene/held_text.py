@@ -69,10 +69,10 @@ class HeldText:
         self._open_stream = open_stream
         self._stream = open_stream()
         self._hold_tokens = hold_tokens
-        self._ends: list[int] = []  # of the tokens judged so far, in characters
+        self._ends: list[int] = []  # ends of the tokens judged so far, in characters
         self._blocks = CodeBlockScanner()
         self._is_finished = False
-        self._kept = 0  # characters before the last cut
+        self._kept = 0  # number of characters before the last cut
 
     def __enter__(self) -> Self:
         """Return it; the guard stream is closed at the end of the block."""

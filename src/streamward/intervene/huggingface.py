@@ -127,7 +127,7 @@ def _choose(logits_V: Tensor, *, temperature: float, top_p: float, chooser: torc
     if temperature == 0:
         return int(logits_V.argmax())
     shares_V, ids_V = (logits_V / temperature).softmax(dim=-1).sort(descending=True)
-    shares_V = shares_V * (shares_V.cumsum(dim=0) - shares_V < top_p)  # the first one is always kept
+    shares_V = shares_V * (shares_V.cumsum(dim=0) - shares_V < top_p)  # the first token is always kept
     return int(ids_V[torch.multinomial(shares_V, 1, generator=chooser)])
 
 

@@ -16,7 +16,7 @@ class CodeBlockScanner:
     def __init__(self) -> None:
         """Expect the beginning of a text."""
         self._line = 0  # first character of the line that has not ended
-        self._start: int | None = None  # of the block that is open
+        self._start: int | None = None  # start of the open block
         self._mark = ""
 
     def start(self, text: str) -> int | None:
@@ -80,5 +80,5 @@ def _continues(text: str, end: re.Match[str]) -> bool:
         return True
     rest = text[end.end() :]
     if end[0][0] in ".!?" and rest and not rest[0].isspace():
-        return True  # as in 3.5
+        return True  # a number such as 3.5
     return rest.lstrip(" \t")[:1].islower()

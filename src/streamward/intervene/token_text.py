@@ -18,7 +18,7 @@ class TokenText:
         """All of it."""
         self.ids: list[int] = []
         """Its tokens."""
-        self._ends: list[int] = []  # of these, in characters
+        self._ends: list[int] = []  # ends of these tokens, in characters
         self._encode = encode
 
     def append(self, ids: Sequence[int], piece: str) -> None:

@@ -62,7 +62,7 @@ class VllmGenerate:
         self._max_new_tokens = max_new_tokens
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._answer = TokenText(self._encode)
-        self._pending: list[int] = []  # whose text is not complete
+        self._pending: list[int] = []  # tokens whose text is not complete
 
     def __call__(self, prefix: GenerationPrefix) -> Iterator[str]:
         """Continue the answer; yields the text of one or more tokens at a time.
@@ -107,7 +107,7 @@ class VllmGenerate:
     def _take(self, output: Any) -> Iterator[str]:  # Any: a RequestOutput of vLLM
         for each in output.outputs:
             ids = list(each.token_ids)
-            self._pending += ids[:-1] if each.finish_reason == "stop" else ids  # the last one ended the answer
+            self._pending += ids[:-1] if each.finish_reason == "stop" else ids  # the last token ended the answer
             if each.text:
                 self._answer.append(self._pending, each.text)
                 self._pending = []

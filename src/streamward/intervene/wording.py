@@ -32,8 +32,8 @@ _WORDS: Mapping[str, str] = {  # frequent function words that few of the other l
     "id": "yang dan untuk dengan ini itu tidak dari pada adalah",
     "vi": "l\u00e0 c\u1ee7a v\u00e0 c\u00e1c kh\u00f4ng m\u1ed9t c\u00f3 cho \u0111\u01b0\u1ee3c nh\u1eefng trong",
 }
-_LEAST_SHARE = 0.3  # of the letters, for a script to be that of the text
-_SEARCHED_CHARS = 2000  # at the end of the text
+_LEAST_SHARE = 0.3  # share of the letters from which a script counts as that of the text
+_SEARCHED_CHARS = 2000  # characters at the end of the text that are looked at
 
 REWRITE_INSTRUCTION = (
     "Rewrite the passage that the user gives so that nobody could be harmed by it. Leave out whatever is harmful, keep"

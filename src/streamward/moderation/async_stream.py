@@ -9,9 +9,9 @@ from typing import Self, TypeVar
 from streamward.detectors.finding import DetectorFinding
 from streamward.errors import StreamClosedError
 from streamward.guard_call import GuardCall
-from streamward.moderation.coroutines import GuardCoroutine, run_async, without_waiting
+from streamward.moderation.coroutines import GuardCoroutine, run_async
 from streamward.moderation.guard_stream import Piece
-from streamward.moderation.response_stream import CoroutineStream, ResponseStream
+from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.worker_pool import Submitter
 from streamward.schema import Decision, Event, Result, SideResult
 
@@ -80,24 +80,15 @@ class AsyncGuardStream:
 
     async def feed(self, piece: Piece) -> list[Event]:
         """Judge the next piece; see `GuardStream.feed`."""
-        stream = self._stream
-        if isinstance(stream, CoroutineStream):
-            return await self._run(partial(stream.feed_coroutine, piece), piece=piece)
-        return await self._run(partial(without_waiting, partial(stream.feed, piece)))
+        return await self._run(partial(self._stream.feed_coroutine, piece), piece=piece)
 
     async def feed_reasoning(self, piece: Piece) -> list[Event]:
         """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
-        stream = self._stream
-        if isinstance(stream, CoroutineStream):
-            return await self._run(partial(stream.feed_reasoning_coroutine, piece), piece=piece)
-        return await self._run(partial(without_waiting, partial(stream.feed_reasoning, piece)))
+        return await self._run(partial(self._stream.feed_reasoning_coroutine, piece), piece=piece)
 
     async def truncate(self, num_chars: int) -> list[Event]:
         """Drop all but the first characters; see `GuardStream.truncate`."""
-        stream = self._stream
-        if isinstance(stream, CoroutineStream):
-            return await self._run(partial(stream.truncate_coroutine, num_chars))
-        return await self._run(partial(without_waiting, partial(stream.truncate, num_chars)))
+        return await self._run(partial(self._stream.truncate_coroutine, num_chars))
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """Return what token ids say; see `GuardStream.bytes_of`."""
@@ -105,10 +96,7 @@ class AsyncGuardStream:
 
     async def finish(self) -> Result:
         """Judge what is left and return the whole result; see `GuardStream.finish`."""
-        stream = self._stream
-        if isinstance(stream, CoroutineStream):
-            return await self._run(stream.finish_coroutine)
-        return await self._run(partial(without_waiting, stream.finish))
+        return await self._run(self._stream.finish_coroutine)
 
     def so_far(self) -> Result:
         """Return the result of what was judged; see `GuardStream.so_far`."""
@@ -131,7 +119,4 @@ class AsyncGuardStream:
 
     def _is_quick(self, piece: Piece | None) -> bool:
         """Return true if the event loop itself may do what a piece needs."""
-        stream = self._stream
-        if piece is None or not isinstance(piece, str | bytes | list | tuple):
-            return False
-        return isinstance(stream, CoroutineStream) and stream.is_quick(piece)
+        return isinstance(piece, str | bytes | list | tuple) and self._stream.is_quick(piece)

@@ -1,22 +1,17 @@
 """One response judged by two guards: the first sees every token, the second is asked where it is needed."""
 
-import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from streamward.decisions import ALLOWED, combine
-from streamward.detectors.finding import DetectorFinding
-from streamward.errors import CallCancelledError, StreamClosedError
-from streamward.guard_call import GuardCall, current_call
 from streamward.moderation.cascade_text import CascadeText, Question
-from streamward.moderation.coroutines import GuardCoroutine, run_blocking
+from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.guard_stream import GuardStream, Piece
 from streamward.moderation.second_opinion import SecondGuard, SecondOpinion, with_opinion
+from streamward.moderation.stream_calls import StreamCalls
+from streamward.moderation.wrapping_stream import WrappingStream
 from streamward.policy import Policy
 from streamward.policy_guards.rules import RuleTarget
 from streamward.schema import Action, Decision, Event, Message, Result, Side, SideResult
@@ -24,7 +19,7 @@ from streamward.schema import Action, Decision, Event, Message, Result, Side, Si
 RESPONSE_TARGETS = frozenset({RuleTarget.RESPONSE, RuleTarget.TOOL_ARGUMENTS})
 
 
-class CascadeStream:
+class CascadeStream(WrappingStream):
     """A `ResponseStream` over a guard stream and a second guard. May be fed from several threads, one piece at a time.
 
     `feed` returns once the second guard has answered, if it was asked. Meanwhile the text it is asked about, and what
@@ -50,6 +45,7 @@ class CascadeStream:
             context: Turns before the response.
             prompt: What the second guard says of the prompt; None if it was not asked.
         """
+        super().__init__(first)
         self._first = first
         self._second = second
         self._policy = policy
@@ -59,26 +55,12 @@ class CascadeStream:
         self._text = CascadeText(policy, second.config, lower=second.lower, has_rules=has_rules)
         first.listen(self._text.append)
         self._findings: list[SecondOpinion] = []
-        self._asked_ends: list[int] = []  # of the text that each is about, in characters
-        self._events: list[Event] = []  # of a call that was cancelled while it asked
-        self._ask_again_at = 0.0  # so that at most half of the time is spent waiting, and a slow guard is asked less
+        self._asked_ends: list[int] = []  # end of the text that each finding is about, in characters
+        self._events: list[Event] = []  # events of a call that was cancelled while it asked
+        self._ask_again_at = 0.0  # so that at most half of the time is spent waiting for a slow guard
         self._releasable_chars = 0
         self._result: Result | None = None
-        self._is_closed = False
-        self._is_cancelled = False
-        self._call: GuardCall | None = None  # the one that is being made
-        self._lock = threading.Lock()  # held during a call
-        self._ending = threading.Lock()  # of the three before; never held for long
-
-    def __enter__(self) -> Self:
-        """Return the stream; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
+        self._calls = StreamCalls()
 
     @property
     def prompt(self) -> SideResult | None:
@@ -107,39 +89,9 @@ class CascadeStream:
         assert found is not None
         return found
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens judged so far."""
-        return self._first.num_tokens
-
-    @property
-    def findings(self) -> Sequence[DetectorFinding]:
-        """Nothing; see `GuardStream.findings`."""
-        return self._first.findings
-
-    def masked(self, start: int, end: int) -> str | None:
-        """Return None; see `GuardStream.masked`."""
-        return self._first.masked(start, end)
-
-    def listen(self, on_text: Callable[[str], object]) -> None:
-        """Have something else given the characters of the response; see `GuardStream.listen`."""
-        self._first.listen(on_text)
-
-    def add_prompt(self, earlier: Result) -> None:
-        """Let a further prompt of the conversation count; see `GuardStream.add_prompt`."""
-        self._first.add_prompt(earlier)
-
-    def feed(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of the response; see `GuardStream.feed`."""
-        return run_blocking(self.feed_coroutine(piece))
-
     async def feed_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed` does, as a `GuardCoroutine`; it holds its thread while it waits for the second guard."""
         return await self._judge(partial(self._first.feed_coroutine, piece))
-
-    def feed_reasoning(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of what the assistant thinks; see `GuardStream.feed_reasoning`."""
-        return run_blocking(self.feed_reasoning_coroutine(piece))
 
     async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
@@ -150,10 +102,6 @@ class CascadeStream:
             return events
 
         return await self._judge(judge)
-
-    def truncate(self, num_chars: int) -> list[Event]:
-        """Drop all but the first characters, and what both guards said of the others; see `GuardStream.truncate`."""
-        return run_blocking(self.truncate_coroutine(num_chars))
 
     async def truncate_coroutine(self, num_chars: int) -> list[Event]:
         """Do what `truncate` does, as a `GuardCoroutine`."""
@@ -167,25 +115,11 @@ class CascadeStream:
 
         return await self._judge(judge, before=ALLOWED)
 
-    def is_quick(self, piece: Piece) -> bool:
-        """False: the second guard may be asked."""
-        del piece
-        return False
-
-    def bytes_of(self, ids: Sequence[int]) -> bytes:
-        """Return what token ids say; nothing is fed."""
-        return self._first.bytes_of(ids)
-
-    def finish(self) -> Result:
-        """Judge what is left, by both guards where both are asked, and return the whole result. Closes the stream."""
-        return run_blocking(self.finish_coroutine())
-
     async def finish_coroutine(self) -> Result:
         """Do what `finish` does, as a `GuardCoroutine`."""
-        with self._calling():
+        with self._calls.calling():
             if self._result is None:
-                if self._is_closed:
-                    raise StreamClosedError("the stream is closed; nothing can be finished")
+                self._calls.check_finishable()
                 await self._first.finish_coroutine()
                 self._review(is_final=True)
                 self._result = self.so_far()
@@ -204,44 +138,19 @@ class CascadeStream:
 
     def cancel(self) -> None:
         """End the call that another thread makes, and every later one; does not wait. Close the stream."""
-        with self._ending:
-            self._is_cancelled = True
-            if self._call is not None:
-                self._call.cancel()
+        self._calls.cancel()
         self._first.cancel()
 
     def close(self) -> None:
         """Free what the stream holds; does not wait. May be called again."""
-        with self._ending:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            if self._call is not None and self._result is None:
-                self._call.cancel(StreamClosedError("the stream was closed"))
-        self._first.close()
-
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Make one call at a time, which can be cancelled."""
-        call = current_call()
-        with self._lock:
-            with self._ending:
-                if self._is_cancelled:
-                    raise CallCancelledError("the stream was cancelled; close it")
-                self._call = call
-            try:
-                call.check()
-                yield
-            finally:
-                with self._ending:
-                    self._call = None
+        if self._calls.close(is_finished=self._result is not None):
+            self._first.close()
 
     async def _judge(
         self, judge: Callable[[], GuardCoroutine[list[Event]]], *, before: Decision | None = None
     ) -> list[Event]:
-        with self._calling():
-            if self._is_closed or self._result is not None:
-                raise StreamClosedError("the stream is finished or closed; open another one")
+        with self._calls.calling():
+            self._calls.check_open(is_finished=self._result is not None)
             before = self.decision if before is None else before
             events = await judge()
             self._text.observe(events)
@@ -261,7 +170,7 @@ class CascadeStream:
             self._releasable_chars = min(self._text.cleared, judged)
             if question is None:
                 break
-            if self._first.decision.action.severity >= Action.REPLACE.severity:  # no answer would change that
+            if self._first.decision.action.severity >= Action.REPLACE.severity:  # no answer could change the decision
                 self._text.withdraw()
                 break
             if self._ask(question):

@@ -15,7 +15,7 @@ class _UnsureToken(NamedTuple):
     position: int
     start: int
     end: int
-    is_flagged: bool  # by the first guard, at its own operating point
+    is_flagged: bool  # flagged by the first guard at its own operating point
 
 
 class Question(NamedTuple):
@@ -60,10 +60,10 @@ class CascadeText:
         self._config = config
         self._lower = lower
         self._has_rules = has_rules
-        self._before: list[str] = []  # text that is cleared
-        self._held = ""  # text behind it
-        self._ends: list[int] = []  # behind each token's last character
-        self._unsure: list[_UnsureToken] = []  # that end behind the cleared text
+        self._before: list[str] = []  # text that is cleared, in pieces
+        self._held = ""  # the text behind the cleared one
+        self._ends: list[int] = []  # end of each token
+        self._unsure: list[_UnsureToken] = []  # unsure tokens that end behind the cleared text
         self._num_questions = 0
 
     def append(self, text: str) -> None:
@@ -119,7 +119,7 @@ class CascadeText:
             self._clear_sure(judged if first is None else first, ends, is_final=is_final and first is None)
         if self.cleared >= judged or (first is None and not self._has_rules):
             return None
-        if first is None and not self._held[: judged - self.cleared].strip():  # nothing is said in it
+        if first is None and not self._held[: judged - self.cleared].strip():  # the text is blank
             if is_final:
                 self._clear_to(judged)
             return None
@@ -158,7 +158,7 @@ class CascadeText:
         """Return where to cut: behind the last sentence, or anywhere if there is too much without an end."""
         config = self._config
         if self._num_questions >= config.max_calls - 1:
-            return None  # the last one is kept for the end
+            return None  # the last question is kept for the end
         needed = config.min_chars << max(0, self._num_questions - config.max_calls // 2)
         after = self.cleared if first is None else first
         end = max((each for each in ends if each > after), default=None)

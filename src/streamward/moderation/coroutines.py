@@ -20,7 +20,7 @@ T = TypeVar("T")
 GuardCoroutine = Coroutine[PendingScore, None, T]
 """A call of a guard. It suspends at scores that are pending, and goes on once they are there."""
 
-_LOOK_S = 0.5  # how often whoever waits makes sure that somebody works
+_LOOK_S = 0.5  # how often a waiting caller checks that the worker is alive
 
 
 class Scores:
@@ -39,7 +39,7 @@ class Scores:
         try:
             return pending.result()
         finally:
-            del pending  # an error would hold it, and be held by it
+            del pending  # an error's traceback and the future would keep each other alive
 
 
 async def without_waiting(judge: Callable[[], T]) -> T:
@@ -158,7 +158,7 @@ async def _computed(
         call.cancel()
         if not running.cancel():
             running.add_done_callback(partial(_abandon, undo))  # in its thread: the event loop may be gone by then
-        elif coroutine is not None:  # no thread has come to it
+        elif coroutine is not None:  # no thread has started it
             coroutine.close()
         raise
     finally:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from streamward.decisions import ALLOWED, combine
 from streamward.detectors.detectors import Detectors
@@ -12,13 +10,14 @@ from streamward.detectors.finding import DetectorFinding
 from streamward.errors import CallCancelledError, InputError, OverloadedError
 from streamward.guard_call import current_call
 from streamward.moderation.conversation import Conversation
-from streamward.moderation.coroutines import GuardCoroutine, run_blocking, without_waiting
+from streamward.moderation.coroutines import GuardCoroutine
 from streamward.moderation.detection import decide_prompt_findings, response_detectors
 from streamward.moderation.guard_stream import Piece
-from streamward.moderation.response_stream import CoroutineStream, ResponseStream
+from streamward.moderation.response_stream import ResponseStream
 from streamward.moderation.text_mask import TextMask
+from streamward.moderation.wrapping_stream import WrappingStream
 from streamward.policy import Policy
-from streamward.schema import Decision, Event, Result, SideResult
+from streamward.schema import Decision, Event, Result
 
 
 def with_detectors(
@@ -41,7 +40,7 @@ def with_detectors(
     return DetectingStream(stream, detectors, prompt=prompt) if detectors or prompt is not ALLOWED else stream
 
 
-class DetectingStream:
+class DetectingStream(WrappingStream):
     """A `ResponseStream` with findings. Text waits until both the guard and the detectors have decided about it.
 
     The guard judges the text as it is; `masked` says what of it may be shown.
@@ -55,31 +54,16 @@ class DetectingStream:
             detectors: Read it.
             prompt: What follows from what was found in the prompt.
         """
-        self._inner = inner
+        super().__init__(inner)
         self._detectors = detectors
         self._prompt_decision = prompt
         self._mask = TextMask(detectors)
         self._text = ""
         self._reasoning_end: int | None = None  # where the answer begins, if reasoning came before it
         self._is_reasoning = False
-        self._found = ALLOWED  # by the detectors, as of the last call that ended
+        self._found = ALLOWED  # decision of the detectors, as of the last call that ended
         self._limit = 0
         inner.listen(self._take)
-
-    def __enter__(self) -> Self:
-        """Return the stream; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
-
-    @property
-    def prompt(self) -> SideResult | None:
-        """Judgement of the user's turn; None if there was none."""
-        return self._inner.prompt
 
     @property
     def decision(self) -> Decision:
@@ -90,16 +74,6 @@ class DetectingStream:
     def releasable_chars(self) -> int:
         """Characters from the start that the guard has let through and the detectors have decided about."""
         return min(self._inner.releasable_chars, self._limit)
-
-    @property
-    def response(self) -> SideResult:
-        """The guard's judgement of what was fed so far."""
-        return self._inner.response
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens judged so far."""
-        return self._inner.num_tokens
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
@@ -115,60 +89,25 @@ class DetectingStream:
         """
         return self._mask.masked(self._text[start:end], start)
 
-    def listen(self, on_text: Callable[[str], object]) -> None:
-        """Have something else given the characters of the response too."""
-        self._inner.listen(on_text)
-
-    def add_prompt(self, earlier: Result) -> None:
-        """Let a further prompt of the conversation count."""
-        self._inner.add_prompt(earlier)
-
-    def is_quick(self, piece: Piece) -> bool:
-        """False: detectors read the piece."""
-        del piece
-        return False
-
-    def feed(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of the response; see `GuardStream.feed`."""
-        return run_blocking(self.feed_coroutine(piece))
-
     async def feed_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed` does, as a `GuardCoroutine`."""
         if self._is_reasoning:
             self._end_reasoning()
-        inner = self._inner
-        if isinstance(inner, CoroutineStream):
-            return await self._judge(partial(inner.feed_coroutine, piece))
-        return await self._judge(partial(without_waiting, partial(inner.feed, piece)))
-
-    def feed_reasoning(self, piece: Piece) -> list[Event]:
-        """Judge the next piece of reasoning; see `GuardStream.feed_reasoning`."""
-        return run_blocking(self.feed_reasoning_coroutine(piece))
+        return await self._judge(partial(self._inner.feed_coroutine, piece))
 
     async def feed_reasoning_coroutine(self, piece: Piece) -> list[Event]:
         """Do what `feed_reasoning` does, as a `GuardCoroutine`."""
-        inner = self._inner
-        if isinstance(inner, CoroutineStream):
-            events = await self._judge(partial(inner.feed_reasoning_coroutine, piece))
-        else:
-            events = await self._judge(partial(without_waiting, partial(inner.feed_reasoning, piece)))
+        events = await self._judge(partial(self._inner.feed_reasoning_coroutine, piece))
         self._is_reasoning = True
         return events
 
-    def truncate(self, num_chars: int) -> list[Event]:
-        """Drop all but the first characters, and what was found in the others; see `GuardStream.truncate`."""
-        return run_blocking(self.truncate_coroutine(num_chars))
-
     async def truncate_coroutine(self, num_chars: int) -> list[Event]:
         """Do what `truncate` does, as a `GuardCoroutine`."""
-        call, inner = current_call(), self._inner
+        call = current_call()
 
         async def judge() -> list[Event]:
             try:
-                if isinstance(inner, CoroutineStream):
-                    events = await inner.truncate_coroutine(num_chars)
-                else:
-                    events = inner.truncate(num_chars)
+                events = await self._inner.truncate_coroutine(num_chars)
             except (OverloadedError, CallCancelledError):
                 if call.has_begun:  # the text was dropped
                     self._read_again(num_chars)
@@ -183,18 +122,9 @@ class DetectingStream:
             self._found = before  # nothing was dropped
             raise
 
-    def bytes_of(self, ids: Sequence[int]) -> bytes:
-        """Return what token ids say; nothing is fed."""
-        return self._inner.bytes_of(ids)
-
-    def finish(self) -> Result:
-        """Judge what is left and return the whole result; see `GuardStream.finish`. Closes the stream."""
-        return run_blocking(self.finish_coroutine())
-
     async def finish_coroutine(self) -> Result:
         """Do what `finish` does, as a `GuardCoroutine`."""
-        inner = self._inner
-        result = await inner.finish_coroutine() if isinstance(inner, CoroutineStream) else inner.finish()
+        result = await self._inner.finish_coroutine()
         self._mask.finish()
         self._note()
         return self._with_findings(result)
@@ -202,14 +132,6 @@ class DetectingStream:
     def so_far(self) -> Result:
         """Return the result of what was judged, as if the response ended there."""
         return self._with_findings(self._inner.so_far())
-
-    def cancel(self) -> None:
-        """End the call that another thread makes, and every later one."""
-        self._inner.cancel()
-
-    def close(self) -> None:
-        """Free what the stream holds."""
-        self._inner.close()
 
     def _take(self, text: str) -> None:
         """Read characters that the guard is about to judge."""

@@ -25,9 +25,9 @@ from streamward.schema import Side
 
 logger = logging.getLogger(__name__)
 
-_MAX_FAILURES = 3  # in succession, before calls are refused
-_RETRY_S = 5.0  # until an engine that is refused is tried again
-_JOIN_S = 0.2  # for a step to end when the worker is closed
+_MAX_FAILURES = 3  # failures in succession after which calls are refused
+_RETRY_S = 5.0  # time until a failed engine is tried again
+_JOIN_S = 0.2  # time for a step to end when the worker is closed
 _GONE = "gone"
 _FAILED = "the guard's engine failed; try again later"
 _REFUSAL = "the guard's engine failed several times in succession and is not asked any more; see the log"
@@ -57,20 +57,20 @@ class EngineWorker(TokenScorer):
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._queue: list[WaitingRead] = []
-        self._waiting: dict[Future[list[StepOutput]], WaitingRead] = {}  # whoever is not answered, wherever it is
-        self._streams: set[int] = set()  # that are open
+        self._waiting: dict[Future[list[StepOutput]], WaitingRead] = {}  # reads that are not answered yet
+        self._streams: set[int] = set()  # ids of the open streams
         self._opening: dict[int, str | None] = {}  # streams still to be opened, and their owners
-        self._lengths: dict[int, int] = {}  # what streams are still to be truncated to
+        self._lengths: dict[int, int] = {}  # lengths to which streams are still to be truncated
         self._closing: set[int] = set()  # streams still to be closed
-        self._is_running = False  # whether the thread is at work; it sleeps when everything is read
+        self._is_running = False  # True while the thread works; it sleeps when everything is read
         # One thread for all steps: torch keeps workers and compiled kernels for each thread that computes.
         self._thread: threading.Thread | None = None
         self._wakeups = Wakeups()
         weakref.finalize(self, self._wakeups.put, False)
-        self._active: dict[int, WaitingRead] = {}  # this and the next are the thread's own
+        self._active: dict[int, WaitingRead] = {}  # only the thread uses this field and the next
         self._later: list[WaitingRead] = []  # reads of streams that are busy with an earlier one
-        self._num_failures = 0  # since the last step that succeeded
-        self._failure: str | None = None  # why calls are refused
+        self._num_failures = 0  # failures since the last step that succeeded
+        self._failure: str | None = None  # reason for refusing calls
         self._alive_at = clock()
         self._stepped_at = clock()
 
@@ -239,10 +239,10 @@ class EngineWorker(TokenScorer):
         while is_busy:
             try:
                 is_busy = self._turn()
-            except BaseException as error:  # whatever it is: nobody may wait for ever
+            except BaseException as error:  # after any error: nobody may wait for ever
                 try:
                     self._survive(error)
-                except BaseException:  # not even that; the next turn tries again
+                except BaseException:  # this failed too; the next turn tries again
                     self._failure = _REFUSAL
 
     def _turn(self) -> bool:
@@ -268,7 +268,7 @@ class EngineWorker(TokenScorer):
 
     def _tidy(self) -> None:
         """Close, open and truncate what was asked for meanwhile; a stream that is busy is truncated after its read."""
-        with self._lock:  # both at once: what is opened next may take the place of what was closed
+        with self._lock:  # both under one lock: a stream opened next may take the place of a closed one
             closing, opening = list(self._closing), list(self._opening.items())
         for stream_id in closing:
             self.engine.close(stream_id)
@@ -276,12 +276,12 @@ class EngineWorker(TokenScorer):
         for stream_id, owner in opening:
             self.engine.open(owner=owner, stream_id=stream_id)
             with self._lock:
-                if self._opening.pop(stream_id, _GONE) is _GONE:  # closed in this very moment
+                if self._opening.pop(stream_id, _GONE) is _GONE:  # the stream was closed in the meantime
                     self._closing.add(stream_id)
         with self._lock:
             lengths = {stream_id: each for stream_id, each in self._lengths.items() if stream_id not in self._active}
         for stream_id, length in lengths.items():
-            with suppress(StreamwardError):  # it was closed
+            with suppress(StreamwardError):  # the stream was closed
                 self.engine.truncate(stream_id, length)
             with self._lock:
                 if self._lengths.get(stream_id) == length:
@@ -303,7 +303,7 @@ class EngineWorker(TokenScorer):
             try:
                 self._queue_part(read, shares)
             except OverloadedError as error:
-                if not engine.num_queued_tokens:  # else there is room once what is queued is read
+                if not engine.num_queued_tokens:  # otherwise there is room once the queued tokens are read
                     self._end(read, error)
             except StreamwardError as error:
                 self._end(read, error)

@@ -39,7 +39,9 @@ def remote_guard(
         ConfigError: A value is wrong, or the environment variable holds no key.
     """
     from streamward.generative.config import RemoteConfig
-    from streamward.generative.remote import RemoteGenGuard  # httpx takes longer to import than a guard to load
+
+    # Imported late: httpx takes longer to import than a guard to load.
+    from streamward.generative.remote import RemoteGenGuard
 
     values = {
         "base_url": base_url,
@@ -134,7 +136,7 @@ class GenGuardAdapter:
         current_call().check()
         if last.reasoning:
             judged.append(self._judge_last(side, [*before, Message(last.role, last.reasoning)], policy))
-        return max(judged, key=_severity)  # the first of equals: the answer, not the thoughts
+        return max(judged, key=_severity)  # max returns the first of equals: the answer before the reasoning
 
     def _judge_last(self, side: Side, messages: Sequence[Message], policy: Policy) -> _Side:
         try:
@@ -153,7 +155,7 @@ def _decided(found: GenJudgement, side: Side, policy: Policy) -> _Side:
         level = policy.side(side).level(verdict)
         thresholds = policy.side(side).thresholds_for(category, {})
         sides.append(_Side(_judgement(found, level, category, thresholds), decide(policy, side, verdict)))
-    return max(sides, key=_severity)  # the first of equals
+    return max(sides, key=_severity)  # max returns the first of equals
 
 
 def _severity(side: _Side) -> tuple[int, bool, int]:

@@ -1,27 +1,27 @@
 """One response being judged while it is generated."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
+from streamward.closing import ClosedOnExit
 from streamward.decisions import ALLOWED, SideState, combine
 from streamward.detectors.finding import DetectorFinding
-from streamward.errors import CallCancelledError, ContextLengthError, InputError, StreamClosedError
-from streamward.guard_call import GuardCall, current_call
+from streamward.errors import ContextLengthError, InputError
+from streamward.guard_call import current_call
 from streamward.moderation.coroutines import run_blocking
 from streamward.moderation.releasable import is_stopped, releasable_end, with_prompt
 from streamward.moderation.response_judge import ResponseJudge
+from streamward.moderation.stream_calls import StreamCalls
 from streamward.policy import Policy
 from streamward.schema import Decision, Event, Result, RiskLevel, Side, SideResult, Verdict
 from streamward.text_stream import Edit, TextStream
 from streamward.tokenizer import ReasoningFrame
 
 Piece = str | bytes | Sequence[int]
-_QUICK_CHARS = 256  # of a piece: its tokens and their verdicts take a millisecond
+_QUICK_CHARS = 256  # length of a piece whose tokens and verdicts take a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Phase(Enum):
     ANSWER = auto()
 
 
-class GuardStream:
+class GuardStream(ClosedOnExit):
     """Takes a response piece by piece and says after each what to do about it. From `Moderator.stream`.
 
     May be fed from several threads, one piece at a time. Close it, or use it in a `with` block: it holds cache. What
@@ -83,21 +83,7 @@ class GuardStream:
         self._num_valid = 0  # verdicts that belong to the text's present tokens
         self._result: Result | None = None
         self._releasable_chars = 0
-        self._is_closed = False
-        self._is_cancelled = False
-        self._call: GuardCall | None = None  # the one that is being made
-        self._lock = threading.Lock()  # held during a call
-        self._ending = threading.Lock()  # of the three before; never held for long
-
-    def __enter__(self) -> Self:
-        """Return the stream; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
+        self._calls = StreamCalls()
 
     @property
     def findings(self) -> Sequence[DetectorFinding]:
@@ -141,7 +127,7 @@ class GuardStream:
     @property
     def response(self) -> SideResult:
         """Judgement of what was fed so far."""
-        with self._lock:
+        with self._calls.lock:
             return self._judgement()
 
     @property
@@ -245,7 +231,7 @@ class GuardStream:
 
     def is_quick(self, piece: Piece) -> bool:
         """Say whether feeding a piece costs its thread next to nothing, besides waiting for the engine."""
-        is_idle = not self._lock.locked() and self._num_valid == len(self._text.ids)
+        is_idle = not self._calls.lock.locked() and self._num_valid == len(self._text.ids)
         return is_idle and len(piece) <= _QUICK_CHARS and not self._judge.holds_thread
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
@@ -269,8 +255,7 @@ class GuardStream:
         """Do what `finish` does, as a `GuardCoroutine`."""
         with self._calling():
             if self._result is None:
-                if self._is_closed:
-                    raise StreamClosedError("the stream is closed; nothing can be finished")
+                self._calls.check_finishable()
                 ended = [self._end_reasoning()] if self._phase is _Phase.REASONING else []
                 await self._apply(self._joined(*ended, self._text.finish()))
                 self._judge_short_text()
@@ -296,44 +281,24 @@ class GuardStream:
 
         They raise a CallCancelledError, within one step of the engine. Other streams do not notice. Close the stream.
         """
-        with self._ending:
-            self._is_cancelled = True
-            if self._call is not None:
-                self._call.cancel()
+        self._calls.cancel()
 
     def close(self) -> None:
         """Free what the stream holds; does not wait. A call that another thread makes ends with a StreamClosedError.
 
         May be called again.
         """
-        with self._ending:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            if self._call is not None and self._result is None:
-                self._call.cancel(StreamClosedError("the stream was closed"))
-        self._on_close()
+        if self._calls.close(is_finished=self._result is not None):
+            self._on_close()
 
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Make one call at a time, which can be cancelled."""
-        call = current_call()
-        with self._lock:
-            with self._ending:
-                if self._is_cancelled:
-                    raise CallCancelledError("the stream was cancelled; close it")
-                self._call = call
-            try:
-                call.check()
-                yield
-            finally:
-                with self._ending:
-                    self._call = None
-                self._releasable_chars = self._clear_end()
+    def _calling(self) -> AbstractContextManager[None]:
+        return self._calls.calling(at_end=self._note_releasable)
+
+    def _note_releasable(self) -> None:
+        self._releasable_chars = self._clear_end()
 
     def _check_open(self) -> None:
-        if self._is_closed or self._result is not None:
-            raise StreamClosedError("the stream is finished or closed; open another one")
+        self._calls.check_open(is_finished=self._result is not None)
 
     def _check_piece(self, piece: object) -> None:
         if isinstance(piece, bytes):

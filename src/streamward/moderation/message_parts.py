@@ -30,7 +30,7 @@ _MEDIA_KEYS = frozenset(
 _ENCODED = re.compile("[A-Za-z0-9+/=_-]+")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _DATA_URL = re.compile(r"data:[^\s,]*,\S*")
-_MIN_DATA_CHARS = 256  # a word is shorter
+_MIN_DATA_CHARS = 256  # words are shorter
 
 
 class Content(NamedTuple):
@@ -60,7 +60,7 @@ def read_content(content: object, *, where: str, refusal: str | None) -> Content
         return Content("")
     if isinstance(content, str):
         return Content(content)
-    if isinstance(content, Mapping):  # results of tools, for one
+    if isinstance(content, Mapping):  # results of tools can be objects
         return Content("" if _is_unread(content, where=where, refusal=refusal) else spelled(content, where))
     if not isinstance(content, list | tuple):
         raise InputError(f"{where} must be a string, null or a list of parts")

@@ -23,7 +23,7 @@ ROLES: Mapping[str, Role] = {
 TOOL_ROLES = ("tool", "function")
 _REASONING = ("reasoning_content", "reasoning")
 _READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
-_SPELLED = ("arguments", "input")  # of a call
+_SPELLED = ("arguments", "input")  # fields of a call that hold its arguments
 
 
 class Arranged(NamedTuple):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
+from streamward.closing import ClosedOnExit
 from streamward.decisions import combine, decide_error
 from streamward.detectors.detectors import Detectors
 from streamward.engine.outputs import EngineStatistics
@@ -39,7 +38,7 @@ BatchItem = Mapping[str, object]
 _ITEM_KEYS = frozenset({"prompt", "response", "messages"})
 DEFAULT_MAX_CHARS = 1_000_000
 DEFAULT_MAX_WORKERS = 8
-_JOIN_S = 0.2  # for threads to end when the moderator is closed
+_JOIN_S = 0.2  # time for threads to end when the moderator is closed
 
 
 class _Loaded:
@@ -88,7 +87,7 @@ class _Loaded:
             self.pool.close(_JOIN_S)
 
 
-class Moderator:
+class Moderator(ClosedOnExit):
     """A guard under a policy. From `streamward.load`. Thread-safe; close it, or use it in a `with` block."""
 
     def __init__(
@@ -115,23 +114,13 @@ class Moderator:
         self.owner: str | None = None
         """Owner of these calls; see `with_owner`."""
         self._loaded = _Loaded(guard, max_workers)
-        self._detectors: Detectors | None = None  # of streams, instead of the policy's
+        self._detectors: Detectors | None = None  # detectors of streams, instead of the policy's
         self._is_view = False
         try:
             self.check_policy(policy)
         except ConfigError:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return the moderator; it is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the moderator."""
-        self.close()
 
     def moderate(
         self,
@@ -180,7 +169,7 @@ class Moderator:
             return [each.result() for each in judged]
         finally:
             for call, _ in calls:
-                call.cancel()  # those that are over do not notice
+                call.cancel()  # calls that are over do not notice
 
     async def amoderate(
         self,

@@ -41,9 +41,9 @@ class QueueShares:
         self._max_batch_tokens = engine.config.max_batch_tokens
         self._room = engine.config.max_queued_tokens - engine.num_queued_tokens
         self._queued: dict[str | None, int] = {}
-        for read in reads if any(map(is_long, reads)) else ():  # else nobody asks
+        for read in reads if any(map(is_long, reads)) else ():  # otherwise nobody asks
             if read.length is not None:
-                with suppress(StreamClosedError):  # it is told when its turn comes
+                with suppress(StreamClosedError):  # the error is raised when the read's turn comes
                     self.note(read, engine.num_queued(read.stream_id), is_new=False)
 
     def of(self, read: WaitingRead) -> int:

@@ -18,11 +18,11 @@ def releasable_end(policy: Policy, verdicts: Sequence[Verdict], decision: Decisi
     """
     if is_stopped(decision) and decision.position is not None:
         verdicts = verdicts[: decision.position + 1]
-    held: Span | None = None  # of the first token over the threshold behind the last clear one
+    held: Span | None = None  # span of the first token over the threshold behind the last clear one
     for verdict in reversed(verdicts):
         if token_action(policy, Side.RESPONSE, verdict).severity < Action.REPLACE.severity:
             end = 0 if verdict.span is None else verdict.span.end
-            return end if held is None else min(end, held.start)  # they may share a character
+            return end if held is None else min(end, held.start)  # two tokens can share a character
         held = verdict.span
     return 0
 

@@ -99,7 +99,7 @@ class ResponseJudge:
             window = self._windows.index(position)
             await self._place(window, position)
             part = new_ids[done : done + self._windows.end(window) - position]
-            self._end = _UNKNOWN  # until the read below has succeeded
+            self._end = _UNKNOWN  # stays unknown until the read below has succeeded
             for output in await self._score(part, Side.RESPONSE):
                 first = keep + len(verdicts)
                 rows = spans[len(verdicts) : len(verdicts) + len(output.risk_probs)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self
 
 from streamward.detectors.finding import DetectorFinding
 from streamward.moderation.coroutines import GuardCoroutine
@@ -11,7 +11,10 @@ from streamward.schema import Decision, Event, Result, SideResult
 
 
 class ResponseStream(Protocol):
-    """A `GuardStream`, or one that asks further guards about the same text; see there."""
+    """A `GuardStream`, or one that asks further guards about the same text; see there.
+
+    The coroutines hold no thread while they wait for an engine.
+    """
 
     @property
     def prompt(self) -> SideResult | None:
@@ -96,11 +99,6 @@ class ResponseStream(Protocol):
     def close(self) -> None:
         """Free what the stream holds; does not wait."""
         ...
-
-
-@runtime_checkable
-class CoroutineStream(Protocol):
-    """A `ResponseStream` whose calls hold no thread while they wait for an engine."""
 
     def is_quick(self, piece: Piece) -> bool:
         """Say whether feeding a piece costs its thread next to nothing, besides waiting for the engine."""

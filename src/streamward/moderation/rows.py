@@ -9,7 +9,7 @@ from streamward.schema import Decision, FiredRule, Result, RiskLevel, SideResult
 from streamward.suggestions import suggest
 from streamward.text_files import Line
 
-if TYPE_CHECKING:  # the command line reads rows before it waits for torch
+if TYPE_CHECKING:  # the command line reads rows before the slow imports
     from streamward.moderation.moderator import Moderator
 
 ITEM_KEYS = ("prompt", "response", "messages")
@@ -32,7 +32,7 @@ def read_row(line: Line) -> InputRow:
         raw = json.loads(line.text)
     except json.JSONDecodeError as error:
         return InputRow(label, None, f"the line is not JSON from character {error.pos + 1} on")
-    except (ValueError, RecursionError):  # a number of thousands of digits, or objects as deep
+    except (ValueError, RecursionError):  # a number of thousands of digits, or objects nested as deeply
         return InputRow(
             label, None, "the line is not JSON that can be read: it has too long a number or too deep a nesting"
         )

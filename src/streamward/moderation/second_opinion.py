@@ -94,7 +94,8 @@ class SecondGuard:
         Raises:
             ConfigError: One has the id of another rule that is asked about, or there are too many words.
         """
-        own = [_policy_rule(rule) for rule in policy.rules]  # taught ones too: a decision names rules by id only
+        # Also taught ones, because a decision names rules by id only.
+        own = [_policy_rule(rule) for rule in policy.rules]
         names = {rule.id for rule in policy.taught_rules}
         check_rule_ids([*self._rules, *own, *BUILT_IN_RULES])
         asked = [rule for rule in own if rule.id not in names]
@@ -146,7 +147,7 @@ class SecondGuard:
         except (CallCancelledError, StreamClosedError):
             self._breaker.abandoned(permit)
             raise
-        except Exception as error:  # whatever it is, a text without a second opinion is not allowed for that
+        except Exception as error:  # after any error: a text without a second opinion must not pass
             self.counter.add(failed=1)
             self._failed(permit, error)
             known = error if isinstance(error, StreamwardError) else GuardFailedError("the second guard failed")

@@ -26,7 +26,7 @@ from streamward.text_stream import TextStream
 from streamward.tokenizer import GuardTokenizer, Rendered
 
 CONTEXT_SHARE = 2  # the context of a response takes at most half of a window
-_MIN_PROMPT_TOKENS = 16  # of a prompt in each of its windows, besides the template and the system's turn
+_MIN_PROMPT_TOKENS = 16  # tokens of a prompt in each of its windows, without template and system turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from streamward.rules.probe import ProbeBank
 from streamward.rules.scoring import ProbeScorer, RuleTracker
 from streamward.schema import FiredRule, Side
 
-_MAX_IDLE = 4  # banks that stay in the engine though no text is judged by them
+_MAX_IDLE = 4  # banks that stay in the engine while no text is judged by them
 
 
 class EngineHolder(Protocol):
@@ -76,7 +76,8 @@ class ProbeRegistry:
         self._holder = holder
         self._identity = identity
         self._lock = threading.Lock()
-        self._uses: OrderedDict[str, int] = OrderedDict()  # by digest; the longest unused first
+        # Number of uses by digest; the least recently used comes first.
+        self._uses: OrderedDict[str, int] = OrderedDict()
 
     def check(self, policy: Policy) -> None:
         """Refuse a policy with rules that this guard cannot judge.

@@ -18,7 +18,7 @@ class _Mask(NamedTuple):
     start: int
     end: int
     replacement: str
-    place: int  # of the replacement, in the masked text
+    place: int  # place of the replacement in the masked text
 
 
 class TextMask:
@@ -37,7 +37,7 @@ class TextMask:
         """Findings in the order in which they were decided."""
         self._detectors = detectors
         self._stream = self._new_stream()
-        self._start = start  # of what the stream reads
+        self._start = start  # start of the text that the stream reads
         self._is_finished = False
         self._masks: list[_Mask] = []  # in order; they do not overlap
         self._blocked_at: int | None = None

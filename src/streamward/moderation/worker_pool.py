@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from streamward.errors import StreamClosedError
 
-_IDLE_S = 10.0  # until a thread with nothing to do ends
+_IDLE_S = 10.0  # time after which an idle thread ends
 _NOBODY = object()
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class WorkerPool:
         """Start no thread yet."""
         self._max_threads = max_threads
         self._changed = threading.Condition()
-        self._owners: dict[str | None, _Owner] = {}  # those with something waiting or running, the next in turn first
+        self._owners: dict[str | None, _Owner] = {}  # owners with waiting or running work; the next in turn comes first
         self._num_running = 0
         self._num_idle = 0
         self._threads: set[threading.Thread] = set()
@@ -94,7 +94,7 @@ class WorkerPool:
         while (taken := self._take()) is not None:
             owner, call, future = taken
             _work(call, future)
-            del call, future, taken  # what they hold may be large
+            del call, future, taken  # the calls may hold large objects
             self._give_back(owner)
 
     def _take(self) -> "tuple[str | None, Callable[[], Any], Future[Any]] | None":  # Any: of every type
@@ -108,7 +108,7 @@ class WorkerPool:
                 self._threads.discard(threading.current_thread())
                 return None
             its = self._owners.pop(owner)
-            self._owners[owner] = its  # to the end of the line
+            self._owners[owner] = its  # moves the owner to the end of the queue
             its.num_running += 1
             self._num_running += 1
             return (owner, *its.waiting.popleft())
@@ -147,9 +147,9 @@ def _work(call: Callable[[], T], future: "Future[T]") -> None:
         return
     try:
         result = call()
-    except BaseException as error:  # whatever it is, it is the caller's
+    except BaseException as error:  # any exception belongs to the caller
         future.set_exception(error)
-        del future, call  # they would hold each other
+        del future, call  # the error and the frame would keep each other alive
     else:
         future.set_result(result)
 

@@ -159,7 +159,7 @@ async def reload_policies(request: Request, caller: AdminCaller) -> Reloaded:
 def _reload(state: ServiceState) -> bool:
     try:
         return state.policies.reload(is_forced=True)
-    except ValueError as error:  # ConfigError: wrong here, not at start
+    except ValueError as error:  # at run time a ConfigError is the caller's mistake
         raise InputError(str(error)) from error
 
 

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 _GRACE_S = 0.2  # after `limits.drain_s`: for what was cancelled to end
-_TASKS_S = 0.3  # likewise, for what runs beside the requests
-_STREAMS_S = 0.4  # likewise, for the streams
+_TASKS_S = 0.3  # after `limits.drain_s`: time for background tasks to end
+_STREAMS_S = 0.4  # after `limits.drain_s`: time for the streams to end
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -77,7 +77,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
         version=version("streamward"),
         description="Moderation service and streaming gateway.",
         lifespan=lifespan,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from another host
         redoc_url=None,
         separate_input_output_schemas=False,
     )
@@ -111,7 +111,7 @@ def _add_routes(app: FastAPI, config: ServeConfig) -> None:
     if config.console.enabled:
         app.include_router(console.router)
         app.include_router(console_data.router)
-    app.include_router(proxy.router)  # last: its paths begin with any name
+    app.include_router(proxy.router)  # last, because its paths begin with any name
 
 
 def _add_middleware(app: FastAPI, config: ServeConfig, state: ServiceState) -> None:
@@ -148,12 +148,12 @@ async def _repeat(work: Callable[[], Awaitable[None]], *, every_s: float) -> Non
         await asyncio.sleep(every_s)
         try:
             await work()
-        except Exception as error:  # the next time it may succeed
+        except Exception as error:  # the next attempt may succeed
             logger.error("background work failed", extra=defect(error))
 
 
 async def _reload_policies(state: ServiceState) -> None:
-    with suppress(ConfigError):  # logged and counted there; the former policies stay in force
+    with suppress(ConfigError):  # `reload` logs and counts it; the former policies stay in force
         await asyncio.to_thread(state.policies.reload)
 
 

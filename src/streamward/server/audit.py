@@ -191,7 +191,7 @@ class AuditLog:
         """
         if not self._is_closed:
             self._is_closed = True
-            with suppress(queue.Full):  # the thread looks for itself once it has made room
+            with suppress(queue.Full):  # the thread checks `_is_closed` itself after it has made room
                 self._queue.put_nowait(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -203,7 +203,7 @@ class AuditLog:
             self._writing_since = time.monotonic()
             try:
                 self._write(batch)
-            except BaseException as error:  # the thread must go on: without it nobody would ever be answered
+            except BaseException as error:  # the thread must survive: without it every caller would wait forever
                 self._is_failing = True
                 for waiting in batch:
                     fail(waiting.written, AuditError(f"a decision could not be logged: {type(error).__name__}"))
@@ -235,7 +235,7 @@ class AuditLog:
                 _count_usage(connection, [waiting.row for waiting in batch])
         except AuditError as error:
             if len(batch) > 1 and isinstance(error.__cause__, IntegrityError | DataError):
-                for waiting in batch:  # one bad row must not take others with it
+                for waiting in batch:  # one bad row must not make the others fail
                     self._write([waiting])
                 return
             self._fail(batch, error)
@@ -291,4 +291,5 @@ def _count_usage(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
         count["num_tokens"] += row["num_tokens"]
         count["num_chars"] += (row["prompt_chars"] or 0) + (row["response_chars"] or 0)
     added = [{"key_id": key_id, "day": day, **count} for (key_id, day), count in sorted(counts.items())]
-    connection.execute(_ADD_USAGE[connection.dialect.name], added)  # sorted: two processes lock rows in the same order
+    # Sorted, so that two processes lock rows in the same order.
+    connection.execute(_ADD_USAGE[connection.dialect.name], added)

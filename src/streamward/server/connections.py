@@ -18,7 +18,7 @@ _UNSAID = frozenset(
         '%s - "WebSocket %s" [accepted]',
         '%s - "WebSocket %s" 403',
         '%s - "WebSocket %s" %d',
-        "ASGI callable returned without completing handshake.",  # also where it was refused with a status
+        "ASGI callable returned without completing handshake.",  # also if it was refused with a status
     }
 )
 
@@ -36,7 +36,8 @@ class ConnectionLimits:
         self.config = config
         self._peers = Peers(config.trusted_proxies)
         self._num_by_peer: Counter[str] = Counter()
-        self._waiting: dict[BoundedProtocol, None] = {}  # without a request; the one that waits longest first
+        # Connections without a request; the one that has waited longest comes first.
+        self._waiting: dict[BoundedProtocol, None] = {}
 
     def admit(self, protocol: "BoundedProtocol", host: str, *, num_open: int) -> None:
         """Count a new connection, at the cost of the one that waits longest if there are too many.
@@ -79,7 +80,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self._all = connections
         self._patience: asyncio.TimerHandle | None = None
-        self._host: str | None = None  # while it is counted
+        self._host: str | None = None  # address of the peer while the connection is counted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for the first request, or refuse the connection."""

@@ -18,7 +18,7 @@ from streamward.server.state import service_state
 
 router = APIRouter()
 
-_POLL_S = 1.0  # how soon a subscriber learns that the service stops
+_POLL_S = 1.0  # time until a subscriber notices that the service stops
 _POLLS_BETWEEN_COMMENTS = 15  # comments keep proxies from cutting a silent connection
 _EVENT = TypeAdapter(LiveEvent)
 _SCRIPTS = (

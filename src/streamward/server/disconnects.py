@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamward.errors import OverloadedError
 from streamward.server.errors import error_response
 
-_CLIENT_LEFT = 499  # nobody receives it; logs and metrics show it
+_CLIENT_LEFT = 499  # nobody receives this status; it is for logs and metrics
 
 
 class CancelOnDisconnect:

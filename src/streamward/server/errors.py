@@ -45,7 +45,8 @@ class ErrorMapping(NamedTuple):
     """`type` of OpenAI's error object."""
 
 
-_REFUSALS = frozenset({401, 403, 429, 503})  # counted, so that an operator sees who is turned away
+# These are counted, so that an operator sees how many requests are turned away.
+_REFUSALS = frozenset({401, 403, 429, 503})
 _INTERNAL = ErrorMapping(500, 1011, "server_error")
 _ANSWERS: Mapping[type[StreamwardError], ErrorMapping] = {
     AuthenticationError: ErrorMapping(401, 1008, "authentication_error"),
@@ -166,12 +167,12 @@ async def _on_known(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     request.state.error_code = InputError.code
-    if isinstance(error.body, bytes) and error.body:  # the framework parses no other kind
+    if isinstance(error.body, bytes) and error.body:  # the framework parses only JSON
         return error_response(InputError("the body must be JSON, with the header Content-Type: application/json"))
     found = findings(
         [{**item, "loc": _inner(item["loc"])} for item in error.errors()],
         _body_type(request),
-        names_keys=False,  # they are the caller's text
+        names_keys=False,  # the values are the caller's text
         table="an object",
         whole="the body",
     )

@@ -13,7 +13,7 @@ from streamward.server.state import ServiceState
 
 _OPEN = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
 _OPEN_FOLDER = "/assets/"
-_REFUSALS_PER_S = 50  # of one peer; further ones are put off
+_REFUSALS_PER_S = 50  # refusals of one peer; further ones wait
 _PENALTY_S = 1.0
 _SPARE_REQUESTS = 16  # beyond what a key may have judged at the same time: they show something, or still arrive
 

@@ -49,7 +49,7 @@ async def judge(
         raise OverloadedError(f"the guard did not answer within {limit_s:g} s; try again later") from error
     except Exception as error:
         if isinstance(error, StreamwardError) and not isinstance(error, EngineStepError):
-            raise  # nothing was wrong with the guard, or it is refused
+            raise  # these are not failures of the guard
         result = failed(job, error, sides=[Side.PROMPT] * given.has_prompt + [Side.RESPONSE] * bool(given.response))
         result = replace(result, decision=combine(result.decision, decide_findings(job.policy.policy, given)))
     texts = Texts(

@@ -20,7 +20,7 @@ _KEY = re.compile(r"sw-([a-z2-7]{10})-[A-Za-z0-9_-]{43}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID_CHARS = 10
 _MAX_REMEMBERED = 10_000
-_WRONG_S = 10.0  # keys are random, so one that is wrong now hardly becomes right
+_WRONG_S = 10.0  # keys are random, so a wrong one hardly becomes right later
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 """Pattern of tenant names."""
 
@@ -83,7 +83,7 @@ class KeyStore:
         self._cache_s = cache_s
         self._clock = clock
         self._remembered: dict[str, _Remembered] = {}
-        self._wrong: OrderedDict[str, float] = OrderedDict()  # until when, by hash; the oldest first
+        self._wrong: OrderedDict[str, float] = OrderedDict()  # expiry by hash; the oldest entry comes first
 
     def create(self, tenant: str, **facts: object) -> tuple[str, ApiKey]:
         """Make a key.

@@ -29,7 +29,7 @@ def bind(config: ListenConfig) -> list[socket.socket]:
             bound.append(_bound(family, kind, protocol, (address[0], port, *address[2:])))
         except OSError as error:
             problem = error
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # localhost where there is no IPv6
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # localhost on a machine without IPv6
                 break
     else:
         if bound:

@@ -129,7 +129,7 @@ def _conversations(body: GuardrailRequest) -> list[tuple[Message, ...]]:
     """Return what is to be judged, each ending with a user's turn: the conversation, or else every text by itself."""
     if not body.structured_messages:
         return [(Message(Role.USER, text),) for text in body.texts or () if text.strip()]
-    turns = [  # images are LiteLLM's to judge with another guardrail
+    turns = [  # LiteLLM has images judged by another guardrail
         read_turn(message, where=f"structured_messages[{index}]", refusal=None)
         for index, message in enumerate(body.structured_messages)
     ]
@@ -189,7 +189,7 @@ def _show(state: ServiceState, job: ModerationContext, opinion: TextDecision, *,
 async def _opinion(
     call: LiteLLMCall, moderator: Moderator, *, job: ModerationContext, place: str, text: str, limit_s: float
 ) -> TextDecision:
-    if not text.strip():  # nothing to judge yet
+    if not text.strip():  # there is nothing to judge yet
         return TextDecision(ALLOWED)
     target = DetectorTarget.RESPONSE if place.startswith("text") else DetectorTarget.TOOL_ARGUMENTS
     detectors = compiled(job.policy.policy.detectors).for_target(target)
@@ -199,7 +199,7 @@ async def _opinion(
                 return await call.text(place, detectors).judge(text, moderator)
     except (InputError, OverloadedError, StreamClosedError):
         raise
-    except Exception as error:  # the guard failed; the next call begins anew
+    except Exception as error:  # the guard failed; the next call starts a new stream
         await call.texts.pop(place).close()
         result = failed(job, error, sides=[Side.RESPONSE])
         return TextDecision(result.decision, result=result)

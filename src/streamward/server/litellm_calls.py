@@ -80,7 +80,7 @@ class IncrementalText:
             await self.close()
         try:
             opinion = await (self._extend(text, moderator) if has_grown else self._whole(text, moderator))
-        except BaseException:  # a cancellation too: the stream may have taken in what was not judged
+        except BaseException:  # also on cancellation: the stream may have taken in text that it has not judged
             await self.close()
             self.text = ""
             raise
@@ -143,7 +143,7 @@ class IncrementalText:
             self._stream = await self._stack.enter_async_context(
                 moderator.with_detectors(self._detectors).astream(messages=self.messages or None)
             )
-        except InputError:  # the conversation was accepted before: it is the kind of guard
+        except InputError:  # the conversation was accepted before, so the guard is of a kind without streams
             self._is_whole_only = True
         return self._stream
 

@@ -230,10 +230,10 @@ class LiveText:
         """Start empty."""
         self._tail = ""
         self._start = 0
-        self._ends: dict[int, int] = {}  # by position: of the last tokens
+        self._ends: dict[int, int] = {}  # end of each of the last tokens, by its position
         self._detectors = detectors
         self._mask = TextMask(detectors) if detectors else None
-        self._waiting: list[Verdict] = []  # for the detectors
+        self._waiting: list[Verdict] = []  # verdicts that wait for the detectors
 
     def add(self, text: str) -> None:
         """Append text."""
@@ -286,7 +286,7 @@ class LiveText:
     def _token(self, verdict: Verdict) -> LiveToken:
         text = ""
         if verdict.span is not None:
-            start = max(verdict.span.start, self._ends.get(verdict.position - 1, 0))  # tokens may share a character
+            start = max(verdict.span.start, self._ends.get(verdict.position - 1, 0))  # two tokens can share a character
             if start >= self._start:
                 text = self._tail[start - self._start : max(start, verdict.span.end) - self._start]
                 text = text if self._mask is None else self._mask.masked(text, start)

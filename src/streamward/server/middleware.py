@@ -62,7 +62,7 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_marked)
-        except Exception as error:  # a defect of ours: its text could hold what is being judged
+        except Exception as error:  # a bug of ours: its message could contain moderated text
             logger.error("request failed", extra={"request_id": state["request_id"], **defect(error)})
             if status:
                 raise ConnectionAbortedError("the answer cannot be finished") from None

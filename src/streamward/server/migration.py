@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, MetaData, inspect
 
 from streamward.errors import ConfigError
 
-_LOCK = 0x73747264  # of PostgreSQL, among its advisory locks
-_PATIENCE_S = 600  # for another process that migrates
+_LOCK = 0x73747264  # key of a PostgreSQL advisory lock
+_PATIENCE_S = 600  # time to wait for another process that migrates
 
 
 def upgrade(engine: Engine, tables: MetaData) -> list[str]:

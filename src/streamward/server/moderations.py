@@ -28,7 +28,7 @@ OPENAI_KEYS: Mapping[Category, tuple[str, ...]] = {
     Category.SEXUAL: ("sexual",),
     Category.PII: (),
     Category.SELF_HARM: ("self-harm",),
-    Category.UNETHICAL: ("harassment", "hate"),  # the guard does not tell these apart
+    Category.UNETHICAL: ("harassment", "hate"),  # the guard does not distinguish these categories
     Category.POLITICAL: (),
     Category.COPYRIGHT: (),
     Category.JAILBREAK: (),
@@ -136,7 +136,7 @@ async def moderations(body: ModerationRequest, request: Request, caller: Metered
     try:
         results = await asyncio.gather(*tasks)
     finally:
-        for task in tasks:  # where one fails the others have nobody to answer
+        for task in tasks:  # if one call fails, nobody waits for the others
             task.cancel()
     policy = PolicyInForce.of(kept)
     return Moderations(

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-_IPV6_PREFIX = 64  # what one customer of a provider has
+_IPV6_PREFIX = 64  # one customer of a provider has a whole /64
 
 
 class Peers:
@@ -28,7 +28,7 @@ class Peers:
         host = (scope.get("client") or ("",))[0]
         if self.is_trusted(host):
             forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
-            for entry in reversed([each.strip() for each in forwarded]):  # each proxy adds at the end
+            for entry in reversed([each.strip() for each in forwarded]):  # each proxy appends an address
                 if _address(entry) is None:
                     break
                 host = entry

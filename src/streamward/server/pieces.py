@@ -13,7 +13,7 @@ T = TypeVar("T")
 Kind = Literal["text", "token_ids", "reasoning"]
 Ending = Literal["closed", "expired", "failed", "stopped"]
 
-_GRACE_S = 0.2  # for a short piece to be judged though its client has left
+_GRACE_S = 0.2  # time for a short piece to be judged after its client has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,4 +91,4 @@ async def with_grace(work: Coroutine[None, None, T]) -> T:
         await asyncio.wait([task])
         raise
     finally:
-        task.cancel()  # where the wait for it was cancelled too
+        task.cancel()  # also if the wait for it was cancelled

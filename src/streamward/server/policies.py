@@ -136,7 +136,7 @@ class PolicyStore:
             try:
                 found = path.stat()
             except OSError:
-                continue  # gone since it was listed
+                continue  # the file was deleted after it was listed
             stamps.add((path.name, found.st_mtime_ns, found.st_size))
         return frozenset(stamps)
 

@@ -41,7 +41,7 @@ def read_policies(config: PoliciesConfig) -> dict[str, LoadedPolicy]:
     for path in _files(config.folder):
         try:
             policy = Policy.load(path)
-            compiled(policy.detectors)  # which tells of a key that is missing
+            compiled(policy.detectors)  # raises if the variable holds no key
         except ConfigError as error:
             problems.append(str(error))
             continue

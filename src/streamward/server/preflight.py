@@ -60,7 +60,7 @@ async def _probe_all(config: ServeConfig) -> list[str | None]:
 async def _probe(name: str, config: UpstreamConfig) -> str | None:
     try:
         upstream = Upstream(name, config)
-    except StreamwardError:  # which `problems` tells
+    except StreamwardError:  # `problems` reports it
         return None
     try:
         found = await probe_prefill(upstream)
@@ -98,7 +98,7 @@ def _missing_extras(config: ServeConfig, *, is_on_ray: bool) -> Iterator[str]:
 def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # what it is part of is missing
+    except ModuleNotFoundError:  # the package that contains the module is missing
         return False
 
 
@@ -147,7 +147,7 @@ def _policies(config: ServeConfig) -> Iterator[str]:
 
 
 def _store(config: ServeConfig) -> None:
-    from streamward.server.store import pending_revisions  # of the extra serve
+    from streamward.server.store import pending_revisions  # imported late, because it needs the extra serve
 
     pending_revisions(config.store)
 
@@ -190,5 +190,5 @@ def _second_opinion(config: ServeConfig) -> Iterator[str]:
         "limits.judge_timeout_s": config.limits.judge_timeout_s,
     }
     for name, most_s in waits_s.items():
-        if 2 * config.second_opinion.guard.deadline_s > most_s:  # a text's end may need two answers
+        if 2 * config.second_opinion.guard.deadline_s > most_s:  # the end of a text may need two answers
             yield f"second_opinion.guard.deadline_s must be at most half of {name}, which is {most_s:g}"

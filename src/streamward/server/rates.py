@@ -62,7 +62,7 @@ class Buckets:
         bucket = self._buckets.get(holder)
         if bucket is None:
             if len(self._buckets) >= _MAX_BUCKETS:
-                self._buckets.popitem(last=False)  # the one that was not used for longest
+                self._buckets.popitem(last=False)  # the least recently used one
             bucket = self._buckets[holder] = _Bucket(float(most), now)
         self._buckets.move_to_end(holder)
         bucket.left = min(float(most), bucket.left + (now - bucket.filled_at) * most / self._window_s)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-_KEPT_S = 5.0  # an answer is good for so long
-_TIMEOUT_S = 0.5  # probes of orchestrators wait for a second
+_KEPT_S = 5.0  # an answer is valid for this long
+_TIMEOUT_S = 0.5  # an orchestrator's probe waits for one second
 
 
 class Reachability:
@@ -47,7 +47,7 @@ async def _takes_connections(url: str) -> bool:
         port = where.port or (443 if where.scheme == "https" else 80)
         async with asyncio.timeout(_TIMEOUT_S):
             _, writer = await asyncio.open_connection(where.hostname, port)
-    except (OSError, TimeoutError, ValueError):  # the last: a name that no server can have
+    except (OSError, TimeoutError, ValueError):  # UnicodeError: a name that no server can have
         return False
     writer.close()
     with suppress(OSError):

@@ -17,7 +17,7 @@ from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
 
-_GRACE_S = 0.2  # for a decision to be logged at the end
+_GRACE_S = 0.2  # time for a decision to be logged at the end
 
 
 class StreamRegistry:
@@ -107,7 +107,7 @@ class StreamRegistry:
             await asyncio.wait(left, timeout=_GRACE_S)
 
     async def _give_up(self, session: StreamSession) -> None:
-        with suppress(StreamwardError):  # it ended meanwhile, or the log does not answer
+        with suppress(StreamwardError):  # the session ended meanwhile, or the log does not answer
             await session.give_up("stopped")
 
     async def _end(self, session: StreamSession, ending: Ending) -> None:

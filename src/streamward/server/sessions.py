@@ -20,7 +20,7 @@ from streamward.server.state import ServiceState
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = (0.02, 0.1, 0.4, 1.0)  # waits for room, before a stream is given up
+_PATIENCE_S = (0.02, 0.1, 0.4, 1.0)  # waits for room, in seconds, before a stream is given up
 
 
 class StreamSession:
@@ -51,7 +51,7 @@ class StreamSession:
         self.used_at = clock()
         self.detached_at: float | None = None
         """Time at which its connection broke, by `clock`; None while it has one, or if it never had any."""
-        self.owner: object | None = None  # the connection it belongs to
+        self.owner: object | None = None  # the connection that the stream belongs to
         self.next_seq = 0
         self._stream = stream
         self._held = held
@@ -62,12 +62,12 @@ class StreamSession:
         self._kept: deque[Appended] = deque()
         self._num_kept = 0
         self._texts: list[str] = []
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of token ids
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # for the bytes of token ids
         self._live = LiveText(response_detectors(job.policy.policy))
         self._shown = ShownText(stream)
         self._result: Result | None = None
-        self._recording: asyncio.Task[None] | None = None  # logs the result; stays once that was done
-        self._has_unjudged = False  # whether a piece was taken in whose judgement was cancelled
+        self._recording: asyncio.Task[None] | None = None  # the task that logs the result; kept once it is done
+        self._has_unjudged = False  # True if a piece was taken in and its judgement was cancelled
         self._is_over = False
 
     @property
@@ -152,7 +152,7 @@ class StreamSession:
         try:
             events = await with_grace(self._judge(piece))
         except InputError:
-            raise  # nothing was taken in
+            raise  # the piece was not taken in
         except asyncio.CancelledError:
             if self._stream.took_piece:
                 self._has_unjudged = True
@@ -233,7 +233,7 @@ class StreamSession:
             with self.job.guard_time.waiting():
                 async with asyncio.timeout(self._state.config.limits.judge_timeout_s):
                     return await self._stream.finish()
-        except Exception as error:  # the guard failed; what follows is the policy's to say
+        except Exception as error:  # the guard failed; the policy's on_error decides what follows
             return self._failed(error)
 
     def _unjudged(self) -> Result:
@@ -251,7 +251,7 @@ class StreamSession:
 
     def _note_recorded(self, recording: "asyncio.Task[None]") -> None:
         if recording.cancelled() or recording.exception() is not None:
-            self._recording = None  # the next one tries again
+            self._recording = None  # the next call tries again
 
     async def _log_and_release(self, result: Result, ending: Ending) -> None:
         texts = Texts(self._prompt_text, "".join(self._texts))
@@ -259,7 +259,7 @@ class StreamSession:
             await self._state.record_decision(self.job, result, texts=texts, details={"ended": ending})
         except StreamwardError:
             if ending == "closed":
-                raise  # the caller may try again
+                raise  # the caller can try again
             await self._release(ending)
             raise
         await self._release(ending)

@@ -197,7 +197,7 @@ def open_state(
     engine = open_store(config.store)
     policies = PolicyStore(config.policies, engine=engine, metrics=metrics)
     if moderator is None:
-        first = STRICT if wrap is not None else policies.default.policy  # rules in words need the second guard
+        first = STRICT if wrap is not None else policies.default.policy  # rules given in words need the second guard
         moderator = load(config, first)
         _warm_up(moderator)
     metrics.watch_engine(lambda: _engine_counts(moderator))

@@ -14,7 +14,7 @@ from streamward.settings import Settings
 
 WINDOW = timedelta(hours=1)
 _NUM_RECENT = 25
-_NUM_LATENCIES = 5000  # of the latest decisions: enough for a percentile, and bounded
+_NUM_LATENCIES = 5000  # number of the latest decisions read: enough for a percentile, and bounded
 
 
 class Latency(Settings):

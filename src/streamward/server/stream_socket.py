@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
-_MAX_PENDING = 64  # messages of one connection being worked on
+_MAX_PENDING = 64  # messages of one connection that are worked on at the same time
 _SEND_TIMEOUT_S = 30.0
 Reply = Opened | Events | Closed | Resumed | Failed
 
@@ -77,7 +77,7 @@ class Connection:
         try:
             while True:
                 message = await self._receive()
-                self._caller = await identify(self._websocket)  # the key may have ended since
+                self._caller = await identify(self._websocket)  # the key may have expired since
                 await self._pending.acquire()
                 task = asyncio.create_task(self._work(message))
                 tasks.add(task)
@@ -181,7 +181,8 @@ class Connection:
         await self._close(error)
 
     async def _close(self, error: StreamwardError) -> None:
-        with suppress(RuntimeError, OSError, WebSocketDisconnect):  # it is closed already, or the client is gone
+        # The connection is closed already, or the client is gone.
+        with suppress(RuntimeError, OSError, WebSocketDisconnect):
             await self._websocket.close(answer_for(error).close_code)
 
     @property

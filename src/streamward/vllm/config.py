@@ -1,11 +1,11 @@
 """A vLLM engine in this process, or the address of a vLLM server. Imports without torch and without vLLM."""
 
-import os
 from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
+from streamward.api_keys import key_from
 from streamward.errors import ConfigError
 from streamward.settings import Settings
 
@@ -58,12 +58,4 @@ class VllmConfig(Settings):
         Raises:
             ConfigError: The environment variable is not set or holds no key.
         """
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "")
-        if not key or not all("!" <= letter <= "~" for letter in key):
-            raise ConfigError(
-                f"the environment variable {self.api_key_env} (api_key_env) must hold a key:"
-                " printable ASCII without spaces"
-            )
-        return SecretStr(key)
+        return None if self.api_key_env is None else key_from(self.api_key_env)

@@ -16,7 +16,7 @@ from streamward.vllm.layout import Rows
 from streamward.vllm.plugin import TESTED, is_too_old, register_models, vllm_version
 
 _CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's attention on CPUs takes; its default there is 128
-_CLOSE_S = 10.0  # for vLLM to stop its processes
+_CLOSE_S = 10.0  # time for vLLM to stop its processes
 _OURS = frozenset({"model", "runner", "skip_tokenizer_init", "enable_prefix_caching", "trust_remote_code"})
 
 
@@ -64,7 +64,7 @@ class LocalVllm:
         future = asyncio.run_coroutine_threadsafe(self._encode(token_ids, reuse), self._loop)
         call = current_call()
         try:
-            with call.waking(future.cancel):  # which aborts the request
+            with call.waking(future.cancel):  # cancelling aborts the request
                 return future.result(self._timeout_s)
         except CallCancelledError:
             future.cancel()
@@ -72,7 +72,7 @@ class LocalVllm:
         except FutureTimeoutError:
             future.cancel()
             raise UpstreamError(f"vLLM did not answer within {self._timeout_s:g} s") from None
-        except Exception as error:  # an engine that died, a request it refused
+        except Exception as error:  # the engine died, or it refused the request
             call.check()
             raise UpstreamError(f"vLLM failed: {type(error).__name__}") from error
 
@@ -99,7 +99,7 @@ class LocalVllm:
     async def _shut_down(self) -> None:
         self._engine.shutdown()
         del self._engine  # vLLM would shut it down once more when the interpreter ends
-        await asyncio.sleep(0)  # its tasks end
+        await asyncio.sleep(0)  # let its tasks end
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

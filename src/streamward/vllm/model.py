@@ -26,7 +26,7 @@ from streamward.model.heads import with_offset
 from streamward.schema import Side
 from streamward.vllm.layout import head_widths
 
-_HEAD_NAMES = {  # as published -> here
+_HEAD_NAMES = {  # published name -> name here
     f"{side}{published}.": f"{heads}.{name}."
     for side, heads in (("", "response_heads"), ("query_", "prompt_heads"))
     for published, name in (
@@ -62,7 +62,7 @@ class VllmHeads(nn.Module):
             config.hidden_size,
             inner,
             bias=False,
-            gather_output=True,  # the norm needs all of it
+            gather_output=True,  # the norm needs the whole hidden state
             params_dtype=dtype,
             return_bias=False,
         )
@@ -92,7 +92,7 @@ class _GuardModel(nn.Module, SupportsPP):  # type: ignore[misc]
     def __init__(self, decoder: nn.Module, *, vllm_config: VllmConfig) -> None:
         super().__init__()
         raw = vllm_config.model_config.hf_config.to_dict()
-        config, guard = parse_model_config(raw), parse_guard_config(raw)  # which refuse what is not known here
+        config, guard = parse_model_config(raw), parse_guard_config(raw)  # these refuse weights that are not known here
         self.model = decoder
         self.head_dtype = vllm_config.model_config.head_dtype
         self.response_heads = VllmHeads(Side.RESPONSE, guard=guard, config=config, dtype=self.head_dtype)

@@ -18,7 +18,7 @@ def register_models() -> None:
     found = vllm_version()
     if is_too_old(found):
         logger.error("vLLM %s is too old for Stream guards; streamward was tested with %s", found, TESTED)
-        return  # the other models of this vLLM are none of our business
+        return  # other models of this vLLM are left alone
     if found != TESTED:
         logger.warning("vLLM %s was not tested with streamward; %s was", found, TESTED)
     for name in ARCHITECTURES:

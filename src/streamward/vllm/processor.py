@@ -40,7 +40,7 @@ class GuardProcessor(IOProcessor):  # type: ignore[misc]  # vLLM is not there wh
 
     def merge_pooling_params(self, params: PoolingParams | None = None) -> PoolingParams:
         """Say that a text's beginning may come from the cache."""
-        del params  # none of these is the client's to set
+        del params  # a client may set none of these
         return PoolingParams(task="token_classify", use_activation=True, skip_reading_prefix_cache=False)
 
     def pre_process(self, prompt: list[int], request_id: str | None = None, **kwargs: Any) -> Any:  # Any: the interface

@@ -14,7 +14,7 @@ from streamward.reasons import reason_of
 from streamward.vllm.config import VllmConfig
 from streamward.vllm.layout import Rows
 
-_LOST = (httpx.NetworkError, httpx.RemoteProtocolError)  # also a kept connection that the server has closed
+_LOST = (httpx.NetworkError, httpx.RemoteProtocolError)  # also if the server has closed a kept connection
 _START = "start it as: vllm serve CHECKPOINT --runner pooling --io-processor-plugin streamward"
 
 
