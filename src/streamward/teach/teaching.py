@@ -12,12 +12,12 @@ from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.rules.calibration import HeldOutScores, RuleCalibration, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
-from streamward.rules.features import PooledText, channel_weights, first_row, pool
-from streamward.rules.fit import FittedRule, fit
+from streamward.rules.features import PooledText, channel_weights
+from streamward.rules.fit import SIDE_LEVELS, FittedRule, fit
 from streamward.rules.probe import Floats, ProbeBank, RuleProbe
 from streamward.rules.rule import Rule, RuleExample
 from streamward.schema import Side
-from streamward.teach.hidden_states import read_texts, taps_of
+from streamward.teach.hidden_states import pooled_example, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
 from streamward.teach.reference import ReferenceRules, reference_rules
 from streamward.teach.report import LessonReport, report_rule
@@ -116,10 +116,7 @@ def _teach_rule(
     labels = [True] * len(examples.violations) + [False] * len(examples.allowed)
     texts = []
     for text, violates in zip(read_texts(guard, taps, rows), labels, strict=True):
-        pooled = pool(text.states, traffic.standards[text.side])
-        first = first_row(text.side, len(pooled))
-        start = text.start if violates else None
-        texts.append(PooledText(text.side, pooled.astype(np.float16), violates, start, first))
+        texts.append(pooled_example(text, traffic.standards[text.side], violates=violates))
     ordinary, calibration = traffic.gate_rows(rule.sides), traffic.calibration_inputs(rule.sides)
     prior = reference.direction([row.text for row in rows])
     fitted = fit(texts, ordinary, prior=prior)
@@ -165,7 +162,7 @@ def _fired_share(lesson: _Lesson, other: _Lesson, runs: Mapping[Side, int]) -> f
 
 
 def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe:
-    fitted, shape = lesson.fitted, (num_taps, size)
+    fitted, shape, thresholds = lesson.fitted, (num_taps, size), lesson.calibration.thresholds
     weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
     weights += channel_weights(fitted.gate.weights, shape, is_gate=True)
     return RuleProbe(
@@ -174,7 +171,7 @@ def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe
         lesson.rule.sides,
         weights,
         (fitted.violation.bias, fitted.gate.bias),
-        (lesson.calibration.thresholds.violation, lesson.calibration.thresholds.gate),
+        {side: (thresholds.violation + SIDE_LEVELS[side], thresholds.gate) for side in Side},
         _scales(lesson.held_out.scores),
     )
 
