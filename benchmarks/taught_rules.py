@@ -28,7 +28,7 @@ from streamward.moderation.stream_guard import StreamGuard
 from streamward.rules.calibration import RuleCalibration, choose, cross_validate, f1
 from streamward.rules.features import PooledText, channel_weights, first_row
 from streamward.rules.fit import SIDE_LEVELS, FittedRule, fit
-from streamward.rules.probe import CHANNELS
+from streamward.rules.probe import CHANNELS, GATE_MIX
 from streamward.rules.rule import RuleExample
 from streamward.rules.scoring import normalized, pooled
 from streamward.schema import Side
@@ -115,8 +115,10 @@ class Judged:
         side = self.row.text.side
         found = pooled((self.inputs.astype(np.float32) @ weights)[:, None], side)[self.first :, 0]
         gate = [channel.is_gate for channel in CHANNELS]
-        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(fitted.violation.bias - SIDE_LEVELS[side])
-        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias)
+        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(
+            fitted.violation.bias - SIDE_LEVELS[side]
+        )
+        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias) + np.float32(GATE_MIX) * first
 
 
 def read_rows(guard: StreamGuard, path: Path) -> list[Row]:

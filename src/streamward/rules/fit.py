@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.features import PooledText, inputs, matter_rows, violation_rows
-from streamward.rules.probe import Floats
+from streamward.rules.probe import GATE_MIX, Floats
 from streamward.schema import Side
 
 EARLY_WEIGHT = 2.0
@@ -20,7 +20,7 @@ PRIOR_SHARE = 0.7
 SIDE_LEVELS = {Side.PROMPT: -0.05, Side.RESPONSE: 0.1}
 """Scores at which a violation is as likely as not before any threshold is chosen: a response is judged by the highest
 score of many tokens, a prompt by that of one."""
-_GATE_RIDGE = 0.015
+_GATE_RIDGE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class FittedRule:
         """Return the scores of both heads at every row of a text that is scored, less the level of its side."""
         rows = text.rows[text.first :]
         violation = self.violation.score(inputs(rows, is_gate=False)) - np.float32(SIDE_LEVELS[text.side])
-        return violation, self.gate.score(inputs(rows, is_gate=True))
+        return violation, self.gate.score(inputs(rows, is_gate=True)) + np.float32(GATE_MIX) * violation
 
 
 @dataclass(frozen=True)

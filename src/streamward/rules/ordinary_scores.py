@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamward.rules.features import PooledText, inputs
 from streamward.rules.fit import SIDE_LEVELS, FittedRule
-from streamward.rules.probe import Floats
+from streamward.rules.probe import GATE_MIX, Floats
 
 _NONE = -1e9
 _OPEN = -10.0  # a gate that every text passes
@@ -84,4 +84,6 @@ class OrdinaryInputs:
         """Return the scores of a rule."""
         if not len(self.starts):
             return OrdinaryScores(np.zeros(0, np.float32), np.zeros(0, np.float32), self.starts)
-        return OrdinaryScores(rule.violation.score(self.violation) - self.levels, rule.gate.score(self.gate), self.starts)
+        violation = rule.violation.score(self.violation) - self.levels
+        gate = rule.gate.score(self.gate) + np.float32(GATE_MIX) * violation
+        return OrdinaryScores(violation, gate, self.starts)

@@ -12,6 +12,7 @@ from streamward.rules.probe import (
     CONTRAST,
     CONTRAST_LAG,
     CONTRAST_PRIOR,
+    GATE_MIX,
     WARM_TOKENS,
     Channel,
     ProbeBank,
@@ -116,11 +117,12 @@ def rule_score(rule: RuleProbe, side: Side, pooled_nC: Floats) -> Floats:
     The score is the smaller of two logistic functions: whether the text breaks the rule rather than being one of the
     allowed look-alikes, and whether it is on the rule's matter at all.
     """
-    levels = []
+    totals = []
     for part in (0, 1):
         chosen = [i for i, channel in enumerate(CHANNELS) if channel.is_gate == bool(part)]
-        total = pooled_nC[:, chosen].sum(axis=1) + rule.biases[part]
-        levels.append((total - rule.thresholds[side][part]) / rule.scales[part])
+        totals.append(pooled_nC[:, chosen].sum(axis=1) + rule.biases[part])
+    totals[1] += GATE_MIX * totals[0]
+    levels = [(totals[part] - rule.thresholds[side][part]) / rule.scales[part] for part in (0, 1)]
     margin = np.clip(np.minimum(levels[0], levels[1]), -30.0, 30.0)
     result: Floats = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
     return result
@@ -144,9 +146,10 @@ class RuleTracker:
         ]
         self._rule_ids = [rule.rule_id for _, rule in chosen]
         self._indices = np.array([index for index, _ in chosen], np.intp)
-        parts = (0, 1)
-        self._thresholds = np.array([[rule.thresholds[side][i] - rule.biases[i] for _, rule in chosen] for i in parts])
-        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in parts])
+        violation = [rule.thresholds[side][0] - rule.biases[0] for _, rule in chosen]
+        gate = [rule.thresholds[side][1] - rule.biases[1] - GATE_MIX * rule.biases[0] for _, rule in chosen]
+        self._thresholds = np.array([violation, gate])
+        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)])
         self._num_rules = len(bank.rules)
         self._is_response = side is Side.RESPONSE
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
@@ -199,6 +202,7 @@ class RuleTracker:
             before, share = earlier(counts)
             sums[:, _CONTRASTS] -= self._sums[before].transpose(0, 2, 1)[:, _CONTRASTS] * share[:, None, None]
         totals = np.add.reduceat(sums, _FIRST_OF_PART, axis=1)
+        totals[:, 1] += GATE_MIX * totals[:, 0]
         margins = (totals[:, :, self._indices] - self._thresholds) / self._scales
         least = np.minimum(np.maximum(margins.min(axis=1), -30.0), 30.0)
         result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-least))

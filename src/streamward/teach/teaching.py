@@ -10,11 +10,11 @@ import numpy as np
 from streamward.errors import ConfigError
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.rules.calibration import HeldOutScores, RuleCalibration, choose, cross_validate
+from streamward.rules.calibration import HeldOutScores, RuleCalibration, Thresholds2D, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
 from streamward.rules.features import PooledText, channel_weights
 from streamward.rules.fit import SIDE_LEVELS, FittedRule, fit
-from streamward.rules.probe import Floats, ProbeBank, RuleProbe
+from streamward.rules.probe import GATE_MIX, Floats, ProbeBank, RuleProbe
 from streamward.rules.rule import Rule, RuleExample
 from streamward.schema import Side
 from streamward.teach.hidden_states import pooled_example, read_texts, taps_of
@@ -162,7 +162,7 @@ def _fired_share(lesson: _Lesson, other: _Lesson, runs: Mapping[Side, int]) -> f
 
 
 def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe:
-    fitted, shape, thresholds = lesson.fitted, (num_taps, size), lesson.calibration.thresholds
+    fitted, shape = lesson.fitted, (num_taps, size)
     weights = channel_weights(fitted.violation.weights, shape, is_gate=False)
     weights += channel_weights(fitted.gate.weights, shape, is_gate=True)
     return RuleProbe(
@@ -171,9 +171,14 @@ def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe
         lesson.rule.sides,
         weights,
         (fitted.violation.bias, fitted.gate.bias),
-        {side: (thresholds.violation + SIDE_LEVELS[side], thresholds.gate) for side in Side},
+        {side: _thresholds(lesson.calibration.thresholds, SIDE_LEVELS[side]) for side in Side},
         _scales(lesson.held_out.scores),
     )
+
+
+def _thresholds(chosen: Thresholds2D, level: float) -> tuple[float, float]:
+    """Return thresholds of scores that the level of a side was not taken from."""
+    return chosen.violation + level, chosen.gate + GATE_MIX * level
 
 
 def _scales(held_out: Sequence[tuple[Floats, Floats]]) -> tuple[float, float]:
