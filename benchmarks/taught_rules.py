@@ -26,13 +26,13 @@ from streamward.evals.packaged_sets import packaged_set
 from streamward.loading import find_served, load_guard
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.rules.calibration import RuleCalibration, choose, cross_validate, f1
-from streamward.rules.features import PooledText, channel_weights, first_row, pool
-from streamward.rules.fit import FittedRule, fit
-from streamward.rules.probe import CHANNELS
+from streamward.rules.features import PooledText, channel_weights, first_row
+from streamward.rules.fit import SIDE_LEVELS, FittedRule, fit
+from streamward.rules.probe import CHANNELS, GATE_MIX
 from streamward.rules.rule import RuleExample
 from streamward.rules.scoring import normalized, pooled
 from streamward.schema import Side
-from streamward.teach.hidden_states import ReadText, read_texts, taps_of
+from streamward.teach.hidden_states import ReadText, pooled_example, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
 from streamward.teach.reference import ReferenceRules, reference_rules
 from streamward.teach.report import counts_as_learnt
@@ -112,10 +112,13 @@ class Judged:
         self, fitted: FittedRule, weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what serving computes: pooled scores of both heads at every token that is scored."""
-        found = pooled((self.inputs.astype(np.float32) @ weights)[:, None])[self.first :, 0]
+        side = self.row.text.side
+        found = pooled((self.inputs.astype(np.float32) @ weights)[:, None], side)[self.first :, 0]
         gate = [channel.is_gate for channel in CHANNELS]
-        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(fitted.violation.bias)
-        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias)
+        first = found[:, [not each for each in gate]].sum(axis=1) + np.float32(
+            fitted.violation.bias - SIDE_LEVELS[side]
+        )
+        return first, found[:, gate].sum(axis=1) + np.float32(fitted.gate.bias) + np.float32(GATE_MIX) * first
 
 
 def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
@@ -147,9 +150,7 @@ def read_rows(guard: StreamGuard, path: Path) -> list[Row]:
 
 
 def pooled_text(row: Row, traffic: OrdinaryTraffic) -> PooledText:
-    rows = pool(row.text.states, traffic.standards[row.text.side]).astype(np.float16)
-    start = row.text.start if row.violates else None
-    return PooledText(row.text.side, rows, row.violates, start, first_row(row.text.side, len(rows)))
+    return pooled_example(row.text, traffic.standards[row.text.side], violates=row.violates)
 
 
 def measure(

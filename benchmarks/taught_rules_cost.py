@@ -63,7 +63,7 @@ def random_bank(guard: StreamGuard, num_rules: int) -> ProbeBank:
             frozenset(Side),
             rng.normal(size=(len(CHANNELS), *shape)).astype(np.float32),
             (0.0, 0.0),
-            (0.0, 0.0),
+            {side: (0.0, 0.0) for side in Side},
             (1.0, 1.0),
         )
         for index in range(num_rules)

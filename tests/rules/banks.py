@@ -36,7 +36,8 @@ def rule_probe(
     weights = np.random.default_rng(seed).normal(size=(len(CHANNELS), 1, HIDDEN_SIZE)).astype(np.float16)
     first = 0.0 if threshold is None else threshold
     second = ALWAYS if threshold is None else threshold
-    return RuleProbe(rule_id, digest, sides, weights.astype(np.float32), (0.1, -0.2), (first, second), (0.5, 0.5))
+    thresholds = {side: (first, second) for side in Side}
+    return RuleProbe(rule_id, digest, sides, weights.astype(np.float32), (0.1, -0.2), thresholds, (0.5, 0.5))
 
 
 def bank_of(rules: Sequence[RuleProbe], *, identity: GuardIdentity = IDENTITY) -> ProbeBank:

@@ -21,7 +21,7 @@ def text(
     states = rng.normal(size=(length, TAPS, SIZE))
     states[:, :, 0] += matter
     states[start or 0 :, :, 1] += violation
-    rows = pool(states, STANDARD)
+    rows = pool(states, STANDARD, Side.RESPONSE)
     return PooledText(Side.RESPONSE, rows, violation > 0, start, first_row(Side.RESPONSE, length))
 
 
@@ -80,7 +80,7 @@ def test_texts_that_resemble_each_other_share_a_fold() -> None:
     texts = []
     for states in situations:
         for violates in (True, False):
-            rows = pool(states + rng.normal(size=states.shape) * 0.1, STANDARD)
+            rows = pool(states + rng.normal(size=states.shape) * 0.1, STANDARD, Side.RESPONSE)
             texts.append(PooledText(Side.RESPONSE, rows, violates, None, 4))
     labels = folds(texts)
     together = [labels[2 * index] == labels[2 * index + 1] for index in range(12)]
@@ -111,7 +111,7 @@ def scattered(rng: np.random.Generator, count: int, *, matter: float, violation:
         states[:, :, 0] += matter
         states[15:, :, 1] += violation
         start = 15 if violation else None
-        rows = pool(states, STANDARD)
+        rows = pool(states, STANDARD, Side.RESPONSE)
         texts.append(PooledText(Side.RESPONSE, rows, violation > 0, start, first_row(Side.RESPONSE, 40)))
     return texts
 
@@ -164,7 +164,7 @@ def test_the_gate_is_the_solution_of_ridge_regression() -> None:
     y = np.concatenate([np.ones(len(own)), -np.ones(30)])
     w = np.concatenate([[share for _, share in own], np.full(30, 1 / 30)])
     center, middle = w @ x / w.sum(), w @ y / w.sum()
-    system = (x - center).T @ ((x - center) * w[:, None]) + 0.015 * np.eye(x.shape[1])
+    system = (x - center).T @ ((x - center) * w[:, None]) + 0.005 * np.eye(x.shape[1])
     expected = np.linalg.solve(system, (x - center).T @ (w * (y - middle)))
     assert np.allclose(gate.weights, expected, atol=1e-3)
     assert np.isclose(gate.bias, middle - center @ expected, atol=1e-3)

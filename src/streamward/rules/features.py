@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.probe import CHANNELS, WARM_TOKENS, Floats
-from streamward.rules.scoring import normalized
+from streamward.rules.scoring import normalized, pool_sums
 from streamward.schema import Side
 
-POOLS = tuple(sorted({channel.window for channel in CHANNELS}, key=lambda window: window or 1 << 30))
-"""Windows that averages are taken over, the whole text last."""
-_POOL_OF = [POOLS.index(channel.window) for channel in CHANNELS]
+NUM_POOLS = len(CHANNELS)
+"""Averages of which rows are made: one for each channel, that over the whole text last."""
 _SCALES = (1.6, 1.6, 1.6)
 """Factors of the inputs of each channel: the larger, the less its weights are held back."""
 _NEGATIVE_STRIDE = 6
-_POSITIVE_OFFSETS = (3, 6, 10, 16, 24)
+_POSITIVE_OFFSETS = (5, 8, 11, 14)
 _GATE_POSITIVE_OFFSETS = (4, 10)
 
 
@@ -31,6 +30,7 @@ class PooledText:
         rows: [T, P, L, D], float32 or float16.
         violates: Whether it breaks the rule.
         start: First token that does; None if that is not known.
+        end: Last token of the sentence that does, where the start is known.
         first: First row that is scored: rows before it are averages over too few tokens.
     """
 
@@ -39,6 +39,7 @@ class PooledText:
     violates: bool = False
     start: int | None = None
     first: int = 0
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +57,19 @@ class Standard:
         return cls(values.mean(axis=0), deviation)
 
 
-def pool(states: NDArray[np.floating], standard: Standard) -> Floats:
-    """Return the averages of normalised states over each window after every token, [T, P, L, D].
+def pool(states: NDArray[np.floating], standard: Standard, side: Side) -> Floats:
+    """Return the averages of normalised states that each channel reads after every token, [T, P, L, D].
 
     Args:
         states: Outputs of the taps, [T, L, D].
         standard: Means and scales of the side.
+        side: The side.
     """
     num_tokens, num_taps, size = states.shape
     values = states.astype(np.float32)
     x = normalized([values[:, tap] for tap in range(num_taps)], standard.mean, standard.deviation)
-    sums = np.cumsum(x, axis=0, dtype=np.float64)
-    counts = np.arange(1, num_tokens + 1, dtype=np.float64)
-    result = np.empty((num_tokens, len(POOLS), num_taps * size), np.float32)
-    for index, window in enumerate(POOLS):
-        length = window or num_tokens
-        own = sums.copy()
-        own[length:] -= sums[: max(0, num_tokens - length)]
-        result[:, index] = own / np.minimum(counts, length)[:, None]
-    return result.reshape(num_tokens, len(POOLS), num_taps, size)
+    parts = [pool_sums(x, channel, side) for channel in CHANNELS]
+    return np.stack(parts, axis=1).reshape(num_tokens, NUM_POOLS, num_taps, size)
 
 
 def first_row(side: Side, num_tokens: int) -> int:
@@ -85,7 +80,7 @@ def first_row(side: Side, num_tokens: int) -> int:
 def inputs(rows: NDArray[np.floating], *, is_gate: bool) -> Floats:
     """Return what one of the two heads reads, [M, features], from rows [M, P, L, D]."""
     parts = [
-        rows[:, _POOL_OF[index], tap].astype(np.float32) * np.float32(_SCALES[index])
+        rows[:, index, tap].astype(np.float32) * np.float32(_SCALES[index])
         for index, channel in enumerate(CHANNELS)
         if channel.is_gate == is_gate
         for tap in range(rows.shape[2])
@@ -135,8 +130,8 @@ def violation_rows(text: PooledText, *, early_weight: float) -> list[TrainingRow
         return _equal([*range(text.first, last, _NEGATIVE_STRIDE), last], False, 1.0)
     if text.start is None:
         return _equal([last], True, 1.0)
-    start = text.start
-    rows = _equal([*(min(last, start + offset) for offset in _POSITIVE_OFFSETS), last], True, 1.0)
+    start, end = text.start, last if text.end is None else text.end
+    rows = _equal([*(min(end, start + offset) for offset in _POSITIVE_OFFSETS), end], True, 1.0)
     early = [*range(text.first, start - 1, _NEGATIVE_STRIDE)]
     return rows + (_equal(early, False, early_weight) if early else [])
 

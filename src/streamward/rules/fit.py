@@ -10,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.features import PooledText, inputs, matter_rows, violation_rows
-from streamward.rules.probe import Floats
+from streamward.rules.probe import GATE_MIX, Floats
+from streamward.schema import Side
 
 EARLY_WEIGHT = 2.0
-_VIOLATION_RIDGE = 1.0
-_GATE_RIDGE = 0.015
+_VIOLATION_RIDGE = 2.0
+PRIOR_SHARE = 0.7
+"""Share of the common direction that a rule starts from."""
+SIDE_LEVELS = {Side.PROMPT: -0.05, Side.RESPONSE: 0.1}
+"""Scores at which a violation is as likely as not before any threshold is chosen: a response is judged by the highest
+score of many tokens, a prompt by that of one."""
+_GATE_RIDGE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,10 @@ class FittedRule:
     gate: LinearHead
 
     def score(self, text: PooledText) -> tuple[Floats, Floats]:
-        """Return the scores of both heads at every row of a text that is scored."""
+        """Return the scores of both heads at every row of a text that is scored, less the level of its side."""
         rows = text.rows[text.first :]
-        return self.violation.score(inputs(rows, is_gate=False)), self.gate.score(inputs(rows, is_gate=True))
+        violation = self.violation.score(inputs(rows, is_gate=False)) - np.float32(SIDE_LEVELS[text.side])
+        return violation, self.gate.score(inputs(rows, is_gate=True)) + np.float32(GATE_MIX) * violation
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def _fit_violation(texts: Sequence[PooledText], prior: Floats | None) -> LinearH
     weights = balanced(np.array([row.weight for _, row in chosen]), labels) * len(texts) / 2
     if prior is None:
         return _ridge(x, x @ x.T, labels, weights, _VIOLATION_RIDGE)
+    prior = prior * np.float32(PRIOR_SHARE)
     known = x @ prior
     rest = _ridge(x, x @ x.T, labels - known, weights, _VIOLATION_RIDGE)
     return LinearHead(rest.weights + prior, rest.bias)

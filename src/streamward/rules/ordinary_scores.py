@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.features import PooledText, inputs
-from streamward.rules.fit import FittedRule
-from streamward.rules.probe import Floats
+from streamward.rules.fit import SIDE_LEVELS, FittedRule
+from streamward.rules.probe import GATE_MIX, Floats
 
 _NONE = -1e9
 _OPEN = -10.0  # a gate that every text passes
@@ -59,25 +59,31 @@ class OrdinaryInputs:
     Attributes:
         violation: [M, F].
         gate: [M, F].
+        levels: Level of the side of each row, [M].
         starts: First row of each text, [N].
     """
 
     violation: Floats
     gate: Floats
+    levels: Floats
     starts: NDArray[np.intp]
 
     @classmethod
     def of(cls, texts: Sequence[PooledText]) -> "OrdinaryInputs":
         """Put together the rows of texts that are scored."""
         if not texts:
-            return cls(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.float32), np.zeros(0, np.intp))
+            none = np.zeros((0, 1), np.float32)
+            return cls(none, none, none[:, 0], np.zeros(0, np.intp))
         rows = [text.rows[text.first :] for text in texts]
         starts = np.cumsum([0, *(len(each) for each in rows[:-1])])
         joined = np.concatenate(rows)
-        return cls(inputs(joined, is_gate=False), inputs(joined, is_gate=True), starts.astype(np.intp))
+        levels = np.repeat([SIDE_LEVELS[text.side] for text in texts], [len(each) for each in rows]).astype(np.float32)
+        return cls(inputs(joined, is_gate=False), inputs(joined, is_gate=True), levels, starts.astype(np.intp))
 
     def scores(self, rule: FittedRule) -> OrdinaryScores:
         """Return the scores of a rule."""
         if not len(self.starts):
             return OrdinaryScores(np.zeros(0, np.float32), np.zeros(0, np.float32), self.starts)
-        return OrdinaryScores(rule.violation.score(self.violation), rule.gate.score(self.gate), self.starts)
+        violation = rule.violation.score(self.violation) - self.levels
+        gate = rule.gate.score(self.gate) + np.float32(GATE_MIX) * violation
+        return OrdinaryScores(violation, gate, self.starts)

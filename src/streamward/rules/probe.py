@@ -5,7 +5,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from streamward.schema import Side
 Floats = NDArray[np.float32]
 PROBE_SUFFIX = ".probe.safetensors"
 """A policy `house.toml` keeps its taught rules in `house.probe.safetensors` beside it."""
-FORMAT = "streamward-probe-1"
+FORMAT = "streamward-probe-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,25 @@ class Channel:
         is_gate: Whether it says that a text is on the rule's matter at all; else that it breaks the rule rather than
             being one of its allowed look-alikes.
         window: Tokens it is averaged over, the newest among them; 0 for all tokens of the text so far.
+        is_contrast: Whether, in a response, a share of the average over what stands well before these tokens is taken
+            off: it tells where a text changes from what kind of text it is.
     """
 
     is_gate: bool
     window: int
+    is_contrast: bool = False
 
 
-CHANNELS = (Channel(False, 8), Channel(True, 24), Channel(True, 0))
+CHANNELS = (Channel(False, 6, is_contrast=True), Channel(True, 24), Channel(True, 0))
+CONTRAST = 0.6
+"""Share of the average over earlier tokens that a contrast takes off."""
+CONTRAST_LAG = 12
+"""Newest tokens that are not in that average."""
+CONTRAST_PRIOR = 16
+"""Tokens of ordinary traffic, whose average is 0, that are counted in as well, so that few tokens weigh little."""
+GATE_MIX = 0.5
+"""Share of the score for violations that is added to that of the gate: what clearly breaks a rule needs less of its
+matter, which costs fewer violations at the same rate of false positives than two separate thresholds."""
 WARM_TOKENS = 4
 """Tokens of a response that are not scored, unless it has no more: averages over so few are noise."""
 
@@ -52,7 +65,8 @@ class RuleProbe:
         sides: Sides it was taught on.
         weights: [C, L, D], float32.
         biases: Added to the sums of the two kinds of channels: look-alikes first, gate second.
-        thresholds: What the two sums must reach, in the same order.
+        thresholds: What the two scores must reach, in the same order, by side: the highest of many tokens of a response
+            is higher than the one of a prompt.
         scales: One logistic unit of each sum.
     """
 
@@ -61,7 +75,7 @@ class RuleProbe:
     sides: frozenset[Side]
     weights: Floats
     biases: tuple[float, float]
-    thresholds: tuple[float, float]
+    thresholds: Mapping[Side, tuple[float, float]]
     scales: tuple[float, float]
 
 
@@ -112,7 +126,7 @@ class ProbeBank:
             "guard": self.guard,
             "fingerprint": self.fingerprint,
             "taps": list(self.taps),
-            "channels": [[channel.is_gate, channel.window] for channel in CHANNELS],
+            "channels": _CHANNEL_FACTS,
             "rules": [_facts(rule) for rule in self.rules],
         }
         return save(tensors, metadata={"probe": json.dumps(facts, sort_keys=True)})
@@ -128,10 +142,12 @@ class ProbeBank:
             length = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + length])["__metadata__"]
             facts = json.loads(header["probe"])
-            if facts["format"] != FORMAT or facts["channels"] != [
-                [channel.is_gate, channel.window] for channel in CHANNELS
-            ]:
-                raise ValueError("of another version")
+            is_current = facts["format"] == FORMAT and facts["channels"] == _CHANNEL_FACTS
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source} is not a usable file of taught rules; run `streamward teach` again") from error
+        if not is_current:
+            raise ConfigError(f"{source} was taught by another version of Streamward; run `streamward teach` again")
+        try:
             tensors = load(data)
             rules = tuple(_rule(tensors[f"rule.{i:03}"], each) for i, each in enumerate(facts["rules"]))
             means = {side: tensors[f"{side}.mean"] for side in Side}
@@ -162,9 +178,12 @@ class ProbeBank:
             rule.weights.shape == (len(CHANNELS), *shape) for rule in self.rules
         )
         values = [*arrays, *(rule.weights for rule in self.rules)]
-        numbers = [x for rule in self.rules for x in (*rule.biases, *rule.thresholds, *rule.scales)]
+        numbers = [x for rule in self.rules for x in (*rule.biases, *rule.scales, *chain(*rule.thresholds.values()))]
         if not is_sound or not np.isfinite(numbers).all() or not all(np.isfinite(each).all() for each in values):
             raise ConfigError(f"{source} is damaged: its numbers do not fit each other; run `streamward teach` again")
+
+
+_CHANNEL_FACTS = [[*astuple(channel)] for channel in CHANNELS] + [[CONTRAST, CONTRAST_LAG, CONTRAST_PRIOR, GATE_MIX]]
 
 
 def probe_path(policy: Path) -> Path:
@@ -194,7 +213,7 @@ def _facts(rule: RuleProbe) -> dict[str, object]:
         "digest": rule.digest,
         "sides": sorted(side.value for side in rule.sides),
         "biases": rule.biases,
-        "thresholds": rule.thresholds,
+        "thresholds": {side.value: pair for side, pair in rule.thresholds.items()},
         "scales": rule.scales,
     }
 
@@ -206,7 +225,7 @@ def _rule(weights: NDArray[Any], facts: Mapping[str, Any]) -> RuleProbe:  # Any:
         frozenset(Side(side) for side in facts["sides"]),
         weights.astype(np.float32),
         _pair(facts["biases"]),
-        _pair(facts["thresholds"]),
+        {side: _pair(facts["thresholds"][side.value]) for side in Side},
         _pair(facts["scales"]),
     )
 

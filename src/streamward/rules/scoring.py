@@ -7,7 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamward.rules.probe import CHANNELS, WARM_TOKENS, ProbeBank, RuleProbe
+from streamward.rules.probe import (
+    CHANNELS,
+    CONTRAST,
+    CONTRAST_LAG,
+    CONTRAST_PRIOR,
+    GATE_MIX,
+    WARM_TOKENS,
+    Channel,
+    ProbeBank,
+    RuleProbe,
+)
 from streamward.schema import Side
 
 Floats = NDArray[np.float32]
@@ -16,6 +26,7 @@ _NUM_CHANNELS = len(CHANNELS)
 _WINDOWS = np.array([channel.window or np.iinfo(np.intp).max for channel in CHANNELS], np.intp)
 _EACH_CHANNEL = np.arange(_NUM_CHANNELS)
 _FIRST_OF_PART = [0, [channel.is_gate for channel in CHANNELS].index(True)]  # look-alikes come first, gates behind
+_CONTRASTS = [index for index, channel in enumerate(CHANNELS) if channel.is_contrast]
 _BLOCK = 16
 _CAPACITY = 64
 
@@ -67,33 +78,51 @@ class ProbeScorer:
         return found
 
 
-def pooled(scores: Floats) -> Floats:
+def earlier(counts: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return what a contrast takes off after so many tokens of a response, [n]: a share of the sum of the first ones.
+
+    Returns:
+        The number of the first ones, [n], and the share of their sum, [n].
+    """
+    before = np.maximum(counts - CONTRAST_LAG, 0)
+    return before, CONTRAST / (before + CONTRAST_PRIOR)
+
+
+def pooled(scores: Floats, side: Side) -> Floats:
     """Return the pooled scores after every token, [n, N, C], from those of the single tokens of one text, [n, N, C].
 
     An average over a window is over the tokens there are, where the text is shorter.
     """
-    sums = np.cumsum(scores.astype(np.float64), axis=0)
-    counts = np.arange(1, len(scores) + 1, dtype=np.float64)
-    result = np.empty(scores.shape, np.float32)
-    for index, channel in enumerate(CHANNELS):
-        own = sums[:, :, index].copy()
-        length = channel.window or len(scores)
-        own[length:] -= sums[: max(0, len(scores) - length), :, index]
-        result[:, :, index] = own / np.minimum(counts, length)[:, None]
+    parts = [pool_sums(scores[:, :, index], channel, side) for index, channel in enumerate(CHANNELS)]
+    result: Floats = np.stack(parts, axis=2)
     return result
 
 
-def rule_score(rule: RuleProbe, pooled_nC: Floats) -> Floats:
+def pool_sums(values: NDArray[np.floating], channel: Channel, side: Side) -> Floats:
+    """Return values of the tokens of one text, [n, F], as a channel pools them after every token, [n, F]."""
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    counts = np.arange(1, len(values) + 1)
+    lengths = np.minimum(counts, channel.window or len(values))
+    own = (sums[counts] - sums[counts - lengths]) / lengths[:, None]
+    if channel.is_contrast and side is Side.RESPONSE:
+        before, share = earlier(counts)
+        own -= sums[before] * share[:, None]
+    result: Floats = own.astype(np.float32)
+    return result
+
+
+def rule_score(rule: RuleProbe, side: Side, pooled_nC: Floats) -> Floats:
     """Return in [0, 1] how much a text breaks a rule after each of n tokens; 0.5 where both thresholds are reached.
 
     The score is the smaller of two logistic functions: whether the text breaks the rule rather than being one of the
     allowed look-alikes, and whether it is on the rule's matter at all.
     """
-    levels = []
+    totals = []
     for part in (0, 1):
         chosen = [i for i, channel in enumerate(CHANNELS) if channel.is_gate == bool(part)]
-        total = pooled_nC[:, chosen].sum(axis=1) + rule.biases[part]
-        levels.append((total - rule.thresholds[part]) / rule.scales[part])
+        totals.append(pooled_nC[:, chosen].sum(axis=1) + rule.biases[part])
+    totals[1] += GATE_MIX * totals[0]
+    levels = [(totals[part] - rule.thresholds[side][part]) / rule.scales[part] for part in (0, 1)]
     margin = np.clip(np.minimum(levels[0], levels[1]), -30.0, 30.0)
     result: Floats = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
     return result
@@ -117,10 +146,12 @@ class RuleTracker:
         ]
         self._rule_ids = [rule.rule_id for _, rule in chosen]
         self._indices = np.array([index for index, _ in chosen], np.intp)
-        parts = (0, 1)
-        self._thresholds = np.array([[rule.thresholds[i] - rule.biases[i] for _, rule in chosen] for i in parts])
-        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in parts])
+        violation = [rule.thresholds[side][0] - rule.biases[0] for _, rule in chosen]
+        gate = [rule.thresholds[side][1] - rule.biases[1] - GATE_MIX * rule.biases[0] for _, rule in chosen]
+        self._thresholds = np.array([violation, gate])
+        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)])
         self._num_rules = len(bank.rules)
+        self._is_response = side is Side.RESPONSE
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
         self._sums = np.zeros((_CAPACITY, self._num_rules, _NUM_CHANNELS), np.float64)  # one more than tokens
         self._num_tokens = 0
@@ -167,7 +198,11 @@ class RuleTracker:
         lengths = np.minimum(counts[:, None], _WINDOWS)
         sums = self._sums[counts].transpose(0, 2, 1) - self._sums[counts[:, None] - lengths, :, _EACH_CHANNEL]
         sums /= lengths[:, :, None]
+        if self._is_response:
+            before, share = earlier(counts)
+            sums[:, _CONTRASTS] -= self._sums[before].transpose(0, 2, 1)[:, _CONTRASTS] * share[:, None, None]
         totals = np.add.reduceat(sums, _FIRST_OF_PART, axis=1)
+        totals[:, 1] += GATE_MIX * totals[:, 0]
         margins = (totals[:, :, self._indices] - self._thresholds) / self._scales
         least = np.minimum(np.maximum(margins.min(axis=1), -30.0), 30.0)
         result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-least))

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from streamward.engine.engine import Engine
 from streamward.model.config import ModelConfig
+from streamward.moderation.sentences import sentence_ends
 from streamward.moderation.stream_guard import StreamGuard, first_owned
+from streamward.rules.features import PooledText, Standard, first_row, pool
 from streamward.rules.rule import RuleExample
 from streamward.schema import Message, Role, Side
 from streamward.tokenizer import GuardTokenizer, clean_text
@@ -20,12 +22,13 @@ Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
 _PROBE_NAME = "teach"
 _BATCH = 16
+_SHORT_SENTENCE = 2  # tokens behind the first; "Sure!" belongs to the sentence behind it
 MAX_TOKENS = 400
 """Tokens of a text that are read; what is behind them teaches nothing."""
 # Shares of the depth. What tells texts apart lies in other layers of each base: cross-validated over the topics of the
-# train split of `datasets/rules`, layers 9, 11 and 13 of Gemma 3 270M have an area under the ROC curve of 0.84 (the
-# last one 0.80), the last four of SmolLM2-135M 0.70 to 0.72 (earlier ones below 0.67).
-_MIDDLE = (0.5, 0.62, 0.73)
+# train split of `datasets/rules`, layers 8, 10 and 12 of Gemma 3 270M have an area under the ROC curve of 0.87 (9, 11
+# and 13 have 0.86, the last one by itself 0.80), the last four of SmolLM2-135M 0.70 to 0.72 (earlier ones below 0.67).
+_MIDDLE = (0.45, 0.56, 0.67)
 _LATE = (0.77, 0.88, 1.0)
 
 
@@ -37,11 +40,13 @@ class ReadText:
         example: The text.
         states: Outputs of the taps at every judged token, [T, L, D].
         start: Index of the first token that breaks the rule; None if that is not known.
+        end: Index of the last token of the sentence that breaks it, where the start is known.
     """
 
     example: RuleExample
     states: Halves
     start: int | None = None
+    end: int | None = None
 
     @property
     def side(self) -> Side:
@@ -54,7 +59,8 @@ class _Prepared:
     example: RuleExample
     context: list[int]
     judged: list[int]
-    start: int | None
+    start: int | None = None
+    end: int | None = None
 
 
 class _Collector:
@@ -95,9 +101,23 @@ def read_texts(guard: StreamGuard, taps: tuple[int, ...], examples: Sequence[Rul
         while batch := list(islice(pending, _BATCH)):
             prepared = [_prepare(guard.tokenizer, example, engine.max_stream_tokens) for example in batch]
             for each, states in zip(prepared, _read(engine, prepared), strict=True):
-                yield ReadText(each.example, states.reshape(len(states), len(taps), size), each.start)
+                yield ReadText(each.example, states.reshape(len(states), len(taps), size), each.start, each.end)
     finally:
         engine.remove_probe(_PROBE_NAME)
+
+
+def pooled_example(text: ReadText, standard: Standard, *, violates: bool) -> PooledText:
+    """Return an example or a counter-example as the heads of a rule are taught from it.
+
+    Args:
+        text: With its hidden states.
+        standard: Means and deviations of its side.
+        violates: Which of both it is.
+    """
+    rows = pool(text.states, standard, text.side)
+    start, end = (text.start, text.end) if violates else (None, None)
+    first = first_row(text.side, len(rows))
+    return PooledText(text.side, rows.astype(np.float16), violates, start, first, end)
 
 
 def _prepare(tokenizer: GuardTokenizer, example: RuleExample, most: int) -> _Prepared:
@@ -107,14 +127,18 @@ def _prepare(tokenizer: GuardTokenizer, example: RuleExample, most: int) -> _Pre
         position = rendered.prompt_position
         assert position is not None, "a prompt has a user turn"
         first = max(first_owned(rendered), position + 1 - MAX_TOKENS)
-        return _Prepared(example, rendered.ids[:first][-(most // 2) :], rendered.ids[first : position + 1], None)
-    encoded = tokenizer.encode(clean_text(example.response))
-    start = example.start
-    found = None if start is None else next((i for i, span in enumerate(encoded.spans) if span.end > start), None)
-    judged = encoded.ids[:MAX_TOKENS]
-    if found is not None and found >= len(judged):
-        found = None
-    return _Prepared(example, rendered.ids[-(most // 2) :], judged, found)
+        return _Prepared(example, rendered.ids[:first][-(most // 2) :], rendered.ids[first : position + 1])
+    text = clean_text(example.response)
+    encoded = tokenizer.encode(text)
+    context, judged = rendered.ids[-(most // 2) :], encoded.ids[:MAX_TOKENS]
+    start = next((i for i, span in enumerate(encoded.spans) if span.end > (example.start or 0)), len(judged))
+    if example.start is None or start >= len(judged):
+        return _Prepared(example, context, judged)
+    last = len(judged) - 1
+    least = encoded.spans[min(last, start + _SHORT_SENTENCE)].end
+    ending = next((end for end in sentence_ends(text) if end >= least), len(text))
+    end = max(i for i, span in enumerate(encoded.spans[: len(judged)]) if span.start < ending)
+    return _Prepared(example, context, judged, start, end)
 
 
 def _read(engine: Engine, prepared: Sequence[_Prepared]) -> list[Halves]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamward.bundled.base import cache_folder
 from streamward.evals.packaged_sets import packaged_set
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.rules.features import POOLS, PooledText, Standard, first_row, inputs, pool
+from streamward.rules.features import NUM_POOLS, PooledText, Standard, first_row, inputs, pool
 from streamward.rules.fit import OrdinaryRows
 from streamward.rules.ordinary_scores import OrdinaryInputs
 from streamward.rules.rule import RuleExample
@@ -18,7 +18,7 @@ from streamward.schema import Side
 from streamward.teach.arrays import save_arrays
 from streamward.teach.hidden_states import ReadText, read_texts, taps_of
 
-_VERSION = 3  # raise it when the content of cached files changes
+_VERSION = 4  # raise it when the content of cached files changes
 _MAX_CHARS = 600  # of a response; the calibration needs many texts more than long ones
 _STRIDE = 4  # of the rows of a response that are kept
 _FOR_STANDARD = 120  # texts of a side that means and deviations are measured on
@@ -109,7 +109,7 @@ def _standard(texts: Iterator[ReadText]) -> Standard:
 
 
 def _thinned(text: ReadText, standard: Standard) -> PooledText:
-    rows = pool(text.states, standard)
+    rows = pool(text.states, standard, text.side)
     first = first_row(text.side, len(rows))
     last = len(rows) - 1
     kept = sorted({*range(first, last, _STRIDE), last})
@@ -137,7 +137,7 @@ def _load(path: Path) -> OrdinaryTraffic | None:
             standards = {side: Standard(file[f"{side}.mean"], file[f"{side}.deviation"]) for side in Side}
     except (OSError, ValueError, KeyError, EOFError):
         return None  # not there yet, or broken: it is read again
-    if rows.ndim != 4 or rows.shape[1] != len(POOLS) or lengths.sum() != len(rows):
+    if rows.ndim != 4 or rows.shape[1] != NUM_POOLS or lengths.sum() != len(rows):
         return None
     texts = tuple(_split(rows, lengths, sides))
     return OrdinaryTraffic(standards, texts[:num_teaching], texts[num_teaching:])

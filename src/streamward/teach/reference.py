@@ -12,18 +12,18 @@ import numpy as np
 
 from streamward.bundled.base import cache_folder
 from streamward.moderation.stream_guard import StreamGuard
-from streamward.rules.features import PooledText, first_row, pool
+from streamward.rules.features import PooledText
 from streamward.rules.prior import CommonDirection, LabelledRows
 from streamward.rules.probe import Floats
 from streamward.rules.rule import RuleExample
 from streamward.teach.arrays import save_arrays
-from streamward.teach.hidden_states import read_texts, taps_of
+from streamward.teach.hidden_states import pooled_example, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic
 
 logger = logging.getLogger(__name__)
 
 FILE = Path(__file__).parent / "data" / "reference_rules.jsonl.gz"
-_VERSION = 1  # raise it when the content of cached files changes
+_VERSION = 2  # raise it when the content of cached files changes
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def _pooled(
 ) -> Iterable[PooledText]:
     taps = taps_of(guard.engine.runner.model_config)
     for text, violates in zip(read_texts(guard, taps, examples), labels, strict=True):
-        rows = pool(text.states, traffic.standards[text.side])
-        start = text.start if violates else None
-        yield PooledText(text.side, rows.astype(np.float16), violates, start, first_row(text.side, len(rows)))
+        yield pooled_example(text, traffic.standards[text.side], violates=violates)
 
 
 def _load(path: Path) -> LabelledRows | None:

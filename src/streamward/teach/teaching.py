@@ -10,14 +10,14 @@ import numpy as np
 from streamward.errors import ConfigError
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
-from streamward.rules.calibration import HeldOutScores, RuleCalibration, choose, cross_validate
+from streamward.rules.calibration import HeldOutScores, RuleCalibration, Thresholds2D, choose, cross_validate
 from streamward.rules.examples import LabelledExamples, load_examples, rule_digest
-from streamward.rules.features import PooledText, channel_weights, first_row, pool
-from streamward.rules.fit import FittedRule, fit
-from streamward.rules.probe import Floats, ProbeBank, RuleProbe
+from streamward.rules.features import PooledText, channel_weights
+from streamward.rules.fit import SIDE_LEVELS, FittedRule, fit
+from streamward.rules.probe import GATE_MIX, Floats, ProbeBank, RuleProbe
 from streamward.rules.rule import Rule, RuleExample
 from streamward.schema import Side
-from streamward.teach.hidden_states import read_texts, taps_of
+from streamward.teach.hidden_states import pooled_example, read_texts, taps_of
 from streamward.teach.ordinary import OrdinaryTraffic, ordinary_traffic
 from streamward.teach.reference import ReferenceRules, reference_rules
 from streamward.teach.report import LessonReport, report_rule
@@ -116,10 +116,7 @@ def _teach_rule(
     labels = [True] * len(examples.violations) + [False] * len(examples.allowed)
     texts = []
     for text, violates in zip(read_texts(guard, taps, rows), labels, strict=True):
-        pooled = pool(text.states, traffic.standards[text.side])
-        first = first_row(text.side, len(pooled))
-        start = text.start if violates else None
-        texts.append(PooledText(text.side, pooled.astype(np.float16), violates, start, first))
+        texts.append(pooled_example(text, traffic.standards[text.side], violates=violates))
     ordinary, calibration = traffic.gate_rows(rule.sides), traffic.calibration_inputs(rule.sides)
     prior = reference.direction([row.text for row in rows])
     fitted = fit(texts, ordinary, prior=prior)
@@ -174,9 +171,14 @@ def _probe(lesson: _Lesson, folder: Path, size: int, num_taps: int) -> RuleProbe
         lesson.rule.sides,
         weights,
         (fitted.violation.bias, fitted.gate.bias),
-        (lesson.calibration.thresholds.violation, lesson.calibration.thresholds.gate),
+        {side: _thresholds(lesson.calibration.thresholds, SIDE_LEVELS[side]) for side in Side},
         _scales(lesson.held_out.scores),
     )
+
+
+def _thresholds(chosen: Thresholds2D, level: float) -> tuple[float, float]:
+    """Return thresholds of scores that the level of a side was not taken from."""
+    return chosen.violation + level, chosen.gate + GATE_MIX * level
 
 
 def _scales(held_out: Sequence[tuple[Floats, Floats]]) -> tuple[float, float]:
