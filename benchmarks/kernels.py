@@ -5,10 +5,15 @@ machine does hits all alike; `read` among them reads as many bytes from memory a
 threads, and does nothing else. Earlier kernels run in a process of their own, from a
 clone of that commit whose kernels are built: `--baseline FOLDER`.
 
-    python benchmarks/kernels.py --shapes 135m 0.6b --units avx2 avx512bf16 --baseline ../before
+    python benchmarks/kernels.py --shapes 135m 0.6b --units avx2 avx512bf16 --baseline ../before --cases 1x1 1x16 8x4
+
+A case is a number of streams and of new tokens of each. `of peak` are the integer products of the linear layers in a
+second, of 8 bits, beside what the same unit does with a layer that stays in the second-level cache, for 48 tokens.
 """
 
 import argparse
+import ctypes
+import itertools
 import json
 import os
 import statistics
@@ -26,7 +31,7 @@ from streamward.kernels.cache import SequenceSlice, cache_token_bytes
 from streamward.kernels.decoder import DecoderWeights, KernelDecoder, LayerWeights
 from streamward.kernels.library import Kernels, available_units, load_kernels, num_threads, set_num_threads
 from streamward.kernels.quantization import QuantizedWeight
-from streamward.kernels.weights import PackedWeight
+from streamward.kernels.weights import OperandBuffer, PackedWeight
 
 SHAPES: dict[str, dict[str, Any]] = {
     "135m": {
@@ -69,6 +74,7 @@ MODES = {
 }
 PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 STEPS_PER_TURN = 8
+PEAK_OUTPUTS, PEAK_INPUTS, PEAK_ROWS, PEAK_REPEATS = 1024, 512, 48, 40
 
 
 def random_weight(
@@ -87,7 +93,9 @@ def random_weight(
     return PackedWeight.bfloat16([sign | np.uint16(0x3CC0) for sign in signs], is_fast=kind["fast"], **gated)
 
 
-def make_decoder(shape: dict[str, Any], mode: dict[str, bool], kernels: Kernels, *, max_rows: int) -> KernelDecoder:
+def make_decoder(
+    shape: dict[str, Any], mode: dict[str, bool], kernels: Kernels, *, max_rows: int, num_pages: int
+) -> KernelDecoder:
     rng = np.random.default_rng(0)
     hidden, d, inner = shape["hidden"], shape["head_dim"], shape["inner"]
     heads, kv_heads = shape["heads"] * d, shape["kv_heads"] * d
@@ -125,7 +133,7 @@ def make_decoder(shape: dict[str, Any], mode: dict[str, bool], kernels: Kernels,
     return KernelDecoder(
         kernels,
         weights,
-        num_pages=4096 // PAGE_TOKENS,
+        num_pages=num_pages,
         page_tokens=PAGE_TOKENS,
         max_rows=max_rows,
         int8_cache=mode["int8_cache"],
@@ -133,29 +141,58 @@ def make_decoder(shape: dict[str, Any], mode: dict[str, bool], kernels: Kernels,
     )
 
 
-def stepper(decoder: KernelDecoder, *, count: int, context: int) -> Callable[[], None]:
-    """Read a context, and return a function that reads its last tokens once more."""
-    pages = list(range(-(-context // PAGE_TOKENS)))
+def stepper(decoder: KernelDecoder, *, streams: int, count: int, context: int) -> Callable[[], None]:
+    """Read a context of each stream, and return a function that reads the last tokens of all of them once more."""
+    num_pages = -(-context // PAGE_TOKENS)
+    pages = [list(range(stream * num_pages, (stream + 1) * num_pages)) for stream in range(streams)]
 
-    def read(start: int, stop: int) -> None:
+    def read(each_pages: Sequence[list[int]], start: int, stop: int) -> None:
         span = range(start, stop)
+        slots = [each[at // PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS for each in each_pages for at in span]
         decoder.decode(
-            [at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceSlice(len(span), stop, pages)]
+            [at % VOCAB_SIZE for at in span] * len(each_pages),
+            positions=[*span] * len(each_pages),
+            slots=slots,
+            parts=[SequenceSlice(len(span), stop, each) for each in each_pages],
         )
 
-    for start in range(0, context, 64):
-        read(start, min(start + 64, context))
-    return lambda: read(context - count, context)
+    for each in pages:
+        for start in range(0, context, 64):
+            read([each], start, min(start + 64, context))
+    return lambda: read(pages, context - count, context)
 
 
-def bytes_of_step(shape: dict[str, Any], mode: dict[str, bool], *, context: int) -> int:
-    """Return what one step reads: weights with their scales, keys and values."""
-    d, hidden = shape["head_dim"], shape["hidden"]
+def layer_weights(shape: dict[str, Any]) -> int:
+    """Return how many weights the linear layers of one layer have."""
+    d = shape["head_dim"]
     heads, kv_heads = shape["heads"] * d, shape["kv_heads"] * d
-    num_weights = hidden * (2 * heads + 2 * kv_heads + 3 * shape["inner"])
+    return int(shape["hidden"] * (2 * heads + 2 * kv_heads + 3 * shape["inner"]))
+
+
+def bytes_of_step(shape: dict[str, Any], mode: dict[str, bool], *, streams: int, context: int) -> int:
+    """Return what one step reads: weights with their scales, keys and values."""
+    num_weights = layer_weights(shape)
     weight_bytes = num_weights * 66 // 64 if mode["is_int8"] else num_weights * 2
-    token_bytes = cache_token_bytes(num_kv_heads=shape["kv_heads"], head_dim=d, is_int8=mode["int8_cache"])
-    return int(shape["layers"] * (weight_bytes + context * token_bytes))
+    token_bytes = cache_token_bytes(
+        num_kv_heads=shape["kv_heads"], head_dim=shape["head_dim"], is_int8=mode["int8_cache"]
+    )
+    return int(shape["layers"] * (weight_bytes + streams * context * token_bytes))
+
+
+def peak_products(kernels: Kernels) -> Callable[[], None]:
+    """Return a function that multiplies a layer of 8 bits that stays in the cache, PEAK_REPEATS times."""
+    layer = random_weight(
+        np.random.default_rng(0), kernels, (PEAK_OUTPUTS,), PEAK_INPUTS, is_int8=True, is_gated=False, fast=False
+    )
+    layer.matmul(np.ones((PEAK_ROWS, PEAK_INPUTS), np.float32))
+    operand = OperandBuffer(PEAK_ROWS, PEAK_INPUTS)
+    out = np.empty((PEAK_ROWS, PEAK_OUTPUTS), np.float32)
+
+    def multiply() -> None:
+        for _ in range(PEAK_REPEATS):
+            kernels.call("multiply", layer.address, ctypes.addressof(operand.args), out.ctypes.data, PEAK_ROWS, 0)
+
+    return multiply
 
 
 def reader(num_bytes: int) -> Callable[[], None]:
@@ -201,50 +238,98 @@ def times(step: Callable[[], None], number: int) -> list[float]:
     return found
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["135m", "0.6b"], choices=SHAPES)
     parser.add_argument("--modes", nargs="+", default=["int8"], choices=MODES)
     parser.add_argument("--units", nargs="+", default=available_units()[-1:])
-    parser.add_argument("--counts", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--cases", nargs="+", default=["1x1", "1x4", "1x16"], metavar="STREAMSxTOKENS")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, help="by default as many as there are cores")
     parser.add_argument("--baseline", help="clone of an earlier commit")
+    parser.add_argument("--pause", action="store_true", help="wait for a line of input before each measurement")
     given = parser.parse_args()
+    given.cases = [tuple(map(int, case.split("x"))) for case in given.cases]
+    return given
+
+
+def measure(steps: dict[str, Callable[[int], list[float]]], *, turns: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each candidate's steps, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(turns):
+        for name, step in steps.items():
+            found[name] += step(STEPS_PER_TURN)
+    return found
+
+
+def show(title: str, found: dict[str, list[float]], *, products: float, num_peak: float) -> None:
+    """Print the rows of one case.
+
+    Args:
+        title: What was measured.
+        found: Milliseconds by candidate; `read` and `peak UNIT` are not candidates.
+        products: Multiplications of the linear layers in a step.
+        num_peak: Those of one turn of `peak UNIT`.
+    """
+    names = [name for name in found if name != "read" and not name.startswith("peak ")]
+    first = statistics.median(found[names[0]])
+    for name in ["read", *names]:
+        median = statistics.median(found[name])
+        read = statistics.median(value / base for value, base in zip(found[name], found["read"], strict=True))
+        peak = found.get(f"peak {name}")
+        share = "" if peak is None else f"{products / num_peak * min(peak) / median:.2f}"
+        ratios = f"{median / first:.3f} | {read:.2f} | {share}"
+        print(f"| {title} | {name} | {median:.2f} | {min(found[name]):.2f} | {ratios} |")
+    sys.stdout.flush()
+
+
+def in_turn(step: Callable[[], None]) -> Callable[[int], list[float]]:
+    return lambda number: times(step, number + 1)[1:]
+
+
+def main() -> None:
+    given = parse()
     set_num_threads(given.threads or num_threads())
     baseline = Baseline(given.baseline, threads=num_threads()) if given.baseline else None
-    print(f"| shape, mode, k ({num_threads()} threads) | candidate | median ms | least ms | to the first | to read |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for shape in given.shapes:
-        for mode in given.modes:
-            decoders = {
-                unit: make_decoder(SHAPES[shape], MODES[mode], load_kernels(unit), max_rows=max(64, *given.counts))
-                for unit in given.units
-            }
+    print(
+        f"| shape, mode, case ({num_threads()} threads) | candidate | median ms | least ms |"
+        " to the first | to read | of peak |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    most_streams = max(streams for streams, _ in given.cases)
+    num_pages = most_streams * -(-given.context // PAGE_TOKENS)
+    max_rows = max(64, *(streams * count for streams, count in given.cases))
+    for shape, mode in itertools.product(given.shapes, given.modes):
+        sizes, kind = SHAPES[shape], MODES[mode]
+        decoders = {
+            unit: make_decoder(sizes, kind, load_kernels(unit), max_rows=max_rows, num_pages=num_pages)
+            for unit in given.units
+        }
+        if baseline:
+            baseline.ask(
+                make=shape, shape=sizes, mode=kind, context=given.context, num_pages=num_pages, max_rows=max_rows
+            )
+        for streams, count in given.cases:
+            bytes_read = bytes_of_step(sizes, kind, streams=streams, context=given.context)
+            steps = {"read": in_turn(reader(bytes_read))}
             if baseline:
-                baseline.ask(make=shape, shape=SHAPES[shape], mode=MODES[mode], context=given.context)
-            for count in given.counts:
-                steps = {
-                    unit: stepper(decoder, count=count, context=given.context) for unit, decoder in decoders.items()
-                }
-                steps = {"read": reader(bytes_of_step(SHAPES[shape], MODES[mode], context=given.context)), **steps}
-                found: dict[str, list[float]] = {name: [] for name in (["baseline"] if baseline else []) + list(steps)}
-                for _ in range(given.turns):
-                    for name, values in found.items():
-                        if name == "baseline" and baseline:
-                            values += baseline.ask(count=count, steps=STEPS_PER_TURN)
-                        else:
-                            values += times(steps[name], STEPS_PER_TURN + 1)[1:]
-                first = statistics.median(next(values for name, values in found.items() if name != "read"))
-                for name, values in found.items():
-                    median = statistics.median(values)
-                    read = statistics.median(value / base for value, base in zip(values, found["read"], strict=True))
-                    print(
-                        f"| {shape} {mode} k={count} | {name} | {median:.2f} | {min(values):.2f}"
-                        f" | {median / first:.3f} | {read:.2f} |",
-                        flush=True,
-                    )
+                case = {"streams": streams, "count": count}
+                baseline.ask(prepare=streams)
+                steps["baseline"] = lambda number, case=case: baseline.ask(steps=number, **case)
+            for unit, decoder in decoders.items():
+                steps[unit] = in_turn(stepper(decoder, streams=streams, count=count, context=given.context))
+                if kind["is_int8"]:
+                    steps[f"peak {unit}"] = in_turn(peak_products(load_kernels(unit)))
+            if given.pause:
+                print("ready", file=sys.stderr, flush=True)
+                input()
+            show(
+                f"{shape} {mode} {streams} x {count}",
+                measure(steps, turns=given.turns),
+                products=sizes["layers"] * layer_weights(sizes) * streams * count,
+                num_peak=PEAK_OUTPUTS * PEAK_INPUTS * PEAK_ROWS * PEAK_REPEATS,
+            )
 
 
 if __name__ == "__main__":

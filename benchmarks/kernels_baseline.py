@@ -17,7 +17,7 @@ from streamward.model.layers import RMSNorm
 PAGE_TOKENS, VOCAB_SIZE = 64, 1000
 
 
-def make(shape: dict[str, Any], mode: dict[str, bool]) -> NativeModelRunner:
+def make(shape: dict[str, Any], mode: dict[str, bool], *, num_pages: int, max_rows: int) -> NativeModelRunner:
     config = ModelConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=shape["hidden"],
@@ -47,20 +47,23 @@ def make(shape: dict[str, Any], mode: dict[str, bool]) -> NativeModelRunner:
                 )
     runner = NativeModelRunner.create(
         decoder.eval(),
-        num_pages=4096 // PAGE_TOKENS,
+        num_pages=num_pages,
         page_tokens=PAGE_TOKENS,
-        max_rows=64,
+        max_rows=max_rows,
         int8_cache=mode["int8_cache"],
     )
     assert runner is not None
     return runner
 
 
-def read(runner: NativeModelRunner, start: int, stop: int, context: int) -> None:
-    span = list(range(start, stop))
-    pages = list(range(-(-context // PAGE_TOKENS)))
+def read(runner: NativeModelRunner, streams: range, start: int, stop: int, context: int) -> None:
+    span, num_pages = list(range(start, stop)), -(-context // PAGE_TOKENS)
+    pages = [list(range(stream * num_pages, (stream + 1) * num_pages)) for stream in streams]
     runner(
-        [at % VOCAB_SIZE for at in span], positions=span, slots=span, parts=[SequenceMetadata(len(span), stop, pages)]
+        [at % VOCAB_SIZE for at in span] * len(streams),
+        positions=span * len(streams),
+        slots=[each[at // PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS for each in pages for at in span],
+        parts=[SequenceMetadata(len(span), stop, each) for each in pages],
     )
 
 
@@ -71,17 +74,23 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "make" in question:
-            runner, context = make(question["shape"], question["mode"]), question["context"]
-            for start in range(0, context, 64):
-                read(runner, start, min(start + 64, context), context)
+            context, sizes = question["context"], {name: question[name] for name in ("num_pages", "max_rows")}
+            runner = make(question["shape"], question["mode"], **sizes)
             print("{}", flush=True)
             continue
         assert runner is not None
-        read(runner, context - question["count"], context, context)  # threads that had gone to sleep are back
+        if "prepare" in question:
+            for stream in range(question["prepare"]):
+                for start in range(0, context, 64):
+                    read(runner, range(stream, stream + 1), start, min(start + 64, context), context)
+            print("{}", flush=True)
+            continue
+        streams, first = range(question["streams"]), context - question["count"]
+        read(runner, streams, first, context, context)  # threads that had gone to sleep are back
         found = []
         for _ in range(question["steps"]):
             start = clock()
-            read(runner, context - question["count"], context, context)
+            read(runner, streams, first, context, context)
             found.append((clock() - start) * 1e3)
         print(json.dumps(found), flush=True)
 

@@ -26,7 +26,7 @@ _TOML_SENTENCES: Mapping[str, str] = {
 class Settings(BaseModel):
     """A group of settings. Unknown keys are errors, values never change after construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:  # Any: TOML or JSON values

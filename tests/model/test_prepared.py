@@ -1,12 +1,16 @@
 """The file of a prepared guard: what was written is mapped again, and whatever does not fit is refused by name."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from streamward.engine.config import EngineConfig
+from streamward.engine.native_runner import NativeModelRunner
 from streamward.errors import CheckpointError
 from streamward.kernels.library import available_units
 from streamward.kernels.quantization import QuantizedWeight
@@ -111,3 +115,29 @@ def test_a_truncated_file_is_refused(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         load_prepared(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_packing_gives_back_the_memory_of_the_file(tmp_path: Path) -> None:
+    guard = small_guard(hidden_size=256, intermediate_size=1024, num_layers=4)
+    save_prepared(prepare(guard), tmp_path)
+    keys = config_keys(guard.config, guard.guard, dtype="bfloat16")
+    (tmp_path / "config.json").write_text(json.dumps(keys))
+    parameters = load_prepared(tmp_path)
+    for name in parameters.weights:
+        parameters.bfloat16(name)
+    size = (tmp_path / PREPARED_FILE).stat().st_size
+    assert resident_bytes(tmp_path / PREPARED_FILE) > size / 2
+    NativeModelRunner(parameters, EngineConfig(kv_cache_bytes=2**20))
+    assert resident_bytes(tmp_path / PREPARED_FILE) < size / 8
+
+
+def resident_bytes(path: Path) -> int:
+    """Return how much of a mapped file this process has in memory."""
+    found, num_bytes = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            found = line.endswith(str(path))
+        elif found and line.startswith("Rss:"):
+            num_bytes += int(line.split()[1]) * 1024
+    return num_bytes

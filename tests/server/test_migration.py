@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +13,14 @@ from threading import Barrier
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from streamward.cli.main import main
 from streamward.errors import ConfigError
+from streamward.server import migrations
 from streamward.server.config import StoreConfig
+from streamward.server.migration import REVISIONS
 from streamward.server.store import METADATA, open_store
 from tests.server.databases import has_postgres, postgres
 from tests.server.services import open_service
@@ -168,3 +173,17 @@ def test_checking_makes_no_database(tmp_path, capsys):
     assert "0001" in capsys.readouterr().out
     assert not path.exists()
     assert main(["store", "check", "--set", "store.url=sqlite:////nonexistent/folder/x.db"]) == 2
+
+
+def test_the_revisions_are_the_files_in_their_order():
+    found = ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()
+    assert tuple(each.revision for each in found)[::-1] == REVISIONS
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_the_tool_that_migrates(sqlite):
+    open_store(StoreConfig(url=sqlite)).dispose()
+    program = (
+        "import sys; from streamward.server.config import StoreConfig; from streamward.server.store import open_store;"
+        f"open_store(StoreConfig(url={sqlite!r})).dispose(); sys.exit('alembic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -46,3 +46,12 @@ def test_every_route_keeps_to_its_description(described):
 @pytest.mark.slow
 def test_every_route_keeps_to_its_description_whatever_is_sent(described):
     check_all(described, 40)
+
+
+def test_fields_are_described_by_their_docstrings(tmp_path):
+    with open_service(tmp_path) as service:
+        first, second = service.app.openapi(), service.app.openapi()
+    fields = first["components"]["schemas"]["Opened"]["properties"]
+    assert fields["ref"]["description"] == "The caller's own id of the request."
+    assert first["components"]["schemas"]["OpenStream"]["properties"]["policy"]["description"].startswith("Name of a")
+    assert not any("422" in operation["responses"] for path in second["paths"].values() for operation in path.values())

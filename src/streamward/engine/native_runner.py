@@ -59,6 +59,7 @@ class NativeModelRunner:
         self.token_bytes = page_bytes // config.page_tokens
         self.num_pages = config.kv_cache_bytes // page_bytes
         self._has_int8_weights = has_int8_weights(parameters)
+        self._heads = {side: pack_heads(parameters, side, self._kernels) for side in Side}
         self._decoder = KernelDecoder(
             self._kernels,
             pack_decoder(parameters, self._kernels, int8_cache=config.kv_cache == "int8"),
@@ -69,7 +70,6 @@ class NativeModelRunner:
             fast_attention=not self._has_int8_weights,
         )
         self._page_tokens = config.page_tokens
-        self._heads = {side: pack_heads(parameters, side, self._kernels) for side in Side}
 
     @property
     def description(self) -> str:

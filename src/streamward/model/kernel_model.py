@@ -44,7 +44,7 @@ def why_unsupported(config: ModelConfig, *, page_tokens: int, inner_size: int | 
 
 
 def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: bool) -> DecoderWeights:
-    """Pack a decoder.
+    """Pack a decoder, and give back the memory of the files it was read from.
 
     Args:
         parameters: Parameters of a shape for which `why_unsupported` returns None.
@@ -87,6 +87,7 @@ def pack_decoder(parameters: ModelParameters, kernels: Kernels, *, int8_cache: b
                 outlier_direction=None if basis is None else basis.outlier_direction[index],
             )
         )
+    parameters.release_pages()
     (embedding,) = parameters.weights[EMBEDDING]
     return DecoderWeights(
         layers=layers,

@@ -17,6 +17,7 @@ from streamward.model.checkpoint_files import open_checkpoint
 from streamward.model.config import ModelConfig, parse_model_config
 from streamward.model.config_file import read_config
 from streamward.model.guard_config import GuardConfig, is_stream_checkpoint, parse_guard_config
+from streamward.model.tensor_file import TensorFile
 from streamward.model.weights import ParamMapping, decoder_params, head_params, lm_head_param
 
 Weight = NDArray[np.uint16] | QuantizedWeight
@@ -42,6 +43,7 @@ class ModelParameters:
         weights: Matrices by module name; the rows of several blocks follow one another (q, k, v; gate, up).
         vectors: Weights of norms by module name, float32, as they multiply: Gemma's 1 is added.
         key_basis: Stored in prepared guards.
+        files: Where weights and vectors are mapped from.
     """
 
     config: ModelConfig
@@ -49,6 +51,7 @@ class ModelParameters:
     weights: Mapping[str, tuple[Weight, ...]]
     vectors: Mapping[str, NDArray[np.float32]]
     key_basis: KeyBasis | None = None
+    files: tuple[TensorFile, ...] = ()
 
     def bfloat16(self, name: str) -> NDArray[np.uint16]:
         """Return a matrix as bfloat16 [O, I], dequantized if need be."""
@@ -56,6 +59,11 @@ class ModelParameters:
             block if isinstance(block, np.ndarray) else to_bfloat16(dequantize(block)) for block in self.weights[name]
         ]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def release_pages(self) -> None:
+        """Give back the memory of files whose weights were packed; what is still read comes from the file again."""
+        for file in self.files:
+            file.release_pages()
 
 
 def parameter_mappings(
@@ -98,7 +106,7 @@ def load_published(folder: Path) -> ModelParameters:
         else:
             blocks.setdefault(mapping.module, []).append((mapping.first_row, file.bfloat16(mapping.published)))
     weights = {name: tuple(block for _, block in sorted(found, key=_first)) for name, found in blocks.items()}
-    return ModelParameters(config, guard, weights, vectors)
+    return ModelParameters(config, guard, weights, vectors, files=tuple(set(files.values())))
 
 
 def _first(item: tuple[int, Weight]) -> int:

@@ -77,7 +77,7 @@ def load_prepared(folder: Path) -> ModelParameters:
     if all(name in file for name in _KEY_BASIS):
         shape = (config.num_layers, config.num_kv_heads, config.head_dim)
         basis = KeyBasis(*(_checked(file, name, shape, "F32") for name in _KEY_BASIS))
-    return ModelParameters(config, guard, weights, vectors, basis)
+    return ModelParameters(config, guard, weights, vectors, basis, files=(file,))
 
 
 def exact_layers(parameters: ModelParameters) -> list[str]:

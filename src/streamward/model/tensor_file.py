@@ -1,6 +1,7 @@
 """Safetensors files as numpy arrays, without torch. bfloat16 travels as uint16, because numpy has no such type."""
 
 import json
+import mmap
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,11 @@ class TensorFile:
     def bfloat16(self, name: str) -> NDArray[np.uint16]:
         """Return a tensor of floating-point numbers as bfloat16; a view if it is stored like that."""
         return self.array(name) if self.dtype(name) == "BF16" else to_bfloat16(self.floats(name))
+
+    def release_pages(self) -> None:
+        """Give back the memory of what was read; arrays stay valid and read it from the file again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._bytes._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's attribute
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, metadata: Mapping[str, str] | None = None) -> None:

@@ -28,10 +28,11 @@ from streamward.server import (
 from streamward.server.audit_reading import purge
 from streamward.server.config import ServeConfig
 from streamward.server.disconnects import CancelOnDisconnect
-from streamward.server.errors import ERRORS, describe, install_error_handlers
+from streamward.server.errors import ERRORS, install_error_handlers
 from streamward.server.gate import KeyGate
 from streamward.server.line_ends import EscapedLineEnds
 from streamward.server.middleware import BodyLimits, HeadAsGet, RequestContext, TrustedHosts
+from streamward.server.openapi import complete_openapi
 from streamward.server.session_registry import StreamRegistry
 from streamward.server.state import ServiceState, open_state
 
@@ -87,7 +88,7 @@ def create_app(config: ServeConfig, *, state: ServiceState | None = None) -> Fas
     install_error_handlers(app)
     _add_routes(app, config)
     _add_middleware(app, config, live)
-    describe(app)
+    complete_openapi(app)
     return app
 
 

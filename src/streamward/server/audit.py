@@ -10,17 +10,17 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, String, insert
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, Insert, String, insert
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from streamward.errors import AuditError, OverloadedError
 from streamward.moderation.waiting import fail, succeed
 from streamward.schema import Action, Category, RiskLevel, Side
 from streamward.server.config import AuditConfig
-from streamward.server.store import DECISIONS, USAGE, translate_db_errors
+from streamward.server.store import DECISIONS, USAGE, insert_into, translate_db_errors
 
 logger = logging.getLogger(__name__)
 
@@ -269,13 +269,12 @@ def sanitize_for_db(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "\ufffd")
 
 
-def _add_usage(statement: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
+@cache
+def _add_usage(dialect: str) -> Insert:
+    statement = insert_into(USAGE, dialect)
     columns = (column for column in USAGE.c if column.name.startswith("num_"))
     added = {column.name: column + statement.excluded[column.name] for column in columns}
     return statement.on_conflict_do_update(index_elements=["key_id", "day"], set_=added)
-
-
-_ADD_USAGE = {"sqlite": _add_usage(sqlite.insert(USAGE)), "postgresql": _add_usage(postgresql.insert(USAGE))}
 
 
 def _count_usage(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:  # Any: column values
@@ -292,4 +291,4 @@ def _count_usage(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
         count["num_chars"] += (row["prompt_chars"] or 0) + (row["response_chars"] or 0)
     added = [{"key_id": key_id, "day": day, **count} for (key_id, day), count in sorted(counts.items())]
     # Sorted, so that two processes lock rows in the same order.
-    connection.execute(_ADD_USAGE[connection.dialect.name], added)
+    connection.execute(_add_usage(connection.dialect.name), added)

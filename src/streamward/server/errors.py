@@ -142,20 +142,6 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
 
 
-def describe(app: FastAPI) -> None:
-    """Take out of the OpenAPI description what the framework adds of itself: we answer 400 where it says 422."""
-    generate = app.openapi
-
-    def described() -> dict[str, Any]:  # Any: FastAPI's own type
-        description = generate()
-        for path in description["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        return description
-
-    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's documentation has it
-
-
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StreamwardError)
     request.state.error_code = error.code

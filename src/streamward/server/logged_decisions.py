@@ -74,7 +74,7 @@ class LoggedDecision(Settings):
 
 
 class DecisionFilter(Settings):
-    """Filter of decisions; None: any."""
+    """Filter of decisions, the parameters of a query; None: any."""
 
     action: Action | None = None
     side: Side | None = None
@@ -82,12 +82,15 @@ class DecisionFilter(Settings):
     endpoint: _SHORT | None = None
     policy: _SHORT | None = None
     upstream: _SHORT | None = None
-    request_id: _SHORT | None = None
-    """As in the header `x-request-id` of the answer; a guarded answer has one decision for each of its texts."""
-    before: Annotated[str, Field(max_length=40)] | None = None
-    """Id of a decision: only those before it."""
-    limit: Annotated[int, Field(ge=1, le=200)] = 25
-    """Maximum number of decisions."""
+    request_id: _SHORT | None = Field(
+        default=None,
+        description="As in the header `x-request-id` of the answer; a guarded answer has one decision for each of its"
+        " texts.",
+    )
+    before: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="Id of a decision: only those before it."
+    )
+    limit: int = Field(default=25, ge=1, le=200, description="Maximum number of decisions.")
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions of a query."""

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, inspect
+from sqlalchemy import Connection, Engine, MetaData, inspect, text
 
 from streamward.errors import ConfigError
 
+REVISIONS = ("0001", "0002", "0003")
+"""The revisions that there are, in order; each is a file in `migrations/versions`."""
 _LOCK = 0x73747264  # key of a PostgreSQL advisory lock
 _PATIENCE_S = 600  # time to wait for another process that migrates
 
@@ -38,16 +36,9 @@ def upgrade(engine: Engine, tables: MetaData) -> list[str]:
     with _locked(engine) as connection:
         done = pending(connection)
         if done:
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            _migrate(connection)
         check_tables(connection, tables)
     return done
-
-
-def all_revisions() -> list[str]:
-    """Return the revisions that there are, in order."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
 
 
 def pending(connection: Connection) -> list[str]:
@@ -56,23 +47,28 @@ def pending(connection: Connection) -> list[str]:
     Raises:
         ConfigError: The database is of a later version of this program.
     """
-    known = all_revisions()
-    current = MigrationContext.configure(connection).get_current_revision()
+    current = None
+    if inspect(connection).has_table("alembic_version"):
+        current = connection.scalar(text("SELECT version_num FROM alembic_version"))
     if current is None:
-        return known
-    if current not in known:
+        return list(REVISIONS)
+    if current not in REVISIONS:
         raise ConfigError(
-            f"the database has revision {current}; this version of streamward knows {known[-1]} at most. Install the"
-            " version that last used the database, or a later one"
+            f"the database has revision {current}; this version of streamward knows {REVISIONS[-1]} at most. Install"
+            " the version that last used the database, or a later one"
         )
-    return known[known.index(current) + 1 :]
+    return list(REVISIONS[REVISIONS.index(current) + 1 :])
 
 
-def _config() -> Config:
+def _migrate(connection: Connection) -> None:
+    from alembic import command  # a tenth of a service's start, which most need not spend
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "streamward.server:migrations")
     config.set_main_option("path_separator", "os")
-    return config
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 @contextmanager

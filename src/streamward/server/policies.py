@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from sqlalchemy import Engine, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from streamward.errors import ConfigError
 from streamward.policy import Policy
 from streamward.rules.probe import PROBE_SUFFIX
 from streamward.server.config import PoliciesConfig
 from streamward.server.policy_folder import LoadedPolicy, get_policy, read_policies
-from streamward.server.store import POLICY_VERSIONS, translate_db_errors
+from streamward.server.store import POLICY_VERSIONS, insert_into, translate_db_errors
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +146,7 @@ class PolicyStore:
                 logger.warning("policy changed without a new version", extra={"policy": name})
 
     def _remember(self, policies: Mapping[str, LoadedPolicy]) -> None:
-        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        insert = insert_into(POLICY_VERSIONS, self._engine.dialect.name)
         rows = [
             {
                 "digest": kept.digest,
@@ -159,7 +158,7 @@ class PolicyStore:
             for kept in policies.values()
         ]
         with translate_db_errors("policies cannot be kept"), self._engine.begin() as connection:
-            connection.execute(insert(POLICY_VERSIONS).on_conflict_do_nothing(), rows)
+            connection.execute(insert.on_conflict_do_nothing(), rows)
 
 
 def _accept(policy: Policy) -> None:

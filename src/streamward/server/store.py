@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -34,7 +34,11 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from streamward.errors import AuditError, ConfigError
 from streamward.server.config import StoreConfig, state_folder
-from streamward.server.migration import all_revisions, check_tables, pending, upgrade
+from streamward.server.migration import REVISIONS, check_tables, pending, upgrade
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import dml as postgresql_dml
+    from sqlalchemy.dialects.sqlite import dml as sqlite_dml
 
 logger = logging.getLogger(__name__)
 _WAL_PATIENCE_S = 30.0
@@ -178,7 +182,7 @@ def pending_revisions(config: StoreConfig) -> list[str]:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
         _check_folder(Path(path).parent, is_made=config.is_default)
-        return all_revisions()
+        return list(REVISIONS)
     try:
         with translate_open_errors(), engine.connect() as connection:
             waiting = pending(connection)
@@ -273,6 +277,22 @@ def _postgresql(url: Any, config: StoreConfig) -> Engine:  # Any: SQLAlchemy's U
         pool_pre_ping=True,
         hide_parameters=True,
     )
+
+
+def insert_into(table: Table, dialect: str) -> "sqlite_dml.Insert | postgresql_dml.Insert":
+    """Return a statement that inserts and may say what happens to rows that are there.
+
+    Args:
+        table: Where to.
+        dialect: `sqlite` or `postgresql`.
+    """
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        return sqlite_insert(table)
+    from sqlalchemy.dialects.postgresql import insert  # its drivers' modules: not for those who have none
+
+    return insert(table)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 class Lenient(BaseModel):
     """A request in another project's shape: what we do not know in it is left alone, as that project does."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 ChatMessage = Annotated[
