@@ -115,16 +115,29 @@ def pooled(scores: Floats, side: Side) -> Floats:
 
     An average over a window is over the tokens there are, where the text is shorter.
     """
-    parts = [pool_sums(scores[:, :, index], channel, side) for index, channel in enumerate(CHANNELS)]
+    counts = np.arange(1, len(scores) + 1)
+    parts = [pool_sums(running_sums(scores[:, :, i]), counts, channel, side) for i, channel in enumerate(CHANNELS)]
     result: Floats = np.stack(parts, axis=2)
     return result
 
 
-def pool_sums(values: NDArray[np.floating], channel: Channel, side: Side) -> Floats:
-    """Return values of the tokens of one text, [n, F], as a channel pools them after every token, [n, F]."""
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
-    counts = np.arange(1, len(values) + 1)
-    lengths = np.minimum(counts, channel.window or len(values))
+def running_sums(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the sums of the first 0 to n values of the tokens of one text, [n + 1, F], from the values, [n, F]."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    return sums
+
+
+def pool_sums(sums: NDArray[np.float64], counts: NDArray[np.intp], channel: Channel, side: Side) -> Floats:
+    """Return what a channel pools after each of some tokens of one text, [m, F].
+
+    Args:
+        sums: From `running_sums`.
+        counts: Tokens up to each of them, itself among them, [m].
+        channel: The channel.
+        side: Side of the text.
+    """
+    lengths = np.minimum(counts, channel.window or len(sums))
     own = (sums[counts] - sums[counts - lengths]) / lengths[:, None]
     if channel.is_contrast and side is Side.RESPONSE:
         before, share = earlier(counts)
