@@ -12,8 +12,7 @@ from streamward.policy import Policy
 from streamward.rules.probe import ProbeBank, probe_path
 from streamward.rules.rule import RuleExample
 from streamward.schema import Action
-from streamward.teach import hidden_states, ordinary, reference
-from streamward.teach.hidden_states import read_texts
+from streamward.teach import ordinary, reference
 from streamward.teach.teaching import prepare, teach
 from tests.rules.banks import small_guard
 
@@ -103,30 +102,6 @@ def test_another_guard_is_not_taught_on_what_the_first_saw(monkeypatch: pytest.M
     told: list[str] = []
     ordinary.ordinary_traffic(small_guard(), fingerprint="second", tell=told.append)
     assert told
-
-
-def test_hidden_states_do_not_depend_on_what_is_read_with_them_and_leave_verdicts_alone() -> None:
-    guard = small_guard()
-    rows = [RuleExample(prompt="hello", response=text) for text in texts(5, "ant", 1)]
-    with Moderator(guard) as moderator:
-        before = moderator.moderate(prompt="hello", response=rows[0].text)
-        together = list(read_texts(guard, (0,), rows))
-        after = moderator.moderate(prompt="hello", response=rows[0].text)
-    assert before == after
-    deep = list(read_texts(guard, (0, guard.engine.runner.model_config.num_layers - 1), rows))
-    for row, each, other in zip(rows, together, deep, strict=True):
-        (single,) = read_texts(guard, (0,), [row])
-        assert np.array_equal(single.states, each.states)
-        assert np.array_equal(other.states[:, :1], each.states)
-
-
-def test_texts_are_read_in_batches_that_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = small_guard()
-    rows = [RuleExample(response=text) for text in texts(9, "ant", 1)]
-    whole = [each.states for each in read_texts(guard, (1,), rows)]
-    monkeypatch.setattr(hidden_states, "_BATCH_TOKENS", 1)
-    single = [each.states for each in read_texts(guard, (1,), rows)]
-    assert all(np.array_equal(one, other) for one, other in zip(whole, single, strict=True))
 
 
 def test_ordinary_traffic_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

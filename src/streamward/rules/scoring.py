@@ -257,7 +257,8 @@ class RuleTracker:
         np.minimum(least, 30.0, out=least)
         np.exp(np.maximum(least, -30.0, out=least), out=least)
         least += 1.0
-        return np.reciprocal(least, out=least)
+        result: NDArray[np.float64] = np.reciprocal(least, out=least)
+        return result
 
 
 @lru_cache(maxsize=16)
