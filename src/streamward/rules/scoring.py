@@ -27,6 +27,8 @@ _EPS = 1e-6
 _NUM_CHANNELS = len(CHANNELS)
 _PADDING = max(CONTRAST_LAG, *(channel.window for channel in CHANNELS))
 """Rows of zeros before the sums of a text, so that a window over its beginning needs no case of its own."""
+_OFFSETS = tuple(sorted({0, CONTRAST_LAG, *(channel.window for channel in CHANNELS)}))
+"""How many tokens back the sums stand that are pooled after a token."""
 _BLOCK = 8
 _GROUP = 4 * _BLOCK
 _WIDTH_STEP = 16  # products of other widths take much longer
@@ -42,20 +44,20 @@ def normalized(hidden: Sequence[Floats], means: Floats, deviations: Floats) -> F
         deviations: Likewise, standard deviations.
     """
     states = np.empty((len(hidden), *hidden[0].shape), np.float32)
-    states *= _standardise(hidden, means[:, None], 1.0 / deviations[:, None], states)
+    states /= _standardise(hidden, means[:, None], 1.0 / deviations[:, None], states)
     x: Floats = np.concatenate(list(states), axis=1)
     return x
 
 
 def _standardise(hidden: Sequence[Floats], means: Floats, inverses: Floats, states_LnD: Floats) -> Floats:
-    """Write standardised states, with means and inverse deviations [L, 1, D]; return inverse lengths, [L, n, 1]."""
+    """Write standardised states, with means and inverse deviations [L, 1, D]; return their lengths, [L, n, 1]."""
     for tap, own in enumerate(hidden):
         np.subtract(own, means[tap], out=states_LnD[tap])
     states_LnD *= inverses
     lengths: Floats = np.einsum("lnd,lnd->ln", states_LnD, states_LnD)
     np.sqrt(lengths, out=lengths)
     lengths += np.float32(_EPS)
-    return np.reciprocal(lengths, out=lengths)[:, :, None]
+    return lengths[:, :, None]
 
 
 class ProbeScorer:
@@ -88,15 +90,15 @@ class ProbeScorer:
         return np.concatenate([self._score(side, [own[start : start + _GROUP] for own in hidden]) for start in starts])
 
     def _score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
+        # Rows behind the last token are left as they are: they cost the same, and nobody reads what comes of them.
         num_tokens, num_blocks = len(hidden[0]), -(-len(hidden[0]) // _BLOCK)
         blocks = self._states[num_blocks]  # of one size: a token's sums must not depend on the others
         rows = blocks.reshape(len(blocks), num_blocks * _BLOCK, -1)
-        rows[:, num_tokens:] = 0.0
         lengths = _standardise(hidden, self._means[side], self._inverses[side], rows[:, :num_tokens])
         products = np.matmul(blocks, self._weights_L1DK)
         scores = products.reshape(len(blocks), num_blocks * _BLOCK, -1)[:, :num_tokens]
-        scores *= lengths  # once for each score instead of once for each dimension
-        found: Floats = scores.sum(axis=0)[:, : self.num_scores]
+        scores /= lengths  # once for each score instead of once for each dimension
+        found: Floats = np.add.reduce(scores, axis=0)[:, : self.num_scores]
         return found
 
 
@@ -182,16 +184,13 @@ class RuleTracker:
         self._rule_ids = [rule.rule_id for _, rule in chosen]
         columns = np.array([[index * _NUM_CHANNELS + i for index, _ in chosen] for i in range(_NUM_CHANNELS)], np.intp)
         self._columns = columns.reshape(-1)  # of the first channel of all rules, then of the second, and so on
-        self._places = [slice(i * len(chosen), (i + 1) * len(chosen)) for i in range(_NUM_CHANNELS)]
         violation = [rule.thresholds[side][0] - rule.biases[0] for _, rule in chosen]
         gate = [rule.thresholds[side][1] - rule.biases[1] - GATE_MIX * rule.biases[0] for _, rule in chosen]
-        scales = np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)]).reshape(2, -1)
-        self._units = 1.0 / np.concatenate([scales[int(channel.is_gate)] for channel in CHANNELS])
-        self._levels = (-np.array([violation, gate]).reshape(2, -1) / scales)[:, None]
-        self._mix = GATE_MIX * scales[0] / scales[1]
-        self._is_response = side is Side.RESPONSE
+        self._units = -1.0 / np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)]).reshape(2, -1)
+        self._levels = -np.array([violation, gate]).reshape(2, -1) * self._units
+        self._side = side
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
-        self._shares = _shares(_CAPACITY)
+        self._pooling = _pooling(_CAPACITY, side)
         self._sums = np.zeros((_PADDING + _CAPACITY, len(self._columns)), np.float64)
         self._num_tokens = 0
 
@@ -215,12 +214,12 @@ class RuleTracker:
         The first tokens of a response have the score 0.
         """
         start, end = self._num_tokens, self._num_tokens + len(scores)
-        if end > len(self._shares):
-            self._shares = _shares(1 << (end - 1).bit_length())
-            more = np.zeros((_PADDING + len(self._shares) - len(self._sums), len(self._columns)))
+        if end > len(self._pooling):
+            self._pooling = _pooling(1 << (end - 1).bit_length(), self._side)
+            more = np.zeros((_PADDING + len(self._pooling) - len(self._sums), len(self._columns)))
             self._sums = np.concatenate([self._sums, more])
         sums = self._sums[_PADDING + start - 1 : _PADDING + end]
-        np.multiply(scores[:, self._columns], self._units, out=sums[1:])
+        sums[1:] = scores[:, self._columns]
         np.add.accumulate(sums, axis=0, out=sums)
         self._num_tokens = end
         found = self._scores(start, end)
@@ -237,37 +236,33 @@ class RuleTracker:
 
     def _scores(self, start: int, end: int) -> NDArray[np.float64]:
         """Return the score of each rule after every token from one to before another, [n, rules]."""
-        shares = self._shares[start:end]
-        first, last = _PADDING + start, _PADDING + end
-        margins = self._levels.repeat(end - start, axis=1)
-        for index, channel in enumerate(CHANNELS):
-            place, window = self._places[index], channel.window
-            part = self._sums[first:last, place]
-            if window:
-                part = part - self._sums[first - window : last - window, place]
-            part = part * shares[:, index, None]
-            if channel.is_contrast and self._is_response:
-                before = self._sums[first - CONTRAST_LAG : last - CONTRAST_LAG, place]
-                part -= before * shares[:, _NUM_CHANNELS, None]
-            margins[int(channel.is_gate)] += part
-            if not channel.is_gate:
-                margins[1] += part * self._mix
-        least = np.minimum(margins[0], margins[1])
-        np.negative(least, out=least)
-        np.minimum(least, 30.0, out=least)
-        np.exp(np.maximum(least, -30.0, out=least), out=least)
-        least += 1.0
-        result: NDArray[np.float64] = np.reciprocal(least, out=least)
+        rows = np.arange(_PADDING + start, _PADDING + end)[:, None] - np.array(_OFFSETS)
+        sums = self._sums[rows].reshape(end - start, len(_OFFSETS) * _NUM_CHANNELS, -1)
+        margins = np.matmul(self._pooling[start:end], sums)
+        margins *= self._units
+        margins += self._levels
+        most = np.minimum(np.maximum.reduce(margins, axis=1), 30.0)
+        np.exp(np.maximum(most, -30.0, out=most), out=most)
+        most += 1.0
+        result: NDArray[np.float64] = np.reciprocal(most, out=most)
         return result
 
 
 @lru_cache(maxsize=16)
-def _shares(num_tokens: int) -> NDArray[np.float64]:
-    """Return what sums are multiplied with after each of so many tokens of a text, [tokens, C + 1].
+def _pooling(num_tokens: int, side: Side) -> NDArray[np.float64]:
+    """Return the matrices that pool the sums of a text after each of so many tokens, [tokens, 2, offsets * C].
 
-    One column for each channel, for the average over its window, and one for the sum of what a contrast takes off.
+    Their product with the sums [offsets * C, N] as many tokens back as _OFFSETS says are the totals of both heads.
     """
     counts = np.arange(1, num_tokens + 1)
-    windows = [1.0 / np.minimum(counts, channel.window or num_tokens) for channel in CHANNELS]
-    shares: NDArray[np.float64] = np.stack([*windows, earlier(counts)[1]], axis=1)
-    return shares
+    matrices = np.zeros((num_tokens, 2, len(_OFFSETS), _NUM_CHANNELS))
+    for index, channel in enumerate(CHANNELS):
+        part = matrices[:, int(channel.is_gate), :, index]
+        shares = 1.0 / np.minimum(counts, channel.window or num_tokens)
+        part[:, 0] += shares
+        if channel.window:
+            part[:, _OFFSETS.index(channel.window)] -= shares
+        if channel.is_contrast and side is Side.RESPONSE:
+            part[:, _OFFSETS.index(CONTRAST_LAG)] -= earlier(counts)[1]
+    matrices[:, 1] += GATE_MIX * matrices[:, 0]
+    return matrices.reshape(num_tokens, 2, -1)
