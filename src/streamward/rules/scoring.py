@@ -29,6 +29,7 @@ _PADDING = max(CONTRAST_LAG, *(channel.window for channel in CHANNELS))
 """Rows of zeros before the sums of a text, so that a window over its beginning needs no case of its own."""
 _OFFSETS = tuple(sorted({0, CONTRAST_LAG, *(channel.window for channel in CHANNELS)}))
 """How many tokens back the sums stand that are pooled after a token."""
+_BACK = np.array(_OFFSETS)
 _BLOCK = 8
 _GROUP = 4 * _BLOCK
 _WIDTH_STEP = 16  # products of other widths take much longer
@@ -54,10 +55,10 @@ def _standardise(hidden: Sequence[Floats], means: Floats, inverses: Floats, stat
     for tap, own in enumerate(hidden):
         np.subtract(own, means[tap], out=states_LnD[tap])
     states_LnD *= inverses
-    lengths: Floats = np.einsum("lnd,lnd->ln", states_LnD, states_LnD)
+    lengths: Floats = np.matmul(states_LnD[:, :, None], states_LnD[:, :, :, None])[:, :, :, 0]
     np.sqrt(lengths, out=lengths)
     lengths += np.float32(_EPS)
-    return lengths[:, :, None]
+    return lengths
 
 
 class ProbeScorer:
@@ -236,7 +237,7 @@ class RuleTracker:
 
     def _scores(self, start: int, end: int) -> NDArray[np.float64]:
         """Return the score of each rule after every token from one to before another, [n, rules]."""
-        rows = np.arange(_PADDING + start, _PADDING + end)[:, None] - np.array(_OFFSETS)
+        rows = np.arange(_PADDING + start, _PADDING + end)[:, None] - _BACK
         sums = self._sums[rows].reshape(end - start, len(_OFFSETS) * _NUM_CHANNELS, -1)
         margins = np.matmul(self._pooling[start:end], sums)
         margins *= self._units
