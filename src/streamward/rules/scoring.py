@@ -28,7 +28,7 @@ _NUM_CHANNELS = len(CHANNELS)
 _PADDING = max(CONTRAST_LAG, *(channel.window for channel in CHANNELS))
 """Rows of zeros before the sums of a text, so that a window over its beginning needs no case of its own."""
 _OFFSETS = tuple(sorted({0, CONTRAST_LAG, *(channel.window for channel in CHANNELS)}))
-"""How many tokens back the sums stand that are pooled after a token."""
+"""Distances, in tokens, of the running sums that are pooled after a token."""
 _BACK = np.array(_OFFSETS)
 _BLOCK = 8
 _GROUP = 4 * _BLOCK

@@ -91,7 +91,7 @@ def ordinary_traffic(
 
     Args:
         guard: Its engine must have nothing else to do.
-        fingerprint: Of its weights; what others saw is not taken.
+        fingerprint: The fingerprint of its weights; what others saw is not taken.
         tell: Told about progress.
     """
     path = cache_folder() / f"ordinary-{fingerprint}-{_VERSION}.npz"

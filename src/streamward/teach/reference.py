@@ -59,7 +59,7 @@ def reference_rules(
     Args:
         guard: Its engine must have nothing else to do.
         traffic: Ordinary traffic as the guard sees it.
-        fingerprint: Of its weights; what others saw is not taken.
+        fingerprint: The fingerprint of its weights; what others saw is not taken.
         tell: Told about progress.
     """
     rules, examples, labels = read_reference()
