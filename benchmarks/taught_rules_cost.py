@@ -81,12 +81,13 @@ def measure(
     rng = np.random.default_rng(1)
     streams = [engine.open() for _ in range(num_streams)]
     trackers = {stream: RuleTracker(bank, Side.RESPONSE) for stream in streams}
+    scorer = ProbeScorer(bank)  # one for all rounds, as a service keeps it
     try:
         for stream in streams:
             engine.extend(stream, rng.integers(100, 5000, CONTEXT).tolist(), head=Side.RESPONSE)
         while engine.num_queued_tokens:
             engine.step()
-        pairs = [step_pair(engine, bank, trackers, num_tokens, rng, clock) for _ in range(rounds + 5)][5:]
+        pairs = [step_pair(engine, scorer, trackers, num_tokens, rng, clock) for _ in range(rounds + 5)][5:]
     finally:
         for stream in streams:
             engine.close(stream)
@@ -95,7 +96,7 @@ def measure(
 
 def step_pair(
     engine: Engine,
-    bank: ProbeBank,
+    scorer: ProbeScorer,
     trackers: dict[int, RuleTracker],
     num_tokens: int,
     rng: np.random.Generator,
@@ -106,7 +107,7 @@ def step_pair(
     ids = rng.integers(100, 5000, num_tokens).tolist()
     for has_rules in rng.permutation(2).tolist():
         if has_rules:
-            engine.add_probe(ProbeScorer(bank))
+            engine.add_probe(scorer)
         for stream in trackers:
             engine.truncate(stream, CONTEXT)
             engine.extend(stream, ids, head=Side.RESPONSE)
@@ -114,10 +115,10 @@ def step_pair(
         while engine.num_queued_tokens:
             for output in engine.step():
                 if has_rules:
-                    trackers[output.stream_id].extend(output.probe_scores[bank.digest])
+                    trackers[output.stream_id].extend(output.probe_scores[scorer.name])
         seconds[has_rules] = clock() - started
         if has_rules:
-            engine.remove_probe(bank.digest)
+            engine.remove_probe(scorer.name)
             for tracker in trackers.values():
                 tracker.truncate(0)
     return seconds[0], seconds[1]

@@ -76,6 +76,18 @@ def test_the_tracker_agrees_with_pooling_the_whole_text_and_forgets_what_is_drop
         assert np.allclose(found[:, place], rule_score(rule, side, expected[13:, place]), atol=1e-4)
 
 
+@pytest.mark.parametrize("side", list(Side))
+def test_a_tracker_gives_the_same_however_a_text_is_cut_and_whatever_rules_are_left_out(side: Side) -> None:
+    bank = bank_of([rule_probe(name, seed=seed) for seed, name in enumerate(("one", "two", "three"))])
+    scores = ProbeScorer(bank).score(side, [states(300)])
+    whole = RuleTracker(bank, side).extend(scores)
+    tracker = RuleTracker(bank, side)
+    parts = [tracker.extend(scores[start:end]) for start, end in ((0, 1), (1, 3), (3, 64), (64, 65), (65, 300))]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.allclose(RuleTracker(bank, side, ["three"]).extend(scores)[:, 0], whole[:, 2], rtol=1e-9)
+    assert RuleTracker(bank, side, []).extend(scores).shape == (300, 0)
+
+
 def test_channels_score_what_the_heads_were_taught_on() -> None:
     num_tokens, num_taps, size = 40, 3, 8
     text = RNG.normal(size=(num_tokens, num_taps, size)).astype(np.float32)

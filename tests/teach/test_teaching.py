@@ -13,7 +13,7 @@ from streamward.rules.probe import ProbeBank, probe_path
 from streamward.rules.rule import RuleExample
 from streamward.schema import Action
 from streamward.teach import ordinary, reference
-from streamward.teach.teaching import teach
+from streamward.teach.teaching import prepare, teach
 from tests.rules.banks import small_guard
 
 REAL_REFERENCE = reference.read_reference
@@ -82,6 +82,28 @@ def test_too_few_examples_are_refused(tmp_path: Path) -> None:
         teach(policy_of(["a", "b"], texts(10, "x", 1)), tmp_path, small_guard())
 
 
+def test_a_prepared_guard_reads_the_examples_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = small_guard()
+    told: list[str] = []
+    prepare(guard, tell=told.append)
+    assert "reading ordinary traffic, once for this guard: 48 of 48 texts" in told
+    assert "reading other rules, once for this guard: 16 of 16 texts" in told
+    for module in (ordinary, reference):
+        monkeypatch.setattr(module, "read_told", lambda *given, **named: pytest.fail("read again"))
+    policy = policy_of(texts(12, "ZZZZZZ ZZZZZZ ZZZZZZ", 3), texts(12, "qqqqqq qqqqqq qqqqqq", 4))
+    told.clear()
+    bank, _ = teach(policy, tmp_path, guard, tell=told.append)
+    assert [rule.rule_id for rule in bank.rules] == ["shouting"]
+    assert told == ["teaching shouting: 12 examples, 12 counter-examples"]
+
+
+def test_another_guard_is_not_taught_on_what_the_first_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary.ordinary_traffic(small_guard(), fingerprint="first")
+    told: list[str] = []
+    ordinary.ordinary_traffic(small_guard(), fingerprint="second", tell=told.append)
+    assert told
+
+
 def test_ordinary_traffic_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = small_guard()
     first = ordinary.ordinary_traffic(guard, fingerprint="f")
@@ -97,7 +119,7 @@ def test_reference_rules_are_read_once_and_leave_out_a_rule_that_shares_a_text(
     guard = small_guard()
     traffic = ordinary.ordinary_traffic(guard, fingerprint="f")
     first = reference.reference_rules(guard, traffic, fingerprint="f")
-    monkeypatch.setattr(reference, "read_texts", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr(reference, "read_told", lambda *given, **named: pytest.fail("read again"))
     second = reference.reference_rules(guard, traffic, fingerprint="f")
     own = reference.read_reference()[1][0].text
     assert np.array_equal(first.direction([]), second.direction(["something else"]))

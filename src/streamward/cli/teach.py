@@ -3,6 +3,8 @@
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,14 @@ from streamward.rules.probe import probe_path
 from streamward.rules.rule import Rule
 
 if TYPE_CHECKING:
+    from streamward.moderation.stream_guard import StreamGuard
     from streamward.rules.probe import ProbeBank
 
 _EXAMPLES = """\
 examples:
   streamward teach house.toml
   streamward teach house.toml --false-positives 0.005
+  streamward teach --prepare --guard stream-multi
   streamward teach house.toml --draft http://localhost:8000/v1#qwen3-8b --rule no-dosage > candidates.jsonl
 """
 DEFAULT_RATE = 0.01
@@ -34,7 +38,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         " beside the policy. Exit code 1 if a rule could not be learnt; nothing is written then.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("policy", metavar="POLICY", help="a TOML file with [[rules]]")
+    parser.add_argument("policy", metavar="POLICY", nargs="?", help="a TOML file with [[rules]]")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only read ordinary traffic and other rules by the guard, once, so that teaching takes seconds later",
+    )
     parser.add_argument(
         "--guard",
         default=DEFAULT_GUARD,
@@ -67,7 +76,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Teach, or draft."""
+    """Teach, draft, or prepare a guard."""
+    if arguments.prepare:
+        if arguments.policy is not None:
+            raise ConfigError("--prepare is about a guard and takes no policy")
+        return _prepare(arguments.guard)
+    if arguments.policy is None:
+        raise ConfigError("teach needs a POLICY, or --prepare")
     path = Path(arguments.policy)
     policy = Policy.load(path, needs_taught_rules=False)
     if arguments.draft is not None:
@@ -79,15 +94,33 @@ def run(arguments: argparse.Namespace) -> int:
     return _teach(arguments, policy, path)
 
 
-def _teach(arguments: argparse.Namespace, policy: Policy, path: Path) -> int:
-    from streamward.loading import find_served, load_guard  # imported late, because it takes seconds
-    from streamward.moderation.stream_guard import StreamGuard
-    from streamward.teach.teaching import teach
+def _prepare(name: str) -> int:
+    from streamward.teach.teaching import prepare  # imported late, because it takes seconds
 
-    guard = load_guard(find_served(arguments.guard))
+    with _loaded(name) as guard:
+        prepare(guard, tell=say)
+    say(f"{name} is prepared: what rules are taught against is in the cache")
+    return ExitCode.ALLOWED
+
+
+@contextmanager
+def _loaded(name: str) -> "Iterator[StreamGuard]":
+    from streamward.loading import find_served, load_guard
+    from streamward.moderation.stream_guard import StreamGuard
+
+    guard = load_guard(find_served(name))
     try:
         if not isinstance(guard, StreamGuard):
-            raise ConfigError(f"{arguments.guard!r} judges whole texts only; rules are taught on a Stream guard")
+            raise ConfigError(f"{name!r} judges whole texts only; rules are taught on a Stream guard")
+        yield guard
+    finally:
+        guard.close()
+
+
+def _teach(arguments: argparse.Namespace, policy: Policy, path: Path) -> int:
+    from streamward.teach.teaching import teach
+
+    with _loaded(arguments.guard) as guard:
         bank, reports = teach(
             policy,
             path.parent,
@@ -96,8 +129,6 @@ def _teach(arguments: argparse.Namespace, policy: Policy, path: Path) -> int:
             force=arguments.force,
             tell=say,
         )
-    finally:
-        guard.close()
     for report in reports:
         print("\n".join(report.lines()))
     failed = [report.rule_id for report in reports if not report.is_learnt]

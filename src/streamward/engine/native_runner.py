@@ -2,7 +2,8 @@
 
 # Shapes: T new tokens of all sequences, packed; n tokens that heads score; D hidden size.
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,18 @@ class NativeModelRunner:
             taps[FINAL] = decoded.hidden.copy()
         probs = {side: self._score(side, _rows(decoded.hidden, rows)) for side, rows in batch.head_rows.items() if rows}
         return ModelOutput(probs, taps)
+
+    @contextmanager
+    def up_to(self, layer: int) -> Iterator[None]:
+        """Run no layer behind one for the time of a `with` block, for who wants its hidden states and nothing else.
+
+        What heads say then means nothing, and cached tokens lack keys and values: they must be forgotten.
+        """
+        self._decoder.limit_layers(layer + 1)
+        try:
+            yield
+        finally:
+            self._decoder.limit_layers(None)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of the cache in every layer."""

@@ -205,6 +205,10 @@ class KernelDecoder:
         self._kernels.call("decode", *(ctypes.addressof(args) for args in (self._args, step, buffers)))
         return Decoded(self._final[:num_rows], tapped)
 
+    def limit_layers(self, count: int | None) -> None:
+        """Run only the first layers from now on, or all (None); keys and values of the others are not stored then."""
+        self._args.num_layers = len(self._weights.layers) if count is None else count
+
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of the cache."""
         self._cache[target] = self._cache[source]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamward.rules.probe import CHANNELS, WARM_TOKENS, Floats
-from streamward.rules.scoring import normalized, pool_sums
+from streamward.rules.scoring import normalized, pool_sums, running_sums
 from streamward.schema import Side
 
 NUM_POOLS = len(CHANNELS)
@@ -57,19 +57,21 @@ class Standard:
         return cls(values.mean(axis=0), deviation)
 
 
-def pool(states: NDArray[np.floating], standard: Standard, side: Side) -> Floats:
+def pool(states: NDArray[np.floating], standard: Standard, side: Side, *, kept: Sequence[int] | None = None) -> Floats:
     """Return the averages of normalised states that each channel reads after every token, [T, P, L, D].
 
     Args:
         states: Outputs of the taps, [T, L, D].
         standard: Means and scales of the side.
         side: The side.
+        kept: Tokens after which they are returned; all by default.
     """
     num_tokens, num_taps, size = states.shape
     values = states.astype(np.float32)
     x = normalized([values[:, tap] for tap in range(num_taps)], standard.mean, standard.deviation)
-    parts = [pool_sums(x, channel, side) for channel in CHANNELS]
-    return np.stack(parts, axis=1).reshape(num_tokens, NUM_POOLS, num_taps, size)
+    sums, counts = running_sums(x), np.arange(num_tokens) if kept is None else np.array(kept, np.intp)
+    parts = [pool_sums(sums, counts + 1, channel, side) for channel in CHANNELS]
+    return np.stack(parts, axis=1).reshape(len(counts), NUM_POOLS, num_taps, size)
 
 
 def first_row(side: Side, num_tokens: int) -> int:

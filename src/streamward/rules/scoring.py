@@ -2,7 +2,9 @@
 
 # Shapes: n tokens; L taps; D hidden size; N rules; C channels.
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,14 @@ from streamward.schema import Side
 Floats = NDArray[np.float32]
 _EPS = 1e-6
 _NUM_CHANNELS = len(CHANNELS)
-_WINDOWS = np.array([channel.window or np.iinfo(np.intp).max for channel in CHANNELS], np.intp)
-_EACH_CHANNEL = np.arange(_NUM_CHANNELS)
-_FIRST_OF_PART = [0, [channel.is_gate for channel in CHANNELS].index(True)]  # look-alikes come first, gates behind
-_CONTRASTS = [index for index, channel in enumerate(CHANNELS) if channel.is_contrast]
-_BLOCK = 16
+_PADDING = max(CONTRAST_LAG, *(channel.window for channel in CHANNELS))
+"""Rows of zeros before the sums of a text, so that a window over its beginning needs no case of its own."""
+_OFFSETS = tuple(sorted({0, CONTRAST_LAG, *(channel.window for channel in CHANNELS)}))
+"""Distances, in tokens, of the running sums that are pooled after a token."""
+_BACK = np.array(_OFFSETS)
+_BLOCK = 8
+_GROUP = 4 * _BLOCK
+_WIDTH_STEP = 16  # products of other widths take much longer
 _CAPACITY = 64
 
 
@@ -39,21 +44,28 @@ def normalized(hidden: Sequence[Floats], means: Floats, deviations: Floats) -> F
         means: Means of ordinary traffic, [L, D].
         deviations: Likewise, standard deviations.
     """
-    return _normalized(hidden, means.reshape(-1), 1.0 / deviations.reshape(-1))
-
-
-def _normalized(hidden: Sequence[Floats], means: Floats, inverses: Floats) -> Floats:
-    """Normalise with means and inverse deviations of all taps side by side, [L * D]: few operations on large arrays."""
-    x: Floats = np.concatenate(hidden, axis=1)
-    x -= means
-    x *= inverses
-    taps = x.reshape(len(x), len(hidden), -1)
-    taps *= (1.0 / (np.sqrt(np.einsum("nld,nld->nl", taps, taps)) + np.float32(_EPS)))[:, :, None]
+    states = np.empty((len(hidden), *hidden[0].shape), np.float32)
+    states /= _standardise(hidden, means[:, None], 1.0 / deviations[:, None], states)
+    x: Floats = np.concatenate(list(states), axis=1)
     return x
 
 
+def _standardise(hidden: Sequence[Floats], means: Floats, inverses: Floats, states_LnD: Floats) -> Floats:
+    """Write standardised states, with means and inverse deviations [L, 1, D]; return their lengths, [L, n, 1]."""
+    for tap, own in enumerate(hidden):
+        np.subtract(own, means[tap], out=states_LnD[tap])
+    states_LnD *= inverses
+    lengths: Floats = np.matmul(states_LnD[:, :, None], states_LnD[:, :, :, None])[:, :, :, 0]
+    np.sqrt(lengths, out=lengths)
+    lengths += np.float32(_EPS)
+    return lengths
+
+
 class ProbeScorer:
-    """A `TokenProbe` of the engine: N * C linear scores per token, in the order of the bank's rules."""
+    """A `TokenProbe` of the engine: N * C linear scores per token, in the order of the bank's rules.
+
+    A scorer belongs to one engine: it keeps the array that it computes in.
+    """
 
     def __init__(self, bank: ProbeBank) -> None:
         """Prepare the matrices of a bank."""
@@ -61,20 +73,33 @@ class ProbeScorer:
         self.layers = bank.taps
         self.sides = frozenset(side for rule in bank.rules for side in rule.sides)
         self.num_scores = len(bank.rules) * _NUM_CHANNELS
-        self._means = {side: mean.reshape(-1) for side, mean in bank.means.items()}
-        self._inverses = {side: 1.0 / deviation.reshape(-1) for side, deviation in bank.deviations.items()}
-        stacked = np.stack([rule.weights.reshape(_NUM_CHANNELS, -1) for rule in bank.rules])
-        self._weights = np.ascontiguousarray(stacked.reshape(self.num_scores, -1).T, dtype=np.float32)
+        self._means = {side: mean[:, None] for side, mean in bank.means.items()}
+        self._inverses = {side: 1.0 / deviation[:, None] for side, deviation in bank.deviations.items()}
+        width = -(-self.num_scores // _WIDTH_STEP) * _WIDTH_STEP
+        stacked = [rule.weights.transpose(1, 2, 0) for rule in bank.rules]
+        padding = np.zeros((*bank.means[Side.PROMPT].shape, width - self.num_scores), np.float32)
+        self._weights_L1DK = np.ascontiguousarray(np.concatenate([*stacked, padding], axis=2)[:, None], np.float32)
+        buffer = np.zeros(len(bank.taps) * _GROUP * padding.shape[1], np.float32)
+        shapes = [(len(bank.taps), count, _BLOCK, padding.shape[1]) for count in range(_GROUP // _BLOCK + 1)]
+        self._states = [buffer[: math.prod(shape)].reshape(shape) for shape in shapes]
 
     def score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
         """Return the scores of n tokens, [n, N * C]; each row depends on its own token only."""
-        x = _normalized(hidden, self._means[side], self._inverses[side])
-        found = np.empty((len(x), self.num_scores), np.float32)
-        block = np.zeros((_BLOCK, x.shape[1]), np.float32)
-        for start in range(0, len(x), _BLOCK):  # blocks of one size: a token's sums must not depend on the others
-            rows = x[start : start + _BLOCK]
-            block[: len(rows)] = rows
-            found[start : start + len(rows)] = (block @ self._weights)[: len(rows)]
+        if len(hidden[0]) <= _GROUP:
+            return self._score(side, hidden)
+        starts = range(0, len(hidden[0]), _GROUP)  # as many at a time as the CPU's cache holds
+        return np.concatenate([self._score(side, [own[start : start + _GROUP] for own in hidden]) for start in starts])
+
+    def _score(self, side: Side, hidden: Sequence[Floats]) -> Floats:
+        # Rows behind the last token are left as they are: they cost the same, and nobody reads what comes of them.
+        num_tokens, num_blocks = len(hidden[0]), -(-len(hidden[0]) // _BLOCK)
+        blocks = self._states[num_blocks]  # of one size: a token's sums must not depend on the others
+        rows = blocks.reshape(len(blocks), num_blocks * _BLOCK, -1)
+        lengths = _standardise(hidden, self._means[side], self._inverses[side], rows[:, :num_tokens])
+        products = np.matmul(blocks, self._weights_L1DK)
+        scores = products.reshape(len(blocks), num_blocks * _BLOCK, -1)[:, :num_tokens]
+        scores /= lengths  # once for each score instead of once for each dimension
+        found: Floats = np.add.reduce(scores, axis=0)[:, : self.num_scores]
         return found
 
 
@@ -93,16 +118,29 @@ def pooled(scores: Floats, side: Side) -> Floats:
 
     An average over a window is over the tokens there are, where the text is shorter.
     """
-    parts = [pool_sums(scores[:, :, index], channel, side) for index, channel in enumerate(CHANNELS)]
+    counts = np.arange(1, len(scores) + 1)
+    parts = [pool_sums(running_sums(scores[:, :, i]), counts, channel, side) for i, channel in enumerate(CHANNELS)]
     result: Floats = np.stack(parts, axis=2)
     return result
 
 
-def pool_sums(values: NDArray[np.floating], channel: Channel, side: Side) -> Floats:
-    """Return values of the tokens of one text, [n, F], as a channel pools them after every token, [n, F]."""
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
-    counts = np.arange(1, len(values) + 1)
-    lengths = np.minimum(counts, channel.window or len(values))
+def running_sums(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the sums of the first 0 to n values of the tokens of one text, [n + 1, F], from the values, [n, F]."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    return sums
+
+
+def pool_sums(sums: NDArray[np.float64], counts: NDArray[np.intp], channel: Channel, side: Side) -> Floats:
+    """Return what a channel pools after each of some tokens of one text, [m, F].
+
+    Args:
+        sums: From `running_sums`.
+        counts: Tokens up to each of them, itself among them, [m].
+        channel: The channel.
+        side: Side of the text.
+    """
+    lengths = np.minimum(counts, channel.window or len(sums))
     own = (sums[counts] - sums[counts - lengths]) / lengths[:, None]
     if channel.is_contrast and side is Side.RESPONSE:
         before, share = earlier(counts)
@@ -145,15 +183,16 @@ class RuleTracker:
             if side in rule.sides and (rule_ids is None or rule.rule_id in rule_ids)
         ]
         self._rule_ids = [rule.rule_id for _, rule in chosen]
-        self._indices = np.array([index for index, _ in chosen], np.intp)
+        columns = np.array([[index * _NUM_CHANNELS + i for index, _ in chosen] for i in range(_NUM_CHANNELS)], np.intp)
+        self._columns = columns.reshape(-1)  # of the first channel of all rules, then of the second, and so on
         violation = [rule.thresholds[side][0] - rule.biases[0] for _, rule in chosen]
         gate = [rule.thresholds[side][1] - rule.biases[1] - GATE_MIX * rule.biases[0] for _, rule in chosen]
-        self._thresholds = np.array([violation, gate])
-        self._scales = np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)])
-        self._num_rules = len(bank.rules)
-        self._is_response = side is Side.RESPONSE
+        self._units = -1.0 / np.array([[rule.scales[i] for _, rule in chosen] for i in (0, 1)]).reshape(2, -1)
+        self._levels = -np.array([violation, gate]).reshape(2, -1) * self._units
+        self._side = side
         self._warm = WARM_TOKENS if side is Side.RESPONSE else 0
-        self._sums = np.zeros((_CAPACITY, self._num_rules, _NUM_CHANNELS), np.float64)  # one more than tokens
+        self._pooling = _pooling(_CAPACITY, side)
+        self._sums = np.zeros((_PADDING + _CAPACITY, len(self._columns)), np.float64)
         self._num_tokens = 0
 
     @property
@@ -176,34 +215,55 @@ class RuleTracker:
         The first tokens of a response have the score 0.
         """
         start, end = self._num_tokens, self._num_tokens + len(scores)
-        if end >= len(self._sums):
-            self._sums = np.concatenate([self._sums, np.zeros((max(end, len(self._sums)), *self._sums.shape[1:]))])
-        values = scores.reshape(-1, self._num_rules, _NUM_CHANNELS).astype(np.float64)
-        values[0] += self._sums[start]
-        np.cumsum(values, axis=0, out=self._sums[start + 1 : end + 1])
+        if end > len(self._pooling):
+            self._pooling = _pooling(1 << (end - 1).bit_length(), self._side)
+            more = np.zeros((_PADDING + len(self._pooling) - len(self._sums), len(self._columns)))
+            self._sums = np.concatenate([self._sums, more])
+        sums = self._sums[_PADDING + start - 1 : _PADDING + end]
+        sums[1:] = scores[:, self._columns]
+        np.add.accumulate(sums, axis=0, out=sums)
         self._num_tokens = end
-        found = self._scores(np.arange(start + 1, end + 1))
-        found[: max(0, self._warm - start)] = 0.0
+        found = self._scores(start, end)
+        if start < self._warm:
+            found[: self._warm - start] = 0.0
         return found
 
     def final(self) -> Mapping[str, float]:
         """Return the score of each rule at the end of the text; also where it has only a few tokens."""
         if not self._num_tokens:
             return {}
-        (last,) = self._scores(np.array([self._num_tokens]))
+        (last,) = self._scores(self._num_tokens - 1, self._num_tokens)
         return dict(zip(self._rule_ids, last.tolist(), strict=True))
 
-    def _scores(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the score of each rule after so many tokens, [n, rules]."""
-        lengths = np.minimum(counts[:, None], _WINDOWS)
-        sums = self._sums[counts].transpose(0, 2, 1) - self._sums[counts[:, None] - lengths, :, _EACH_CHANNEL]
-        sums /= lengths[:, :, None]
-        if self._is_response:
-            before, share = earlier(counts)
-            sums[:, _CONTRASTS] -= self._sums[before].transpose(0, 2, 1)[:, _CONTRASTS] * share[:, None, None]
-        totals = np.add.reduceat(sums, _FIRST_OF_PART, axis=1)
-        totals[:, 1] += GATE_MIX * totals[:, 0]
-        margins = (totals[:, :, self._indices] - self._thresholds) / self._scales
-        least = np.minimum(np.maximum(margins.min(axis=1), -30.0), 30.0)
-        result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-least))
+    def _scores(self, start: int, end: int) -> NDArray[np.float64]:
+        """Return the score of each rule after every token from one to before another, [n, rules]."""
+        rows = np.arange(_PADDING + start, _PADDING + end)[:, None] - _BACK
+        sums = self._sums[rows].reshape(end - start, len(_OFFSETS) * _NUM_CHANNELS, -1)
+        margins = np.matmul(self._pooling[start:end], sums)
+        margins *= self._units
+        margins += self._levels
+        most = np.minimum(np.maximum.reduce(margins, axis=1), 30.0)
+        np.exp(np.maximum(most, -30.0, out=most), out=most)
+        most += 1.0
+        result: NDArray[np.float64] = np.reciprocal(most, out=most)
         return result
+
+
+@lru_cache(maxsize=16)
+def _pooling(num_tokens: int, side: Side) -> NDArray[np.float64]:
+    """Return the matrices that pool the sums of a text after each of so many tokens, [tokens, 2, offsets * C].
+
+    Their product with the sums [offsets * C, N] as many tokens back as _OFFSETS says are the totals of both heads.
+    """
+    counts = np.arange(1, num_tokens + 1)
+    matrices = np.zeros((num_tokens, 2, len(_OFFSETS), _NUM_CHANNELS))
+    for index, channel in enumerate(CHANNELS):
+        part = matrices[:, int(channel.is_gate), :, index]
+        shares = 1.0 / np.minimum(counts, channel.window or num_tokens)
+        part[:, 0] += shares
+        if channel.window:
+            part[:, _OFFSETS.index(channel.window)] -= shares
+        if channel.is_contrast and side is Side.RESPONSE:
+            part[:, _OFFSETS.index(CONTRAST_LAG)] -= earlier(counts)[1]
+    matrices[:, 1] += GATE_MIX * matrices[:, 0]
+    return matrices.reshape(num_tokens, 2, -1)

@@ -2,14 +2,16 @@
 
 # Shapes: T tokens; L taps; D hidden size.
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamward.engine.engine import Engine
+from streamward.engine.native_runner import NativeModelRunner
 from streamward.model.config import ModelConfig
 from streamward.moderation.sentences import sentence_ends
 from streamward.moderation.stream_guard import StreamGuard, first_owned
@@ -21,7 +23,8 @@ from streamward.tokenizer import GuardTokenizer, clean_text
 Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
 _PROBE_NAME = "teach"
-_BATCH = 16
+_BATCH_TOKENS = 4096  # read at a time: steps are full then, and the cache holds them
+_BATCH_TEXTS = 128
 _SHORT_SENTENCE = 2  # tokens behind the first; "Sure!" belongs to the sentence behind it
 MAX_TOKENS = 400
 """Tokens of a text that are read; what is behind them teaches nothing."""
@@ -95,15 +98,59 @@ def read_texts(guard: StreamGuard, taps: tuple[int, ...], examples: Sequence[Rul
     """
     engine = guard.engine
     size = engine.runner.model_config.hidden_size
-    engine.add_probe(_Collector(taps, size))
+    for batch in _batches(_prepare(guard.tokenizer, each, engine.max_stream_tokens) for each in examples):
+        with _collecting(engine, taps):
+            found = _read(engine, batch)
+        for each, states in zip(batch, found, strict=True):
+            yield ReadText(each.example, states.reshape(len(states), len(taps), size), each.start, each.end)
+
+
+def _batches(texts: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+    batch: list[_Prepared] = []
+    num_tokens = 0
+    for text in texts:
+        length = len(text.context) + len(text.judged)
+        if batch and (num_tokens + length > _BATCH_TOKENS or len(batch) == _BATCH_TEXTS):
+            yield batch
+            batch, num_tokens = [], 0
+        batch.append(text)
+        num_tokens += length
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _collecting(engine: Engine, taps: tuple[int, ...]) -> Iterator[None]:
+    """Have an engine return hidden states, and leave out the layers behind the last tap where its runner can."""
+    runner = engine.runner
+    engine.add_probe(_Collector(taps, runner.model_config.hidden_size))
     try:
-        pending = iter(examples)
-        while batch := list(islice(pending, _BATCH)):
-            prepared = [_prepare(guard.tokenizer, example, engine.max_stream_tokens) for example in batch]
-            for each, states in zip(prepared, _read(engine, prepared), strict=True):
-                yield ReadText(each.example, states.reshape(len(states), len(taps), size), each.start, each.end)
+        if isinstance(runner, NativeModelRunner):
+            with runner.up_to(max(taps)):
+                yield
+        else:
+            yield
     finally:
         engine.remove_probe(_PROBE_NAME)
+        engine.recover(range(sys.maxsize))  # every stream stays open, but nothing of what was cached is used again
+
+
+def read_told(
+    guard: StreamGuard, examples: Sequence[RuleExample], tell: Callable[[str], None], *, name: str
+) -> Iterator[ReadText]:
+    """Yield what `read_texts` yields on the guard's own taps, and tell after each fifth of the texts.
+
+    Args:
+        guard: As for `read_texts`.
+        examples: Likewise.
+        tell: Told about progress.
+        name: What the texts are called.
+    """
+    total = len(examples)
+    for count, text in enumerate(read_texts(guard, taps_of(guard.engine.runner.model_config), examples), 1):
+        if count * 5 // total != (count - 1) * 5 // total:
+            tell(f"reading {name}, once for this guard: {count} of {total} texts")
+        yield text
 
 
 def pooled_example(text: ReadText, standard: Standard, *, violates: bool) -> PooledText:

@@ -1,6 +1,6 @@
 """Ordinary traffic in twelve languages, which rules must not fire at; read once per guard, then cached."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from streamward.rules.ordinary_scores import OrdinaryInputs
 from streamward.rules.rule import RuleExample
 from streamward.schema import Side
 from streamward.teach.arrays import save_arrays
-from streamward.teach.hidden_states import ReadText, read_texts, taps_of
+from streamward.teach.hidden_states import ReadText, read_told
 
 _VERSION = 4  # raise it when the content of cached files changes
 _MAX_CHARS = 600  # of a response; the calibration needs many texts more than long ones
@@ -84,20 +84,27 @@ def _examples(name: str) -> list[RuleExample]:
     return found
 
 
-def ordinary_traffic(guard: StreamGuard, *, fingerprint: str) -> OrdinaryTraffic:
-    """Return ordinary traffic as a guard sees it; the first time in about a minute, then from the cache."""
+def ordinary_traffic(
+    guard: StreamGuard, *, fingerprint: str, tell: Callable[[str], None] = lambda text: None
+) -> OrdinaryTraffic:
+    """Return ordinary traffic as a guard sees it, from the cache if it was read before.
+
+    Args:
+        guard: Its engine must have nothing else to do.
+        fingerprint: The fingerprint of its weights; what others saw is not taken.
+        tell: Told about progress.
+    """
     path = cache_folder() / f"ordinary-{fingerprint}-{_VERSION}.npz"
     found = _load(path)
     if found is None:
-        found = _read(guard)
+        found = _read(guard, tell)
         _save(found, path)
     return found
 
 
-def _read(guard: StreamGuard) -> OrdinaryTraffic:
-    taps = taps_of(guard.engine.runner.model_config)
+def _read(guard: StreamGuard, tell: Callable[[str], None]) -> OrdinaryTraffic:
     teaching, calibration = ordinary_examples()
-    texts = list(read_texts(guard, taps, [*calibration, *teaching]))
+    texts = list(read_told(guard, [*calibration, *teaching], tell, name="ordinary traffic"))
     standards = {side: _standard(text for text in texts if text.side is side) for side in Side}
     pooled = tuple(_thinned(text, standards[text.side]) for text in texts)
     return OrdinaryTraffic(standards, pooled[len(calibration) :], pooled[: len(calibration)])
@@ -109,11 +116,9 @@ def _standard(texts: Iterator[ReadText]) -> Standard:
 
 
 def _thinned(text: ReadText, standard: Standard) -> PooledText:
-    rows = pool(text.states, standard, text.side)
-    first = first_row(text.side, len(rows))
-    last = len(rows) - 1
+    first, last = first_row(text.side, len(text.states)), len(text.states) - 1
     kept = sorted({*range(first, last, _STRIDE), last})
-    return PooledText(text.side, rows[kept].astype(np.float16))
+    return PooledText(text.side, pool(text.states, standard, text.side, kept=kept).astype(np.float16))
 
 
 def _save(traffic: OrdinaryTraffic, path: Path) -> None:

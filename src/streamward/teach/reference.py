@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from streamward.rules.prior import CommonDirection, LabelledRows
 from streamward.rules.probe import Floats
 from streamward.rules.rule import RuleExample
 from streamward.teach.arrays import save_arrays
-from streamward.teach.hidden_states import pooled_example, read_texts, taps_of
+from streamward.teach.hidden_states import pooled_example, read_told
 from streamward.teach.ordinary import OrdinaryTraffic
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,28 @@ class ReferenceRules:
         return self.common.without(frozenset(index for index in known if index is not None))
 
 
-def reference_rules(guard: StreamGuard, traffic: OrdinaryTraffic, *, fingerprint: str) -> ReferenceRules:
-    """Return the reference rules as a guard sees them; the first time in a minute or more, then from the cache."""
+def reference_rules(
+    guard: StreamGuard,
+    traffic: OrdinaryTraffic,
+    *,
+    fingerprint: str,
+    tell: Callable[[str], None] = lambda text: None,
+) -> ReferenceRules:
+    """Return the reference rules as a guard sees them, from the cache if they were read before.
+
+    Args:
+        guard: Its engine must have nothing else to do.
+        traffic: Ordinary traffic as the guard sees it.
+        fingerprint: The fingerprint of its weights; what others saw is not taken.
+        tell: Told about progress.
+    """
     rules, examples, labels = read_reference()
     names = sorted(set(rules))
     indices = [names.index(rule) for rule in rules]
     path = cache_folder() / f"reference-{fingerprint}-{_VERSION}.npz"
     rows = _load(path)
     if rows is None:
-        rows = LabelledRows.of(list(_pooled(guard, traffic, examples, labels)), indices)
+        rows = LabelledRows.of(list(_pooled(guard, traffic, examples, labels, tell)), indices)
         arrays = {"x": rows.x, "targets": rows.targets, "weights": rows.weights, "rules": rows.rules}
         save_arrays(path, arrays, what="reference rules")
     hashes = {_hash(example.text): index for example, index in zip(examples, indices, strict=True)}
@@ -75,10 +88,13 @@ def read_reference() -> tuple[list[str], list[RuleExample], list[bool]]:
 
 
 def _pooled(
-    guard: StreamGuard, traffic: OrdinaryTraffic, examples: Sequence[RuleExample], labels: Sequence[bool]
+    guard: StreamGuard,
+    traffic: OrdinaryTraffic,
+    examples: Sequence[RuleExample],
+    labels: Sequence[bool],
+    tell: Callable[[str], None],
 ) -> Iterable[PooledText]:
-    taps = taps_of(guard.engine.runner.model_config)
-    for text, violates in zip(read_texts(guard, taps, examples), labels, strict=True):
+    for text, violates in zip(read_told(guard, examples, tell, name="other rules"), labels, strict=True):
         yield pooled_example(text, traffic.standards[text.side], violates=violates)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from streamward.errors import ConfigError
+from streamward.model.fingerprint import GuardIdentity
 from streamward.moderation.stream_guard import StreamGuard
 from streamward.policy import Policy
 from streamward.rules.calibration import HeldOutScores, RuleCalibration, Thresholds2D, choose, cross_validate
@@ -63,15 +64,11 @@ def teach(
     Raises:
         ConfigError: No rule has examples, there are too few or wrong ones, or the guard is not one of known weights.
     """
-    identity = guard.identity
-    if identity is None:
-        raise ConfigError("rules are taught on a Stream guard whose engine runs in this process")
+    identity = _identity(guard)
     chosen = [(rule, _enough(rule, load_examples(rule, folder))) for rule in policy.taught_rules]
     if not chosen:
         raise ConfigError("no rule of the policy has examples; nothing can be taught")
-    tell("reading ordinary traffic and other rules (minutes for a guard that no rule was taught on before)")
-    traffic = ordinary_traffic(guard, fingerprint=identity.fingerprint)
-    reference = reference_rules(guard, traffic, fingerprint=identity.fingerprint)
+    traffic, reference = _background(guard, identity, tell)
     taps = taps_of(guard.engine.runner.model_config)
     lessons = []
     for rule, examples in chosen:
@@ -90,6 +87,32 @@ def teach(
         probes,
     )
     return bank, reports
+
+
+def prepare(guard: StreamGuard, *, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Read what every rule is taught against, once for a guard, so that `teach` finds it in the cache.
+
+    Args:
+        guard: As for `teach`.
+        tell: Told about progress.
+
+    Raises:
+        ConfigError: The guard is not one of known weights in this process.
+    """
+    _background(guard, _identity(guard), tell)
+
+
+def _identity(guard: StreamGuard) -> GuardIdentity:
+    if guard.identity is None:
+        raise ConfigError("rules are taught on a Stream guard whose engine runs in this process")
+    return guard.identity
+
+
+def _background(
+    guard: StreamGuard, identity: GuardIdentity, tell: Callable[[str], None]
+) -> tuple[OrdinaryTraffic, ReferenceRules]:
+    traffic = ordinary_traffic(guard, fingerprint=identity.fingerprint, tell=tell)
+    return traffic, reference_rules(guard, traffic, fingerprint=identity.fingerprint, tell=tell)
 
 
 def _enough(rule: Rule, examples: LabelledExamples) -> LabelledExamples:
