@@ -60,3 +60,7 @@ def test_harm_that_begins_with_the_sentence_begins_with_its_connective() -> None
 def test_what_cannot_be_varied_stays() -> None:
     for sample in (row("One sentence only."), row("One. Two.", language="xx"), row(None, spans=(Span(0, 5),))):
         assert vary(sample, random.Random(1)) == sample
+
+
+def test_a_prompt_of_nothing_but_marks_does_not_become_empty() -> None:
+    assert all(each.prompt for each in variants(row(None, prompt="???")))

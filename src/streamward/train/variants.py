@@ -33,7 +33,7 @@ def vary(sample: Sample, rng: random.Random) -> Sample:
 
 
 def _recased(text: str, rng: random.Random) -> str:
-    bare = text.rstrip(_END_MARKS)
+    bare = text.rstrip(_END_MARKS) or text  # a prompt of nothing but marks keeps them
     match rng.randrange(5):
         case 0:
             return text.upper()
